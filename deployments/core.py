@@ -1,0 +1,40 @@
+"""What an engine host drives: the seam between the wire and an engine core, vLLM's or the scripted one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
+
+
+class CoreDead(Exception):
+    """The core will never answer again; its host ends itself."""
+
+
+class CoreStep(NamedTuple):
+    """One iteration of the core: new tokens, and what its scheduler holds after it."""
+
+    outputs: list[Output]
+    load: list[RankLoad]
+
+
+class Core(Protocol):
+    """Runs attempts by wire id. No method may be called before `start` returned."""
+
+    async def start(self) -> EngineDescription:
+        """Load and warm up: returns after a completion with sampling and logprobs. Raises EngineStartError."""
+        ...
+
+    async def add(self, wire_id: str, submit: Submit) -> None:
+        """Take an attempt. Raises ValueError, with a sentence, for one that it cannot run."""
+        ...
+
+    async def abort(self, wire_ids: list[str]) -> None:
+        """Stop these attempts; ids that already ended are ignored."""
+        ...
+
+    async def next_step(self) -> CoreStep:
+        """Wait for the next iteration. Raises CoreDead."""
+        ...
+
+    def shutdown(self) -> None: ...

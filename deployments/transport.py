@@ -1,0 +1,281 @@
+"""The wire between a gateway and an engine: frames, framing and the connection.
+
+One TCP connection per gateway and engine. A frame is a 4-byte big-endian length and a msgpack map with
+a `kind`. Compatibility: fields are only ever added, at the end and with a default; a reader ignores
+fields and kinds that it does not know, so two programs one protocol version apart understand each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from typing import Final
+
+import msgspec
+
+from qwenfleet.cluster.errors import ProtocolError
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL_VERSION: Final = 1
+MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
+"""A 1M-token prompt is 5 MB of msgpack; a frame beyond this bound is garbage, not a request."""
+MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
+"""A peer that leaves this much unread has stopped reading: at 8 KB a step that is 8,000 steps."""
+
+_LENGTH: Final = struct.Struct(">I")
+
+
+class Frame(msgspec.Struct, tag_field="kind", omit_defaults=True, frozen=True):
+    """Anything that crosses the wire."""
+
+
+class RankLoad(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What one data-parallel rank of an engine is busy with."""
+
+    dp_rank: int = 0
+    running: int = 0
+    waiting: int = 0
+    queued_prefill_tokens: int = 0
+    kv_usage: float = 0.0
+    """Share of the KV cache in use, 0 to 1."""
+
+
+class EngineDescription(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Limits of an engine as its core reports them after start; a gateway never computes these itself."""
+
+    max_model_len: int
+    block_size: int = 16
+    num_gpu_blocks: int = 0
+    max_num_seqs: int = 0
+    max_num_batched_tokens: int = 0
+    data_parallel_size: int = 1
+    hash_algorithm: str = ""
+    vllm_version: str = ""
+
+
+class Output(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
+    """New tokens of one request. `extra` is vLLM's own EngineCoreOutput, sent when it says more than tokens."""
+
+    wire_id: str
+    token_ids: list[int]
+    finish_reason: int | None = None
+    stop_reason: int | str | None = None
+    extra: bytes | None = None
+
+
+# Gateway to engine.
+
+
+class Hello(Frame, tag="hello"):
+    """First frame. `owned` lists the wire ids that the gateway still wants; the host aborts its others."""
+
+    gateway: str
+    secret: str
+    protocol: int = PROTOCOL_VERSION
+    owned: list[str] = []
+
+
+class Submit(Frame, tag="submit"):
+    """One attempt at one request. `request` is vLLM's EngineCoreRequest without its prompt tokens."""
+
+    request_id: str
+    attempt: int
+    prompt_token_ids: list[int]
+    request: bytes
+    max_tokens: int | None = None
+    output_token_ids: list[int] = []
+    """Tokens that earlier attempts delivered; the engine goes on behind them."""
+    priority: int = 0
+    cache_salt: str | None = None
+    dp_rank: int | None = None
+
+
+class Abort(Frame, tag="abort"):
+    wire_ids: list[str]
+
+
+class Lease(Frame, tag="lease"):
+    """The gateway lives: keep its requests for another lease."""
+
+
+# Engine to gateway.
+
+
+class Welcome(Frame, tag="welcome"):
+    engine: str
+    model: str
+    description: EngineDescription
+    protocol: int = PROTOCOL_VERSION
+    lease_s: float = 0.0
+
+
+class Refused(Frame, tag="refused"):
+    """The engine will not talk to this gateway: wrong secret or protocol."""
+
+    reason: str
+
+
+class Rejected(Frame, tag="rejected"):
+    """The engine will not run this attempt; it holds nothing for it."""
+
+    wire_id: str
+    reason: str
+
+
+class Outputs(Frame, tag="outputs"):
+    """All that one engine step made for one gateway."""
+
+    outputs: list[Output]
+    load: list[RankLoad] = []
+    received: int = 0
+    """How many Submit frames of this connection the load already counts."""
+    step: int = 0
+    clock_s: float = 0.0
+    """The host's monotonic clock, so that the gateway can restamp engine events by its own."""
+
+
+class Alive(Frame, tag="alive"):
+    """Two separate signs: the host lives (this frame came) and the core made progress (`step` moved)."""
+
+    load: list[RankLoad] = []
+    received: int = 0
+    step: int = 0
+    step_age_s: float = 0.0
+    """Seconds since the core's last step."""
+    clock_s: float = 0.0
+
+
+class KvEvents(Frame, tag="kv_events"):
+    """Prefix blocks that entered or left one rank's GPU cache, as 8-byte rolling hashes, in order."""
+
+    dp_rank: int
+    sequence: int
+    stored: bytes = b""
+    removed: bytes = b""
+    cleared: bool = False
+
+
+class KvSnapshot(Frame, tag="kv_snapshot"):
+    """All cached blocks of one rank as of `sequence`, for a gateway that joins late or missed an event."""
+
+    dp_rank: int
+    sequence: int
+    blocks: bytes = b""
+
+
+class Draining(Frame, tag="draining"):
+    """The engine takes no new work and will be gone within `deadline_s` seconds."""
+
+    reason: str
+    deadline_s: float = 0.0
+
+
+class Lost(Frame, tag="lost"):
+    """The core is dead; the host follows it at once."""
+
+    reason: str
+
+
+AnyFrame = (
+    Hello
+    | Submit
+    | Abort
+    | Lease
+    | Welcome
+    | Refused
+    | Rejected
+    | Outputs
+    | Alive
+    | KvEvents
+    | KvSnapshot
+    | Draining
+    | Lost
+)
+_KINDS: Final = frozenset(str(t.__struct_config__.tag) for t in AnyFrame.__args__)
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(AnyFrame)
+
+
+class _Kind(msgspec.Struct):
+    kind: str
+
+
+def wire_id(gateway: str, request_id: str, attempt: int) -> str:
+    """The id under which a core knows one attempt; the same id twice kills a core, so it is never reused."""
+    return f"{request_id}.{attempt}@{gateway}"
+
+
+def encode(frame: Frame) -> bytes:
+    """Raises ProtocolError for a frame that no reader would accept."""
+    body = _encoder.encode(frame)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ProtocolError(
+            f"a frame of {len(body)} bytes is larger than the wire's limit of {MAX_FRAME_BYTES} bytes"
+        )
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes) -> AnyFrame | None:
+    """None for a kind from a newer protocol, which is skipped. Raises ProtocolError for anything broken."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        try:
+            kind = msgspec.msgpack.decode(body, type=_Kind).kind
+        except msgspec.DecodeError:
+            kind = None
+        if kind is None or kind in _KINDS:
+            raise ProtocolError(f"a frame of kind {kind!r} does not decode: {error}") from error
+        logger.debug("frame kind skipped", extra={"kind": kind})
+        return None
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"a frame is not msgpack: {error}") from error
+
+
+def speaks(protocol: int) -> bool:
+    """Whether a peer of this protocol version and we understand each other."""
+    return abs(protocol - PROTOCOL_VERSION) <= 1
+
+
+class Connection:
+    """A framed TCP connection. `receive` raises ConnectionError when the peer is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return self._writer.transport.get_write_buffer_size()
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame. Never blocks; a peer that stops reading is closed at MAX_BACKLOG_BYTES."""
+        if self._writer.is_closing():
+            return
+        self._writer.write(encode(frame))
+        if self.backlog_bytes > MAX_BACKLOG_BYTES:
+            logger.warning("peer does not read", extra={"backlog_bytes": self.backlog_bytes})
+            self._writer.transport.abort()
+
+    async def receive(self) -> AnyFrame:
+        while True:
+            try:
+                (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+                if length > MAX_FRAME_BYTES:
+                    raise ProtocolError(f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}")
+                frame = decode(await self._reader.readexactly(length))
+            except asyncio.IncompleteReadError as error:
+                raise ConnectionResetError("the peer closed the connection") from error
+            if frame is not None:
+                return frame
+
+    async def flush(self, timeout_s: float) -> None:
+        """Give queued frames a moment to leave before the process does."""
+        async with asyncio.timeout(timeout_s):
+            await self._writer.drain()
+
+    def close(self) -> None:
+        self._writer.close()
