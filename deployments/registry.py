@@ -1,0 +1,148 @@
+"""Who is there: engines and gateways announce themselves to one small named actor, gateways poll it.
+
+No request depends on it. When it is away gateways go on with what they know, and everyone announces again
+every second, so that a registry that starts empty is complete a second later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import ray
+
+from qwenfleet.deployments.transport import EngineDescription
+
+ANNOUNCE_INTERVAL_S: Final = 1.0
+LAPSE_S: Final = 5.0
+"""Five missed announcements: whoever is silent for this long is no longer listed."""
+CORES_PER_START: Final = 4
+"""An engine start runs three vLLM imports, 9 s of CPU each; with fewer cores to each, starts only crowd."""
+NAMESPACE: Final = "qwenfleet"
+
+EngineState = Literal["starting", "ready", "draining"]
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One engine, as it announces itself."""
+
+    id: str
+    model: str
+    node: str
+    pid: int
+    """The process of its EngineHost."""
+    state: EngineState
+    is_loading: bool = False
+    """Whether it holds one of its node's places for starting engines."""
+    host: str = ""
+    port: int = 0
+    """Where its wire listens, once it is ready."""
+    secret: str = ""
+    description: EngineDescription | None = None
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+
+
+@dataclass(frozen=True)
+class GatewayRecord:
+    """One gateway, as it announces itself."""
+
+    id: str
+    node: str
+    pid: int
+    is_ready: bool
+    models: tuple[str, ...] = ()
+    """The models that it can answer for now."""
+    requests: int = 0
+    """Requests in flight."""
+
+
+@dataclass(frozen=True)
+class StartFailure:
+    """An engine that did not come up."""
+
+    engine: str
+    model: str
+    reason: str
+    log_file: str | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    engines: tuple[EngineRecord, ...]
+    gateways: tuple[GatewayRecord, ...]
+    failures: tuple[StartFailure, ...]
+
+
+class Registry:
+    """The actor's state. `clock` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._engines: dict[str, tuple[EngineRecord, float]] = {}
+        self._gateways: dict[str, tuple[GatewayRecord, float]] = {}
+        self._failures: deque[StartFailure] = deque(maxlen=32)
+
+    def announce_engine(self, record: EngineRecord, node_cores: int) -> bool:
+        """List an engine. The answer says whether it may load: few may on one node at a time."""
+        loading = [
+            other
+            for other, _ in self._live(self._engines).values()
+            if other.is_loading and other.node == record.node and other.id != record.id
+        ]
+        may_load = len(loading) < max(1, node_cores // CORES_PER_START)
+        if record.state == "starting" and may_load:
+            record = replace(record, is_loading=True)
+        self._engines[record.id] = (record, self._clock())
+        return may_load
+
+    def announce_gateway(self, record: GatewayRecord) -> None:
+        self._gateways[record.id] = (record, self._clock())
+
+    def withdraw(self, id: str) -> None:
+        """An engine or gateway says goodbye."""
+        self._engines.pop(id, None)
+        self._gateways.pop(id, None)
+
+    def report_failure(self, failure: StartFailure) -> None:
+        self._failures.append(failure)
+        self.withdraw(failure.engine)
+
+    def snapshot(self) -> Snapshot:
+        self._engines = self._live(self._engines)
+        self._gateways = self._live(self._gateways)
+        return Snapshot(
+            engines=tuple(record for record, _ in self._engines.values()),
+            gateways=tuple(record for record, _ in self._gateways.values()),
+            failures=tuple(self._failures),
+        )
+
+    def _live[R](self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
+        now = self._clock()
+        return {key: entry for key, entry in records.items() if now - entry[1] < LAPSE_S}
+
+
+def connect(fleet: str) -> Any:
+    """The handle of the fleet's registry actor, which is started when there is none."""
+    return (
+        ray.remote(Registry)
+        .options(
+            name=actor_name(fleet),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        .remote()
+    )
+
+
+def actor_name(fleet: str) -> str:
+    return f"{fleet}-registry"
