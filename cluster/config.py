@@ -1,13 +1,19 @@
-"""What a fleet is: one frozen tree of settings, read from one YAML file.
+"""What a fleet is: one frozen tree of settings, which `config_file` reads from YAML.
 
 Objects take their own section (`GatewayConfig`, `ModelConfig`, …), not the whole tree. Scalars
 are strict: YAML's `yes` is no number and `"8000"` is no port.
 """
 
-import os
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 OWNED_ENGINE_ARGS = {
@@ -34,11 +40,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _refuse(problem: str, remedy: str) -> PydanticCustomError:
-    """A cross-field rule's error, carrying the two halves of a `ConfigError`."""
-    return PydanticCustomError(
-        "rule", "{problem}. {remedy}", {"problem": problem, "remedy": remedy}
-    )
+def _refuse(problem: str, remedy: str, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    """A cross-field rule's error: the two halves of a `ConfigError`, and where in the section."""
+    values = {"problem": problem, "remedy": remedy, "at": at}
+    return PydanticCustomError("rule", "{problem}. {remedy}", values)
 
 
 class Replicas(Section):
@@ -57,12 +62,14 @@ class Replicas(Section):
             raise _refuse(
                 f"replicas.max {self.max} is below replicas.min {self.min}",
                 f"Set max to {self.min}.",
+                ("max",),
             )
         if self.max is not None and self.max > self.min:
             raise _refuse(
                 f"replicas.max {self.max} is above replicas.min {self.min}, "
                 "but autoscaling is not built yet",
                 "Set max equal to min.",
+                ("max",),
             )
         return self
 
@@ -119,7 +126,10 @@ class ScriptConfig(Section):
 class ModelConfig(Section):
     """One model that the fleet serves."""
 
-    id: ModelId = Field(description="The name that clients send as `model`.")
+    id: ModelId = Field(
+        description="The name that clients send as `model`: 1 to 200 characters, none of them a "
+        "control character, no space at either end."
+    )
     source: str = Field(
         default="", description="Hugging Face name or directory of the weights; empty means `id`."
     )
@@ -164,6 +174,7 @@ class ModelConfig(Section):
             raise _refuse(
                 f"script is set but engine is '{self.engine}'",
                 "Set engine to 'scripted' or remove script.",
+                ("script",),
             )
         return self
 
@@ -173,7 +184,9 @@ class ModelConfig(Section):
             field = OWNED_ENGINE_ARGS.get(name)
             if field is not None:
                 raise _refuse(
-                    f"engine_args.{name} is set by qwenfleet", f"Use the model's '{field}' instead."
+                    f"engine_args.{name} is set by qwenfleet",
+                    f"Use the model's '{field}' instead.",
+                    ("engine_args", name),
                 )
         return self
 
@@ -223,6 +236,7 @@ class WireConfig(Section):
                 f"wire.lease_s {self.lease_s:g} is shorter than three times "
                 f"wire.heartbeat_s {self.heartbeat_s:g}",
                 f"Set lease_s to at least {3 * self.heartbeat_s:g}.",
+                ("lease_s",),
             )
         return self
 
@@ -233,7 +247,8 @@ class FleetConfig(Section):
     name: str = Field(
         default="qwenfleet",
         pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$",
-        description="Name of the fleet on its Ray cluster.",
+        description="Name of the fleet on its Ray cluster: 1 to 42 lower-case letters, digits and "
+        "'-', a letter or digit at both ends.",
     )
     models: tuple[ModelConfig, ...] = Field(
         default=(ModelConfig(id="smollm2-135m-instruct", replicas=Replicas(min=2, max=2)),),
@@ -252,39 +267,10 @@ class FleetConfig(Section):
                 raise _refuse(
                     f"models[{first[model.id]}] and models[{index}] both have id '{model.id}'",
                     "Give each model its own id.",
+                    ("models", index, "id"),
                 )
             first[model.id] = index
         return self
-
-
-def load(path: str | os.PathLike[str]) -> FleetConfig:
-    """Read a fleet from a YAML file; raises `ConfigError`."""
-    import yaml
-
-    with open(path, encoding="utf-8") as file:
-        return FleetConfig.model_validate(yaml.safe_load(file))
-
-
-def with_overrides(
-    config: FleetConfig,
-    *,
-    model: str | None = None,
-    engines: int | None = None,
-    gateways: int | None = None,
-    host: str | None = None,
-    port: int | None = None,
-) -> FleetConfig:
-    """Apply the command line's options; raises `ConfigError`."""
-    tree = dump(config)
-    if model is not None:
-        tree["models"] = [{"id": model}]
-    if engines is not None:
-        for entry in tree["models"]:
-            entry["replicas"] = {"min": engines, "max": engines}
-    for key, value in {"replicas": gateways, "host": host, "port": port}.items():
-        if value is not None:
-            tree["gateway"][key] = value
-    return FleetConfig.model_validate(tree)
 
 
 def dump(config: FleetConfig) -> dict[str, Any]:
