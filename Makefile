@@ -1,0 +1,46 @@
+# Needs GNU make and Python 3.11 to 3.13; everything else goes into .venv.
+#   make serve ARGS="--engines 1"      make test-unit ARGS="-k config"
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo "$$python" && break; done)
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env serve test test-unit test-integration check clean
+.NOTPARALLEL:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+env: ## make .venv (3 minutes the first time, then nothing)
+	@python='$(PYTHON)'; if [ -z "$$python" ]; then \
+		echo 'No Python 3.11 to 3.13 with venv found: install one (Debian: apt install python3.11-venv)' \
+			'or name it: make PYTHON=/path/to/python3.11' >&2; exit 1; fi; \
+	exec "$$python" .ci/setup_env.py
+
+serve: env ## run the laptop fleet on http://127.0.0.1:8000; ARGS="..." goes to `qwenfleet serve`
+	@exec $(BIN)/qwenfleet serve $(ARGS)
+
+test: test-unit test-integration ## every test that needs no GPU
+
+test-unit: env ## tests without Ray or network
+	@.ci/stage "unit tests" $(BIN)/pytest tests/unit $(ARGS)
+
+test-integration: env ## tests on a real Ray and a real vLLM on CPU
+	@if ls tests/integration/test_*.py >/dev/null 2>&1; then \
+		.ci/stage "integration tests" $(BIN)/pytest tests/integration -m integration --timeout 600 $(ARGS); \
+	else echo "no integration tests yet"; fi
+
+check: env ## format, lint, types, import rules, spelling
+	@.ci/stage "ruff format" $(BIN)/ruff format --check .
+	@.ci/stage "ruff check" $(BIN)/ruff check .
+	@.ci/stage "mypy qwenfleet" $(BIN)/mypy -p qwenfleet
+	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py
+	@.ci/stage "import rules" $(BIN)/lint-imports --no-logo
+	@.ci/stage "codespell" $(BIN)/codespell
+
+clean: ## remove .venv, caches and build outputs from this checkout
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
