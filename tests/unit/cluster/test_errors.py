@@ -1,0 +1,144 @@
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from qwenfleet.cluster.errors import (
+    BodyTooLarge,
+    ConfigError,
+    DeadlineExceeded,
+    EngineLost,
+    EngineStartError,
+    FleetError,
+    FleetNotFound,
+    MachineError,
+    MalformedBody,
+    ModelLoading,
+    ModelRequired,
+    ModelSourceError,
+    NoEngine,
+    ProtocolError,
+    RequestError,
+    UnknownModel,
+    UnknownRoute,
+)
+
+EXAMPLES: list[tuple[FleetError, str]] = [
+    (
+        ConfigError(
+            "unknown key 'repliccas' in models[0]", "Did you mean 'replicas'?", "fleet.yaml", 7
+        ),
+        "fleet.yaml line 7: unknown key 'repliccas' in models[0]. Did you mean 'replicas'?",
+    ),
+    (
+        ModelSourceError("acme/m", "there is no such folder", "Check the path."),
+        "model source 'acme/m': there is no such folder. Check the path.",
+    ),
+    (MachineError("port 80 is in use", "Use --port."), "port 80 is in use. Use --port."),
+    (FleetNotFound("no fleet runs here", "Start one."), "no fleet runs here. Start one."),
+    (
+        EngineStartError("coder", "out of memory", "/tmp/e.log"),
+        "an engine for model 'coder' did not start: out of memory. See /tmp/e.log.",
+    ),
+    (
+        ProtocolError("frame of 9 bytes"),
+        "wire protocol broken: frame of 9 bytes. Run the same qwenfleet version on every node.",
+    ),
+    (
+        MalformedBody("no JSON"),
+        "the request body cannot be read: no JSON. Send one JSON object.",
+    ),
+    (ModelRequired(("a", "b")), "the request names no model. Set 'model' to 'a' or 'b'."),
+    (UnknownModel("x", ("a",)), "model 'x' is not served here. Set 'model' to 'a'."),
+    (UnknownRoute("GET", "/x"), "there is no route GET /x. Try POST /v1/chat/completions."),
+    (
+        BodyTooLarge(10, 12),
+        "the request body is 12 bytes, above the limit of 10 bytes. "
+        "Send less, or ask the operator to raise gateway.max_body_bytes.",
+    ),
+    (ModelLoading("coder", 5), "model 'coder' is still loading. Try again in 5 s."),
+    (NoEngine("coder", 7), "no engine of model 'coder' is running. Try again in 7 s."),
+    (
+        EngineLost("coder", "coder-1", "connection reset"),
+        "engine 'coder-1' of model 'coder' was lost: connection reset. Send the request again.",
+    ),
+    (
+        DeadlineExceeded(2.5),
+        "the request was not finished within 2.5 s. "
+        "Ask for fewer tokens, or try again when the fleet is less busy.",
+    ),
+]
+
+
+def leaves(error: type[FleetError]) -> Iterator[type[FleetError]]:
+    subclasses = error.__subclasses__()
+    if not subclasses:
+        yield error
+    for subclass in subclasses:
+        yield from leaves(subclass)
+
+
+def test_every_error_of_the_tree_has_an_example() -> None:
+    # Only our own: Ray derives from an error class what it raises at the caller.
+    ours = {error for error in leaves(FleetError) if error.__module__ == FleetError.__module__}
+    assert {type(error) for error, _ in EXAMPLES} == ours
+
+
+@pytest.mark.parametrize(("error", "sentence"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_an_error_says_what_with_values_and_the_next_step(error: FleetError, sentence: str) -> None:
+    assert str(error) == sentence
+
+
+@pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=lambda e: type(e).__name__)
+def test_an_error_survives_pickle_with_its_fields(error: FleetError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert vars(copy) == vars(error)
+    assert str(copy) == str(error)
+
+
+def test_each_request_error_has_its_status_kind_and_code() -> None:
+    answers = {
+        type(error): (error.status, error.kind, error.code)
+        for error, _ in EXAMPLES
+        if isinstance(error, RequestError)
+    }
+    assert answers == {
+        MalformedBody: (400, "invalid_request_error", "malformed_body"),
+        ModelRequired: (400, "invalid_request_error", "model_required"),
+        UnknownModel: (404, "not_found_error", "model_not_found"),
+        UnknownRoute: (404, "not_found_error", "route_not_found"),
+        BodyTooLarge: (413, "invalid_request_error", "body_too_large"),
+        ModelLoading: (503, "service_unavailable", "model_loading"),
+        NoEngine: (503, "service_unavailable", "no_engine"),
+        EngineLost: (503, "engine_lost", "engine_lost"),
+        DeadlineExceeded: (504, "timeout", "timeout"),
+    }
+
+
+def test_only_a_model_that_will_come_back_sets_retry_after() -> None:
+    waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
+    assert waits == {ModelLoading: 5, NoEngine: 7}
+
+
+def test_a_body_of_unknown_size_is_only_called_too_large() -> None:
+    assert "is larger than the limit of 10 bytes" in str(BodyTooLarge(10, None))
+
+
+def test_an_engine_without_a_log_file_points_at_its_log() -> None:
+    assert str(EngineStartError("a", "b")).endswith("See the engine's log.")
+
+
+def test_a_fleet_that_serves_nothing_says_so() -> None:
+    assert "it serves none now" in str(UnknownModel("x", ()))
+
+
+def test_a_config_error_without_a_line_names_the_file_alone() -> None:
+    assert str(ConfigError("p", "R.", "fleet.yaml")) == "fleet.yaml: p. R."
+
+
+def test_further_config_errors_follow_one_on_each_line() -> None:
+    others = (ConfigError("q", "S.", "f", 2), ConfigError("r", "T."))
+    error = ConfigError("p", "R.", "f", 1, "name", others)
+    assert str(error) == "f line 1: p. R.\nf line 2: q. S.\nr. T."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
