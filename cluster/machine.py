@@ -1,0 +1,236 @@
+"""Whether this machine can run a fleet: its ports, its memory and its CPU.
+
+The checks are plain functions over given facts and raise `MachineError`; the readers that find
+the facts are thin. `check_port` and `free_ports` alone ask the kernel, by binding.
+"""
+
+import errno
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from qwenfleet.cluster.errors import MachineError
+
+GIB = 2**30
+
+WEIGHTS_FACTOR = 1.2
+"""Memory that a loaded model takes per byte of its weights; provisional, like `PROCESS_BYTES`."""
+
+PROCESS_BYTES = int(2.2 * GIB)
+"""What one CPU engine's processes take besides weights and KV cache.
+
+Provisional until calibrated: start one engine, send it one request, add up the proportional set
+size (PSS) of the engine host and its EngineCore, take weights and KV cache off.
+"""
+
+_X86_FLAGS = ("avx512f", "avx2")
+"""vLLM's CPU build for x86_64 needs one of these."""
+
+# A memory cgroup's limit file, usage file, and the key of its droppable page cache in memory.stat.
+_V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2_FILES = ("memory.max", "memory.current", "inactive_file")
+
+
+@dataclass(frozen=True)
+class EngineNeed:
+    """The memory that one model's engines take."""
+
+    model: str
+    engines: int
+    bytes_each: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.engines * self.bytes_each
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `MachineError` unless a server could listen on `host` and `port` now."""
+    try:
+        with _bound(host, port):
+            return
+    except (socket.gaierror, UnicodeError) as error:
+        raise MachineError(
+            f"host '{host}' is no address that this machine knows", "Choose another with --host."
+        ) from error
+    except OSError as error:
+        raise _port_error(host, port, error) from error
+
+
+def free_ports(count: int, host: str) -> list[int]:
+    """`count` different TCP ports on `host` that are free now; someone may still take one."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(_bound(host, 0)) for _ in range(count)]
+        return [bound.getsockname()[1] for bound in sockets]
+
+
+def available_memory_bytes() -> int:
+    """Memory that new processes can take: the machine's, or a cgroup's when that is less."""
+    cgroups = Path("/proc/self/cgroup")
+    own = cgroups.read_text() if cgroups.exists() else ""
+    headroom = cgroup_headroom_bytes(own, Path("/sys/fs/cgroup"))
+    machine = int(psutil.virtual_memory().available)
+    return machine if headroom is None else min(machine, headroom)
+
+
+def cgroup_headroom_bytes(proc_cgroup: str, mount: Path) -> int | None:
+    """Least room below the limit of any cgroup around this process; None without a limit.
+
+    `proc_cgroup` is the text of /proc/self/cgroup. Page cache that the kernel can drop at once
+    (inactive_file) counts as room, as it does in `kubectl top` and for the kubelet's evictions.
+    """
+    rooms = [
+        room
+        for group, names in _memory_groups(proc_cgroup, mount)
+        if (room := _room_bytes(group, *names)) is not None
+    ]
+    return min(rooms, default=None)
+
+
+def engine_bytes(weight_bytes: int, kv_cache_gib: float) -> int:
+    """Memory that one CPU engine takes."""
+    return int(weight_bytes * WEIGHTS_FACTOR + kv_cache_gib * GIB) + PROCESS_BYTES
+
+
+def check_memory(needs: Sequence[EngineNeed], available_bytes: int) -> None:
+    """Raise `MachineError` when the engines of all models together do not fit."""
+    total = sum(need.total_bytes for need in needs)
+    if total <= available_bytes:
+        return
+    parts = ", ".join(
+        f"{need.engines} x {_gib(need.bytes_each)} for model '{need.model}'" for need in needs
+    )
+    most = most_engines(needs, available_bytes)
+    raise MachineError(
+        f"the engines need {_gib(total)} of memory ({parts}), "
+        f"but {_gib(max(available_bytes, 0))} is available",
+        f"At most {most} per model fits: use --engines {most}."
+        if most
+        else "Not even one engine per model fits: use a smaller model or a smaller kv_cache_gib.",
+    )
+
+
+def most_engines(needs: Sequence[EngineNeed], available_bytes: int) -> int:
+    """The largest `--engines` that fits: the same number of engines for every model."""
+    one_of_each = sum(need.bytes_each for need in needs)
+    return max(available_bytes, 0) // one_of_each if one_of_each else 0
+
+
+def check_cpu(cpuinfo: str, machine: str) -> None:
+    """Raise `MachineError` when vLLM's CPU build cannot run here.
+
+    `cpuinfo` is the text of /proc/cpuinfo and `machine` is `platform.machine()`. Text without
+    flags, as on a system without /proc, proves nothing and passes.
+    """
+    if machine != "x86_64":
+        return
+    flags = _cpuinfo_value(cpuinfo, "flags").split()
+    if not flags or any(flag in flags for flag in _X86_FLAGS):
+        return
+    name = _cpuinfo_value(cpuinfo, "model name") or "unknown"
+    raise MachineError(
+        f"CPU '{name}' has neither {' nor '.join(_X86_FLAGS)}, and vLLM's CPU engine needs one",
+        "Use a machine with one of them; on a virtual machine, pass the host's CPU through.",
+    )
+
+
+def read_cpuinfo() -> str:
+    """The text of /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket bound as a server's is: an old connection in TIME_WAIT does not hold the port."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(1)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _port_error(host: str, port: int, error: OSError) -> MachineError:
+    if error.errno == errno.EADDRINUSE:
+        holder = _holder(host, port)
+        by = f" by {holder}" if holder else ""
+        return MachineError(
+            f"port {port} on {host} is in use{by}", "Stop it, or choose another port with --port."
+        )
+    if error.errno == errno.EACCES:
+        return MachineError(
+            f"port {port} needs rights that this user does not have",
+            "Choose a port above 1023 with --port.",
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return MachineError(
+            f"host '{host}' is no address of this machine", "Choose another with --host."
+        )
+    return MachineError(
+        f"port {port} on {host} cannot be used: {error.strerror}", "Choose another with --port."
+    )
+
+
+def _holder(host: str, port: int) -> str | None:
+    """Name and pid of the process that keeps `port` on `host`, where this user may see it."""
+    every = {"0.0.0.0", "::"}
+    try:
+        wanted = {str(info[4][0]) for info in socket.getaddrinfo(host, port)}
+        for connection in psutil.net_connections("tcp"):
+            address = connection.laddr
+            if connection.status != psutil.CONN_LISTEN or not address or address.port != port:
+                continue
+            is_in_the_way = bool(wanted & every) or address.ip in wanted | every
+            if is_in_the_way and connection.pid is not None:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        return None
+    return None
+
+
+def _memory_groups(proc_cgroup: str, mount: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """The folders of this process's memory cgroup and of every one around it."""
+    for line in proc_cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (mount / "memory", _V1_FILES) if controllers else (mount, _V2_FILES)
+        own = root / path.lstrip("/")
+        for group in (own, *own.parents):
+            yield group, names
+            if group == root:
+                break
+
+
+def _room_bytes(group: Path, limit_file: str, usage_file: str, cache_key: str) -> int | None:
+    try:
+        limit = (group / limit_file).read_text().strip()
+        usage = int((group / usage_file).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:  # the group is not visible from inside a container, or is the root
+        return None
+    if limit == "max":
+        return None
+    return max(int(limit) - usage + int(stat.get(cache_key, 0)), 0)
+
+
+def _cpuinfo_value(cpuinfo: str, key: str) -> str:
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _gib(count_bytes: int) -> str:
+    return f"{count_bytes / GIB:.1f} GiB"
