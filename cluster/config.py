@@ -4,6 +4,7 @@ Objects take their own section (`GatewayConfig`, `ModelConfig`, …), not the wh
 are strict: YAML's `yes` is no number and `"8000"` is no port.
 """
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -159,6 +160,11 @@ class ModelConfig(Section):
     script: ScriptConfig | None = Field(
         default=None, description="What a scripted engine plays; null plays the defaults."
     )
+    accelerator: str | None = Field(
+        default=None,
+        description="Ray's accelerator type of the GPUs that an engine runs on, such as H100 or "
+        "AMD-Instinct-MI300X-OAM; null runs engines on CPUs.",
+    )
     engine_args: dict[str, JsonValue] = Field(
         default={}, description="Passed to vLLM's AsyncEngineArgs as they are."
     )
@@ -167,6 +173,15 @@ class ModelConfig(Section):
     def resolved_source(self) -> str:
         """Where the weights come from."""
         return self.source or self.id
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one engine: tensor × pipeline × data parallel ranks; 0 on CPUs."""
+        if self.accelerator is None:
+            return 0
+        sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+        values = [self.engine_args.get(size) for size in sizes]
+        return math.prod(value for value in values if isinstance(value, int))
 
     @model_validator(mode="after")
     def _script_needs_scripted_engine(self) -> Self:
@@ -258,6 +273,11 @@ class FleetConfig(Section):
     )
     gateway: GatewayConfig = Field(default=GatewayConfig(), description="The HTTP front.")
     wire: WireConfig = Field(default=WireConfig(), description="Gateway to engine connections.")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether HTTP is answered on loopback only, so that the whole fleet is on one machine."""
+        return self.gateway.host in {"127.0.0.1", "localhost", "::1"}
 
     @model_validator(mode="after")
     def _model_ids_are_unique(self) -> Self:

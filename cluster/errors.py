@@ -16,7 +16,8 @@
         ├── ModelLoading      503, with Retry-After
         ├── NoEngine          503, with Retry-After
         ├── EngineLost        503
-        └── DeadlineExceeded  504
+        ├── DeadlineExceeded  504
+        └── GatewayFailed     500
 
 Each class keeps its constructor's arguments as fields and hands all of them to
 ``super().__init__``: ``Exception`` pickles as ``cls(*args)``, so errors cross actors whole.
@@ -297,6 +298,13 @@ class DeadlineExceeded(RequestError):
             f"the request was not finished within {self.timeout_s:g} s. "
             "Ask for fewer tokens, or try again when the fleet is less busy."
         )
+
+
+class GatewayFailed(RequestError):
+    """The gateway met an error that it did not foresee; its log has the stack."""
+
+        def __str__(self) -> str: return "the gateway failed on this request. Send it again; if it
+        fails again, tell the operator."
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -1,4 +1,5 @@
-"""What an engine host drives: the seam between the wire and an engine core, vLLM's or the scripted one."""
+"""What an engine host drives: the seam between the wire and an engine core, vLLM's or the scripted
+one."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Core(Protocol):
     """Runs attempts by wire id. No method may be called before `start` returned."""
 
     async def start(self) -> EngineDescription:
-        """Load and warm up: returns after a completion with sampling and logprobs. Raises EngineStartError."""
+        """Load and warm up: returns after a completion with sampling and logprobs. Raises
+        EngineStartError."""
         ...
 
     async def add(self, wire_id: str, submit: Submit) -> None:

@@ -1,7 +1,7 @@
 """EngineHost: one engine core, served to any number of gateways over the wire.
 
-It owns which gateway wants which attempt. An attempt is stopped when its gateway aborts it, closes the
-connection or lets its lease lapse, so that no engine works for nobody.
+It owns which gateway wants which attempt. An attempt is stopped when its gateway aborts it, closes
+the connection or lets its lease lapse, so that no engine works for nobody.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class _Session:
 
 
 class EngineHost:
-    """Serves one core to gateways. `run` returns never; it raises CoreDead when the core is lost."""
+    """Serves one core to gateways. `run` returns never; it raises CoreDead when the core is
+    lost."""
 
     def __init__(
         self,
@@ -110,7 +111,8 @@ class EngineHost:
             raise CoreDead(reason) from None
 
     async def drain(self, reason: str, deadline_s: float) -> None:
-        """Take no new work, wait for what runs, at most `deadline_s` seconds, then close the wire."""
+        """Take no new work, wait for what runs, at most `deadline_s` seconds, then close the
+        wire."""
         if self._server is not None:
             self._server.close()
         self._broadcast(Draining(reason=reason, deadline_s=deadline_s))

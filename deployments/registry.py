@@ -1,28 +1,36 @@
-"""Who is there: engines and gateways announce themselves to one small named actor, gateways poll it.
+"""Who is there: engines and gateways announce themselves to one small named actor, gateways poll
+it.
 
-No request depends on it. When it is away gateways go on with what they know, and everyone announces again
-every second, so that a registry that starts empty is complete a second later.
+No request depends on it. When it is away gateways go on with what they know, and everyone announces
+again every second, so that a registry that starts empty is complete a second later.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import ray
 
 from qwenfleet.deployments.transport import EngineDescription
 
+logger = logging.getLogger(__name__)
+
 ANNOUNCE_INTERVAL_S: Final = 1.0
+CALL_TIMEOUT_S: Final = 5.0
 LAPSE_S: Final = 5.0
 """Five missed announcements: whoever is silent for this long is no longer listed."""
 CORES_PER_START: Final = 4
-"""An engine start runs three vLLM imports, 9 s of CPU each; with fewer cores to each, starts only crowd."""
+"""An engine start runs three vLLM imports, 9 s of CPU each; with fewer cores to each, starts only
+crowd."""
 NAMESPACE: Final = "qwenfleet"
 
+R = TypeVar("R")
 EngineState = Literal["starting", "ready", "draining"]
 
 
@@ -122,13 +130,60 @@ class Registry:
             failures=tuple(self._failures),
         )
 
-    def _live[R](self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
+    def _live(self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
         now = self._clock()
         return {key: entry for key, entry in records.items() if now - entry[1] < LAPSE_S}
 
 
-def connect(fleet: str) -> Any:
-    """The handle of the fleet's registry actor, which is started when there is none."""
+class RegistryClient:
+    """The registry as others call it: each call has a deadline and answers None while it is
+    away."""
+
+    def __init__(self, fleet: str) -> None:
+        self._fleet = fleet
+        self._actor: Any = None
+
+    async def announce_engine(self, record: EngineRecord, node_cores: int) -> bool:
+        """Whether this engine may load now."""
+        return bool(await self._call("announce_engine", record, node_cores))
+
+    async def announce_gateway(self, record: GatewayRecord) -> None:
+        await self._call("announce_gateway", record)
+
+    async def withdraw(self, id: str) -> None:
+        await self._call("withdraw", id)
+
+    async def report_failure(self, failure: StartFailure) -> None:
+        await self._call("report_failure", failure)
+
+    async def snapshot(self) -> Snapshot | None:
+        answer: Snapshot | None = await self._call("snapshot")
+        return answer
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                if self._actor is None:
+                    self._actor = await asyncio.to_thread(_actor, self._fleet)
+                return await getattr(self._actor, method).remote(*arguments)
+        except (ray.exceptions.RayError, TimeoutError, ValueError) as error:
+            logger.warning("registry away", extra={"method": method, "error": str(error)})
+            return None
+
+
+def read(fleet: str) -> Snapshot:
+    """What an existing registry knows. Raises ValueError when the fleet has none."""
+    actor = ray.get_actor(actor_name(fleet), namespace=NAMESPACE)
+    snapshot: Snapshot = ray.get(actor.snapshot.remote(), timeout=CALL_TIMEOUT_S)
+    return snapshot
+
+
+def actor_name(fleet: str) -> str:
+    return f"{fleet}-registry"
+
+
+def _actor(fleet: str) -> Any:
+    """The fleet's registry, started when there is none."""
     return (
         ray.remote(Registry)
         .options(
@@ -138,11 +193,6 @@ def connect(fleet: str) -> Any:
             lifetime="detached",
             num_cpus=0,
             max_restarts=-1,
-            max_task_retries=-1,
         )
         .remote()
     )
-
-
-def actor_name(fleet: str) -> str:
-    return f"{fleet}-registry"

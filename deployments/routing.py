@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 STREAM_WORK_TOKENS: Final = 128
-"""Work of one running or waiting stream, in prompt tokens: an assumption, about half a short chat answer.
-It only has to rank engines; a prompt's own length, which spreads over five decades, dominates it."""
+"""Work of one running or waiting stream, in prompt tokens: an assumption, about half a short chat
+answer. It only has to rank engines; a prompt's own length, which spreads over five decades,
+dominates it."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The wire between a gateway and an engine: frames, framing and the connection.
 
-One TCP connection per gateway and engine. A frame is a 4-byte big-endian length and a msgpack map with
-a `kind`. Compatibility: fields are only ever added, at the end and with a default; a reader ignores
-fields and kinds that it does not know, so two programs one protocol version apart understand each other.
+One TCP connection per gateway and engine. A frame is a 4-byte big-endian length and a msgpack map
+with a `kind`. Compatibility: fields are only ever added, at the end and with a default; a reader
+ignores fields and kinds that it does not know, so two programs one protocol version apart
+understand each other.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class RankLoad(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class EngineDescription(msgspec.Struct, omit_defaults=True, frozen=True):
-    """Limits of an engine as its core reports them after start; a gateway never computes these itself."""
+    """Limits of an engine as its core reports them after start; a gateway never computes these
+    itself."""
 
     max_model_len: int
     block_size: int = 16
@@ -56,20 +58,24 @@ class EngineDescription(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Output(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
-    """New tokens of one request. `extra` is vLLM's own EngineCoreOutput, sent when it says more than tokens."""
+    """New tokens of one request."""
 
     wire_id: str
     token_ids: list[int]
     finish_reason: int | None = None
     stop_reason: int | str | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens that needed no prefill; set once, with the first tokens."""
     extra: bytes | None = None
+    """vLLM's whole EngineCoreOutput, when it says more than this."""
 
 
 # Gateway to engine.
 
 
 class Hello(Frame, tag="hello"):
-    """First frame. `owned` lists the wire ids that the gateway still wants; the host aborts its others."""
+    """First frame. `owned` lists the wire ids that the gateway still wants; the host aborts its
+    others."""
 
     gateway: str
     secret: str
@@ -78,7 +84,8 @@ class Hello(Frame, tag="hello"):
 
 
 class Submit(Frame, tag="submit"):
-    """One attempt at one request. `request` is vLLM's EngineCoreRequest without its prompt tokens."""
+    """One attempt at one request. `request` is vLLM's EngineCoreRequest without its prompt
+    tokens."""
 
     request_id: str
     attempt: int
@@ -137,7 +144,8 @@ class Outputs(Frame, tag="outputs"):
 
 
 class Alive(Frame, tag="alive"):
-    """Two separate signs: the host lives (this frame came) and the core made progress (`step` moved)."""
+    """Two separate signs: the host lives (this frame came) and the core made progress (`step`
+    moved)."""
 
     load: list[RankLoad] = []
     received: int = 0
@@ -148,7 +156,8 @@ class Alive(Frame, tag="alive"):
 
 
 class KvEvents(Frame, tag="kv_events"):
-    """Prefix blocks that entered or left one rank's GPU cache, as 8-byte rolling hashes, in order."""
+    """Prefix blocks that entered or left one rank's GPU cache, as 8-byte rolling hashes, in
+    order."""
 
     dp_rank: int
     sequence: int
@@ -158,7 +167,8 @@ class KvEvents(Frame, tag="kv_events"):
 
 
 class KvSnapshot(Frame, tag="kv_snapshot"):
-    """All cached blocks of one rank as of `sequence`, for a gateway that joins late or missed an event."""
+    """All cached blocks of one rank as of `sequence`, for a gateway that joins late or missed an
+    event."""
 
     dp_rank: int
     sequence: int
@@ -203,22 +213,21 @@ class _Kind(msgspec.Struct):
 
 
 def wire_id(gateway: str, request_id: str, attempt: int) -> str:
-    """The id under which a core knows one attempt; the same id twice kills a core, so it is never reused."""
+    """The id under which a core knows one attempt; the same id twice kills a core, so it is never
+    reused."""
     return f"{request_id}.{attempt}@{gateway}"
 
 
 def encode(frame: Frame) -> bytes:
-    """Raises ProtocolError for a frame that no reader would accept."""
-    body = _encoder.encode(frame)
-    if len(body) > MAX_FRAME_BYTES:
-        raise ProtocolError(
-            f"a frame of {len(body)} bytes is larger than the wire's limit of {MAX_FRAME_BYTES} bytes"
-        )
-    return _LENGTH.pack(len(body)) + body
+            """Raises ProtocolError for a frame that no reader would accept.""" body =
+            _encoder.encode(frame) if len(body) > MAX_FRAME_BYTES: raise ProtocolError( f"a frame of
+            {len(body)} bytes is larger than the wire's limit of {MAX_FRAME_BYTES} bytes" ) return
+            _LENGTH.pack(len(body)) + body
 
 
 def decode(body: bytes) -> AnyFrame | None:
-    """None for a kind from a newer protocol, which is skipped. Raises ProtocolError for anything broken."""
+    """None for a kind from a newer protocol, which is skipped. Raises ProtocolError for anything
+    broken."""
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -265,7 +274,9 @@ class Connection:
             try:
                 (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
                 if length > MAX_FRAME_BYTES:
-                    raise ProtocolError(f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}")
+                    raise ProtocolError(
+                        f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}"
+                    )
                 frame = decode(await self._reader.readexactly(length))
             except asyncio.IncompleteReadError as error:
                 raise ConnectionResetError("the peer closed the connection") from error

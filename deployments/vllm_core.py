@@ -1,7 +1,9 @@
-"""A vLLM EngineCore as a fleet core: started, warmed up and spoken to through vLLM's own async client.
+"""A vLLM EngineCore as a fleet core: started, warmed up and spoken to through vLLM's own async
+client.
 
-vLLM internals used here (0.32): AsyncEngineArgs, EngineCoreClient.make_async_mp_client, Executor.get_class,
-EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder and RayPrometheusStatLogger.
+vLLM internals used here (0.32): AsyncEngineArgs, EngineCoreClient.make_async_mp_client,
+Executor.get_class, EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder and
+RayPrometheusStatLogger.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ logger = logging.getLogger(__name__)
 GIB: Final = 1024**3
 WARM_UP_TOKENS: Final = 3
 WARM_UP_TIMEOUT_S: Final = 600.0
-"""The first sampling or logprobs request compiles: 14.5 s was seen on two busy cores, minutes on a GPU."""
+"""The first sampling or logprobs request compiles: 14.5 s was seen on two busy cores, minutes on a
+GPU."""
 
 
 def engine_args(model: ModelConfig, path: str) -> AsyncEngineArgs:
-    """The arguments of this model's engine: the configuration's fields, then its `engine_args` as they are."""
+    """The arguments of this model's engine: the configuration's fields, then its `engine_args` as
+    they are."""
     arguments: dict[str, Any] = {"enable_log_requests": False}
     if current_platform.is_cpu():
         arguments["kv_cache_memory_bytes"] = int(model.kv_cache_gib * GIB)
@@ -48,7 +52,8 @@ def engine_args(model: ModelConfig, path: str) -> AsyncEngineArgs:
 
 
 class VllmCore:
-    """Implements `core.Core` over one EngineCoreClient; all data-parallel ranks of the engine are in it."""
+    """Implements `core.Core` over one EngineCoreClient; all data-parallel ranks of the engine are
+    in it."""
 
     def __init__(self, model: ModelConfig, path: str) -> None:
         self._model = model
@@ -144,7 +149,6 @@ class VllmCore:
         plain = (
             output.new_logprobs is None
             and output.new_prompt_logprobs_tensors is None
-            and output.prefill_stats is None
             and output.events is None
             and output.kv_transfer_params is None
             and output.trace_headers is None
@@ -153,11 +157,13 @@ class VllmCore:
             and output.prompt_token_id_logprobs is None
             and not output.num_nans_in_logits
         )
+        stats = output.prefill_stats
         return Output(
             wire_id=output.request_id,
             token_ids=list(output.new_token_ids),
             finish_reason=None if output.finish_reason is None else int(output.finish_reason),
             stop_reason=output.stop_reason,
+            cached_tokens=stats.num_cached_tokens if stats is not None else None,
             extra=None if plain else bytes(self._encoder.encode(output)[0]),
         )
 

@@ -1,0 +1,66 @@
+"""Where a fleet that runs on this machine leaves word of itself, for `qwenfleet status` to find."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class RunningFleet:
+    """One `qwenfleet serve` of this user."""
+
+    pid: int
+    started_at: float
+    """The process's start, in seconds since the epoch, which tells it from a later one with its
+    pid."""
+    name: str
+    url: str
+    ray_address: str
+    ray_token_path: str
+    metrics_port: int
+
+
+def state_directory() -> Path:
+    """Readable by this user only: it holds the tokens of the fleets' Ray clusters."""
+    root = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    directory = Path(root) / "qwenfleet"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory
+
+
+def write(fleet: RunningFleet) -> Path:
+    path = state_directory() / f"{fleet.pid}.json"
+    path.write_text(json.dumps(asdict(fleet)), encoding="utf-8")
+    return path
+
+
+def running() -> list[RunningFleet]:
+    """Fleets whose process lives, the newest first; files of dead ones are removed."""
+    fleets = []
+    for path in state_directory().glob("*.json"):
+        try:
+            fleet = RunningFleet(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        if _lives(fleet):
+            fleets.append(fleet)
+        else:
+            path.unlink(missing_ok=True)
+    return sorted(fleets, key=lambda fleet: fleet.started_at, reverse=True)
+
+
+def own_start() -> float:
+    """When this process started, in seconds since the epoch."""
+    return float(psutil.Process().create_time())
+
+
+def _lives(fleet: RunningFleet) -> bool:
+    try:
+        return abs(psutil.Process(fleet.pid).create_time() - fleet.started_at) < 1.0
+    except psutil.Error:
+        return False

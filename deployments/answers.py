@@ -1,0 +1,76 @@
+"""How each API family wants an error told: as an HTTP body, and inside a stream that has begun."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from qwenfleet.cluster.errors import FleetError
+
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    504: "timeout_error",
+}
+"""Anthropic's error types by status (platform.claude.com, "Errors"); any other is `api_error`."""
+
+
+class Family(Enum):
+    """Whose conventions a route follows."""
+
+    OPENAI = "openai"
+    RESPONSES = "responses"
+    ANTHROPIC = "anthropic"
+
+
+def family_of(path: str) -> Family:
+    if path.startswith("/v1/messages"):
+        return Family.ANTHROPIC
+    if path.startswith("/v1/responses"):
+        return Family.RESPONSES
+    return Family.OPENAI
+
+
+def error_body(error: FleetError, family: Family) -> bytes:
+    """The JSON body of an HTTP error."""
+    if family is Family.ANTHROPIC:
+        return msgspec.json.encode(_anthropic(error))
+    return msgspec.json.encode({"error": _openai(error)})
+
+
+def error_event(error: FleetError, family: Family) -> bytes:
+    """The last server-sent event of a stream that failed; no `[DONE]` follows it."""
+    match family:
+        case Family.ANTHROPIC:
+            data: dict[str, Any] = _anthropic(error)
+        case Family.RESPONSES:
+            data = {"type": "error", "code": error.code, "message": str(error), "param": None}
+        case Family.OPENAI:
+            data = {"error": _openai(error)}
+    return b"event: error\ndata: " + msgspec.json.encode(data) + b"\n\n"
+
+
+def keep_alive(family: Family) -> bytes:
+    """What tells a client and its proxies that a silent stream lives."""
+    if family is Family.ANTHROPIC:
+        return b'event: ping\ndata: {"type": "ping"}\n\n'
+    return b": ping\n\n"
+
+
+def headers(error: FleetError) -> list[tuple[bytes, bytes]]:
+    fields = [(b"content-type", b"application/json")]
+    if error.retry_after_s is not None:
+        fields.append((b"retry-after", str(error.retry_after_s).encode()))
+    return fields
+
+
+def _openai(error: FleetError) -> dict[str, Any]:
+    return {"message": str(error), "type": error.kind, "param": None, "code": error.code}
+
+
+def _anthropic(error: FleetError) -> dict[str, Any]:
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}

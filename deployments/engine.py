@@ -1,0 +1,160 @@
+"""Engine: the Serve deployment of one model's engines; its replica process is the EngineHost.
+
+Serve's constructor call returns when the engine has answered its warm-up, so that Serve's HEALTHY
+means what it says. When the core dies the process follows at once: Serve sees a dead actor and
+starts another, where a failing health check would take half a minute (facts: Serve asks every 10 s
+and wants three).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from typing import Any, Final
+
+import ray
+from ray import serve
+
+from qwenfleet.cluster import sources
+from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.errors import EngineStartError, FleetError
+from qwenfleet.deployments.core import Core, CoreDead
+from qwenfleet.deployments.engine_host import EngineHost
+from qwenfleet.deployments.registry import (
+    ANNOUNCE_INTERVAL_S,
+    EngineRecord,
+    EngineState,
+    RegistryClient,
+    StartFailure,
+)
+from qwenfleet.deployments.telemetry import EngineMetrics
+from qwenfleet.deployments.transport import EngineDescription
+
+logger = logging.getLogger(__name__)
+
+CORE_DEAD_EXIT_CODE: Final = 70
+"""EX_SOFTWARE of sysexits.h."""
+DRAIN_S: Final = 10.0
+"""How long a stopping engine lets its streams finish; inside Serve's
+graceful_shutdown_timeout_s."""
+
+
+@serve.deployment
+class Engine:
+    """One engine of one model, from the queue for a start to its last announcement."""
+
+    async def __init__(self, config: dict[str, Any], model: str) -> None:
+        self._fleet = FleetConfig.model_validate(config)
+        self._model = next(m for m in self._fleet.models if m.id == model)
+        context = ray.get_runtime_context()
+        self._node = context.get_node_id()
+        self._id = serve.get_replica_context().replica_id.unique_id
+        self._secret = secrets.token_hex(16)
+        self._registry = RegistryClient(self._fleet.name)
+        self._metrics = EngineMetrics()
+        self._state: EngineState = "starting"
+        self._may_load = asyncio.Event()
+        self._host: EngineHost | None = None
+        self._core: Core | None = None
+        self._address = ("", 0)
+        self._description: EngineDescription | None = None
+        self._tasks = [asyncio.create_task(self._announce())]
+        await self._may_load.wait()
+        try:
+            await self._start()
+        except FleetError as error:
+            await self._give_up(error)
+            raise
+        self._tasks.append(asyncio.create_task(self._run()))
+
+    async def check_health(self) -> None:
+        """A replica whose announcements or core ended has no use."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError(f"engine {self._id}: a task of it ended")
+
+    async def __del__(self) -> None:
+        """Serve awaits this when it stops the replica: finish the streams, then go."""
+        self._state = "draining"
+        if self._host is not None:
+            await self._host.drain("the engine is being stopped", DRAIN_S)
+        await self._registry.withdraw(self._id)
+        if self._core is not None:
+            self._core.shutdown()
+
+    async def _start(self) -> None:
+        core = self._core = await asyncio.to_thread(_make_core, self._model)
+        description = await core.start()
+        self._host = EngineHost(
+            core,
+            engine=self._id,
+            model=self._model.id,
+            secret=self._secret,
+            description=description,
+            wire=self._fleet.wire,
+        )
+        address = "127.0.0.1" if self._fleet.is_local else ray.util.get_node_ip_address()
+        self._address = await self._host.listen(address)
+        self._description = description
+        self._state = "ready"
+        logger.info("engine ready", extra={"engine": self._id, "model": self._model.id})
+
+    async def _run(self) -> None:
+        assert self._host is not None
+        try:
+            await self._host.run()
+        except CoreDead as dead:
+            logger.error("engine core dead", extra={"engine": self._id, "reason": str(dead)})
+        except Exception:
+            logger.exception("engine host failed", extra={"engine": self._id})
+        os._exit(CORE_DEAD_EXIT_CODE)
+
+    async def _give_up(self, error: FleetError) -> None:
+        """Tell whoever waits for this engine why it will not come."""
+        reason = error.reason if isinstance(error, EngineStartError) else str(error)
+        log_file = serve.get_replica_context().replica_id.to_full_id_str()
+        self._tasks[0].cancel()
+        await self._registry.report_failure(
+            StartFailure(self._id, self._model.id, reason, log_file)
+        )
+
+    async def _announce(self) -> None:
+        cores = int(os.cpu_count() or 1)
+        while True:
+            record = self._record()
+            if await self._registry.announce_engine(record, cores):
+                self._may_load.set()
+            self._metrics.record(record)
+            await asyncio.sleep(ANNOUNCE_INTERVAL_S)
+
+    def _record(self) -> EngineRecord:
+        load = self._host.load if self._host is not None else []
+        return EngineRecord(
+            id=self._id,
+            model=self._model.id,
+            node=self._node,
+            pid=os.getpid(),
+            state=self._state,
+            is_loading=self._state == "starting" and self._may_load.is_set(),
+            host=self._address[0],
+            port=self._address[1],
+            secret=self._secret,
+            description=self._description,
+            running=sum(rank.running for rank in load),
+            waiting=sum(rank.waiting for rank in load),
+            kv_usage=max((rank.kv_usage for rank in load), default=0.0),
+        )
+
+
+def _make_core(model: ModelConfig) -> Core:
+    """The core that the configuration asks for. Imports vLLM only when it is needed: 9 s of CPU."""
+    if model.engine == "scripted":
+        from qwenfleet.deployments.scripted_engine import ScriptedCore
+
+        return ScriptedCore(model)
+    path = sources.locate(model.resolved_source, lambda text: logger.info(text))
+    from qwenfleet.deployments.vllm_core import VllmCore
+
+    return VllmCore(model, path)

@@ -1,0 +1,75 @@
+"""What Ray, HAProxy and vLLM read only from the environment, set here and nowhere else, from the
+configuration."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from qwenfleet.cluster.sources import EMBEDDED
+
+from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.machine import free_ports
+
+DIRECT_INGRESS_PORTS = 100
+"""Serve gives each gateway replica one port of a range; 100 outlasts a laptop's restarts."""
+
+
+def ray_environment(config: FleetConfig, token_path: Path) -> dict[str, str]:
+    """For the process that starts Ray on this machine, before Ray is imported: its children inherit
+    it."""
+    stats, metrics, autoscaler, dashboard = (str(port) for port in free_ports(4, "127.0.0.1"))
+    timeout_s = math.ceil(config.gateway.request_timeout_s)
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "AUTOSCALER_METRIC_PORT": autoscaler,
+        "DASHBOARD_METRIC_PORT": dashboard,
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_STATS_PORT": stats,
+        "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+        # HAProxy cuts what is older than this when gateways change; no stream is older than its
+        # deadline.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(timeout_s),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
+        # Serve's own floor of 30 s for every shutdown; gateways wait for their streams by
+        # themselves.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        **_no_calls_home(),
+    }
+
+
+def gateway_environment() -> dict[str, str]:
+    """For a gateway replica: vLLM without a device, and answers sent from the loop that makes
+    them."""
+    return {
+        "VLLM_TARGET_DEVICE": "cpu",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        **_no_calls_home(),
+    }
+
+
+def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str]:
+    """For an engine replica and the core and workers that it starts."""
+    environment = _no_calls_home()
+    if model.accelerator is None:
+        engines = sum(m.replicas.min for m in config.models if m.accelerator is None)
+        threads = max(1, (os.cpu_count() or 1) // engines)
+        # vLLM's own binding gives every engine the same cores; OpenMP threads of two engines on one
+        # core spin against each other.
+        environment |= {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(threads),
+        }
+    if model.resolved_source in EMBEDDED:
+        environment["HF_HUB_OFFLINE"] = "1"
+    return environment
+
+
+def _no_calls_home() -> dict[str, str]:
+    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}

@@ -1,0 +1,244 @@
+"""Exchange: one HTTP request and its response, from the body's last byte to the answer's.
+
+It gives the request what vLLM's app does not know: a deadline, keep-alives while a stream is
+silent, and an ending that the client can read when the engine is lost. The fleet client finds the
+exchange of a request in a context variable, because vLLM passes nothing through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
+from enum import Enum
+from typing import Any, Final
+
+from qwenfleet.cluster.errors import DeadlineExceeded, FleetError, GatewayFailed
+from qwenfleet.deployments import answers
+from qwenfleet.deployments.answers import Family
+from qwenfleet.deployments.telemetry import GatewayMetrics
+
+logger = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+ABORT_GRACE_S: Final = 1.0
+"""vLLM's app stops by itself when it is told of a disconnect; what has not after this is
+cancelled."""
+
+_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+class Outcome(Enum):
+    """How an exchange ended; a closed set, because it labels metrics."""
+
+    COMPLETED = "completed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    ENGINE_LOST = "engine_lost"
+    DISCONNECTED = "disconnected"
+
+
+def current_exchange() -> Exchange | None:
+    """The exchange in whose task we run; None outside of any."""
+    return _current.get()
+
+
+class Exchange:
+    """Runs one app call. Times are seconds of `clock`; token counts are noted by the fleet
+    client."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        family: Family,
+        timeout_s: float,
+        keep_alive_s: float,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.family = family
+        self.started_at = clock()
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self.outcome: Outcome | None = None
+        self._timeout_s = timeout_s
+        self._keep_alive_s = keep_alive_s
+        self._metrics = metrics
+        self._clock = clock
+        self._token_at: float | None = None
+        self._failure: asyncio.Future[FleetError] = asyncio.get_running_loop().create_future()
+        self._over = asyncio.Event()
+        self._status: int | None = None
+        self._is_stream = False
+        self._is_finished = False
+        self._sent_at = self.started_at
+
+    def fail(self, error: FleetError) -> None:
+        """End the exchange with this error; the first one counts."""
+        if not self._failure.done():
+            self._failure.set_result(error)
+
+    def note_tokens(self, count: int, cached: int, now: float) -> None:
+        """New tokens came at `now`; `cached` prompt tokens needed no prefill."""
+        self.output_tokens += count
+        self.cached_tokens += cached
+        if count == 0:
+            return
+        if self._token_at is None:
+            self._metrics.first_token(self.model, now - self.started_at)
+        else:
+            self._metrics.next_token(self.model, now - self._token_at)
+        self._token_at = now
+
+    async def run(self, app: App, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Answer the request through `app`. Raises only what cancels the caller."""
+        token = _current.set(self)
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
+        self._send = send
+
+        async def receive_body() -> Message:
+            if requests:
+                return requests.pop()
+            await self._over.wait()
+            return {"type": "http.disconnect"}
+
+        call = asyncio.ensure_future(app(scope, receive_body, self._forward))
+        hang_up = asyncio.ensure_future(_until_disconnect(receive))
+        try:
+            await self._watch(call, hang_up)
+        except asyncio.CancelledError:
+            self.outcome = Outcome.DISCONNECTED
+            raise
+        finally:
+            self._over.set()
+            hang_up.cancel()
+            await _end(call)
+            _current.reset(token)
+            self._record()
+
+    async def _watch(self, call: asyncio.Future[None], hang_up: asyncio.Future[None]) -> None:
+        """Wait for the app, the client, the engine or the clock, whichever ends the exchange."""
+        deadline = self.started_at + self._timeout_s
+        while True:
+            now = self._clock()
+            wake_at = deadline
+            if self._is_stream:
+                wake_at = min(deadline, self._sent_at + self._keep_alive_s)
+            await asyncio.wait(
+                {call, hang_up, self._failure},
+                timeout=max(0.0, wake_at - now),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._failure.done():
+                return await self._answer(self._failure.result())
+            if call.done():
+                return await self._settle(call)
+            if hang_up.done():
+                self.outcome = Outcome.DISCONNECTED
+                return None
+            now = self._clock()
+            if now >= deadline:
+                return await self._answer(DeadlineExceeded(self._timeout_s))
+            if self._is_stream and now - self._sent_at >= self._keep_alive_s:
+                await self._put(answers.keep_alive(self.family), more=True)
+
+    async def _settle(self, call: asyncio.Future[None]) -> None:
+        """The app is through; an exception of its own becomes an error that the client can read."""
+        failure = call.exception()
+        if failure is not None:
+            logger.error("app failed", exc_info=failure, extra={"model": self.model})
+            if self._is_finished:
+                self.outcome = Outcome.FAILED
+            else:
+                await self._answer(GatewayFailed(), Outcome.FAILED)
+        elif self._status is None or self._status >= 500:
+            self.outcome = Outcome.FAILED
+        else:
+            self.outcome = Outcome.COMPLETED if self._status < 400 else Outcome.REFUSED
+
+    def _record(self) -> None:
+        outcome = self.outcome or Outcome.FAILED
+        self._metrics.request_ended(self.model, outcome.value)
+        self._metrics.tokens(
+            self.model,
+            prompt=self.prompt_tokens,
+            cached=self.cached_tokens,
+            output=self.output_tokens,
+        )
+        if outcome is Outcome.COMPLETED:
+            self._metrics.completed(self.model, self._clock() - self.started_at)
+
+    async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
+        """Tell the client, as far as its response has come."""
+        self.outcome = outcome or _OUTCOMES.get(error.code, Outcome.FAILED)
+        if self._is_finished:
+            return
+        self._is_finished = True
+        if self._status is None:
+            await respond(self._send, error, self.family)
+        elif self._is_stream:
+            await self._put(answers.error_event(error, self.family), more=False)
+        else:
+            await self._put(b"", more=False)
+
+    async def _forward(self, message: Message) -> None:
+        """What the app sends, until the exchange ended otherwise."""
+        if self._is_finished or self._failure.done() or self._over.is_set():
+            return
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            kinds = [value for name, value in message.get("headers", ()) if name == b"content-type"]
+            self._is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
+        elif not message.get("more_body", False):
+            self._is_finished = True
+        self._sent_at = self._clock()
+        await self._send(message)
+
+    async def _put(self, body: bytes, *, more: bool) -> None:
+        self._sent_at = self._clock()
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+_OUTCOMES: Final = {
+    "timeout": Outcome.TIMED_OUT,
+    "engine_lost": Outcome.ENGINE_LOST,
+    "no_engine": Outcome.ENGINE_LOST,
+}
+
+
+async def respond(send: Send, error: FleetError, family: Family) -> None:
+    """A whole HTTP response that says `error`."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": error.status,
+            "headers": answers.headers(error),
+        }
+    )
+    await send({"type": "http.response.body", "body": answers.error_body(error, family)})
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(call: asyncio.Future[None]) -> None:
+    """Let the app notice that it is over, then cancel it."""
+    if not call.done():
+        await asyncio.wait({call}, timeout=ABORT_GRACE_S)
+        call.cancel()
+        await asyncio.wait({call}, timeout=ABORT_GRACE_S)
+    if not call.cancelled() and call.done():
+        call.exception()

@@ -1,0 +1,135 @@
+"""vLLM's OpenAI and Anthropic app for one model, over a fleet client instead of an engine of its
+own.
+
+vLLM internals used here (0.32): AsyncLLM, EngineCoreClient.make_async_mp_client, VllmConfig,
+build_app, init_app_state, make_arg_parser and RayPrometheusStatLogger. The process has no GPU:
+VLLM_TARGET_DEVICE=cpu must be in its environment before vLLM is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from qwenfleet.cluster.models import defaults_for
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+from qwenfleet.cluster.config import ModelConfig
+from qwenfleet.deployments.exchange import App
+from qwenfleet.deployments.fleet import FleetClient
+from qwenfleet.deployments.transport import EngineDescription
+
+TASKS = ("generate",)
+
+
+class FrontEnd:
+    """One model's app and the AsyncLLM behind it."""
+
+    def __init__(self, app: App, llm: AsyncLLM) -> None:
+        self.app = app
+        self._llm = llm
+
+    def close(self) -> None:
+        self._llm.shutdown()
+
+
+async def build(
+    model: ModelConfig, path: str, description: EngineDescription, client: FleetClient
+) -> FrontEnd:
+    """Load the tokenizer and build the app; limits come from the engine's description."""
+    arguments, config = await asyncio.to_thread(_configure, model, path, description)
+    with _engine_core(client):
+        llm = AsyncLLM(
+            config,
+            Executor,
+            log_stats=False,
+            log_requests=False,
+            stat_loggers=[RayPrometheusStatLogger],
+        )
+    app = build_app(arguments, TASKS, config.model_config)
+    await init_app_state(llm, app.state, arguments, TASKS)
+    return FrontEnd(app, llm)
+
+
+def _configure(
+    model: ModelConfig, path: str, description: EngineDescription
+) -> tuple[Namespace, VllmConfig]:
+    """vLLM's serving arguments and a configuration that describes no hardware."""
+    parser = defaults_for(model.resolved_source).tool_call_parser or model.tool_call_parser
+    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    arguments.model = path
+    arguments.served_model_name = [model.id]
+    arguments.tool_call_parser = model.tool_call_parser or parser
+    arguments.enable_auto_tool_choice = arguments.tool_call_parser is not None
+    arguments.chat_template = model.chat_template
+    arguments.enable_prompt_tokens_details = True
+    arguments.disable_fastapi_docs = True
+    engine = AsyncEngineArgs(
+        **_front_end_args(model), max_model_len=description.max_model_len, model=path
+    )
+    model_config = engine.create_model_config()
+    model_config.served_model_name = model.id
+    model_config.quantization = None  # no weights here; a GPU's formats would be refused
+    return arguments, VllmConfig(
+        model_config=model_config,
+        structured_outputs_config=engine.create_structured_outputs_config(),
+    )
+
+
+def _front_end_args(model: ModelConfig) -> dict[str, Any]:
+    """The engine's arguments that shape prompts and sampling; the others describe its hardware."""
+    names = (
+        "code_revision",
+        "generation_config",
+        "hf_overrides",
+        "hf_token",
+        "override_generation_config",
+        "revision",
+        "tokenizer",
+        "tokenizer_mode",
+        "tokenizer_revision",
+        "trust_remote_code",
+    )
+    chosen: dict[str, Any] = {
+        name: value for name, value in model.engine_args.items() if name in names
+    }
+    sampling = sampling_defaults(model)
+    if sampling:
+        chosen["override_generation_config"] = {
+            **sampling,
+            **(chosen.get("override_generation_config") or {}),
+        }
+    return chosen
+
+
+def sampling_defaults(model: ModelConfig) -> dict[str, float]:
+    """The configuration's sampling defaults over those of the model card."""
+    card = defaults_for(model.resolved_source).sampling
+    return {**card, **model.sampling.model_dump(exclude_none=True)}
+
+
+@contextmanager
+def _engine_core(client: FleetClient) -> Iterator[None]:
+    """AsyncLLM makes its engine client inside its constructor; here that is the fleet client."""
+    original = EngineCoreClient.make_async_mp_client
+
+    def fleet_client(**_: Any) -> FleetClient:
+        return client
+
+    EngineCoreClient.make_async_mp_client = staticmethod(fleet_client)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        EngineCoreClient.make_async_mp_client = staticmethod(original)  # type: ignore[method-assign]

@@ -1,0 +1,157 @@
+"""What a running fleet is made of: the registry's word, as data and as a table."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qwenfleet.cluster import run_file
+from qwenfleet.cluster.errors import FleetNotFound
+from qwenfleet.cluster.run_file import RunningFleet
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    id: str
+    model: str
+    node: str
+    pid: int
+    """The process of the EngineHost."""
+    state: str
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+@dataclass(frozen=True)
+class GatewayStatus:
+    id: str
+    node: str
+    pid: int
+    ready: bool
+    models: tuple[str, ...]
+    requests: int
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    id: str
+    engines: int
+    ready: int
+
+
+@dataclass(frozen=True)
+class FleetStatus:
+    name: str
+    url: str
+    metrics_url: str
+    models: tuple[ModelStatus, ...]
+    gateways: tuple[GatewayStatus, ...]
+    engines: tuple[EngineStatus, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find(port: int | None = None) -> RunningFleet:
+    """The newest fleet of this user on this machine, or the one at `port`. Raises FleetNotFound."""
+    fleets = run_file.running()
+    chosen = [fleet for fleet in fleets if port is None or fleet.url.endswith(f":{port}")]
+    if chosen:
+        return chosen[0]
+    if fleets:
+        urls = ", ".join(fleet.url for fleet in fleets)
+        raise FleetNotFound(f"no fleet of yours runs at port {port}", f"These do: {urls}.")
+    raise FleetNotFound(
+        "no fleet of yours runs on this machine", "Start one with `qwenfleet serve`."
+    )
+
+
+def read(fleet: RunningFleet) -> FleetStatus:
+    """Ask the fleet's registry. Raises FleetNotFound when its Ray cluster does not answer."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = fleet.ray_token_path
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    from qwenfleet.deployments import registry
+
+    try:
+        ray.init(
+            address=fleet.ray_address,
+            namespace=registry.NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        snapshot = registry.read(fleet.name)
+    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        raise FleetNotFound(
+            f"the fleet of process {fleet.pid} does not answer at {fleet.ray_address}",
+            "It may still be starting, or be going down; try again in a moment.",
+        ) from error
+    finally:
+        if ray.is_initialized():
+            ray.shutdown()
+    return summarise(fleet, snapshot)
+
+
+def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
+    """A registry's snapshot as a status."""
+    engines = tuple(
+        EngineStatus(e.id, e.model, e.node, e.pid, e.state, e.running, e.waiting, e.kv_usage)
+        for e in sorted(snapshot.engines, key=lambda e: (e.model, e.id))
+    )
+    return FleetStatus(
+        name=fleet.name,
+        url=fleet.url,
+        metrics_url=f"http://127.0.0.1:{fleet.metrics_port}/metrics",
+        models=tuple(
+            ModelStatus(
+                model,
+                engines=sum(e.model == model for e in engines),
+                ready=sum(e.model == model and e.state == "ready" for e in engines),
+            )
+            for model in sorted({e.model for e in engines})
+        ),
+        gateways=tuple(
+            GatewayStatus(g.id, g.node, g.pid, g.is_ready, g.models, g.requests)
+            for g in sorted(snapshot.gateways, key=lambda g: g.id)
+        ),
+        engines=engines,
+    )
+
+
+def table(status: FleetStatus) -> str:
+    """For a person at a terminal."""
+    lines = [f"{status.name} at {status.url}, metrics at {status.metrics_url}", ""]
+    lines += _columns(
+        [("GATEWAY", "PID", "READY", "REQUESTS")]
+        + [(g.id, str(g.pid), "yes" if g.ready else "no", str(g.requests)) for g in status.gateways]
+    )
+    lines += [""]
+    lines += _columns(
+        [("ENGINE", "MODEL", "PID", "STATE", "RUNNING", "WAITING", "KV")]
+        + [
+            (
+                e.id,
+                e.model,
+                str(e.pid),
+                e.state,
+                str(e.running),
+                str(e.waiting),
+                f"{e.kv_usage:.0%}",
+            )
+            for e in status.engines
+        ]
+    )
+    return "\n".join(lines)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

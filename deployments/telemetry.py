@@ -1,0 +1,75 @@
+"""The fleet's metrics as Ray metrics: what gateways and engines count, in their own words."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final, get_args
+
+from ray.util import metrics as ray_metrics
+
+from qwenfleet.cluster import metrics
+from qwenfleet.cluster.metrics import Metric
+from qwenfleet.deployments.registry import EngineRecord, EngineState
+
+NO_MODEL: Final = "none"
+"""The `model` of a request that named none that is served: clients' strings are no labels."""
+
+
+@cache
+def _instrument(metric: Metric) -> Any:
+    """Ray wants one object per name and process."""
+    match metric.kind:
+        case "counter":
+            return ray_metrics.Counter(metric.name, metric.help, tag_keys=metric.labels)
+        case "gauge":
+            return ray_metrics.Gauge(metric.name, metric.help, tag_keys=metric.labels)
+        case "histogram":
+            return ray_metrics.Histogram(
+                metric.name,
+                metric.help,
+                boundaries=list(metric.buckets),
+                tag_keys=metric.labels,
+            )
+
+
+class GatewayMetrics:
+    """What a gateway counts. Durations are seconds."""
+
+    def request_ended(self, model: str, outcome: str) -> None:
+        _instrument(metrics.REQUESTS).inc(1, {"model": model, "outcome": outcome})
+
+    def completed(self, model: str, duration_s: float) -> None:
+        _instrument(metrics.REQUEST_SECONDS).observe(duration_s, {"model": model})
+
+    def first_token(self, model: str, ttft_s: float) -> None:
+        _instrument(metrics.TTFT_SECONDS).observe(ttft_s, {"model": model})
+
+    def next_token(self, model: str, gap_s: float) -> None:
+        _instrument(metrics.ITL_SECONDS).observe(gap_s, {"model": model})
+
+    def tokens(self, model: str, *, prompt: int, cached: int, output: int) -> None:
+        tags = {"model": model}
+        for metric, count in (
+            (metrics.PROMPT_TOKENS, prompt),
+            (metrics.CACHED_TOKENS, cached),
+            (metrics.OUTPUT_TOKENS, output),
+        ):
+            if count:
+                _instrument(metric).inc(count, tags)
+
+    def engine_lost(self, model: str) -> None:
+        _instrument(metrics.ENGINE_LOSSES).inc(1, {"model": model})
+
+
+class EngineMetrics:
+    """What an engine reports of itself."""
+
+    def record(self, engine: EngineRecord) -> None:
+        tags = {"model": engine.model, "engine": engine.id}
+        for state in get_args(EngineState):
+            _instrument(metrics.ENGINE_STATE).set(
+                float(engine.state == state), tags | {"state": state}
+            )
+        _instrument(metrics.ENGINE_RUNNING).set(engine.running, tags)
+        _instrument(metrics.ENGINE_WAITING).set(engine.waiting, tags)
+        _instrument(metrics.ENGINE_KV_USAGE).set(engine.kv_usage, tags)

@@ -1,0 +1,71 @@
+"""The `qwenfleet` command: the one place that knows all four folders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+from qwenfleet.cluster import config_file
+from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.errors import FleetError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit status, and a failure is one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except FleetError as error:
+        print(f"qwenfleet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qwenfleet", description="Serve the Qwen3-Coder family over a Ray cluster."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run a fleet on this machine until Ctrl-C")
+    models = serve.add_mutually_exclusive_group()
+    models.add_argument("--config", metavar="FILE", help="the fleet, as YAML")
+    models.add_argument(
+        "--model", metavar="ID", help="one embedded model, Hugging Face id or directory"
+    )
+    serve.add_argument("--engines", type=int, metavar="N", help="engines of each model")
+    serve.add_argument("--gateways", type=int, metavar="N", help="gateway processes")
+    serve.add_argument("--host", help="address to answer HTTP on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to answer HTTP on (default 8000)")
+    serve.set_defaults(command=_serve)
+    status = commands.add_parser("status", help="show the fleet that runs on this machine")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.add_argument("--port", type=int, help="the fleet at this port, when several run")
+    status.set_defaults(command=_status)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from qwenfleet.deployments import launch
+
+    config = config_file.load(options.config) if options.config else FleetConfig()
+    config = config_file.with_overrides(
+        config,
+        model=options.model,
+        engines=options.engines,
+        gateways=options.gateways,
+        host=options.host,
+        port=options.port,
+    )
+    launch.serve(config)
+
+
+def _status(options: argparse.Namespace) -> None:
+    from qwenfleet.deployments import status
+
+    answer = status.read(status.find(options.port))
+    print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
