@@ -176,7 +176,7 @@ class ModelConfig(Section):
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of one engine: tensor × pipeline × data parallel ranks; 0 on CPUs."""
+        """GPUs of one engine: the product of its parallel sizes; 0 on CPUs."""
         if self.accelerator is None:
             return 0
         sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")

@@ -303,8 +303,8 @@ class DeadlineExceeded(RequestError):
 class GatewayFailed(RequestError):
     """The gateway met an error that it did not foresee; its log has the stack."""
 
-        def __str__(self) -> str: return "the gateway failed on this request. Send it again; if it
-        fails again, tell the operator."
+    def __str__(self) -> str:
+        return "the gateway failed on this request. Send it again, or ask the operator for its log."
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -86,6 +86,8 @@ class EngineHost:
         self._server: asyncio.Server | None = None
         self._sessions: dict[str, _Session] = {}
         self._attempts: dict[str, _Attempt] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._core_load: list[RankLoad] = [
             RankLoad(dp_rank=rank) for rank in range(description.data_parallel_size)
         ]
@@ -116,9 +118,11 @@ class EngineHost:
         if self._server is not None:
             self._server.close()
         self._broadcast(Draining(reason=reason, deadline_s=deadline_s))
-        stop_at = self._clock() + deadline_s
-        while self._attempts and self._clock() < stop_at:
-            await asyncio.sleep(self._wire.heartbeat_s)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("streams cut", extra={"requests": len(self._attempts)})
         await self._say_goodbye(Lost(reason=reason))
 
     @property
@@ -219,6 +223,7 @@ class EngineHost:
             session, prefill_tokens=len(submit.prompt_token_ids), dp_rank=submit.dp_rank or 0
         )
         session.owned.add(key)
+        self._idle.clear()
         try:
             await self._core.add(key, submit)
         except ValueError as error:
@@ -235,6 +240,8 @@ class EngineHost:
         if attempt is None:
             return False
         attempt.session.owned.discard(key)
+        if not self._attempts:
+            self._idle.set()
         return True
 
     async def _forget(self, session: _Session) -> None:

@@ -219,10 +219,11 @@ def wire_id(gateway: str, request_id: str, attempt: int) -> str:
 
 
 def encode(frame: Frame) -> bytes:
-            """Raises ProtocolError for a frame that no reader would accept.""" body =
-            _encoder.encode(frame) if len(body) > MAX_FRAME_BYTES: raise ProtocolError( f"a frame of
-            {len(body)} bytes is larger than the wire's limit of {MAX_FRAME_BYTES} bytes" ) return
-            _LENGTH.pack(len(body)) + body
+    """Raises ProtocolError for a frame that no reader would accept."""
+    body = _encoder.encode(frame)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {len(body)} bytes exceeds the limit of {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
 
 
 def decode(body: bytes) -> AnyFrame | None:
@@ -275,7 +276,7 @@ class Connection:
                 (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
                 if length > MAX_FRAME_BYTES:
                     raise ProtocolError(
-                        f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}"
+                        f"a frame claims {length} of {MAX_FRAME_BYTES} bytes at most"
                     )
                 frame = decode(await self._reader.readexactly(length))
             except asyncio.IncompleteReadError as error:
@@ -285,6 +286,7 @@ class Connection:
 
     async def flush(self, timeout_s: float) -> None:
         """Give queued frames a moment to leave before the process does."""
+        self._writer.transport.set_write_buffer_limits(high=0)
         async with asyncio.timeout(timeout_s):
             await self._writer.drain()
 
