@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from qwenfleet.cluster.config import FleetConfig, ModelConfig, dump
 from qwenfleet.deployments.engine import DRAIN_S, Engine
@@ -21,7 +21,8 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
     fleet = config if isinstance(config, FleetConfig) else FleetConfig.model_validate(config)
     tree = dump(fleet)
     engines = [
-        Engine.options(
+        cast(Deployment, Engine)
+        .options(
             name=f"engine-{index}",
             num_replicas=model.replicas.min,
             max_constructor_retry_count=START_ATTEMPTS,
@@ -29,10 +30,11 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
             health_check_period_s=2,
             health_check_timeout_s=30,
             ray_actor_options=_engine_resources(fleet, model),
-        ).bind(tree, model.id)
+        )
+        .bind(tree, model.id)
         for index, model in enumerate(fleet.models)
     ]
-    gateway = Gateway.options(
+    gateway = cast(Deployment, Gateway).options(
         name="gateway",
         num_replicas=fleet.gateway.replicas,
         max_ongoing_requests=fleet.gateway.max_ongoing_requests,

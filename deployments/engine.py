@@ -19,7 +19,7 @@ from ray import serve
 
 from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig, ModelConfig
-from qwenfleet.cluster.errors import EngineStartError, FleetError
+from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.registry import (
@@ -45,7 +45,7 @@ graceful_shutdown_timeout_s."""
 class Engine:
     """One engine of one model, from the queue for a start to its last announcement."""
 
-    async def __init__(self, config: dict[str, Any], model: str) -> None:
+    async def __init__(self, config: dict[str, Any], model: str) -> None:  # type: ignore[misc] # Serve awaits it
         self._fleet = FleetConfig.model_validate(config)
         self._model = next(m for m in self._fleet.models if m.id == model)
         context = ray.get_runtime_context()
@@ -64,7 +64,8 @@ class Engine:
         await self._may_load.wait()
         try:
             await self._start()
-        except FleetError as error:
+        except Exception as error:
+            logger.exception("engine did not start", extra={"engine": self._id})
             await self._give_up(error)
             raise
         self._tasks.append(asyncio.create_task(self._run()))
@@ -95,7 +96,7 @@ class Engine:
             description=description,
             wire=self._fleet.wire,
         )
-        address = "127.0.0.1" if self._fleet.is_local else ray.util.get_node_ip_address()
+        address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._address = await self._host.listen(address)
         self._description = description
         self._state = "ready"
@@ -111,10 +112,10 @@ class Engine:
             logger.exception("engine host failed", extra={"engine": self._id})
         os._exit(CORE_DEAD_EXIT_CODE)
 
-    async def _give_up(self, error: FleetError) -> None:
+    async def _give_up(self, error: Exception) -> None:
         """Tell whoever waits for this engine why it will not come."""
         reason = error.reason if isinstance(error, EngineStartError) else str(error)
-        log_file = serve.get_replica_context().replica_id.to_full_id_str()
+        log_file = _log_file()
         self._tasks[0].cancel()
         await self._registry.report_failure(
             StartFailure(self._id, self._model.id, reason, log_file)
@@ -146,6 +147,15 @@ class Engine:
             waiting=sum(rank.waiting for rank in load),
             kv_usage=max((rank.kv_usage for rank in load), default=0.0),
         )
+
+
+def _log_file() -> str | None:
+    """The file that Serve writes this replica's log to."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        target = getattr(handler, "target", None) or handler
+        if isinstance(target, logging.FileHandler):
+            return target.baseFilename
+    return None
 
 
 def _make_core(model: ModelConfig) -> Core:

@@ -135,8 +135,9 @@ class Exchange:
             wake_at = deadline
             if self._is_stream:
                 wake_at = min(deadline, self._sent_at + self._keep_alive_s)
+            ends: set[asyncio.Future[Any]] = {call, hang_up, self._failure}
             await asyncio.wait(
-                {call, hang_up, self._failure},
+                ends,
                 timeout=max(0.0, wake_at - now),
                 return_when=asyncio.FIRST_COMPLETED,
             )

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.metrics.stats import PrefillStats
@@ -179,7 +179,7 @@ class FleetClient:
                 request_id=request.request_id,
                 attempt=0,
                 prompt_token_ids=prompt,
-                request=bytes(self._encoder.encode(bare)[0]),
+                request=cast(bytes, self._encoder.encode(bare)[0]),
                 max_tokens=None if params is None else params.max_tokens,
                 priority=request.priority,
                 cache_salt=request.cache_salt,

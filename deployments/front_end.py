@@ -12,7 +12,7 @@ import asyncio
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from qwenfleet.cluster.models import defaults_for
 from vllm.config import VllmConfig
@@ -20,6 +20,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.tasks import SupportedTask
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
@@ -31,7 +32,7 @@ from qwenfleet.deployments.exchange import App
 from qwenfleet.deployments.fleet import FleetClient
 from qwenfleet.deployments.transport import EngineDescription
 
-TASKS = ("generate",)
+TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 
 
 class FrontEnd:
@@ -67,11 +68,13 @@ def _configure(
     model: ModelConfig, path: str, description: EngineDescription
 ) -> tuple[Namespace, VllmConfig]:
     """vLLM's serving arguments and a configuration that describes no hardware."""
-    parser = defaults_for(model.resolved_source).tool_call_parser or model.tool_call_parser
-    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    empty = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
+    arguments = make_arg_parser(empty).parse_args([])
     arguments.model = path
     arguments.served_model_name = [model.id]
-    arguments.tool_call_parser = model.tool_call_parser or parser
+    arguments.tool_call_parser = (
+        model.tool_call_parser or defaults_for(model.resolved_source).tool_call_parser
+    )
     arguments.enable_auto_tool_choice = arguments.tool_call_parser is not None
     arguments.chat_template = model.chat_template
     arguments.enable_prompt_tokens_details = True
@@ -128,7 +131,7 @@ def _engine_core(client: FleetClient) -> Iterator[None]:
     def fleet_client(**_: Any) -> FleetClient:
         return client
 
-    EngineCoreClient.make_async_mp_client = staticmethod(fleet_client)  # type: ignore[method-assign,assignment]
+    EngineCoreClient.make_async_mp_client = staticmethod(fleet_client)  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -233,6 +233,7 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> App:
         """Serve awaits this once, after the constructor; HTTP is answered from its return on."""
         self._tasks = [asyncio.create_task(self._join()), asyncio.create_task(self._announce())]
+        self._tasks[0].add_done_callback(_log_end)
         return self._app
 
     def check_health(self) -> None:
@@ -286,6 +287,12 @@ class Gateway:
             )
             await self._registry.announce_gateway(record)
             await asyncio.sleep(ANNOUNCE_INTERVAL_S)
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    """The tasks of a gateway run for ever; one that ends takes the gateway's health with it."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("gateway left the fleet", exc_info=task.exception())
 
 
 def _log(text: str) -> None:

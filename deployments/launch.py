@@ -7,9 +7,11 @@ import os
 import platform
 import secrets
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -30,14 +32,18 @@ SHUTDOWN_S: Final = 15.0
 
 
 class Stages:
-    """Progress lines with the seconds since the start."""
+    """Progress lines with the seconds since the start, on the standard output of its making."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started_at = clock()
+        self._stream = sys.stdout
 
     def say(self, text: str) -> None:
-        print(f"[{self._clock() - self._started_at:6.1f}s] {text}", flush=True)
+        self.print(f"[{self._clock() - self._started_at:6.1f}s] {text}")
+
+    def print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
 
 
 def serve(config: FleetConfig) -> None:
@@ -47,23 +53,40 @@ def serve(config: FleetConfig) -> None:
     _stop_on_signals(stop)
     _check(config, stages)
     token_path = run_file.state_directory() / f"{os.getpid()}.token"
-    children: list[psutil.Process] = []
+    log_path = token_path.with_suffix(".log")
     try:
         _write_token(token_path)
         os.environ.update(ray_environment(config, token_path))
+        with _chatter_to(log_path):
+            _run(config, token_path, stages, stop)
+    finally:
+        token_path.unlink(missing_ok=True)
+        log_path.unlink(missing_ok=True)
+    stages.say("stopped")
+
+
+def _run(config: FleetConfig, token_path: Path, stages: Stages, stop: threading.Event) -> None:
+    """The fleet's life, with its processes gone at the end whatever happened."""
+    try:
         fleet = _start(config, token_path, stages)
         record = run_file.write(fleet)
         try:
             _watch(config, fleet, stages, stop)
         finally:
             record.unlink(missing_ok=True)
-            children = psutil.Process().children(recursive=True)
-            stages.say("stopping")
-            _shut_down()
     finally:
-        token_path.unlink(missing_ok=True)
+        children = psutil.Process().children(recursive=True)
+        stages.say("stopping")
+        _shut_down()
         _end(children)
-    stages.say("stopped")
+
+
+@contextmanager
+def _chatter_to(path: Path) -> Iterator[None]:
+    """Ray prints what its processes suffer; that goes to a file while the fleet runs, not between
+    our lines."""
+    with path.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield
 
 
 def _check(config: FleetConfig, stages: Stages) -> None:
@@ -105,7 +128,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
 
     engines = sum(model.replicas.min for model in config.models)
     (metrics_port,) = machine.free_ports(1, "127.0.0.1")
-    context = ray.init(
+    context: Any = ray.init(
         address="local",
         num_cpus=engines + config.gateway.replicas + 1,
         include_dashboard=False,
@@ -140,28 +163,42 @@ def _watch(config: FleetConfig, fleet: RunningFleet, stages: Stages, stop: threa
     cannot."""
     from qwenfleet.deployments import registry
 
-    told: set[str] = set()
+    told: dict[str, str] = {}
     is_announced = False
     wanted = sum(model.replicas.min for model in config.models)
+    was_complete = False
     while not stop.wait(POLL_S):
         try:
             snapshot = registry.read(fleet.name)
         except ValueError:
             continue  # nobody has started the registry yet
         _raise_failures(snapshot)
-        for engine in snapshot.engines:
-            word = "ready" if engine.state == "ready" else "loading"
-            if (engine.is_loading or word == "ready") and f"{engine.id} {word}" not in told:
-                told.add(f"{engine.id} {word}")
-                stages.say(f"engine {engine.id} of {engine.model}: {word}")
+        _tell_engines(snapshot, told, stages)
         if not is_announced and any(gateway.is_ready for gateway in snapshot.gateways):
             is_announced = True
             stages.say(f"ready: {fleet.url}")
-            print(example(fleet.url, config.models[0].id), flush=True)
-        ready = sum(engine.state == "ready" for engine in snapshot.engines)
-        if is_announced and ready == wanted and "all" not in told:
-            told.add("all")
+            stages.print(example(fleet.url, config.models[0].id))
+        is_complete = sum(engine.state == "ready" for engine in snapshot.engines) >= wanted
+        if is_announced and is_complete and not was_complete:
             stages.say(f"all {wanted} engines ready; Ctrl-C stops the fleet")
+        was_complete = is_complete
+
+
+def _tell_engines(snapshot: Any, told: dict[str, str], stages: Stages) -> None:
+    """Say what changed since `told`, which is brought up to date."""
+    models = {engine.id: engine.model for engine in snapshot.engines}
+    now = {
+        engine.id: "loading" if engine.state == "starting" else engine.state
+        for engine in snapshot.engines
+        if engine.is_loading or engine.state != "starting"
+    }
+    for engine, word in now.items():
+        if told.get(engine) != word:
+            stages.say(f"engine {engine} of {models[engine]}: {word}")
+    for engine in told.keys() - now.keys():
+        stages.say(f"engine {engine}: lost")
+    told.clear()
+    told.update(now)
 
 
 def _raise_failures(snapshot: Any) -> None:
@@ -202,7 +239,7 @@ def _shut_down() -> None:
         ray_serve.shutdown()
     except ray.exceptions.RayError:
         logging.getLogger(__name__).info("Serve was gone already")
-    ray.shutdown()
+    ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _end(children: list[psutil.Process]) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import ray
 
@@ -174,8 +174,7 @@ class RegistryClient:
 def read(fleet: str) -> Snapshot:
     """What an existing registry knows. Raises ValueError when the fleet has none."""
     actor = ray.get_actor(actor_name(fleet), namespace=NAMESPACE)
-    snapshot: Snapshot = ray.get(actor.snapshot.remote(), timeout=CALL_TIMEOUT_S)
-    return snapshot
+    return cast(Snapshot, ray.get(actor.snapshot.remote(), timeout=CALL_TIMEOUT_S))
 
 
 def actor_name(fleet: str) -> str:

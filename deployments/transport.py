@@ -28,7 +28,7 @@ MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _LENGTH: Final = struct.Struct(">I")
 
 
-class Frame(msgspec.Struct, tag_field="kind", omit_defaults=True, frozen=True):
+class Frame(msgspec.Struct, tag_field="kind", omit_defaults=True):
     """Anything that crosses the wire."""
 
 
@@ -205,7 +205,7 @@ AnyFrame = (
 )
 _KINDS: Final = frozenset(str(t.__struct_config__.tag) for t in AnyFrame.__args__)
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(AnyFrame)
+_decoder: Final[msgspec.msgpack.Decoder[AnyFrame]] = msgspec.msgpack.Decoder(AnyFrame)
 
 
 class _Kind(msgspec.Struct):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
@@ -72,7 +72,7 @@ class VllmCore:
             )
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
             raise EngineStartError(self._model.id, _first_sentence(error)) from error
-        ranks = self._client.engine_ranks_managed
+        ranks = self._alive.engine_ranks_managed
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
         await self._warm_up()
@@ -164,7 +164,7 @@ class VllmCore:
             finish_reason=None if output.finish_reason is None else int(output.finish_reason),
             stop_reason=output.stop_reason,
             cached_tokens=stats.num_cached_tokens if stats is not None else None,
-            extra=None if plain else bytes(self._encoder.encode(output)[0]),
+            extra=None if plain else cast(bytes, self._encoder.encode(output)[0]),
         )
 
     async def _warm_up(self) -> None:
