@@ -14,7 +14,7 @@ ARGS ?=
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-env: ## make .venv (3 minutes the first time, then nothing)
+env: ## make .venv (2 to 6 minutes the first time, then nothing)
 	@python='$(PYTHON)'; if [ -z "$$python" ]; then \
 		echo 'No Python 3.11 to 3.13 with venv found: install one (Debian: apt install python3.11-venv)' \
 			'or name it: make PYTHON=/path/to/python3.11' >&2; exit 1; fi; \

@@ -153,7 +153,7 @@ def install_torch() -> None:
 
 
 def install_project() -> None:
-    say("installing packages (2 minutes or more the first time)")
+    say("installing packages (2 to 6 minutes the first time)")
     check_pip(run_pip("install", "--editable", f"{ROOT}[cpu,dev]"))
 
 
