@@ -208,6 +208,10 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[AnyFrame]] = msgspec.msgpack.Decoder(AnyFrame)
 
 
+_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no message: bad strings and deep nesting included."""
+
+
 class _Kind(msgspec.Struct):
     kind: str
 
@@ -234,13 +238,13 @@ def decode(body: bytes) -> AnyFrame | None:
     except msgspec.ValidationError as error:
         try:
             kind = msgspec.msgpack.decode(body, type=_Kind).kind
-        except msgspec.DecodeError:
+        except _BROKEN:
             kind = None
         if kind is None or kind in _KINDS:
             raise ProtocolError(f"a frame of kind {kind!r} does not decode: {error}") from error
         logger.debug("frame kind skipped", extra={"kind": kind})
         return None
-    except msgspec.DecodeError as error:
+    except _BROKEN as error:
         raise ProtocolError(f"a frame is not msgpack: {error}") from error
 
 
