@@ -178,8 +178,7 @@ class EngineHost:
         earlier = self._sessions.get(hello.gateway)
         session = _Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
         self._sessions[hello.gateway] = session
-        if earlier is not None:
-            await self._hand_over(earlier, session, frozenset(hello.owned))
+        # Welcome goes out before anything waits: a step or heartbeat must not come in between.
         connection.send(
             Welcome(
                 engine=self._engine,
@@ -188,6 +187,8 @@ class EngineHost:
                 lease_s=self._wire.lease_s,
             )
         )
+        if earlier is not None:
+            await self._hand_over(earlier, session, frozenset(hello.owned))
         return session
 
     async def _hand_over(self, earlier: _Session, session: _Session, owned: frozenset[str]) -> None:
@@ -310,3 +311,5 @@ class EngineHost:
                 await session.connection.flush(timeout_s=1.0)
             except (ConnectionError, TimeoutError):
                 continue
+            finally:
+                session.connection.close()
