@@ -15,6 +15,7 @@ from qwenfleet.deployments.routing import Target
 from qwenfleet.deployments.transport import (
     Abort,
     Alive,
+    AnyFrame,
     Connection,
     Draining,
     EngineDescription,
@@ -122,20 +123,26 @@ class EngineLink:
         async with asyncio.timeout(self._wire.connect_timeout_s):
             reader, writer = await asyncio.open_connection(self._record.host, self._record.port)
             connection = Connection(reader, writer)
-            connection.send(Hello(gateway=self._gateway, secret=self._record.secret))
-            welcome = await connection.receive()
-        match welcome:
+            try:
+                connection.send(Hello(gateway=self._gateway, secret=self._record.secret))
+                self._meet(await connection.receive())
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
+        return connection
+
+    def _meet(self, greeting: AnyFrame) -> None:
+        match greeting:
             case Welcome(protocol=protocol, description=description) if speaks(protocol):
                 self.description = description
                 self._load = [RankLoad(dp_rank=r) for r in range(description.data_parallel_size)]
-                self._connection = connection
-                return connection
+            case Welcome(protocol=protocol):
+                raise ProtocolError(f"engine {self.engine} speaks protocol {protocol}")
             case Refused(reason=reason):
-                connection.close()
                 raise ProtocolError(f"engine {self.engine} refused us: {reason}")
             case _:
-                connection.close()
-                raise ProtocolError(f"engine {self.engine} greeted with {type(welcome).__name__}")
+                raise ProtocolError(f"engine {self.engine} greeted with {type(greeting).__name__}")
 
     async def _listen(self, connection: Connection) -> str:
         """Returns why the engine left, when it says so itself."""
