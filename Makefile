@@ -36,10 +36,10 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "ruff format" $(BIN)/ruff format --check .
 	@.ci/stage "ruff check" $(BIN)/ruff check .
-	@.ci/stage "mypy qwenfleet" $(BIN)/mypy -p qwenfleet
-	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py
 	@.ci/stage "import rules" $(BIN)/lint-imports --no-logo
 	@.ci/stage "codespell" $(BIN)/codespell
+	@.ci/stage "mypy qwenfleet" $(BIN)/mypy -p qwenfleet
+	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py
 
 clean: ## remove .venv, caches and build outputs from this checkout
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
