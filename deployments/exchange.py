@@ -82,6 +82,8 @@ class Exchange:
         self._status: int | None = None
         self._is_stream = False
         self._is_finished = False
+        self._is_sending = False
+        self._is_between_events = True
         self._sent_at = self.started_at
 
     def fail(self, error: FleetError) -> None:
@@ -132,9 +134,7 @@ class Exchange:
         deadline = self.started_at + self._timeout_s
         while True:
             now = self._clock()
-            wake_at = deadline
-            if self._is_stream:
-                wake_at = min(deadline, self._sent_at + self._keep_alive_s)
+            wake_at = min(deadline, self._next_look(now))
             ends: set[asyncio.Future[Any]] = {call, hang_up, self._failure}
             await asyncio.wait(
                 ends,
@@ -151,18 +151,26 @@ class Exchange:
             now = self._clock()
             if now >= deadline:
                 return await self._answer(DeadlineExceeded(self._timeout_s))
-            if self._is_stream and now - self._sent_at >= self._keep_alive_s:
+            if self._is_silent and now - self._sent_at >= self._keep_alive_s:
                 await self._put(answers.keep_alive(self.family), more=True)
+
+    def _next_look(self, now: float) -> float:
+        """When a keep-alive may be due; a stream may begin at any time."""
+        due = self._sent_at + self._keep_alive_s
+        return due if due > now else now + self._keep_alive_s
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether a keep-alive would stand between two events of an open stream."""
+        is_open = self._is_stream and not self._is_finished
+        return is_open and self._is_between_events and not self._is_sending
 
     async def _settle(self, call: asyncio.Future[None]) -> None:
         """The app is through; an exception of its own becomes an error that the client can read."""
-        failure = call.exception()
-        if failure is not None:
+        failure = asyncio.CancelledError() if call.cancelled() else call.exception()
+        if failure is not None or not self._is_finished:
             logger.error("app failed", exc_info=failure, extra={"model": self.model})
-            if self._is_finished:
-                self.outcome = Outcome.FAILED
-            else:
-                await self._answer(GatewayFailed(), Outcome.FAILED)
+            await self._answer(GatewayFailed(), Outcome.FAILED)
         elif self._status is None or self._status >= 500:
             self.outcome = Outcome.FAILED
         else:
@@ -186,12 +194,17 @@ class Exchange:
         if self._is_finished:
             return
         self._is_finished = True
-        if self._status is None:
-            await respond(self._send, error, self.family)
-        elif self._is_stream:
-            await self._put(answers.error_event(error, self.family), more=False)
-        else:
-            await self._put(b"", more=False)
+        try:
+            async with asyncio.timeout(ABORT_GRACE_S):
+                if self._status is None:
+                    await respond(self._send, error, self.family)
+                elif self._is_stream:
+                    end = b"" if self._is_between_events else b"\n\n"
+                    await self._put(end + answers.error_event(error, self.family), more=False)
+                else:
+                    await self._put(b"", more=False)
+        except TimeoutError:
+            logger.info("client does not read", extra={"model": self.model})
 
     async def _forward(self, message: Message) -> None:
         """What the app sends, until the exchange ended otherwise."""
@@ -201,10 +214,17 @@ class Exchange:
             self._status = message["status"]
             kinds = [value for name, value in message.get("headers", ()) if name == b"content-type"]
             self._is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
-        elif not message.get("more_body", False):
-            self._is_finished = True
-        self._sent_at = self._clock()
-        await self._send(message)
+        else:
+            body = message.get("body", b"")
+            if body:
+                self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
+            self._is_finished = not message.get("more_body", False)
+        self._is_sending = True
+        try:
+            await self._send(message)
+        finally:
+            self._is_sending = False
+            self._sent_at = self._clock()
 
     async def _put(self, body: bytes, *, more: bool) -> None:
         self._sent_at = self._clock()
@@ -238,8 +258,10 @@ async def _until_disconnect(receive: Receive) -> None:
 async def _end(call: asyncio.Future[None]) -> None:
     """Let the app notice that it is over, then cancel it."""
     if not call.done():
-        await asyncio.wait({call}, timeout=ABORT_GRACE_S)
-        call.cancel()
+        try:
+            await asyncio.wait({call}, timeout=ABORT_GRACE_S)
+        finally:
+            call.cancel()
         await asyncio.wait({call}, timeout=ABORT_GRACE_S)
     if not call.cancelled() and call.done():
         call.exception()

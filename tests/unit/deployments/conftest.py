@@ -347,7 +347,8 @@ class Client:
 
     @property
     def is_complete(self) -> bool:
-        return bool(self.messages) and self.messages[-1].get("more_body") is False
+        last = self.messages[-1] if self.messages else {"type": ""}
+        return last["type"] == "http.response.body" and not last.get("more_body", False)
 
     @property
     def status(self) -> int:
