@@ -143,6 +143,11 @@ class ModelConfig(Section):
     tool_call_parser: str | None = Field(
         default=None, description="vLLM's name of the tool-call parser; null serves no tool calls."
     )
+    tool_strict_level: Literal["auto", "function", "parameter"] | None = Field(
+        default=None,
+        description="What vLLM's grammar holds a tool call to: auto as the request says, function "
+        "its form, parameter its arguments too; null takes the model card's.",
+    )
     chat_template: str | None = Field(
         default=None, description="Path of a chat template; null takes the model's own."
     )

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from qwenfleet.cluster import smollm2, tiny_qwen3_moe
+from qwenfleet.cluster.config import FleetConfig, ModelConfig, SamplingDefaults
 
 
 @dataclass(frozen=True)
@@ -12,6 +14,7 @@ class ModelDefaults:
     """What applies where the configuration says nothing; an unknown model has no defaults."""
 
     tool_call_parser: str | None = None
+    tool_strict_level: Literal["auto", "function", "parameter"] = "auto"
     max_model_len: int | None = None
     engine_args: Mapping[str, str | bool] = field(default_factory=dict)
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -32,22 +35,27 @@ EMBEDDED_DEFAULTS = {
     # (32 tokens/s) its greedy Python is wrong. Activations reach 29e3 of float16's 65e3.
     smollm2.NAME: ModelDefaults(
         "hermes",
+        "parameter",  # it was never taught to call tools: only a grammar gives it arguments
         8192,
         {"enforce_eager": True, "dtype": "float16"},
         {"temperature": smollm2.TEMPERATURE, "top_p": smollm2.TOP_P},
     ),
-    tiny_qwen3_moe.NAME: ModelDefaults("qwen3_coder", 4096, {"enforce_eager": True}),
+    tiny_qwen3_moe.NAME: ModelDefaults(
+        "qwen3_coder", max_model_len=4096, engine_args={"enforce_eager": True}
+    ),
 }
 """Eager, since compiling takes longer on a CPU than what these models are asked for."""
 
 PUBLISHED_DEFAULTS = {
     # The Coder cards add the repetition penalty, and name the parser of its XML calls.
     re.compile(r"Qwen3-Coder-(480B-A35B|30B-A3B)-Instruct(-FP8)?"): ModelDefaults(
-        "qwen3_coder", QWEN3_CONTEXT_TOKENS, {}, {**QWEN3_SAMPLING, "repetition_penalty": 1.05}
+        "qwen3_coder",
+        max_model_len=QWEN3_CONTEXT_TOKENS,
+        sampling={**QWEN3_SAMPLING, "repetition_penalty": 1.05},
     ),
     # Its chat template asks for calls as JSON, which is Hermes' form.
     re.compile(r"Qwen3-30B-A3B-Instruct-2507(-FP8)?"): ModelDefaults(
-        "hermes", QWEN3_CONTEXT_TOKENS, {}, QWEN3_SAMPLING
+        "hermes", max_model_len=QWEN3_CONTEXT_TOKENS, sampling=QWEN3_SAMPLING
     ),
 }
 """By the last part of a Hugging Face name or of a directory that is named like one."""
@@ -62,3 +70,22 @@ def defaults_for(source: str) -> ModelDefaults:
         if pattern.fullmatch(name):
             return defaults
     return NO_DEFAULTS
+
+
+def completed(config: FleetConfig) -> FleetConfig:
+    """The same fleet with what each model leaves out filled from its card."""
+    return config.model_copy(update={"models": tuple(map(_completed, config.models))})
+
+
+def _completed(model: ModelConfig) -> ModelConfig:
+    card = defaults_for(model.resolved_source)
+    sampling = {**card.sampling, **model.sampling.model_dump(exclude_none=True)}
+    return model.model_copy(
+        update={
+            "tool_call_parser": model.tool_call_parser or card.tool_call_parser,
+            "tool_strict_level": model.tool_strict_level or card.tool_strict_level,
+            "max_model_len": model.max_model_len or card.max_model_len,
+            "sampling": SamplingDefaults.model_validate(sampling),
+            "engine_args": {**card.engine_args, **model.engine_args},
+        }
+    )

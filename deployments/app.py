@@ -7,6 +7,7 @@ from typing import Any, cast
 from ray.serve import Application, Deployment
 
 from qwenfleet.cluster.config import FleetConfig, ModelConfig, dump
+from qwenfleet.cluster.models import completed
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
 from qwenfleet.deployments.gateway import Gateway
@@ -18,7 +19,9 @@ START_ATTEMPTS = 3
 def build(config: FleetConfig | dict[str, Any]) -> Application:
     """What `import_path: qwenfleet.deployments.app:build` deploys; `args` is the FleetConfig as a
     mapping."""
-    fleet = config if isinstance(config, FleetConfig) else FleetConfig.model_validate(config)
+    fleet = completed(
+        config if isinstance(config, FleetConfig) else FleetConfig.model_validate(config)
+    )
     tree = dump(fleet)
     engines = [
         cast(Deployment, Engine)

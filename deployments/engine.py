@@ -96,7 +96,7 @@ class Engine:
             description=description,
             wire=self._fleet.wire,
         )
-        address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())
         self._address = await self._host.listen(address)
         self._description = description
         self._state = "ready"

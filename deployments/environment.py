@@ -7,10 +7,9 @@ import math
 import os
 from pathlib import Path
 
-from qwenfleet.cluster.sources import EMBEDDED
-
 from qwenfleet.cluster.config import FleetConfig, ModelConfig
 from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.sources import EMBEDDED
 
 DIRECT_INGRESS_PORTS = 100
 """Serve gives each gateway replica one port of a range; 100 outlasts a laptop's restarts."""

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from qwenfleet.cluster.models import defaults_for
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -68,14 +67,13 @@ def _configure(
     model: ModelConfig, path: str, description: EngineDescription
 ) -> tuple[Namespace, VllmConfig]:
     """vLLM's serving arguments and a configuration that describes no hardware."""
-    empty = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
+    empty = FlexibleArgumentParser()
     arguments = make_arg_parser(empty).parse_args([])
     arguments.model = path
     arguments.served_model_name = [model.id]
-    arguments.tool_call_parser = (
-        model.tool_call_parser or defaults_for(model.resolved_source).tool_call_parser
-    )
+    arguments.tool_call_parser = model.tool_call_parser
     arguments.enable_auto_tool_choice = arguments.tool_call_parser is not None
+    arguments.tool_strict_level = model.tool_strict_level or "auto"
     arguments.chat_template = model.chat_template
     arguments.enable_prompt_tokens_details = True
     arguments.disable_fastapi_docs = True
@@ -108,19 +106,13 @@ def _front_end_args(model: ModelConfig) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         name: value for name, value in model.engine_args.items() if name in names
     }
-    sampling = sampling_defaults(model)
+    sampling = model.sampling.model_dump(exclude_none=True)
     if sampling:
         chosen["override_generation_config"] = {
             **sampling,
             **(chosen.get("override_generation_config") or {}),
         }
     return chosen
-
-
-def sampling_defaults(model: ModelConfig) -> dict[str, float]:
-    """The configuration's sampling defaults over those of the model card."""
-    card = defaults_for(model.resolved_source).sampling
-    return {**card, **model.sampling.model_dump(exclude_none=True)}
 
 
 @contextmanager

@@ -165,7 +165,6 @@ def _watch(config: FleetConfig, fleet: RunningFleet, stages: Stages, stop: threa
 
     told: dict[str, str] = {}
     is_announced = False
-    wanted = sum(model.replicas.min for model in config.models)
     was_complete = False
     while not stop.wait(POLL_S):
         try:
@@ -178,10 +177,19 @@ def _watch(config: FleetConfig, fleet: RunningFleet, stages: Stages, stop: threa
             is_announced = True
             stages.say(f"ready: {fleet.url}")
             stages.print(example(fleet.url, config.models[0].id))
-        is_complete = sum(engine.state == "ready" for engine in snapshot.engines) >= wanted
-        if is_announced and is_complete and not was_complete:
-            stages.say(f"all {wanted} engines ready; Ctrl-C stops the fleet")
+        is_complete = _is_complete(config, snapshot)
+        if is_complete and not was_complete:
+            stages.say(f"all {len(snapshot.engines)} engines ready; Ctrl-C stops the fleet")
         was_complete = is_complete
+
+
+def _is_complete(config: FleetConfig, snapshot: Any) -> bool:
+    """Whether every engine and gateway that was asked for answers for every model."""
+    ready = [engine for engine in snapshot.engines if engine.state == "ready"]
+    models = {model.id for model in config.models}
+    gateways = [gateway for gateway in snapshot.gateways if set(gateway.models) == models]
+    wanted = sum(model.replicas.min for model in config.models)
+    return len(ready) >= wanted and len(gateways) >= config.gateway.replicas
 
 
 def _tell_engines(snapshot: Any, told: dict[str, str], stages: Stages) -> None:
@@ -239,7 +247,7 @@ def _shut_down() -> None:
         ray_serve.shutdown()
     except ray.exceptions.RayError:
         logging.getLogger(__name__).info("Serve was gone already")
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()
 
 
 def _end(children: list[psutil.Process]) -> None:

@@ -69,3 +69,7 @@ def _status(options: argparse.Namespace) -> None:
 
     answer = status.read(status.find(options.port))
     print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
