@@ -18,13 +18,10 @@ PARAMETERS = {
     "required": ["city"],
     "additionalProperties": False,
 }
-OPENAI_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Weather of a city",
-        "parameters": PARAMETERS,
-    },
+FUNCTION = {
+    "name": "get_weather",
+    "description": "Weather of a city",
+    "parameters": PARAMETERS,
 }
 ANTHROPIC_TOOL = {
     "name": "get_weather",
@@ -88,9 +85,9 @@ def test_a_streamed_answer_is_the_plain_one_in_pieces(openai_client, model):
 @pytest.mark.parametrize("model", ["smollm2", "tiny"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_required_tool_is_called_with_valid_arguments(openai_client, model, stream):
-    strict = {**OPENAI_TOOL["function"], "strict": model == "tiny"}
+    tool = {"type": "function", "function": FUNCTION | {"strict": model == "tiny"}}
     request = {
-        "model": model, "messages": ASK, "tools": [{**OPENAI_TOOL, "function": strict}], "tool_choice": "required",
+        "model": model, "messages": ASK, "tools": [tool], "tool_choice": "required",
         "temperature": 0, "max_tokens": 600,
     }  # fmt: skip
     if stream:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTIONS = ("cluster", "deployments", "kernels", "loadtest")
 # The files that touch vLLM's internals; a new vLLM is a review of these and nothing else.
 VLLM_IMPORTERS = {
-    "deployments/engine_host.py",
+    "deployments/front_end.py",
     "deployments/fleet.py",
-    "deployments/gateway.py",
+    "deployments/vllm_core.py",
     "deployments/resume_plugin.py",
     "kernels/vllm_plugin.py",
 }

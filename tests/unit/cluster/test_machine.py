@@ -134,7 +134,7 @@ def test_available_memory_never_exceeds_the_machines() -> None:
 
 
 def test_an_engine_takes_its_weights_its_cache_and_its_processes() -> None:
-    assert engine_bytes(10 * GIB, 2.0) == 14 * GIB + PROCESS_BYTES
+    assert engine_bytes(10 * GIB, 2.0) == 14.5 * GIB + PROCESS_BYTES
 
 
 def test_engines_that_fit_exactly_pass() -> None:
