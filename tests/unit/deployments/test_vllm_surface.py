@@ -1,0 +1,139 @@
+"""What we touch of vLLM is still there, read from the sources: nothing of vLLM is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+ASYNC_LLM_PATHS = [
+    "__init__",
+    "shutdown",
+    "get_supported_tasks",
+    "add_request",
+    "_add_request",
+    "generate",
+    "_run_output_handler",
+    "abort",
+    "errored",
+]
+"""All that a text request meets in AsyncLLM, from its start to its abort."""
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    source = Path(spec.submodule_search_locations[0], module)
+    assert source.is_file(), f"vLLM moved: there is no vllm/{module}"
+    return ast.parse(source.read_text())
+
+
+def class_of(tree: ast.Module, name: str) -> ast.ClassDef:
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    assert found, f"vLLM moved: class {name} is gone"
+    return found[0]
+
+
+def functions_of(owner: ast.ClassDef) -> dict[str, ast.AST]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name: node for node in owner.body if isinstance(node, kinds)}
+
+
+def fields_of(module: str, name: str) -> set[str]:
+    owner = class_of(tree_of(module), name)
+    return {
+        node.target.id
+        for node in owner.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def used_of_engine_core(method: str) -> set[str]:
+    """Attributes that AsyncLLM takes of its engine core in this method."""
+    methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
+    assert method in methods, f"vLLM moved: there is no AsyncLLM.{method}"
+    return {
+        node.attr
+        for node in ast.walk(methods[method])
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) in {"self.engine_core", "engine_core"}
+    }
+
+
+@cache
+def offered_by_fleet_client() -> frozenset[str]:
+    tree = ast.parse((ROOT / "deployments" / "fleet.py").read_text())
+    methods = functions_of(class_of(tree, "FleetClient"))
+    attributes = {
+        node.attr
+        for node in ast.walk(methods["__init__"])
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+    return frozenset(attributes | methods.keys())
+
+
+@pytest.mark.parametrize("method", ASYNC_LLM_PATHS)
+def test_async_llm_asks_its_engine_core_for_nothing_that_we_lack(method: str) -> None:
+    missing = used_of_engine_core(method) - offered_by_fleet_client()
+    assert not missing, f"vLLM moved: AsyncLLM.{method} uses engine_core.{sorted(missing)}"
+
+
+def test_async_llm_still_uses_all_that_the_fleet_client_offers_it() -> None:
+    used = set().union(*map(used_of_engine_core, ASYNC_LLM_PATHS))
+    offered = {
+        "abort_requests_async",
+        "add_request_async",
+        "engine_ranks_managed",
+        "get_output_async",
+        "get_supported_tasks_async",
+        "resources",
+        "shutdown",
+    }
+    assert used == offered, f"vLLM moved: {sorted(used ^ offered)}"
+
+
+def test_async_llm_makes_its_engine_core_where_we_put_ours() -> None:
+    methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
+    calls = [
+        ast.unparse(node.func)
+        for node in ast.walk(methods["__init__"])
+        if isinstance(node, ast.Call)
+    ]
+    made = calls.count("EngineCoreClient.make_async_mp_client")
+    assert made == 1, "vLLM moved: AsyncLLM makes its engine core in another way"
+
+
+def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
+    methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
+    said = ast.unparse(methods["errored"])
+    assert "self.engine_core.resources.engine_dead" in said, "vLLM moved: AsyncLLM.errored"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (
+            "EngineCoreRequest",
+            "request_id prompt_token_ids mm_features sampling_params pooling_params arrival_time "
+            "lora_request cache_salt data_parallel_rank client_index priority",
+        ),
+        (
+            "EngineCoreOutput",
+            "request_id new_token_ids new_logprobs new_prompt_logprobs_tensors finish_reason "
+            "stop_reason events prefill_stats",
+        ),
+        ("EngineCoreOutputs", "engine_index outputs scheduler_stats timestamp"),
+        ("EngineCoreEvent", "timestamp"),
+    ],
+)
+def test_vllms_messages_still_have_the_fields_that_we_touch(name: str, fields: str) -> None:
+    missing = set(fields.split()) - fields_of("v1/engine/__init__.py", name)
+    assert not missing, f"vLLM moved: {name} has no {sorted(missing)} any more"
