@@ -1,0 +1,95 @@
+"""A fleet leaves word of itself, and only living fleets are believed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from qwenfleet.cluster import run_file
+from qwenfleet.cluster.run_file import RunningFleet
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def fleet(**fields: Any) -> RunningFleet:
+    """A fleet of this process."""
+    return RunningFleet(
+        **{
+            "pid": os.getpid(),
+            "started_at": run_file.own_start(),
+            "name": "qwenfleet",
+            "url": "http://127.0.0.1:8000",
+            "ray_address": "127.0.0.1:6379",
+            "ray_token_path": "/state/7.token",
+            "metrics_port": 9000,
+            **fields,
+        }
+    )
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_fleet_that_runs_is_found() -> None:
+    path = run_file.write(fleet())
+    assert run_file.running() == [fleet()]
+    assert path.exists()
+
+
+def test_where_no_fleet_ever_ran_none_is_found() -> None:
+    assert run_file.running() == []
+
+
+def test_only_this_user_can_look_into_the_state_directory(state_home: Path) -> None:
+    directory = run_file.state_directory()
+    assert directory == state_home / "qwenfleet"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_without_an_xdg_directory_the_state_is_in_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_file.state_directory() == tmp_path / ".local" / "state" / "qwenfleet"
+
+
+def test_the_file_of_a_dead_process_is_removed() -> None:
+    path = run_file.write(fleet(pid=dead_pid()))
+    assert run_file.running() == []
+    assert not path.exists()
+
+
+def test_another_process_with_the_same_pid_is_not_believed() -> None:
+    path = run_file.write(fleet(started_at=run_file.own_start() - 3600))
+    assert run_file.running() == []
+    assert not path.exists()
+
+
+def test_the_newest_fleet_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        newer = fleet(pid=process.pid, started_at=psutil.Process(process.pid).create_time())
+        run_file.write(newer)
+        run_file.write(fleet())
+        assert run_file.running() == [newer, fleet()]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "7"])
+def test_a_file_that_is_no_fleet_is_passed_over(text: str) -> None:
+    (run_file.state_directory() / "1.json").write_text(text)
+    run_file.write(fleet())
+    assert run_file.running() == [fleet()]

@@ -1,0 +1,75 @@
+"""The Serve application that a configuration becomes; no cluster is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas, dump
+from qwenfleet.deployments.app import START_ATTEMPTS, build
+from qwenfleet.deployments.environment import gateway_environment
+
+CONFIG = FleetConfig(
+    models=(
+        ModelConfig(id="coder", engine="scripted", replicas=Replicas(min=3, max=3)),
+        ModelConfig(
+            id="big",
+            engine="scripted",
+            accelerator="AMD-Instinct-MI300X-OAM",
+            engine_args={"tensor_parallel_size": 4, "data_parallel_size": 2},
+        ),
+    ),
+    gateway=GatewayConfig(replicas=2, max_ongoing_requests=77),
+)
+
+
+def deployments(config: FleetConfig | dict[str, Any]) -> tuple[Any, list[Any]]:
+    """The gateway and the engines, as Serve is given them."""
+    gateway = build(config)._bound_deployment
+    return gateway, [argument._bound_deployment for argument in gateway.init_args[1:]]
+
+
+def test_each_model_is_one_engine_deployment_with_its_replicas() -> None:
+    gateway, engines = deployments(CONFIG)
+    assert len({gateway.name, *(engine.name for engine in engines)}) == 3
+    assert [engine.num_replicas for engine in engines] == [3, 1]
+    assert [engine.init_args[1] for engine in engines] == ["coder", "big"]
+    retries = [engine._deployment_config.max_constructor_retry_count for engine in engines]
+    assert retries == [START_ATTEMPTS] * 2
+
+
+def test_the_gateway_has_its_replicas_and_takes_more_than_serves_five_requests() -> None:
+    gateway, _ = deployments(CONFIG)
+    assert gateway.num_replicas == 2
+    assert gateway.max_ongoing_requests == 77
+    environment = gateway.ray_actor_options["runtime_env"]["env_vars"]
+    assert environment.items() >= gateway_environment().items()
+
+
+def test_an_engine_gets_one_cpu_or_all_of_its_gpus() -> None:
+    _, (cpu, gpu) = deployments(CONFIG)
+    assert cpu.ray_actor_options["num_cpus"] == 1
+    assert not cpu.ray_actor_options.get("num_gpus")
+    assert gpu.ray_actor_options["num_gpus"] == 8
+    # Serve turns the accelerator's type into a label or a resource; either names it.
+    assert "AMD-Instinct-MI300X-OAM" in str(gpu.ray_actor_options)
+
+
+def test_every_deployment_is_given_the_whole_tree() -> None:
+    gateway, engines = deployments(CONFIG)
+    for deployment in (gateway, *engines):
+        tree = FleetConfig.model_validate(deployment.init_args[0])
+        assert [model.id for model in tree.models] == ["coder", "big"]
+        assert tree.gateway == CONFIG.gateway
+
+
+def test_serves_own_config_file_gives_the_same_application() -> None:
+    one, other = deployments(CONFIG), deployments(dump(CONFIG))
+    assert one[0].init_args[0] == other[0].init_args[0]
+    assert [engine.name for engine in one[1]] == [engine.name for engine in other[1]]
+
+
+def test_a_wrong_tree_is_refused() -> None:
+    with pytest.raises(ValueError, match="replicass"):
+        build({"replicass": 1})

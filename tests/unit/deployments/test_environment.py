@@ -1,0 +1,83 @@
+"""What Ray, HAProxy and vLLM read only from the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas
+from qwenfleet.deployments.environment import (
+    engine_environment,
+    gateway_environment,
+    ray_environment,
+)
+
+TOKEN = Path("/state/7.token")
+
+
+@pytest.fixture
+def ray() -> dict[str, str]:
+    config = FleetConfig(gateway=GatewayConfig(request_timeout_s=1799.5))
+    return ray_environment(config, TOKEN)
+
+
+def test_ray_asks_for_a_token(ray: dict[str, str]) -> None:
+    assert ray["RAY_AUTH_MODE"] == "token"
+    assert ray["RAY_AUTH_TOKEN_PATH"] == str(TOKEN)
+
+
+def test_haproxy_answers_and_cuts_no_stream_before_its_deadline(ray: dict[str, str]) -> None:
+    assert ray["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert float(ray["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= 1799.5
+    assert float(ray["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) >= 1799.5
+
+
+def test_every_port_is_a_free_one_of_its_own(ray: dict[str, str]) -> None:
+    ports = [value for name, value in ray.items() if name.endswith("_PORT")]
+    assert len(set(ports)) == len(ports) >= 4
+    assert all(1024 <= int(port) <= 65535 for port in ports)
+    assert {"8404", "9101"}.isdisjoint(ports)  # HAProxy's defaults, which two fleets would share
+
+
+def test_nobody_calls_home(ray: dict[str, str]) -> None:
+    config = FleetConfig()
+    assert ray["RAY_USAGE_STATS_ENABLED"] == "0"
+    for environment in (ray, gateway_environment(), engine_environment(config, config.models[0])):
+        assert environment["VLLM_NO_USAGE_STATS"] == "1"
+        assert environment["DO_NOT_TRACK"] == "1"
+
+
+def test_a_gateway_is_vllm_without_a_device_on_the_loop_that_answers() -> None:
+    environment = gateway_environment()
+    assert environment["VLLM_TARGET_DEVICE"] == "cpu"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("cores", "engines", "threads"), [(2, 1, "2"), (2, 2, "1"), (2, 3, "1"), (16, 3, "5")]
+)
+def test_engines_of_one_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, engines: int, threads: str
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    model = ModelConfig(id="m", replicas=Replicas(min=engines, max=engines))
+    gpu = ModelConfig(id="g", accelerator="H100", replicas=Replicas(min=8, max=8))
+    environment = engine_environment(FleetConfig(models=(model, gpu)), model)
+    assert environment["OMP_NUM_THREADS"] == threads
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_an_engine_on_gpus_keeps_vllms_own_threads() -> None:
+    model = ModelConfig(id="m", accelerator="H100")
+    environment = engine_environment(FleetConfig(models=(model,)), model)
+    assert not {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"} & environment.keys()
+
+
+def test_an_embedded_model_asks_no_hub() -> None:
+    embedded, other = ModelConfig(id="smollm2-135m-instruct"), ModelConfig(id="acme/coder")
+    config = FleetConfig(models=(embedded, other))
+    assert engine_environment(config, embedded)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in engine_environment(config, other)

@@ -1,0 +1,142 @@
+"""The command line: help, and failures that are one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwenfleet import cli
+from qwenfleet.cluster import run_file
+from qwenfleet.cluster.run_file import RunningFleet
+from qwenfleet.deployments import status
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_fleet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def test_the_command_runs_as_a_program_without_ray_or_vllm() -> None:
+    code = (
+        "import sys; from qwenfleet import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: sys.stderr.write(repr(sorted({'ray', 'vllm', 'torch'} & set(sys.modules))))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "serve" in answer.stdout
+    assert "status" in answer.stdout
+    assert answer.stderr == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("serve", ["--config", "--model", "--engines", "--gateways", "--host", "--port"]),
+        ("status", ["--json", "--port"]),
+    ],
+)
+def test_help_names_the_options_of_a_command(
+    capsys: pytest.CaptureFixture[str], command: str, options: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert all(option in said for option in options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["serve", "--config", "x", "--model", "y"], ["status", "--port", "x"]],
+)
+def test_a_wrong_command_line_shows_the_usage(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: qwenfleet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gatway: {}\n", "unknown key 'gatway'"),
+        ("gateway: {port: 99999}\n", "gateway.port"),
+        ("models: [\n", "fleet.yaml"),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(text)
+    assert cli.main(["serve", "--config", str(file)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"qwenfleet: {file}")
+    assert said in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_configuration_that_is_not_there_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", "--config", str(tmp_path / "none.yaml")]) == 1
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_status_without_a_fleet_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "qwenfleet: no fleet of yours runs on this machine. Start one with `qwenfleet serve`.\n"
+    )
+
+
+@pytest.fixture
+def answering_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run file of this process, and a registry's answer without a cluster."""
+    run_file.write(
+        RunningFleet(
+            os.getpid(), run_file.own_start(), "demo", "http://127.0.0.1:8000", "x", "y", 9000
+        )
+    )
+
+    def read(fleet: RunningFleet) -> status.FleetStatus:
+        engine = status.EngineStatus("e1", "coder", "node", 7, "ready", 2, 1, 0.25)
+        return status.FleetStatus(fleet.name, fleet.url, "http://m", (), (), (engine,))
+
+    monkeypatch.setattr(status, "read", read)
+
+
+@pytest.mark.usefixtures("answering_fleet")
+def test_status_shows_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--port", "8000"]) == 0
+    assert "e1" in capsys.readouterr().out
+    assert cli.main(["status", "--json"]) == 0
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert said["name"] == "demo"
+    assert said["engines"][0]["kv_usage"] == 0.25
+
+
+@pytest.mark.usefixtures("answering_fleet")
+def test_status_of_another_port_names_the_fleets_that_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["status", "--port", "9999"]) == 1
+    err = capsys.readouterr().err
+    assert "9999" in err
+    assert "http://127.0.0.1:8000" in err
