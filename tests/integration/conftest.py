@@ -79,8 +79,8 @@ class Fleet:
         return sum(engine["running"] + engine["waiting"] for engine in self.engines(model))
 
     def expect_idle(self, model: str) -> None:
-        """Fails unless the engines stop working soon: engines announce each second, and reading that
-        takes another one or two on a busy machine."""
+        """Fails unless the engines stop working soon: engines announce each second, and reading
+        that takes another one or two on a busy machine."""
         wait_until(lambda: self.running(model) == 0, 8, f"engines of {model} stop")
 
 

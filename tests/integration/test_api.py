@@ -122,7 +122,7 @@ def test_a_request_without_a_model_is_told_to_name_one(fleet):
         pytest.param(b'{"model": "tiny", "messages": "hi"}', id="messages is a string"),
         pytest.param(b'{"model": 7, "messages": []}', id="model is a number"),
         pytest.param(
-            b'{"model": "tiny", "temperature": "hot", "messages": [{"role": "user", "content": "x"}]}',
+            b'{"model": "tiny", "temperature": "hot", "messages": [{"role": "user"}]}',
             id="temperature is a word",
         ),
     ],

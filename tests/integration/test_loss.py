@@ -1,4 +1,5 @@
-"""An engine that dies: its streams end with an error at once, others take new work, Serve replaces it."""
+"""An engine that dies: its streams end with an error at once, others take new work, Serve replaces
+it."""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def test_a_killed_engine_fails_cleanly_and_is_replaced(fleet, kind):
             os.kill(pid, signal.SIGKILL)
         killed_at = time.monotonic()
         fresh = httpx.post(
-            f"{fleet.url}/v1/completions", json=LONG | {"stream": False, "max_tokens": 4}, timeout=60
+            f"{fleet.url}/v1/completions",
+            json=LONG | {"stream": False, "max_tokens": 4},
+            timeout=60,
         )
         results = [future.result(timeout=180) for future in futures]
 

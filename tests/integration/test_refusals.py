@@ -1,4 +1,4 @@
-"""What `qwenfleet serve` refuses before it starts anything: one sentence, no stack, exit status 1."""
+"""What `qwenfleet serve` refuses before it starts anything: a sentence and exit status 1."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_a_directory_without_weights(fleet, tmp_path):
 
 def test_an_unknown_key_with_file_line_and_the_nearest(fleet, tmp_path):
     config = tmp_path / "fleet.yaml"
-    config.write_text("models:\n  - id: tiny\n    source: tiny-qwen3-moe\n    repliccas: {min: 1}\n")
+    config.write_text(
+        "models:\n  - id: tiny\n    source: tiny-qwen3-moe\n    repliccas: {min: 1}\n"
+    )
 
     sentence = refusal(fleet, "--config", str(config))
 
     assert "fleet.yaml line 4" in sentence
     assert "repliccas" in sentence
     assert "'replicas'" in sentence
-
-
