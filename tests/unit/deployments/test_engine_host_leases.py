@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from qwenfleet.cluster.config import WireConfig
 from qwenfleet.deployments.transport import Hello, Lease, Outputs, Welcome
 
 FOREVER = 1_000_000
@@ -38,17 +37,19 @@ async def test_a_lapsed_lease_stops_the_work_and_closes_the_connection(
     await peer.until_closed()
 
 
-async def test_a_gateway_that_sends_leases_keeps_its_work(serve_engine: Any, dial: Any) -> None:
-    wire = WireConfig(lease_s=0.6, heartbeat_s=0.05)
-    engine = await serve_engine(num_tokens=FOREVER, wire=wire)
+async def test_a_gateway_that_sends_leases_keeps_its_work(
+    serve_engine: Any, dial: Any, clock: Any
+) -> None:
+    engine = await serve_engine(num_tokens=FOREVER, clock=clock)
     silent, leasing = [await dial(engine.record, name) for name in ("gw-silent", "gw-leasing")]
     lapsing, kept = silent.submit("x"), leasing.submit("y")
     await leasing.tokens(kept, 1)
     async with asyncio.timeout(10):
         while lapsing in engine.core.active:
+            clock.advance(1)
             leasing.connection.send(Lease())
             await leasing.tokens(kept, 1)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
     assert engine.core.active == {kept}
     assert await leasing.tokens(kept, 1)
 
