@@ -111,7 +111,14 @@ def answering_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run file of this process, and a registry's answer without a cluster."""
     run_file.write(
         RunningFleet(
-            os.getpid(), run_file.own_start(), "demo", "http://127.0.0.1:8000", "x", "y", 9000
+            pid=os.getpid(),
+            started_at=run_file.own_start(),
+            name="demo",
+            url="http://127.0.0.1:8000",
+            ray_address="127.0.0.1:6379",
+            ray_token_path="/state/7.token",
+            metrics_port=9000,
+            models=["coder"],
         )
     )
 

@@ -33,6 +33,7 @@ def fleet(**fields: Any) -> RunningFleet:
             "ray_address": "127.0.0.1:6379",
             "ray_token_path": "/state/7.token",
             "metrics_port": 9000,
+            "models": ["coder"],
             **fields,
         }
     )

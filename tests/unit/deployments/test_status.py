@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ FLEET = RunningFleet(
     ray_address="127.0.0.1:6379",
     ray_token_path="/state/7.token",
     metrics_port=9100,
+    models=["helper", "coder", "not started"],
 )
 SNAPSHOT = Snapshot(
     engines=(
@@ -45,15 +47,16 @@ def fleets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunningFleet
     return found
 
 
-def test_models_engines_and_gateways_are_summed_up_in_order() -> None:
+def test_every_model_of_the_configuration_is_summed_up_with_its_engines() -> None:
     summary = status.summarise(FLEET, SNAPSHOT)
     assert (summary.name, summary.url) == ("demo", "http://127.0.0.1:8000")
     assert summary.metrics_url == "http://127.0.0.1:9100/metrics"
     assert [engine.id for engine in summary.engines] == ["e1", "e9", "e2"]
     assert [gateway.id for gateway in summary.gateways] == ["gw-a", "gw-b"]
     assert [(model.id, model.engines, model.ready) for model in summary.models] == [
-        ("coder", 2, 1),
         ("helper", 1, 0),
+        ("coder", 2, 1),
+        ("not started", 0, 0),
     ]
 
 
@@ -97,7 +100,7 @@ def test_a_fleet_without_anything_has_a_table_too() -> None:
 
 
 def test_the_newest_fleet_is_found(fleets: list[RunningFleet]) -> None:
-    other = RunningFleet(8, 0.5, "old", "http://127.0.0.1:8001", "", "", 0)
+    other = replace(FLEET, pid=8, url="http://127.0.0.1:8001")
     fleets += [FLEET, other]
     assert status.find() is FLEET
     assert status.find(8001) is other
