@@ -29,6 +29,12 @@ host, core and worker are 441 + 414 + 1497 MB, of which 1024 MB are KV cache; a 
 shares its libraries with no other, has 0.3 GB more.
 """
 
+GATEWAY_BYTES = int(0.8 * GIB)
+"""One gateway process: resident 789 MB with three models (measured like `PROCESS_BYTES`)."""
+
+RAY_BYTES = int(0.7 * GIB)
+"""Ray's own processes on one machine and its object store: resident 0.9 GB, mostly shared pages."""
+
 _X86_FLAGS = ("avx512f", "avx2")
 """vLLM's CPU build for x86_64 needs one of these."""
 

@@ -23,13 +23,16 @@ class RunningFleet:
     ray_address: str
     ray_token_path: str
     metrics_port: int
+    models: list[str]
+    """The ids of the configuration, whether engines run for them or not."""
 
 
 def state_directory() -> Path:
     """Readable by this user only: it holds the tokens of the fleets' Ray clusters."""
     root = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     directory = Path(root) / "qwenfleet"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
     return directory
 
 

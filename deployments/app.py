@@ -11,6 +11,7 @@ from qwenfleet.cluster.models import completed
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
 from qwenfleet.deployments.gateway import Gateway
+from qwenfleet.deployments.logs import REPLICA_LOG
 
 START_ATTEMPTS = 3
 """A start that fails three times in a row fails for a reason that a fourth does not cure."""
@@ -32,6 +33,7 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
             graceful_shutdown_timeout_s=2 * DRAIN_S,
             health_check_period_s=2,
             health_check_timeout_s=30,
+            logging_config=REPLICA_LOG,
             ray_actor_options=_engine_resources(fleet, model),
         )
         .bind(tree, model.id)
@@ -43,6 +45,7 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
         max_ongoing_requests=fleet.gateway.max_ongoing_requests,
         health_check_period_s=2,
         health_check_timeout_s=30,
+        logging_config=REPLICA_LOG,
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": gateway_environment()}},
     )
     return gateway.bind(tree, *engines)

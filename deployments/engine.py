@@ -22,6 +22,7 @@ from qwenfleet.cluster.config import FleetConfig, ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
+from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.registry import (
     ANNOUNCE_INTERVAL_S,
     EngineRecord,
@@ -46,6 +47,7 @@ class Engine:
     """One engine of one model, from the queue for a start to its last announcement."""
 
     async def __init__(self, config: dict[str, Any], model: str) -> None:  # type: ignore[misc] # Serve awaits it
+        self._log_file = join_serve_log()
         self._fleet = FleetConfig.model_validate(config)
         self._model = next(m for m in self._fleet.models if m.id == model)
         context = ray.get_runtime_context()
@@ -115,10 +117,9 @@ class Engine:
     async def _give_up(self, error: Exception) -> None:
         """Tell whoever waits for this engine why it will not come."""
         reason = error.reason if isinstance(error, EngineStartError) else str(error)
-        log_file = _log_file()
         self._tasks[0].cancel()
         await self._registry.report_failure(
-            StartFailure(self._id, self._model.id, reason, log_file)
+            StartFailure(self._id, self._model.id, reason, self._log_file)
         )
 
     async def _announce(self) -> None:
@@ -147,15 +148,6 @@ class Engine:
             waiting=sum(rank.waiting for rank in load),
             kv_usage=max((rank.kv_usage for rank in load), default=0.0),
         )
-
-
-def _log_file() -> str | None:
-    """The file that Serve writes this replica's log to."""
-    for handler in logging.getLogger("ray.serve").handlers:
-        target = getattr(handler, "target", None) or handler
-        if isinstance(target, logging.FileHandler):
-            return target.baseFilename
-    return None
 
 
 def _make_core(model: ModelConfig) -> Core:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import Core, CoreDead, CoreStep
 from qwenfleet.deployments.transport import (
     PROTOCOL_VERSION,
     Abort,
     Alive,
-    Connection,
     Draining,
     EngineDescription,
     Frame,
@@ -113,7 +113,7 @@ class EngineHost:
             raise CoreDead(reason) from None
 
     async def drain(self, reason: str, deadline_s: float) -> None:
-        """Take no new work, wait for what runs, at most `deadline_s` seconds, then close the
+        """Ask for no new work, wait for what runs, at most `deadline_s` seconds, then close the
         wire."""
         if self._server is not None:
             self._server.close()
@@ -230,6 +230,9 @@ class EngineHost:
         except ValueError as error:
             self._drop(key)
             session.connection.send(Rejected(wire_id=key, reason=str(error)))
+            return
+        if key not in self._attempts:
+            await self._core.abort([key])  # its lease lapsed while the core took it
 
     async def _stop(self, keys: Iterable[str]) -> None:
         stopped = [key for key in keys if self._drop(key)]

@@ -27,7 +27,7 @@ from qwenfleet.cluster.errors import EngineLost, FleetError, NoEngine
 from qwenfleet.deployments.exchange import Exchange, current_exchange
 from qwenfleet.deployments.link import EngineLink
 from qwenfleet.deployments.registry import EngineRecord
-from qwenfleet.deployments.routing import choose
+from qwenfleet.deployments.routing import Target, choose
 from qwenfleet.deployments.telemetry import GatewayMetrics
 from qwenfleet.deployments.transport import (
     EngineDescription,
@@ -145,7 +145,9 @@ class FleetClient:
             )
 
     def on_rejected(self, link: EngineLink, frame: Rejected) -> None:
-        self._fail(frame.wire_id, EngineLost(self._model, link.engine, frame.reason))
+        flight = self._flights.get(frame.wire_id)
+        if flight is not None and flight.link is link:
+            self._fail(frame.wire_id, EngineLost(self._model, link.engine, frame.reason))
 
     def on_lost(self, link: EngineLink, reason: str) -> None:
         if self._links.get(link.engine) is link:
@@ -166,7 +168,12 @@ class FleetClient:
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         exchange = current_exchange()
-        link, dp_rank = self._choose(exchange)
+        target = choose(self._targets(), self._rng)
+        if target is None:
+            # Raising would leave the request in AsyncLLM's books; an abort takes it out of them.
+            self._end(request, exchange, NoEngine(self._model, self._retry_after_s))
+            return
+        link = self._links[target.engine]
         key = wire_id(self._gateway, request.request_id, 0)
         self._flights[key] = Flight(request, 0, link, exchange)
         self._wire_ids[request.request_id] = key
@@ -183,7 +190,7 @@ class FleetClient:
                 max_tokens=None if params is None else params.max_tokens,
                 priority=request.priority,
                 cache_salt=request.cache_salt,
-                dp_rank=dp_rank,
+                dp_rank=target.dp_rank,
             )
         )
         if exchange is not None:
@@ -211,20 +218,13 @@ class FleetClient:
 
     # One request.
 
-    def _choose(self, exchange: Exchange | None) -> tuple[EngineLink, int]:
-        targets = [
+    def _targets(self) -> list[Target]:
+        return [
             target
             for link in self._links.values()
             if link.is_open and not link.is_draining
             for target in link.targets()
         ]
-        target = choose(targets, self._rng)
-        if target is None:
-            error = NoEngine(self._model, self._retry_after_s)
-            if exchange is not None:
-                exchange.fail(error)
-            raise error
-        return self._links[target.engine], target.dp_rank
 
     def _to_vllm(self, flight: Flight, output: Output, shift_s: float) -> EngineCoreOutput:
         if output.extra is None:
@@ -249,16 +249,19 @@ class FleetClient:
         return flight
 
     def _fail(self, key: str, error: FleetError) -> None:
-        """End one request with an error; a request outside any exchange ends as vLLM ends its
-        own."""
         flight = self._drop(key)
-        if flight is None:
-            return
-        if flight.exchange is not None:
-            flight.exchange.fail(error)
+        if flight is not None:
+            self._end(flight.request, flight.exchange, error)
+
+    def _end(
+        self, request: EngineCoreRequest, exchange: Exchange | None, error: FleetError
+    ) -> None:
+        """End a request with an error; one outside any exchange ends as vLLM ends its own."""
+        if exchange is not None:
+            exchange.fail(error)
             return
         ended = EngineCoreOutput(
-            request_id=flight.request.request_id,
+            request_id=request.request_id,
             new_token_ids=[],
             finish_reason=FinishReason.ERROR,
         )

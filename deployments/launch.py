@@ -101,7 +101,8 @@ def _check(config: FleetConfig, stages: Stages) -> None:
             sources.check_hub(path)
         if model.accelerator is None and model.engine == "vllm":
             needs.append(_need(model, path))
-    machine.check_memory(needs, machine.available_memory_bytes())
+    ours = config.gateway.replicas * machine.GATEWAY_BYTES + machine.RAY_BYTES
+    machine.check_memory(needs, max(0, machine.available_memory_bytes() - ours))
 
 
 def _need(model: ModelConfig, path: str) -> EngineNeed:
@@ -155,6 +156,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
         ray_address=context.address_info["gcs_address"],
         ray_token_path=str(token_path),
         metrics_port=metrics_port,
+        models=[model.id for model in config.models],
     )
 
 

@@ -10,13 +10,13 @@ from typing import Final, Protocol
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.routing import Target
 from qwenfleet.deployments.transport import (
     Abort,
     Alive,
     AnyFrame,
-    Connection,
     Draining,
     EngineDescription,
     Hello,

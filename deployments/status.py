@@ -114,7 +114,7 @@ def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
                 engines=sum(e.model == model for e in engines),
                 ready=sum(e.model == model and e.state == "ready" for e in engines),
             )
-            for model in sorted({e.model for e in engines})
+            for model in fleet.models
         ),
         gateways=tuple(
             GatewayStatus(g.id, g.node, g.pid, g.is_ready, g.models, g.requests)

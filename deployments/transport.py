@@ -1,4 +1,4 @@
-"""The wire between a gateway and an engine: frames, framing and the connection.
+"""The wire between a gateway and an engine: what is said on it, and as which bytes.
 
 One TCP connection per gateway and engine. A frame is a 4-byte big-endian length and a msgpack map
 with a `kind`. Compatibility: fields are only ever added, at the end and with a default; a reader
@@ -8,7 +8,6 @@ understand each other.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import struct
 from typing import Final
@@ -22,10 +21,7 @@ logger = logging.getLogger(__name__)
 PROTOCOL_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 """A 1M-token prompt is 5 MB of msgpack; a frame beyond this bound is garbage, not a request."""
-MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
-"""A peer that leaves this much unread has stopped reading: at 8 KB a step that is 8,000 steps."""
-
-_LENGTH: Final = struct.Struct(">I")
+LENGTH: Final = struct.Struct(">I")
 
 
 class Frame(msgspec.Struct, tag_field="kind", omit_defaults=True):
@@ -227,7 +223,7 @@ def encode(frame: Frame) -> bytes:
     body = _encoder.encode(frame)
     if len(body) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a frame of {len(body)} bytes exceeds the limit of {MAX_FRAME_BYTES}")
-    return _LENGTH.pack(len(body)) + body
+    return LENGTH.pack(len(body)) + body
 
 
 def decode(body: bytes) -> AnyFrame | None:
@@ -251,48 +247,3 @@ def decode(body: bytes) -> AnyFrame | None:
 def speaks(protocol: int) -> bool:
     """Whether a peer of this protocol version and we understand each other."""
     return abs(protocol - PROTOCOL_VERSION) <= 1
-
-
-class Connection:
-    """A framed TCP connection. `receive` raises ConnectionError when the peer is gone."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Bytes that wait for the peer to read."""
-        return self._writer.transport.get_write_buffer_size()
-
-    def send(self, frame: Frame) -> None:
-        """Queue a frame. Never blocks; a peer that stops reading is closed at MAX_BACKLOG_BYTES."""
-        if self._writer.is_closing():
-            return
-        self._writer.write(encode(frame))
-        if self.backlog_bytes > MAX_BACKLOG_BYTES:
-            logger.warning("peer does not read", extra={"backlog_bytes": self.backlog_bytes})
-            self._writer.transport.abort()
-
-    async def receive(self) -> AnyFrame:
-        while True:
-            try:
-                (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-                if length > MAX_FRAME_BYTES:
-                    raise ProtocolError(
-                        f"a frame claims {length} of {MAX_FRAME_BYTES} bytes at most"
-                    )
-                frame = decode(await self._reader.readexactly(length))
-            except asyncio.IncompleteReadError as error:
-                raise ConnectionResetError("the peer closed the connection") from error
-            if frame is not None:
-                return frame
-
-    async def flush(self, timeout_s: float) -> None:
-        """Give queued frames a moment to leave before the process does."""
-        self._writer.transport.set_write_buffer_limits(high=0)
-        async with asyncio.timeout(timeout_s):
-            await self._writer.drain()
-
-    def close(self) -> None:
-        self._writer.close()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 STREAMS = 6
 REPLACED_S = 240
 LONG = {
-    "model": "tiny", "max_tokens": 1800, "ignore_eos": True, "stream": True, "temperature": 0,
+    "model": "tiny", "max_tokens": 1000, "ignore_eos": True, "stream": True, "temperature": 0,
     "prompt": "x",
 }  # fmt: skip
 
@@ -38,31 +38,27 @@ def stream_to_end(url, started):
     return events, time.monotonic()
 
 
-def victims(fleet, kind):
-    """The processes to kill for one engine that works, by the kind of loss."""
-    engine = max(fleet.engines("tiny"), key=lambda e: e["running"])
-    assert engine["running"] > 0
+def victim(fleet, kind):
+    """An engine and the process of it to kill. Asked for before there is load: two engines at work
+    leave two cores no time to answer."""
+    engine = fleet.engines("tiny")[0]
     if kind == "host":
-        return engine["id"], [engine["pid"]]
+        return engine["id"], engine["pid"]
     children = psutil.Process(engine["pid"]).children()
     cores = [child.pid for child in children if "EngineCore" in " ".join(child.cmdline())]
-    assert cores, [child.cmdline() for child in children]
-    return engine["id"], cores
+    assert len(cores) == 1, [child.cmdline() for child in children]
+    return engine["id"], cores[0]
 
 
 @pytest.mark.parametrize("kind", ["host", "core"])
 def test_a_killed_engine_fails_cleanly_and_is_replaced(fleet, kind):
+    engine, pid = victim(fleet, kind)
     started = threading.Semaphore(0)
     with ThreadPoolExecutor(STREAMS) as pool:
         futures = [pool.submit(stream_to_end, fleet.url, started) for _ in range(STREAMS)]
         for _ in range(STREAMS * 5):
             assert started.acquire(timeout=60)
-        give_up_at = time.monotonic() + 20
-        while not all(e["running"] for e in fleet.engines("tiny")):
-            assert time.monotonic() < give_up_at
-        engine, pids = victims(fleet, kind)
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         killed_at = time.monotonic()
         fresh = httpx.post(
             f"{fleet.url}/v1/completions",
@@ -74,7 +70,7 @@ def test_a_killed_engine_fails_cleanly_and_is_replaced(fleet, kind):
     lost = [(events, ended_at) for events, ended_at in results if events[-2:-1] == ["event: error"]]
     whole = [events for events, _ in results if events[-1] == "data: [DONE]"]
     assert len(lost) + len(whole) == STREAMS
-    assert lost
+    assert lost, "work is shared, so the killed engine had streams"
     assert whole, "the other engine's streams go on"
     for events, ended_at in lost:
         error = json.loads(events[-1].removeprefix("data: "))["error"]

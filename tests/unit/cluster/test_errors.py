@@ -11,6 +11,7 @@ from qwenfleet.cluster.errors import (
     EngineStartError,
     FleetError,
     FleetNotFound,
+    GatewayFailed,
     MachineError,
     MalformedBody,
     ModelLoading,
@@ -67,6 +68,10 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "the request was not finished within 2.5 s. "
         "Ask for fewer tokens, or try again when the fleet is less busy.",
     ),
+    (
+        GatewayFailed(),
+        "the gateway failed on this request. Send it again, or ask the operator for its log.",
+    ),
 ]
 
 
@@ -113,6 +118,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         NoEngine: (503, "service_unavailable", "no_engine"),
         EngineLost: (503, "engine_lost", "engine_lost"),
         DeadlineExceeded: (504, "timeout", "timeout"),
+        GatewayFailed: (500, "server_error", "internal_error"),
     }
 
 

@@ -18,13 +18,13 @@ import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
 from qwenfleet.cluster.config import ModelConfig, ScriptConfig, WireConfig
+from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.scripted_engine import ScriptedCore
 from qwenfleet.deployments.transport import (
     AnyFrame,
-    Connection,
     Hello,
     Outputs,
     Submit,

@@ -11,7 +11,8 @@ import pytest_asyncio
 
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments import transport
-from qwenfleet.deployments.transport import Abort, Connection, Lease, encode
+from qwenfleet.deployments.connection import Connection
+from qwenfleet.deployments.transport import Abort, Lease, encode
 
 Pair = tuple[Connection, asyncio.StreamWriter, asyncio.StreamReader]
 
@@ -70,7 +71,7 @@ async def test_a_peer_that_does_not_read_is_cut(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, _, peer_reader = pair
-    monkeypatch.setattr(transport, "MAX_BACKLOG_BYTES", 256 * 1024)
+    monkeypatch.setattr("qwenfleet.deployments.connection.MAX_BACKLOG_BYTES", 256 * 1024)
     frame = Abort(["x" * 64 * 1024])
     # The kernel's own buffers take some megabytes before anything waits here.
     for _ in range(2000):
@@ -87,7 +88,7 @@ async def test_a_peer_that_reads_slowly_is_kept(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, _, peer_reader = pair
-    monkeypatch.setattr(transport, "MAX_BACKLOG_BYTES", 256 * 1024)
+    monkeypatch.setattr("qwenfleet.deployments.connection.MAX_BACKLOG_BYTES", 256 * 1024)
     frame = Abort(["x" * 64 * 1024])
     size = len(encode(frame))
     for _ in range(100):

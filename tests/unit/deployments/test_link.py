@@ -13,11 +13,11 @@ import pytest
 import pytest_asyncio
 
 from qwenfleet.cluster.config import WireConfig
+from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.link import EngineLink
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.transport import (
     Alive,
-    Connection,
     Draining,
     EngineDescription,
     Hello,

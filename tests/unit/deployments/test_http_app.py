@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig
-from qwenfleet.deployments.gateway import MODEL_ROUTES, GatewayApp
+from qwenfleet.deployments.http_app import MODEL_ROUTES, GatewayApp
 from qwenfleet.deployments.transport import EngineDescription
 
 FORBIDDEN = [

@@ -1,0 +1,205 @@
+"""GatewayApp: the ASGI application of a gateway, in front of one vLLM app for each model.
+
+It says 503 with Retry-After until an engine has answered its warm-up, and reaches vLLM's apps only
+through an allow-list of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    FleetError,
+    MalformedBody,
+    ModelLoading,
+    ModelRequired,
+    UnknownModel,
+    UnknownRoute,
+)
+from qwenfleet.deployments.answers import Family, family_of
+from qwenfleet.deployments.exchange import Exchange, Outcome, Receive, Scope, Send, respond
+from qwenfleet.deployments.telemetry import NO_MODEL, GatewayMetrics
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.fleet import FleetClient
+    from qwenfleet.deployments.front_end import FrontEnd
+
+MODEL_ROUTES: Final = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/tokenize",
+        "/detokenize",
+    }
+)
+"""POST routes that go to a model's app. vLLM mounts others beside them, some of which reshape the
+engine."""
+OWN_ROUTES: Final = frozenset({"/v1/models", "/health/live", "/health/ready"})
+TIMEOUT_HEADER: Final = b"x-request-timeout-s"
+"""Shortens one request's deadline, in seconds; never past gateway.request_timeout_s."""
+
+
+class _ModelField(msgspec.Struct):
+    """What the gateway itself reads of a body."""
+
+    model: Any = None
+
+
+@dataclass
+class Served:
+    """One model in this gateway, from configuration to app."""
+
+    config: ModelConfig
+    client: FleetClient | None = None
+    front_end: FrontEnd | None = None
+    has_been_ready: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        return self.front_end is not None and self.client is not None and self.client.has_engine
+
+
+class GatewayApp:
+    """The ASGI application: routes, errors, and one vLLM app for each model."""
+
+    def __init__(self, config: FleetConfig, metrics: GatewayMetrics) -> None:
+        self.models = {model.id: Served(model) for model in config.models}
+        self.ongoing = 0
+        self._gateway = config.gateway
+        self._metrics = metrics
+        self._started_at = int(time.time())
+
+    @property
+    def is_ready(self) -> bool:
+        """Some engine of some model answered its warm-up, and this gateway can send to it."""
+        return any(model.is_ready for model in self.models.values())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        method, path = scope["method"], scope["path"]
+        family = family_of(path)
+        try:
+            if method == "GET" and path in OWN_ROUTES:
+                await self._answer_own(path, send)
+            elif method == "POST" and path in MODEL_ROUTES:
+                await self._answer_model(scope, family, receive, send)
+            else:
+                raise UnknownRoute(method, path)
+        except FleetError as error:
+            self._metrics.request_ended(NO_MODEL, Outcome.REFUSED.value)
+            await respond(send, error, family)
+
+    async def _answer_own(self, path: str, send: Send) -> None:
+        if path == "/health/ready" and not self.is_ready:
+            raise ModelLoading(", ".join(self.models), self._gateway.retry_after_s)
+        body: dict[str, Any] = {"status": "ok"}
+        if path == "/v1/models":
+            body = {"object": "list", "data": [self._model_card(m) for m in self.models.values()]}
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"application/json")],
+            }
+        )
+        await send({"type": "http.response.body", "body": msgspec.json.encode(body)})
+
+    def _model_card(self, served: Served) -> dict[str, Any]:
+        description = served.client.description if served.client is not None else None
+        return {
+            "id": served.config.id,
+            "object": "model",
+            "created": self._started_at,
+            "owned_by": "qwenfleet",
+            "root": served.config.resolved_source,
+            "max_model_len": None if description is None else description.max_model_len,
+        }
+
+    async def _answer_model(
+        self, scope: Scope, family: Family, receive: Receive, send: Send
+    ) -> None:
+        timeout_s = self._timeout_s(scope)
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = await self._read_body(scope, receive)
+        except TimeoutError as error:
+            raise DeadlineExceeded(timeout_s) from error
+        served = self._select(body)
+        front_end = served.front_end
+        if front_end is None:
+            raise ModelLoading(served.config.id, self._gateway.retry_after_s)
+        exchange = Exchange(
+            model=served.config.id,
+            family=family,
+            timeout_s=timeout_s,
+            keep_alive_s=self._gateway.keep_alive_s,
+            metrics=self._metrics,
+        )
+        self.ongoing += 1
+        try:
+            await exchange.run(front_end.app, scope, body, receive, send)
+        finally:
+            self.ongoing -= 1
+
+    def _timeout_s(self, scope: Scope) -> float:
+        for name, value in scope["headers"]:
+            if name == TIMEOUT_HEADER:
+                try:
+                    wanted_s = float(value)
+                except ValueError:
+                    wanted_s = 0.0
+                if not wanted_s > 0:
+                    text = value.decode("latin-1")
+                    raise MalformedBody(
+                        f"header {TIMEOUT_HEADER.decode()} is {text!r}, not seconds above 0"
+                    )
+                return min(wanted_s, self._gateway.request_timeout_s)
+        return self._gateway.request_timeout_s
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body, refused as soon as it is known to be too large."""
+        limit = self._gateway.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise BodyTooLarge(limit, int(value))
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise MalformedBody("the client closed the connection before its end")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise BodyTooLarge(limit, None)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _select(self, body: bytes) -> Served:
+        """The model that the body names; a fleet of one needs no name."""
+        try:
+            name = msgspec.json.decode(body, type=_ModelField).model
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedBody(str(error)) from error
+        if name is None or name == "":
+            if len(self.models) == 1:
+                return next(iter(self.models.values()))
+            raise ModelRequired(tuple(self.models))
+        if not isinstance(name, str):
+            raise MalformedBody(f"'model' is {name!r}, not a string")
+        served = self.models.get(name)
+        if served is None:
+            raise UnknownModel(name, tuple(self.models))
+        return served

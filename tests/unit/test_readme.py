@@ -1,0 +1,54 @@
+"""What README shows is what the code does: its configuration loads, its names exist."""
+
+import re
+from pathlib import Path
+
+from qwenfleet.cli import _parser
+from qwenfleet.cluster.config_file import load
+from qwenfleet.cluster.metrics import METRICS
+from qwenfleet.deployments.exchange import Outcome
+from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_configuration_loads(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "fleet.yaml").write_text(block, encoding="utf-8")
+
+    fleet = load(tmp_path / "fleet.yaml")
+
+    assert [model.id for model in fleet.models] == ["coder", "small"]
+    assert fleet.models[0].num_gpus == 2
+
+
+def test_every_metric_is_explained_and_none_is_invented():
+    assert set(re.findall(r"\bqwenfleet_[a-z_]+", README)) == set(METRICS)
+
+
+def test_every_outcome_is_named():
+    for outcome in Outcome:
+        assert outcome.value in README
+
+
+def test_the_routes_are_those_that_are_reachable():
+    (passage,) = re.findall(r"^Routes: (.*?)Nothing else", README, re.DOTALL | re.MULTILINE)
+
+    assert set(re.findall(r"`(/[a-z0-9_/]+)`", passage)) == MODEL_ROUTES | OWN_ROUTES
+    assert TIMEOUT_HEADER.decode() in README
+
+
+def test_the_commands_take_the_options_shown():
+    for command, options in re.findall(r"\| `qwenfleet (\w+) \[(.*?)`", README):
+        shown = set(re.findall(r"--[a-z]+", options))
+        text = _parser().parse_args([command]).command.__name__
+        assert text == f"_{command}"
+        for option in shown:
+            value = [] if option == "--json" else ["1"]
+            _parser().parse_args([command, option, *value])
+
+
+def test_what_it_is_takes_20_words():
+    line = README.split("\n\n")[1]
+
+    assert 5 < len(line.split()) <= 20
