@@ -41,13 +41,22 @@ def error_body(error: FleetError, family: Family) -> bytes:
     return msgspec.json.encode({"error": _openai(error)})
 
 
-def error_event(error: FleetError, family: Family) -> bytes:
-    """The last server-sent event of a stream that failed; no `[DONE]` follows it."""
+def error_event(error: FleetError, family: Family, sequence: int = 0) -> bytes:
+    """The last server-sent event of a stream that failed; no `[DONE]` follows it.
+
+    `sequence` counts the events before it, which the Responses API numbers from 0.
+    """
     match family:
         case Family.ANTHROPIC:
             data: dict[str, Any] = _anthropic(error)
         case Family.RESPONSES:
-            data = {"type": "error", "code": error.code, "message": str(error), "param": None}
+            data = {
+                "type": "error",
+                "sequence_number": sequence,
+                "code": error.code,
+                "message": str(error),
+                "param": None,
+            }
         case Family.OPENAI:
             data = {"error": _openai(error)}
     return b"event: error\ndata: " + msgspec.json.encode(data) + b"\n\n"

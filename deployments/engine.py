@@ -63,7 +63,8 @@ class Engine:
         self._address = ("", 0)
         self._description: EngineDescription | None = None
         self._tasks = [asyncio.create_task(self._announce())]
-        await self._may_load.wait()
+        turn = asyncio.create_task(self._may_load.wait())
+        await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
         try:
             await self._start()
         except Exception as error:
@@ -83,9 +84,11 @@ class Engine:
         self._state = "draining"
         if self._host is not None:
             await self._host.drain("the engine is being stopped", DRAIN_S)
+        for task in self._tasks:
+            task.cancel()
         await self._registry.withdraw(self._id)
         if self._core is not None:
-            self._core.shutdown()
+            await asyncio.to_thread(self._core.shutdown)
 
     async def _start(self) -> None:
         core = self._core = await asyncio.to_thread(_make_core, self._model)
@@ -110,7 +113,7 @@ class Engine:
             await self._host.run()
         except CoreDead as dead:
             logger.error("engine core dead", extra={"engine": self._id, "reason": str(dead)})
-        except Exception:
+        except Exception:  # the process ends with it: Serve starts another
             logger.exception("engine host failed", extra={"engine": self._id})
         os._exit(CORE_DEAD_EXIT_CODE)
 
@@ -118,12 +121,14 @@ class Engine:
         """Tell whoever waits for this engine why it will not come."""
         reason = error.reason if isinstance(error, EngineStartError) else str(error)
         self._tasks[0].cancel()
+        if self._core is not None:
+            await asyncio.to_thread(self._core.shutdown)
         await self._registry.report_failure(
             StartFailure(self._id, self._model.id, reason, self._log_file)
         )
 
     async def _announce(self) -> None:
-        cores = int(os.cpu_count() or 1)
+        cores = len(os.sched_getaffinity(0))
         while True:
             record = self._record()
             if await self._registry.announce_engine(record, cores):
@@ -157,6 +162,9 @@ def _make_core(model: ModelConfig) -> Core:
 
         return ScriptedCore(model)
     path = sources.locate(model.resolved_source, lambda text: logger.info(text))
+    # vLLM's set-up of logging closes every handler there is; its core processes still want it.
+    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     from qwenfleet.deployments.vllm_core import VllmCore
 
+    del os.environ["VLLM_CONFIGURE_LOGGING"]
     return VllmCore(model, path)

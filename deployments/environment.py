@@ -11,11 +11,8 @@ from qwenfleet.cluster.config import FleetConfig, ModelConfig
 from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.sources import EMBEDDED
 
-DIRECT_INGRESS_PORTS = 100
-"""Serve gives each gateway replica one port of a range; 100 outlasts a laptop's restarts."""
 
-
-def ray_environment(config: FleetConfig, token_path: Path) -> dict[str, str]:
+def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dict[str, str]:
     """For the process that starts Ray on this machine, before Ray is imported: its children inherit
     it."""
     stats, metrics, autoscaler, dashboard = (str(port) for port in free_ports(4, "127.0.0.1"))
@@ -28,14 +25,14 @@ def ray_environment(config: FleetConfig, token_path: Path) -> dict[str, str]:
         "AUTOSCALER_METRIC_PORT": autoscaler,
         "DASHBOARD_METRIC_PORT": dashboard,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
         # HAProxy cuts what is older than this when gateways change; no stream is older than its
         # deadline.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(timeout_s),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
-        # Serve's own floor of 30 s for every shutdown; gateways wait for their streams by
-        # themselves.
+        # Serve's floor of 30 s for every shutdown; graceful_shutdown_timeout_s is the bound.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         **_no_calls_home(),
     }
@@ -47,6 +44,8 @@ def gateway_environment() -> dict[str, str]:
     return {
         "VLLM_TARGET_DEVICE": "cpu",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        # vLLM's own set-up of logging closes every handler there is, Serve's among them.
+        "VLLM_CONFIGURE_LOGGING": "0",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         **_no_calls_home(),
@@ -57,8 +56,10 @@ def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str
     """For an engine replica and the core and workers that it starts."""
     environment = _no_calls_home()
     if model.accelerator is None:
-        engines = sum(m.replicas.min for m in config.models if m.accelerator is None)
-        threads = max(1, (os.cpu_count() or 1) // engines)
+        engines = sum(
+            m.replicas.min for m in config.models if m.accelerator is None and m.engine == "vllm"
+        )
+        threads = max(1, len(os.sched_getaffinity(0)) // max(1, engines))
         # vLLM's own binding gives every engine the same cores; OpenMP threads of two engines on one
         # core spin against each other.
         environment |= {

@@ -84,6 +84,7 @@ class Exchange:
         self._is_finished = False
         self._is_sending = False
         self._is_between_events = True
+        self._events = 0
         self._sent_at = self.started_at
 
     def fail(self, error: FleetError) -> None:
@@ -200,7 +201,9 @@ class Exchange:
                     await respond(self._send, error, self.family)
                 elif self._is_stream:
                     end = b"" if self._is_between_events else b"\n\n"
-                    await self._put(end + answers.error_event(error, self.family), more=False)
+                    await self._put(
+                        end + answers.error_event(error, self.family, self._events), more=False
+                    )
                 else:
                     await self._put(b"", more=False)
         except TimeoutError:
@@ -216,6 +219,7 @@ class Exchange:
             self._is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
         else:
             body = message.get("body", b"")
+            self._events += body.count(b"\n\n")
             if body:
                 self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
             self._is_finished = not message.get("more_body", False)

@@ -153,9 +153,11 @@ class FleetClient:
         if self._links.get(link.engine) is link:
             del self._links[link.engine]
             self._tasks.pop(link.engine, None)
-        self._retry_at[link.engine] = self._clock() + RECONNECT_S
+        now = self._clock()
+        self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
+        self._retry_at[link.engine] = now + RECONNECT_S
         lost = [key for key, flight in self._flights.items() if flight.link is link]
-        if link.description is not None:
+        if link.description is not None and (lost or not link.is_draining):
             self._metrics.engine_lost(self._model)
             logger.warning(
                 "engine lost",

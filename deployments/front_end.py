@@ -39,10 +39,7 @@ class FrontEnd:
 
     def __init__(self, app: App, llm: AsyncLLM) -> None:
         self.app = app
-        self._llm = llm
-
-    def close(self) -> None:
-        self._llm.shutdown()
+        self.llm = llm
 
 
 async def build(

@@ -26,6 +26,7 @@ from qwenfleet.deployments.registry import (
     EngineRecord,
     GatewayRecord,
     RegistryClient,
+    StartFailure,
 )
 from qwenfleet.deployments.telemetry import GatewayMetrics
 
@@ -40,7 +41,7 @@ class Gateway:
     """One gateway process: the app, and the tasks that keep it joined to the fleet."""
 
     def __init__(self, config: dict[str, Any], *_engines: Any) -> None:
-        join_serve_log()
+        self._log_file = join_serve_log()
         self._config = FleetConfig.model_validate(config)
         self._id = f"gw-{uuid.uuid4().hex[:8]}"
         self._registry = RegistryClient(self._config.name)
@@ -83,13 +84,22 @@ class Gateway:
         assert served.client is not None
         served.client.update(engines)
         description = served.client.description
-        if served.front_end is None and description is not None:
-            from qwenfleet.deployments import front_end
+        if served.front_end is not None or served.is_broken or description is None:
+            return
+        from qwenfleet.deployments import front_end
 
+        try:
             path = await asyncio.to_thread(sources.locate, served.config.resolved_source, _log)
             served.front_end = await front_end.build(
                 served.config, path, description, served.client
             )
+        except Exception as error:  # one model's templates or parsers must not end the others
+            served.is_broken = True
+            logger.exception("model's app not built", extra={"model": served.config.id})
+            await self._registry.report_failure(
+                StartFailure(self._id, served.config.id, str(error), self._log_file, is_final=True)
+            )
+        else:
             logger.info("model ready", extra={"model": served.config.id})
 
     async def _announce(self) -> None:

@@ -63,7 +63,8 @@ class Served:
     config: ModelConfig
     client: FleetClient | None = None
     front_end: FrontEnd | None = None
-    has_been_ready: bool = False
+    is_broken: bool = False
+    """Whether its app could not be built, which another try would not change."""
 
     @property
     def is_ready(self) -> bool:
@@ -98,7 +99,8 @@ class GatewayApp:
             else:
                 raise UnknownRoute(method, path)
         except FleetError as error:
-            self._metrics.request_ended(NO_MODEL, Outcome.REFUSED.value)
+            if method != "GET" or path not in OWN_ROUTES:  # health probes are no requests
+                self._metrics.request_ended(NO_MODEL, Outcome.REFUSED.value)
             await respond(send, error, family)
 
     async def _answer_own(self, path: str, send: Send) -> None:

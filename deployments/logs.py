@@ -13,12 +13,14 @@ REPLICA_LOG: Final = LoggingConfig(encoding="JSON", enable_access_log=False)
 
 
 def join_serve_log() -> str | None:
-    """Send what `qwenfleet` loggers say where Serve's go; returns that file, when there is one."""
-    ours = logging.getLogger("qwenfleet")
-    ours.handlers = list(logging.getLogger("ray.serve").handlers)
-    ours.setLevel(logging.INFO)
-    ours.propagate = not ours.handlers
-    for handler in ours.handlers:
+    """Send what our and vLLM's loggers say where Serve's go; returns that file, if there is one."""
+    handlers = list(logging.getLogger("ray.serve").handlers)
+    for name in ("qwenfleet", "vllm"):
+        ours = logging.getLogger(name)
+        ours.handlers = handlers
+        ours.setLevel(logging.INFO)
+        ours.propagate = not handlers
+    for handler in handlers:
         target = handler.target if isinstance(handler, logging.handlers.MemoryHandler) else handler
         if isinstance(target, logging.FileHandler):
             return target.baseFilename

@@ -78,6 +78,8 @@ class StartFailure:
     model: str
     reason: str
     log_file: str | None
+    is_final: bool = False
+    """Whether another try would fail in the same way."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ class Registry:
         may_load = len(loading) < max(1, node_cores // CORES_PER_START)
         if record.state == "starting" and may_load:
             record = replace(record, is_loading=True)
+        if record.state == "ready":
+            self._failures = deque(
+                (f for f in self._failures if f.model != record.model), self._failures.maxlen
+            )
         self._engines[record.id] = (record, self._clock())
         return may_load
 
@@ -168,6 +174,7 @@ class RegistryClient:
                 return await getattr(self._actor, method).remote(*arguments)
         except (ray.exceptions.RayError, TimeoutError, ValueError) as error:
             logger.warning("registry away", extra={"method": method, "error": str(error)})
+            self._actor = None
             return None
 
 

@@ -128,6 +128,11 @@ def table(status: FleetStatus) -> str:
     """For a person at a terminal."""
     lines = [f"{status.name} at {status.url}, metrics at {status.metrics_url}", ""]
     lines += _columns(
+        [("MODEL", "ENGINES", "READY")]
+        + [(m.id, str(m.engines), str(m.ready)) for m in status.models]
+    )
+    lines += [""]
+    lines += _columns(
         [("GATEWAY", "PID", "READY", "REQUESTS")]
         + [(g.id, str(g.pid), "yes" if g.ready else "no", str(g.requests)) for g in status.gateways]
     )

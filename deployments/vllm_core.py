@@ -13,6 +13,7 @@ import logging
 import time
 from typing import Any, Final, cast
 
+import msgspec
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
@@ -91,7 +92,10 @@ class VllmCore:
     async def add(self, wire_id: str, submit: Submit) -> None:
         if submit.output_token_ids:
             raise ValueError("this engine cannot go on behind tokens of an earlier attempt")
-        request: EngineCoreRequest = self._decoder.decode(submit.request)
+        try:
+            request: EngineCoreRequest = self._decoder.decode(submit.request)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"the request does not decode as vLLM's: {error}") from error
         request.request_id = wire_id
         request.prompt_token_ids = submit.prompt_token_ids
         request.priority = submit.priority

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 
-from qwenfleet.cluster import config_file
+from qwenfleet.cluster import config_file, run_file
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
@@ -23,6 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader has left, as in `qwenfleet status | head`; the interpreter's own flush must not
+        # complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"qwenfleet: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -50,8 +60,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from qwenfleet.deployments import launch
-
     config = config_file.load(options.config) if options.config else FleetConfig()
     config = config_file.with_overrides(
         config,
@@ -61,7 +69,31 @@ def _serve(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
     )
-    launch.serve(config)
+    _run(config)
+
+
+def _run(config: FleetConfig) -> None:
+    """Ray reads its environment when it is imported, so nothing that needs it comes before that."""
+    from qwenfleet.deployments.environment import ray_environment
+    from qwenfleet.deployments.haproxy import write_launcher
+    from qwenfleet.deployments.processes import remove_files, sweep
+
+    sweep()
+    token_path = run_file.state_directory() / f"{os.getpid()}.token"
+    haproxy = token_path.with_suffix(".haproxy")
+    try:
+        write_launcher(haproxy)
+        os.environ.update(ray_environment(config, token_path, haproxy))
+        from qwenfleet.deployments import launch
+        from qwenfleet.deployments.progress import Stages
+
+        stages = Stages()
+        launch.write_token(token_path)
+        launch.stop_on_signals()
+        launch.check(config, stages)
+        launch.serve(config, stages, token_path)
+    finally:
+        remove_files(token_path)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -161,7 +161,7 @@ def test_every_metric_is_exported_and_vllms_own_are_kept(fleet):
         for _ in range(2):  # the second finds its prompt in the prefix cache of one engine
             answer = httpx.post(
                 f"{fleet.url}/v1/completions",
-                json={"model": model, "prompt": "a prompt of some blocks " * 20, "max_tokens": 2},
+                json={"model": model, "prompt": "a prompt of some blocks " * 60, "max_tokens": 2},
                 timeout=120,
             )
             assert answer.status_code == 200

@@ -42,17 +42,18 @@ def victim(fleet, kind):
     """An engine and the process of it to kill. Asked for before there is load: two engines at work
     leave two cores no time to answer."""
     engine = fleet.engines("tiny")[0]
+    family = psutil.Process(engine["pid"]).children(recursive=True)
     if kind == "host":
-        return engine["id"], engine["pid"]
+        return engine["id"], engine["pid"], family
     children = psutil.Process(engine["pid"]).children()
     cores = [child.pid for child in children if "EngineCore" in " ".join(child.cmdline())]
     assert len(cores) == 1, [child.cmdline() for child in children]
-    return engine["id"], cores[0]
+    return engine["id"], cores[0], family
 
 
 @pytest.mark.parametrize("kind", ["host", "core"])
 def test_a_killed_engine_fails_cleanly_and_is_replaced(fleet, kind):
-    engine, pid = victim(fleet, kind)
+    engine, pid, family = victim(fleet, kind)
     started = threading.Semaphore(0)
     with ThreadPoolExecutor(STREAMS) as pool:
         futures = [pool.submit(stream_to_end, fleet.url, started) for _ in range(STREAMS)]
@@ -79,6 +80,7 @@ def test_a_killed_engine_fails_cleanly_and_is_replaced(fleet, kind):
         assert "data: [DONE]" not in events
         assert ended_at - killed_at < 5
     assert fresh.status_code == 200, fresh.text
+    assert not any(process.is_running() for process in family), "its core and workers go with it"
 
     def is_replaced() -> bool:
         engines = fleet.engines("tiny")
@@ -87,6 +89,7 @@ def test_a_killed_engine_fails_cleanly_and_is_replaced(fleet, kind):
             "ready",
         ]
 
+    assert "ray_qwenfleet_engine_losses_total" in fleet.metrics()
     give_up_at = time.monotonic() + REPLACED_S
     while not is_replaced():
         assert time.monotonic() < give_up_at, fleet.engines("tiny")

@@ -18,8 +18,6 @@ VLLM_IMPORTERS = {
     "deployments/front_end.py",
     "deployments/fleet.py",
     "deployments/vllm_core.py",
-    "deployments/resume_plugin.py",
-    "kernels/vllm_plugin.py",
 }
 HEAVY = ("torch", "ray", "vllm", "numpy", "transformers")
 

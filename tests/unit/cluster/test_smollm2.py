@@ -109,7 +109,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tensors(directory: Path) -> dict[str, NDArray[np.float32]]:
     content = (directory / "model.safetensors").read_bytes()
-    raw = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]  # no types there
+    raw = dict(safetensors.deserialize(content))
     assert {tensor["dtype"] for tensor in raw.values()} == {"BF16"}
     return {name: from_bfloat16(tensor) for name, tensor in raw.items()}
 

@@ -88,7 +88,7 @@ def test_anthropic_clients_get_their_own_shape(error: FleetError, kind: str) -> 
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_an_error_in_a_stream_is_one_event(error: FleetError, family: Family) -> None:
-    event = error_event(error, family).decode()
+    event = error_event(error, family, 7).decode()
     assert event.endswith("\n\n")
     name, data, *rest = event.removesuffix("\n\n").split("\n")
     assert name == "event: error"
@@ -100,6 +100,7 @@ def test_an_error_in_a_stream_is_one_event(error: FleetError, family: Family) ->
         case Family.RESPONSES:
             assert said == {
                 "type": "error",
+                "sequence_number": 7,
                 "code": error.code,
                 "message": str(error),
                 "param": None,

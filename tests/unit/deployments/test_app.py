@@ -26,8 +26,9 @@ CONFIG = FleetConfig(
 
 def deployments(config: FleetConfig | dict[str, Any]) -> tuple[Any, list[Any]]:
     """The gateway and the engines, as Serve is given them."""
-    gateway = build(config)._bound_deployment
-    return gateway, [argument._bound_deployment for argument in gateway.init_args[1:]]
+    gateway: Any = build(config)._bound_deployment
+    bound: list[Any] = list(gateway.init_args[1:])
+    return gateway, [argument._bound_deployment for argument in bound]
 
 
 def test_each_model_is_one_engine_deployment_with_its_replicas() -> None:

@@ -166,7 +166,7 @@ async def test_a_second_attempt_is_another_one(serve_engine: Any, dial: Any) -> 
 async def test_what_the_core_cannot_run_is_rejected_with_its_sentence(
     serve_engine: Any, dial: Any, observed_core: Any
 ) -> None:
-    class Picky(observed_core.Core):  # type: ignore[misc, name-defined]
+    class Picky(observed_core.Core):  # type: ignore[misc]
         async def add(self, wire_id: str, submit: Submit) -> None:
             if len(submit.prompt_token_ids) > 10:
                 raise ValueError("the prompt has more than 10 tokens")

@@ -106,7 +106,7 @@ async def test_welcome_is_the_first_frame_also_while_old_work_is_being_stopped(
 ) -> None:
     is_stopping = asyncio.Event()
 
-    class SlowToAbort(observed_core.Core):  # type: ignore[misc, name-defined]
+    class SlowToAbort(observed_core.Core):  # type: ignore[misc]
         async def abort(self, wire_ids: list[str]) -> None:
             is_stopping.set()
             await asyncio.sleep(0.2)  # ten heartbeats and many steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,27 @@ from qwenfleet.deployments.environment import (
     gateway_environment,
     ray_environment,
 )
+from qwenfleet.deployments.haproxy import write_launcher
 
+HAPROXY = Path("/state/7.haproxy")
 TOKEN = Path("/state/7.token")
 
 
 @pytest.fixture
 def ray() -> dict[str, str]:
     config = FleetConfig(gateway=GatewayConfig(request_timeout_s=1799.5))
-    return ray_environment(config, TOKEN)
+    return ray_environment(config, TOKEN, HAPROXY)
+
+
+def test_haproxy_is_started_without_splicing(ray: dict[str, str], tmp_path: Path) -> None:
+    """Spliced requests hide a client's hang-up from HAProxy."""
+    assert ray["RAY_SERVE_HAPROXY_BINARY_PATH"] == str(HAPROXY)
+    write_launcher(tmp_path / "haproxy")
+    run = subprocess.run(
+        [tmp_path / "haproxy", "-v"], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "HAProxy version" in run.stdout
+    assert '" -dS "$@"' in (tmp_path / "haproxy").read_text(encoding="utf-8")
 
 
 def test_ray_asks_for_a_token(ray: dict[str, str]) -> None:
@@ -62,7 +76,7 @@ def test_a_gateway_is_vllm_without_a_device_on_the_loop_that_answers() -> None:
 def test_engines_of_one_machine_share_its_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, engines: int, threads: str
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     model = ModelConfig(id="m", replicas=Replicas(min=engines, max=engines))
     gpu = ModelConfig(id="g", accelerator="H100", replicas=Replicas(min=8, max=8))
     environment = engine_environment(FleetConfig(models=(model, gpu)), model)

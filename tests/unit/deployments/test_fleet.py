@@ -301,7 +301,7 @@ async def test_a_draining_engine_gets_nothing_new_and_keeps_its_streams(
 async def test_a_rejected_attempt_fails_its_exchange_only(
     client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, observed_core: Any
 ) -> None:
-    class Picky(observed_core.Core):  # type: ignore[misc, name-defined]
+    class Picky(observed_core.Core):  # type: ignore[misc]
         async def add(self, wire_id: str, submit: Any) -> None:
             if submit.request_id == "odd":
                 raise ValueError("this core does not run odd requests")
@@ -364,7 +364,7 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
         stop_reason="\n",
         events=[EngineCoreEvent.new_event(EngineCoreEventType.QUEUED, 40.0)],
     )
-    extra = b"".join(MsgpackEncoder(size_threshold=1 << 40).encode(whole))
+    extra = bytes(MsgpackEncoder(size_threshold=1 << 40).encode(whole)[0])  # type: ignore[arg-type]
     frame = Outputs([Output("cmpl-1.0@gw-a", [7], extra=extra)], clock_s=50.0)
     client.on_outputs(client._links["engine-1"], frame)
     (output,) = (await asyncio.wait_for(client.get_output_async(), 10)).outputs

@@ -129,7 +129,8 @@ async def test_after_welcome_the_engine_is_known_and_idle(
     assert link.description is None
     assert link.targets() == []
     await eventually(lambda: link.is_open)
-    assert link.description.max_model_len == 4096
+    description: Any = link.description
+    assert description.max_model_len == 4096
     (target,) = link.targets()
     assert (target.engine, target.dp_rank) == ("engine-1", 0)
     assert (target.streams, target.queued_prefill_tokens) == (0, 0)

@@ -82,6 +82,11 @@ def test_the_table_has_a_line_for_each_in_even_columns() -> None:
     assert status.table(status.summarise(FLEET, SNAPSHOT)).splitlines() == [
         "demo at http://127.0.0.1:8000, metrics at http://127.0.0.1:9100/metrics",
         "",
+        "MODEL        ENGINES  READY",
+        "helper       1        0",
+        "coder        2        1",
+        "not started  0        0",
+        "",
         "GATEWAY  PID  READY  REQUESTS",
         "gw-a     31   yes    16",
         "gw-b     32   no     0",
