@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TextIO
 
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
@@ -21,12 +21,14 @@ EXAMPLE: Final = """
 
 
 class Stages:
-    """Progress lines with the seconds since the start, on the standard output of its making."""
+    """Progress lines with the seconds since the start."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._started_at = clock()
-        self._stream = sys.stdout
+        self._stream = stream or sys.stdout
 
     def say(self, text: str) -> None:
         self.print(f"[{self._clock() - self._started_at:6.1f}s] {text}")

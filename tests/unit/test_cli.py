@@ -71,7 +71,7 @@ def test_a_wrong_command_line_shows_the_usage(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("gatway: {}\n", "unknown key 'gatway'"),
+        ("gateways: {}\n", "unknown key 'gateways'"),
         ("gateway: {port: 99999}\n", "gateway.port"),
         ("models: [\n", "fleet.yaml"),
     ],

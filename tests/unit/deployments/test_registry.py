@@ -139,3 +139,10 @@ def test_withdraw_removes_engines_and_gateways_and_ignores_strangers(registry: R
     for name in ("engine-1", "gw-1", "nobody"):
         registry.withdraw(name)
     assert registry.snapshot() == replace(registry.snapshot(), engines=(), gateways=())
+
+
+def test_a_ready_engine_forgives_its_models_failures(registry: Registry) -> None:
+    for model in ("coder", "helper"):
+        registry.report_failure(StartFailure("e0", model, "no memory", None))
+    registry.announce_engine(engine("e1", state="ready"), 2)
+    assert [failure.model for failure in registry.snapshot().failures] == ["helper"]
