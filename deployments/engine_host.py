@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -127,15 +128,18 @@ class EngineHost:
 
     @property
     def load(self) -> list[RankLoad]:
-        """The scheduler's own figures, with the prompt tokens that no output has answered yet."""
-        queued = dict.fromkeys((rank.dp_rank for rank in self._core_load), 0)
+        """The scheduler's own figures, brought up to date by what we sent it since its last step:
+        attempts that it does not count yet, and prompt tokens that no output has answered."""
+        queued: Counter[int] = Counter()
+        held: Counter[int] = Counter()
         for attempt in self._attempts.values():
-            queued[attempt.dp_rank] = queued.get(attempt.dp_rank, 0) + attempt.prefill_tokens
+            queued[attempt.dp_rank] += attempt.prefill_tokens
+            held[attempt.dp_rank] += 1
         return [
             RankLoad(
                 dp_rank=rank.dp_rank,
                 running=rank.running,
-                waiting=rank.waiting,
+                waiting=max(rank.waiting, held[rank.dp_rank] - rank.running),
                 queued_prefill_tokens=queued[rank.dp_rank],
                 kv_usage=rank.kv_usage,
             )
