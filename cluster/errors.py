@@ -3,8 +3,9 @@
     FleetError
     ├── ConfigError           a configuration file or an option is wrong
     ├── ModelSourceError      a model's weights cannot be found or read
-    ├── MachineError          this machine cannot run what was asked of it
-    ├── FleetNotFound         no running fleet answers
+    ├── Refusal
+    │   ├── MachineError      this machine cannot run what was asked of it
+    │   └── FleetNotFound     no running fleet answers
     ├── EngineStartError      an engine did not come up
     ├── ProtocolError         gateway and engine do not understand each other
     └── RequestError          the answer to one HTTP request; its sentence is for the client
@@ -13,8 +14,9 @@
         ├── UnknownModel      404
         ├── UnknownRoute      404
         ├── BodyTooLarge      413
-        ├── ModelLoading      503, with Retry-After
-        ├── NoEngine          503, with Retry-After
+        ├── Unavailable       503, with Retry-After
+        │   ├── ModelLoading
+        │   └── NoEngine
         ├── EngineLost        503
         ├── DeadlineExceeded  504
         └── GatewayFailed     500
@@ -85,32 +87,28 @@ class ModelSourceError(FleetError):
         return f"model source '{self.source}': {self.problem}. {self.remedy}"
 
 
-class MachineError(FleetError):
+class Refusal(FleetError):
+    """What is wrong and the way out, in a sentence each."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}"
+
+
+class MachineError(Refusal):
     """This machine cannot run what was asked: a port in use, too little memory, an old CPU."""
 
     code = "machine"
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
 
-    def __str__(self) -> str:
-        return f"{self.problem}. {self.remedy}"
-
-
-class FleetNotFound(FleetError):
+class FleetNotFound(Refusal):
     """A command that speaks to a running fleet found none."""
 
     code = "fleet_not_found"
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.problem}. {self.remedy}"
 
 
 class EngineStartError(FleetError):
@@ -230,33 +228,31 @@ class BodyTooLarge(RequestError):
         )
 
 
-class ModelLoading(RequestError):
-    """The model is configured, but its first engine is still starting."""
+class Unavailable(RequestError):
+    """A model that is served, but by no engine now."""
 
     status = 503
     kind = "service_unavailable"
-    code = "model_loading"
 
     def __init__(self, model: str, retry_after_s: int) -> None:
         super().__init__(model, retry_after_s)
         self.model = model
         self.retry_after_s = retry_after_s
+
+
+class ModelLoading(Unavailable):
+    """The model is configured, but its first engine is still starting."""
+
+    code = "model_loading"
 
     def __str__(self) -> str:
         return f"model '{self.model}' is still loading. Try again in {self.retry_after_s} s."
 
 
-class NoEngine(RequestError):
+class NoEngine(Unavailable):
     """The model had engines, and none of them is there now."""
 
-    status = 503
-    kind = "service_unavailable"
     code = "no_engine"
-
-    def __init__(self, model: str, retry_after_s: int) -> None:
-        super().__init__(model, retry_after_s)
-        self.model = model
-        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"no engine of model '{self.model}' is running. Try again in {self.retry_after_s} s."
