@@ -110,7 +110,8 @@ class Registry:
             record = replace(record, is_loading=True)
         if record.state == "ready":
             self._failures = deque(
-                (f for f in self._failures if f.model != record.model), self._failures.maxlen
+                (f for f in self._failures if f.is_final or f.model != record.model),
+                self._failures.maxlen,
             )
         self._engines[record.id] = (record, self._clock())
         return may_load

@@ -19,7 +19,11 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 models:
-  - {{id: scripted, source: tiny-qwen3-moe, engine: scripted, max_model_len: 1024}}
+  - id: scripted
+    source: tiny-qwen3-moe
+    engine: scripted
+    max_model_len: 1024
+    script: {{start_s: 30}}  # the gateway is up well before its engine
 gateway: {{port: {port}}}
 """
 START_S = 240

@@ -144,5 +144,7 @@ def test_withdraw_removes_engines_and_gateways_and_ignores_strangers(registry: R
 def test_a_ready_engine_forgives_its_models_failures(registry: Registry) -> None:
     for model in ("coder", "helper"):
         registry.report_failure(StartFailure("e0", model, "no memory", None))
+    registry.report_failure(StartFailure("gw-1", "coder", "no such parser", None, is_final=True))
     registry.announce_engine(engine("e1", state="ready"), 2)
-    assert [failure.model for failure in registry.snapshot().failures] == ["helper"]
+    left = [(failure.model, failure.is_final) for failure in registry.snapshot().failures]
+    assert left == [("helper", False), ("coder", True)]
