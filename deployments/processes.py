@@ -53,5 +53,5 @@ def sweep() -> None:
 
 def remove_files(token_path: Path) -> None:
     """The token and what lies beside it."""
-    for suffix in (".token", ".log", ".haproxy"):
+    for suffix in (".token", ".log", ".haproxy", ".json"):
         token_path.with_suffix(suffix).unlink(missing_ok=True)
