@@ -5,9 +5,10 @@ the facts are thin. `check_port` and `free_ports` alone ask the kernel, by bindi
 """
 
 import errno
+import random
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def free_ports(count: int, host: str) -> list[int]:
     with ExitStack() as held:
         sockets = [held.enter_context(_bound(host, 0)) for _ in range(count)]
         return [bound.getsockname()[1] for bound in sockets]
+
+
+def free_port_range(count: int, host: str) -> range:
+    """`count` ports in a row that nobody listens on, below those that the kernel hands out."""
+    starts = range(10_000, 30_000 - count, count)
+    for start in random.sample(starts, len(starts)):
+        with ExitStack() as stack, suppress(OSError):
+            for port in range(start, start + count):
+                listener = stack.enter_context(socket.socket())
+                listener.bind((host, port))
+            return range(start, start + count)
+    raise MachineError(
+        f"no {count} ports in a row are free on {host}", "Stop what listens on so many of them."
+    )
 
 
 def available_memory_bytes() -> int:

@@ -6,16 +6,23 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Final
 
 from qwenfleet.cluster.config import FleetConfig, ModelConfig
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.machine import free_port_range, free_ports
 from qwenfleet.cluster.sources import EMBEDDED
+
+INGRESS_PORTS: Final = 100
+"""A port that a gateway replica leaves is not given out again for as long as a stream may live."""
 
 
 def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dict[str, str]:
     """For the process that starts Ray on this machine, before Ray is imported: its children inherit
     it."""
     stats, metrics, autoscaler, dashboard = (str(port) for port in free_ports(4, "127.0.0.1"))
+    # Serve opens its replicas' ports to sharing and starts at 30000 in every cluster, so that two
+    # fleets of one machine would answer each other's requests.
+    replicas = free_port_range(INGRESS_PORTS, "127.0.0.1")
     timeout_s = math.ceil(config.gateway.request_timeout_s)
     return {
         "RAY_AUTH_MODE": "token",
@@ -27,6 +34,8 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas.stop - 1),
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
         # HAProxy cuts what is older than this when gateways change; no stream is older than its
         # deadline.

@@ -188,3 +188,13 @@ def test_a_cpu_that_tells_nothing_passes() -> None:
 
 def test_this_machines_cpuinfo_is_text() -> None:
     assert isinstance(read_cpuinfo(), str)
+
+
+def test_a_range_of_free_ports_holds_none_that_is_taken() -> None:
+    ports = free_port_range(50, "127.0.0.1")
+    assert len(ports) == 50
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[25]))
+        taken.listen()
+        other = free_port_range(50, "127.0.0.1")
+    assert ports[25] not in other
