@@ -17,6 +17,7 @@ from qwenfleet.cluster.machine import (
     check_memory,
     check_port,
     engine_bytes,
+    free_port_range,
     free_ports,
     most_engines,
     read_cpuinfo,
