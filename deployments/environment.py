@@ -19,7 +19,7 @@ INGRESS_PORTS: Final = 100
 def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dict[str, str]:
     """For the process that starts Ray on this machine, before Ray is imported: its children inherit
     it."""
-    stats, metrics, autoscaler, dashboard = (str(port) for port in free_ports(4, "127.0.0.1"))
+    stats, metrics, autoscaler, dashboard, proxy, grpc = map(str, free_ports(6, "127.0.0.1"))
     # Serve opens its replicas' ports to sharing and starts at 30000 in every cluster, so that two
     # fleets of one machine would answer each other's requests.
     replicas = free_port_range(INGRESS_PORTS, "127.0.0.1")
@@ -34,6 +34,8 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": proxy,  # HAProxy's backup: shared likewise
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": grpc,
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas.stop - 1),
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
