@@ -17,6 +17,7 @@ PORTIONS = ("cluster", "deployments", "kernels", "loadtest")
 VLLM_IMPORTERS = {
     "deployments/front_end.py",
     "deployments/fleet.py",
+    "deployments/resume_plugin.py",
     "deployments/vllm_core.py",
 }
 HEAVY = ("torch", "ray", "vllm", "numpy", "transformers")
