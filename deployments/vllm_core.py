@@ -2,18 +2,21 @@
 client.
 
 vLLM internals used here (0.32): AsyncEngineArgs, EngineCoreClient.make_async_mp_client,
-Executor.get_class, EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder and
-RayPrometheusStatLogger.
+Executor.get_class, EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder,
+RayPrometheusStatLogger, and what resume_plugin.py names.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
+import psutil
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
@@ -28,6 +31,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from qwenfleet.cluster.config import ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.core import CoreDead, CoreStep
+from qwenfleet.deployments.resume_plugin import PLUGIN, RECEIVED_TOKENS
 from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
 
 logger = logging.getLogger(__name__)
@@ -64,6 +68,8 @@ class VllmCore:
         self._decoder = MsgpackDecoder(EngineCoreRequest)
         self._load: dict[int, RankLoad] = {}
         self._stats: PrometheusStatLogger | None = None
+        self._probes = itertools.count()
+        self._max_model_len = 0
 
     async def start(self) -> EngineDescription:
         try:
@@ -76,10 +82,11 @@ class VllmCore:
         ranks = self._alive.engine_ranks_managed
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
+        self._max_model_len = config.model_config.max_model_len
         await self._warm_up()
         cache = config.cache_config
         return EngineDescription(
-            max_model_len=config.model_config.max_model_len,
+            max_model_len=self._max_model_len,
             block_size=cache.block_size or 0,
             num_gpu_blocks=cache.num_gpu_blocks or 0,
             max_num_seqs=config.scheduler_config.max_num_seqs,
@@ -90,8 +97,6 @@ class VllmCore:
         )
 
     async def add(self, wire_id: str, submit: Submit) -> None:
-        if submit.output_token_ids:
-            raise ValueError("this engine cannot go on behind tokens of an earlier attempt")
         try:
             request: EngineCoreRequest = self._decoder.decode(submit.request)
         except msgspec.DecodeError as error:
@@ -101,16 +106,36 @@ class VllmCore:
         request.priority = submit.priority
         request.cache_salt = submit.cache_salt
         request.data_parallel_rank = submit.dp_rank
+        self._carry_received(request, submit.output_token_ids)
         try:
             await self._alive.add_request_async(request)
         except EngineDeadError as error:
-            raise ValueError("the engine core is dead") from error
+            raise CoreDead("the engine core process is dead") from error
 
     async def abort(self, wire_ids: list[str]) -> None:
         try:
             await self._alive.abort_requests_async(wire_ids)
         except EngineDeadError:
             logger.info("abort after the core's death", extra={"requests": len(wire_ids)})
+
+    async def probe(self) -> None:
+        """Ask the core for one step of its own; its output comes under an id that no host knows."""
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        try:
+            await self._alive.add_request_async(_request(f"probe-{next(self._probes)}", params))
+        except EngineDeadError:
+            logger.info("probe after the core's death")
+
+    def cpu_s(self) -> float | None:
+        """CPU seconds of the core, its workers and their children so far; None when none is left.
+
+        A child that ended counts as long as its parent lives, so this rarely goes back.
+        """
+        total = None
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                total = (total or 0.0) + sum(process.cpu_times()[:4])
+        return total
 
     async def next_step(self) -> CoreStep:
         outputs = await self._next()
@@ -171,8 +196,25 @@ class VllmCore:
             extra=None if plain else cast(bytes, self._encoder.encode(output)[0]),
         )
 
+    def _carry_received(self, request: EngineCoreRequest, tokens: list[int]) -> None:
+        """Hand the tokens of earlier attempts, and no client's, to the plugin in the core. Raises
+        ValueError for an attempt that has nothing left to make."""
+        params = request.sampling_params
+        if params is None:
+            raise ValueError("the request is not one for text")
+        extra = {k: v for k, v in (params.extra_args or {}).items() if k != RECEIVED_TOKENS}
+        room = self._max_model_len - len(request.prompt_token_ids or ())
+        if tokens:
+            extra[RECEIVED_TOKENS] = tokens
+            if len(tokens) >= min(room, params.max_tokens or room):
+                raise ValueError(f"{len(tokens)} tokens so far leave none to make")
+        params.extra_args = extra or None
+
     async def _warm_up(self) -> None:
-        """Run what compiles on first use, sampling and logprobs, then a greedy request."""
+        """Run what compiles on first use, sampling and logprobs; then prove that this core resumes.
+
+        The proof holds in any precision: of tokens 1 and 2, 1 is far ahead but may not follow 1.
+        """
         await self._complete(
             "warm-up-sampling",
             SamplingParams(
@@ -186,36 +228,58 @@ class VllmCore:
                 ignore_eos=True,
             ),
         )
-        await self._complete(
-            "warm-up-greedy",
-            SamplingParams(temperature=0.0, max_tokens=WARM_UP_TOKENS, ignore_eos=True),
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=WARM_UP_TOKENS,
+            ignore_eos=True,
+            allowed_token_ids=[1, 2],
+            logit_bias={1: 100.0},
         )
+        params._bad_words_token_ids = [[1, 1]]
+        whole = await self._complete("warm-up-greedy", params)
+        params.extra_args = {RECEIVED_TOKENS: whole[:1]}
+        rest = await self._complete("warm-up-resume", params)
+        if rest != whole[1:]:
+            raise EngineStartError(
+                self._model.id,
+                f"its core does not go on behind the tokens of a lost engine: {rest} instead of "
+                f"{whole[1:]} behind {whole[:1]}. vLLM loads {PLUGIN} for that: install qwenfleet "
+                f"with pip where the engine runs, and leave VLLM_PLUGINS unset or add {PLUGIN}",
+            )
 
-    async def _complete(self, request_id: str, params: SamplingParams) -> None:
-        request = EngineCoreRequest(
-            request_id=request_id,
-            prompt_token_ids=list(range(1, 9)),
-            mm_features=None,
-            sampling_params=params,
-            pooling_params=None,
-            arrival_time=time.time(),
-            lora_request=None,
-            cache_salt=None,
-            data_parallel_rank=None,
-        )
-        tokens = 0
+    async def _complete(self, request_id: str, params: SamplingParams) -> list[int]:
+        """The tokens of a request of our own, before there are others."""
+        tokens: list[int] = []
+        is_finished = False
         try:
             async with asyncio.timeout(WARM_UP_TIMEOUT_S):
-                await self._alive.add_request_async(request)
-                while tokens < WARM_UP_TOKENS:
+                await self._alive.add_request_async(_request(request_id, params))
+                while not is_finished:
                     for output in (await self._next()).outputs:
-                        tokens += len(output.new_token_ids)
+                        tokens += output.new_token_ids
+                        is_finished = output.finish_reason is not None
         except TimeoutError as error:
             raise EngineStartError(
-                self._model.id, f"the warm-up made {tokens} tokens in {WARM_UP_TIMEOUT_S:.0f} s"
+                self._model.id,
+                f"the warm-up made {len(tokens)} tokens in {WARM_UP_TIMEOUT_S:.0f} s",
             ) from error
         except CoreDead as error:
             raise EngineStartError(self._model.id, "the engine core died in its warm-up") from error
+        return tokens
+
+
+def _request(request_id: str, params: SamplingParams) -> EngineCoreRequest:
+    return EngineCoreRequest(
+        request_id=request_id,
+        prompt_token_ids=list(range(1, 9)),
+        mm_features=None,
+        sampling_params=params,
+        pooling_params=None,
+        arrival_time=time.time(),
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
 
 
 def _vllm_version() -> str:

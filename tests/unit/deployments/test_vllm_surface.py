@@ -137,3 +137,9 @@ def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
 def test_vllms_messages_still_have_the_fields_that_we_touch(name: str, fields: str) -> None:
     missing = set(fields.split()) - fields_of("v1/engine/__init__.py", name)
     assert not missing, f"vLLM moved: {name} has no {sorted(missing)} any more"
+
+
+def test_vllms_sampling_parameters_still_have_the_fields_that_we_touch() -> None:
+    touched = {"extra_args", "prompt_logprobs", "seed", "_bad_words_token_ids"}
+    missing = touched - fields_of("sampling_params.py", "SamplingParams")
+    assert not missing, f"vLLM moved: SamplingParams has no {sorted(missing)} any more"
