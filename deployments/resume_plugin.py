@@ -21,8 +21,11 @@ of these, or what they rely on, changes):
   before each sampling: sets the generator of each seeded request by (seed, number of output
   tokens). V1's generators otherwise carry their state from token to token, which no other core has;
   V2 draws by (seed, position) anyway. So the same seed draws other tokens than in a plain vLLM with
-  the V1 runner. With speculative decoding one sampling makes several tokens: a seeded request does
-  then not resume exactly.
+  the V1 runner.
+
+Not exact: a seeded request with speculative decoding, where one sampling makes several tokens; and,
+on V1, a `thinking_token_budget` cut inside a forced end of reasoning of more than one token, which
+vLLM does not find again after its own preemptions either.
 """
 
 from __future__ import annotations
@@ -65,7 +68,8 @@ class PositionedGenerator(torch.Generator):  # type: ignore[misc]  # mypy does n
         self.manual_seed(int.from_bytes(digest.digest()))
 
     # V1 turns the generator of a partial prefill back by an offset after sampling. There is nothing
-    # to turn back here, and a generator of torch on CPU has no offset: it raises, in the core.
+    # to turn back here, and torch's generators have no offset on CPU: they raise, which ends the
+    # core (seen with a plain vLLM 0.32 and a seeded prompt of two prefill chunks).
 
     def get_offset(self) -> int:
         return 0

@@ -220,7 +220,7 @@ class Reasoner:
 
 def manager(reasoner=None):
     made = object.__new__(StructuredOutputManager)
-    made.backend = Backend()
+    made.backend = Backend()  # type: ignore[assignment]  # all of one that a new grammar needs
     made.enable_in_reasoning = False
     made.reasoner_cls = reasoner
     made.tokenizer = None
