@@ -9,7 +9,9 @@ its original in everything else.
 What of vLLM 0.32 is patched, and why (tests/unit/deployments/test_resume_plugin.py fails when one
 of these, or what they rely on, changes):
 
-- `Request.from_engine_core_request`: appends the tokens as output, which also hashes their blocks.
+- `Request.from_engine_core_request`: appends the tokens as output, which also hashes their blocks,
+  and takes no prefill statistics: the scheduler asserts that a new request has no more cached tokens
+  than its prompt, and dies where the output of an earlier attempt is cached.
   Prompt logprobs are not asked for again; the first output of the first attempt had them. The V2
   runner needs no more than this: the scheduler gives it all tokens of the request as `prefill`.
 - `StructuredOutputManager._create_grammar`: advances the fresh grammar by the tokens, behind the
@@ -113,6 +115,7 @@ def _append_received(original: Callable[..., Request]) -> Callable[..., Request]
         params.prompt_logprobs = None
         resumed = original(request, block_hasher)
         resumed.append_output_token_ids(tokens)
+        resumed.prefill_stats = None  # a core that has its output cached asserts against these
         return resumed
 
     return from_engine_core_request

@@ -289,6 +289,18 @@ def test_tokens_moved_into_the_prompt_instead_give_another_text(engine, greedy, 
     assert moved != [whole.behind(cut) for cut in cuts(whole)]
 
 
+def test_output_that_is_in_the_prefix_cache_may_be_gone_on_behind(engine):
+    """The core that made a block of output may get its request back; vLLM asserts that no new
+    request has more cached than its prompt."""
+    ids = engine.encode(PROMPT)
+    params = {"max_tokens": 160}
+    whole = engine.ask(**params)
+    late = (100, 130, 159)
+    assert len(ids) + late[1] > 128, "a block holds output"
+    resumed = engine.run(*(engine.submit(ids, whole.tokens[:cut], **params) for cut in late))
+    assert resumed == [whole.behind(cut) for cut in late]
+
+
 def test_a_seeded_prefill_may_come_in_chunks(engine):
     """vLLM's own generators raise then on CPU, in the core."""
     params = SAMPLED | {"max_tokens": 8}
