@@ -5,7 +5,8 @@
     ├── ModelSourceError      a model's weights cannot be found or read
     ├── Refusal
     │   ├── MachineError      this machine cannot run what was asked of it
-    │   └── FleetNotFound     no running fleet answers
+    │   ├── FleetNotFound     no running fleet answers
+    │   └── DrainRefused      an engine was not drained
     ├── EngineStartError      an engine did not come up
     ├── ProtocolError         gateway and engine do not understand each other
     └── RequestError          the answer to one HTTP request; its sentence is for the client
@@ -17,8 +18,9 @@
         ├── Unavailable       503, with Retry-After
         │   ├── ModelLoading
         │   └── NoEngine
-        ├── EngineLost        503
+        ├── RequestKillsEngines  422
         ├── DeadlineExceeded  504
+        ├── EngineRefused     500
         └── GatewayFailed     500
 
 Each class keeps its constructor's arguments as fields and hands all of them to
@@ -109,6 +111,12 @@ class FleetNotFound(Refusal):
     """A command that speaks to a running fleet found none."""
 
     code = "fleet_not_found"
+
+
+class DrainRefused(Refusal):
+    """`qwenfleet drain` did not do what it was asked."""
+
+    code = "drain"
 
 
 class EngineStartError(FleetError):
@@ -258,12 +266,10 @@ class NoEngine(Unavailable):
         return f"no engine of model '{self.model}' is running. Try again in {self.retry_after_s} s."
 
 
-class EngineLost(RequestError):
-    """The engine of this request went away and no other engine could take the request over."""
+class EngineRefused(RequestError):
+    """An engine will not run the request, and no other would."""
 
-    status = 503
-    kind = "engine_lost"
-    code = "engine_lost"
+    code = "engine_refused"
 
     def __init__(self, model: str, engine: str, reason: str) -> None:
         super().__init__(model, engine, reason)
@@ -273,8 +279,29 @@ class EngineLost(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"engine '{self.engine}' of model '{self.model}' was lost: {self.reason}. "
-            "Send the request again."
+            f"engine '{self.engine}' of model '{self.model}' does not run this request: "
+            f"{self.reason}. Tell the operator: gateway and engine may be of two versions."
+        )
+
+
+class RequestKillsEngines(RequestError):
+    """Engines died under this request, the last one while it was alone on trial.
+
+    A status that SDKs do not retry: each try would cost another engine.
+    """
+
+    status = 422
+    kind = "invalid_request_error"
+    code = "request_kills_engines"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+    def __str__(self) -> str:
+        return (
+            f"engines of model '{self.model}' crashed each time they worked on this request, so it "
+            "is not tried again. Change it before you send it again, and tell the operator."
         )
 
 

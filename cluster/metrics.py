@@ -77,7 +77,32 @@ OUTPUT_TOKENS = Metric(
 ENGINE_LOSSES = Metric(
     "qwenfleet_engine_losses_total",
     "counter",
-    "Engines whose connection to this gateway was lost.",
+    "Engines lost: core_died, reset, silent, frozen or drained. Each gateway counts its own.",
+    ("model", "loss"),
+)
+RESUMES = Metric(
+    "qwenfleet_resumes_total",
+    "counter",
+    "Requests that went on at another engine, by why they left theirs.",
+    ("model", "loss"),
+)
+RESUME_GAP_SECONDS = Metric(
+    "qwenfleet_resume_gap_seconds",
+    "histogram",
+    "Time between a request's last token at one engine and its first at the next.",
+    ("model", "loss"),
+    LATENCY_BUCKETS_S,
+)
+MOVING_REQUESTS = Metric(
+    "qwenfleet_moving_requests",
+    "gauge",
+    "Requests at a gateway that wait for an engine, or for their turn to leave one.",
+    ("model",),
+)
+ORPHANS = Metric(
+    "qwenfleet_orphaned_requests_total",
+    "counter",
+    "Requests that an engine stopped because their gateway had gone.",
     ("model",),
 )
 ENGINE_STATE = Metric(
@@ -114,6 +139,10 @@ METRICS: Final = _index(
     CACHED_TOKENS,
     OUTPUT_TOKENS,
     ENGINE_LOSSES,
+    RESUMES,
+    RESUME_GAP_SECONDS,
+    MOVING_REQUESTS,
+    ORPHANS,
     ENGINE_STATE,
     ENGINE_RUNNING,
     ENGINE_WAITING,

@@ -13,6 +13,7 @@ _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
     404: "not_found_error",
     413: "request_too_large",
+    422: "invalid_request_error",
     504: "timeout_error",
 }
 """Anthropic's error types by status (platform.claude.com, "Errors"); any other is `api_error`."""

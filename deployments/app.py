@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from importlib.metadata import version
 from typing import Any, cast
 
 from ray.serve import Application, Deployment
 
-from qwenfleet.cluster.config import FleetConfig, ModelConfig, dump
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas, dump
 from qwenfleet.cluster.models import completed
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
@@ -23,10 +26,11 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
     fleet = completed(
         config if isinstance(config, FleetConfig) else FleetConfig.model_validate(config)
     )
-    tree = dump(fleet)
+    views = [_of_engine(fleet, model) for model in fleet.models]
     engines = [
         cast(Deployment, Engine)
         .options(
+            **_version(view),
             name=f"engine-{index}",
             num_replicas=model.replicas.min,
             max_constructor_retry_count=START_ATTEMPTS,
@@ -36,10 +40,12 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
             logging_config=REPLICA_LOG,
             ray_actor_options=_engine_resources(fleet, model),
         )
-        .bind(tree, model.id)
-        for index, model in enumerate(fleet.models)
+        .bind(view, model.id)
+        for index, (model, view) in enumerate(zip(fleet.models, views, strict=True))
     ]
+    view = _of_gateway(fleet)
     gateway = cast(Deployment, Gateway).options(
+        **_version(view),
         name="gateway",
         num_replicas=fleet.gateway.replicas,
         max_ongoing_requests=fleet.gateway.max_ongoing_requests,
@@ -48,7 +54,35 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
         logging_config=REPLICA_LOG,
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": gateway_environment()}},
     )
-    return gateway.bind(tree, *engines)
+    return gateway.bind(view, *engines)
+
+
+# A replica restarts when its version changes, so that is made of no more than what concerns it: a
+# change of the engines' number restarts nothing, and one of an engine's memory no gateway.
+
+
+def _of_engine(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
+    view = fleet.model_copy(
+        update={
+            "models": (model.model_copy(update={"replicas": Replicas()}),),
+            "gateway": GatewayConfig(host=fleet.gateway.host),
+        }
+    )
+    return dump(view)
+
+
+def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = {"replicas": Replicas(), "script": None, "kv_cache_gib": 1.0}
+    models = tuple(model.model_copy(update=plain) for model in fleet.models)
+    gateway = fleet.gateway.model_copy(update={"replicas": 1})
+    return dump(fleet.model_copy(update={"models": models, "gateway": gateway}))
+
+
+def _version(view: dict[str, Any]) -> dict[str, Any]:
+    """Serve's own option, which it keeps to itself: without it a deployment that is run again
+    restarts every replica. With `serveConfigV2` Serve puts its hash of all arguments there."""
+    text = json.dumps([version("qwenfleet"), view], sort_keys=True)
+    return {"version": hashlib.sha256(text.encode()).hexdigest()[:16], "_internal": True}
 
 
 def _engine_resources(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:

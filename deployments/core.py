@@ -12,6 +12,10 @@ class CoreDead(Exception):
     """The core will never answer again; its host ends itself."""
 
 
+class CoreFrozen(CoreDead):
+    """The core lives and makes no progress; its host ends itself, and the core with it."""
+
+
 class CoreStep(NamedTuple):
     """One iteration of the core: new tokens, and what its scheduler holds after it."""
 
@@ -28,7 +32,8 @@ class Core(Protocol):
         ...
 
     async def add(self, wire_id: str, submit: Submit) -> None:
-        """Take an attempt. Raises ValueError, with a sentence, for one that it cannot run."""
+        """Take an attempt, to go on behind its `output_token_ids`. Raises ValueError, with a
+        sentence, for one that it cannot run, and CoreDead."""
         ...
 
     async def abort(self, wire_ids: list[str]) -> None:
@@ -37,6 +42,14 @@ class Core(Protocol):
 
     async def next_step(self) -> CoreStep:
         """Wait for the next iteration. Raises CoreDead."""
+        ...
+
+    async def probe(self) -> None:
+        """Ask a core that seems frozen for a step of its own, which is the sign that it is back."""
+        ...
+
+    def cpu_s(self) -> float | None:
+        """CPU seconds that the core's own processes have used; None when it has none."""
         ...
 
     def shutdown(self) -> None: ...

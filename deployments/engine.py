@@ -25,6 +25,7 @@ from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.registry import (
     ANNOUNCE_INTERVAL_S,
+    DrainOrder,
     EngineRecord,
     EngineState,
     RegistryClient,
@@ -38,8 +39,8 @@ logger = logging.getLogger(__name__)
 CORE_DEAD_EXIT_CODE: Final = 70
 """EX_SOFTWARE of sysexits.h."""
 DRAIN_S: Final = 10.0
-"""How long a stopping engine lets its streams finish; inside Serve's
-graceful_shutdown_timeout_s."""
+"""How long a stopping engine lets its streams leave; inside Serve's graceful_shutdown_timeout_s.
+What has not left then waits in its gateway."""
 
 
 @serve.deployment
@@ -57,6 +58,7 @@ class Engine:
         self._registry = RegistryClient(self._fleet.name)
         self._metrics = EngineMetrics()
         self._state: EngineState = "starting"
+        self._reason = ""
         self._may_load = asyncio.Event()
         self._host: EngineHost | None = None
         self._core: Core | None = None
@@ -80,15 +82,28 @@ class Engine:
                 raise RuntimeError(f"engine {self._id}: a task of it ended")
 
     async def __del__(self) -> None:
-        """Serve awaits this when it stops the replica: finish the streams, then go."""
-        self._state = "draining"
-        if self._host is not None:
-            await self._host.drain("the engine is being stopped", DRAIN_S)
+        """Serve awaits this when it stops the replica: let the streams leave, then go."""
+        await self._drain(DrainOrder("the engine is being stopped", DRAIN_S))
         for task in self._tasks:
             task.cancel()
         await self._registry.withdraw(self._id)
         if self._core is not None:
             await asyncio.to_thread(self._core.shutdown)
+
+    async def _drain(self, order: DrainOrder) -> None:
+        self._state, self._reason = "draining", order.reason
+        if self._host is not None:
+            await self._host.drain(order.reason, order.deadline_s)
+
+    async def _obey(self, order: DrainOrder) -> None:
+        """Drain for an operator and end; Serve starts another engine in this one's place."""
+        logger.info("drain ordered", extra={"engine": self._id, "reason": order.reason})
+        await self._drain(order)
+        self._tasks[0].cancel()  # an announcement would list this engine again
+        await self._registry.withdraw(self._id)
+        if self._core is not None:
+            await asyncio.to_thread(self._core.shutdown)
+        os._exit(0)
 
     async def _start(self) -> None:
         core = self._core = await asyncio.to_thread(_make_core, self._model)
@@ -131,19 +146,28 @@ class Engine:
         cores = len(os.sched_getaffinity(0))
         while True:
             record = self._record()
-            if await self._registry.announce_engine(record, cores):
+            orders = await self._registry.announce_engine(record, cores)
+            if orders.may_load:
                 self._may_load.set()
+            if orders.drain is not None and self._state != "draining":
+                self._tasks.append(asyncio.create_task(self._obey(orders.drain)))
             self._metrics.record(record)
+            if self._host is not None:
+                self._metrics.orphans(self._model.id, self._host.orphans)
             await asyncio.sleep(ANNOUNCE_INTERVAL_S)
 
     def _record(self) -> EngineRecord:
         load = self._host.load if self._host is not None else []
+        state, reason = self._state, self._reason
+        if state == "ready" and self._host is not None and self._host.quarantine:
+            state, reason = "quarantined", self._host.quarantine
         return EngineRecord(
             id=self._id,
             model=self._model.id,
             node=self._node,
             pid=os.getpid(),
-            state=self._state,
+            state=state,
+            reason=reason,
             is_loading=self._state == "starting" and self._may_load.is_set(),
             host=self._address[0],
             port=self._address[1],

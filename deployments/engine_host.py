@@ -10,14 +10,15 @@ import asyncio
 import hmac
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from typing import Final
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.attempts import Attempts, Session
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.core import Core, CoreDead, CoreStep
+from qwenfleet.deployments.core import Core, CoreDead, CoreFrozen, CoreStep
+from qwenfleet.deployments.pulse import Condition, Pulse
 from qwenfleet.deployments.transport import (
     PROTOCOL_VERSION,
     Abort,
@@ -34,6 +35,7 @@ from qwenfleet.deployments.transport import (
     Refused,
     Rejected,
     Submit,
+    Trying,
     Welcome,
     speaks,
     wire_id,
@@ -41,25 +43,9 @@ from qwenfleet.deployments.transport import (
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass
-class _Attempt:
-    """An attempt that the core runs, and the prompt tokens that wait for their first output."""
-
-    session: _Session
-    prefill_tokens: int
-    dp_rank: int
-
-
-@dataclass(eq=False)
-class _Session:
-    """One gateway's connection."""
-
-    gateway: str
-    connection: Connection
-    leased_until: float
-    received: int = 0
-    owned: set[str] = field(default_factory=set)
+GIVE_UP_S: Final = 120.0
+"""A core that stays frozen for this long is replaced: a stopped process was continued by then, or
+will never be."""
 
 
 class EngineHost:
@@ -77,6 +63,8 @@ class EngineHost:
         wire: WireConfig,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.orphans = 0
+        """Attempts that were stopped because their gateway had gone."""
         self._core = core
         self._engine = engine
         self._model = model
@@ -85,15 +73,14 @@ class EngineHost:
         self._wire = wire
         self._clock = clock
         self._server: asyncio.Server | None = None
-        self._sessions: dict[str, _Session] = {}
-        self._attempts: dict[str, _Attempt] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._draining: Draining | None = None
+        self._sessions: dict[str, Session] = {}
+        self._attempts = Attempts()
         self._core_load: list[RankLoad] = [
             RankLoad(dp_rank=rank) for rank in range(description.data_parallel_size)
         ]
         self._step = 0
-        self._stepped_at = clock()
+        self._pulse = Pulse(clock())
 
     async def listen(self, host: str) -> tuple[str, int]:
         """Open the wire on a free port of `host`; returns the address for the registry."""
@@ -108,43 +95,35 @@ class EngineHost:
                 tasks.create_task(self._heartbeat())
                 while True:
                     self._deliver(await self._core.next_step())
+                    await self._hold_trials()
         except* CoreDead as dead:
-            reason = str(dead.exceptions[0])
-            await self._say_goodbye(Lost(reason=reason))
-            raise CoreDead(reason) from None
+            cause = dead.exceptions[0]
+            is_frozen = isinstance(cause, CoreFrozen)
+            await self._say_goodbye(Lost(reason=str(cause), is_frozen=is_frozen))
+            raise CoreDead(str(cause)) from None
 
     async def drain(self, reason: str, deadline_s: float) -> None:
-        """Ask for no new work, wait for what runs, at most `deadline_s` seconds, then close the
-        wire."""
+        """Ask the gateways to take their streams elsewhere and wait until they did, at most
+        `deadline_s` seconds; then close the wire."""
         if self._server is not None:
             self._server.close()
-        self._broadcast(Draining(reason=reason, deadline_s=deadline_s))
+        self._draining = Draining(reason=reason, deadline_s=deadline_s)
+        self._broadcast(self._draining)
         try:
             async with asyncio.timeout(deadline_s):
-                await self._idle.wait()
+                await self._attempts.are_none.wait()
         except TimeoutError:
             logger.warning("streams cut", extra={"requests": len(self._attempts)})
-        await self._say_goodbye(Lost(reason=reason))
+        await self._say_goodbye(Lost(reason=reason, is_drained=True))
 
     @property
     def load(self) -> list[RankLoad]:
-        """The scheduler's own figures, brought up to date by what we sent it since its last step:
-        attempts that it does not count yet, and prompt tokens that no output has answered."""
-        queued: Counter[int] = Counter()
-        held: Counter[int] = Counter()
-        for attempt in self._attempts.values():
-            queued[attempt.dp_rank] += attempt.prefill_tokens
-            held[attempt.dp_rank] += 1
-        return [
-            RankLoad(
-                dp_rank=rank.dp_rank,
-                running=rank.running,
-                waiting=max(rank.waiting, held[rank.dp_rank] - rank.running),
-                queued_prefill_tokens=queued[rank.dp_rank],
-                kv_usage=rank.kv_usage,
-            )
-            for rank in self._core_load
-        ]
+        return self._attempts.load(self._core_load)
+
+    @property
+    def quarantine(self) -> str:
+        """Why gateways should send no new work; empty when they may."""
+        return self._pulse.reason
 
     # The wire.
 
@@ -152,7 +131,7 @@ class EngineHost:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         connection = Connection(reader, writer)
-        session: _Session | None = None
+        session: Session | None = None
         try:
             async with asyncio.timeout(self._wire.connect_timeout_s):
                 session = await self._greet(connection)
@@ -167,7 +146,7 @@ class EngineHost:
             if session is not None:
                 await self._forget(session)
 
-    async def _greet(self, connection: Connection) -> _Session | None:
+    async def _greet(self, connection: Connection) -> Session | None:
         hello = await connection.receive()
         if not isinstance(hello, Hello):
             raise ProtocolError(f"the first frame is {type(hello).__name__}, not Hello")
@@ -180,7 +159,7 @@ class EngineHost:
             )
             return None
         earlier = self._sessions.get(hello.gateway)
-        session = _Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
+        session = Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
         self._sessions[hello.gateway] = session
         # Welcome goes out before anything waits: a step or heartbeat must not come in between.
         connection.send(
@@ -191,21 +170,21 @@ class EngineHost:
                 lease_s=self._wire.lease_s,
             )
         )
+        if self._draining is not None:
+            connection.send(self._draining)
         if earlier is not None:
             await self._hand_over(earlier, session, frozenset(hello.owned))
         return session
 
-    async def _hand_over(self, earlier: _Session, session: _Session, owned: frozenset[str]) -> None:
+    async def _hand_over(self, earlier: Session, session: Session, owned: frozenset[str]) -> None:
         """A gateway came back: keep what it still owns, stop the rest."""
-        for key in earlier.owned & owned:
-            self._attempts[key].session = session
-        session.owned = earlier.owned & owned
-        abandoned = earlier.owned - owned
+        self._attempts.hand_over(earlier.owned & owned, session)
+        abandoned = earlier.owned
         earlier.owned = set()
         earlier.connection.close()
         await self._stop(abandoned)
 
-    async def _handle(self, session: _Session, frame: Frame) -> None:
+    async def _handle(self, session: Session, frame: Frame) -> None:
         session.leased_until = self._clock() + self._wire.lease_s
         match frame:
             case Submit():
@@ -217,63 +196,78 @@ class EngineHost:
             case _:
                 raise ProtocolError(f"a gateway does not send {type(frame).__name__}")
 
-    async def _submit(self, session: _Session, submit: Submit) -> None:
+    async def _submit(self, session: Session, submit: Submit) -> None:
         session.received += 1
         key = wire_id(session.gateway, submit.request_id, submit.attempt)
+        refusal = self._refusal(key)
+        if refusal is not None:
+            session.connection.send(refusal)
+            return
+        if not self._attempts:
+            self._pulse.work_came(self._clock())
+        if self._attempts.add(key, session, submit):
+            await self._give(key, session, submit)
+        else:
+            await self._hold_trials()
+
+    def _refusal(self, key: str) -> Rejected | None:
         if key in self._attempts:
             # The same id twice would end the core (vLLM 0.32 scheduler.add_request asserts).
-            session.connection.send(Rejected(wire_id=key, reason="this attempt already runs here"))
-            return
-        self._attempts[key] = _Attempt(
-            session, prefill_tokens=len(submit.prompt_token_ids), dp_rank=submit.dp_rank or 0
-        )
-        session.owned.add(key)
-        self._idle.clear()
+            return Rejected(wire_id=key, reason="this attempt already runs here")
+        if self._draining is not None:
+            return Rejected(wire_id=key, reason=self._draining.reason, is_final=False)
+        return None
+
+    async def _give(self, key: str, session: Session, submit: Submit) -> None:
+        """Let the core have an attempt that is held already."""
         try:
             await self._core.add(key, submit)
-        except ValueError as error:
-            self._drop(key)
-            session.connection.send(Rejected(wire_id=key, reason=str(error)))
+        except (ValueError, CoreDead) as error:
+            self._attempts.drop(key)
+            is_final = isinstance(error, ValueError)
+            session.connection.send(Rejected(wire_id=key, reason=str(error), is_final=is_final))
             return
         if key not in self._attempts:
             await self._core.abort([key])  # its lease lapsed while the core took it
 
+    async def _hold_trials(self) -> None:
+        """Give the core the next suspect, when none is on trial."""
+        while (trial := self._attempts.next_trial()) is not None:
+            key, attempt = trial
+            attempt.session.connection.send(Trying(wire_id=key))
+            await self._give(key, attempt.session, attempt.submit)
+
     async def _stop(self, keys: Iterable[str]) -> None:
-        stopped = [key for key in keys if self._drop(key)]
+        stopped = [key for key in list(keys) if self._attempts.drop(key)]
         if stopped:
             await self._core.abort(stopped)
+            await self._hold_trials()
 
-    def _drop(self, key: str) -> bool:
-        attempt = self._attempts.pop(key, None)
-        if attempt is None:
-            return False
-        attempt.session.owned.discard(key)
-        if not self._attempts:
-            self._idle.set()
-        return True
-
-    async def _forget(self, session: _Session) -> None:
+    async def _forget(self, session: Session) -> None:
         """The connection is gone, and with it every token that would still have crossed it."""
         if self._sessions.get(session.gateway) is session:
             del self._sessions[session.gateway]
-        await self._stop(set(session.owned))
+            if session.owned:
+                self.orphans += len(session.owned)
+                logger.warning(
+                    "work of a gone gateway stopped",
+                    extra={"gateway": session.gateway, "requests": len(session.owned)},
+                )
+        await self._stop(session.owned)
 
     # The core.
 
     def _deliver(self, step: CoreStep) -> None:
         self._step += 1
-        self._stepped_at = self._clock()
+        now = self._clock()
+        self._pulse.step(now)
         if step.load:
             self._core_load = step.load
-        by_session: dict[_Session, list[Output]] = {}
+        by_session: dict[Session, list[Output]] = {}
         for output in step.outputs:
-            attempt = self._attempts.get(output.wire_id)
-            if attempt is None:
-                continue
-            attempt.prefill_tokens = 0
-            by_session.setdefault(attempt.session, []).append(output)
-            if output.finish_reason is not None:
-                self._drop(output.wire_id)
+            session = self._attempts.answer(output)
+            if session is not None:
+                by_session.setdefault(session, []).append(output)
         load = self.load
         for session, outputs in by_session.items():
             session.connection.send(
@@ -282,7 +276,7 @@ class EngineHost:
                     load=load,
                     received=session.received,
                     step=self._step,
-                    clock_s=self._stepped_at,
+                    clock_s=now,
                 )
             )
 
@@ -290,6 +284,7 @@ class EngineHost:
         while True:
             await asyncio.sleep(self._wire.heartbeat_s)
             now = self._clock()
+            await self._check_pulse(now)
             load = self.load
             for session in list(self._sessions.values()):
                 if session.leased_until < now:
@@ -302,10 +297,35 @@ class EngineHost:
                         load=load,
                         received=session.received,
                         step=self._step,
-                        step_age_s=now - self._stepped_at,
+                        step_age_s=self._pulse.age_s(now),
                         clock_s=now,
+                        condition=self._pulse.condition.value,
+                        reason=self._pulse.reason,
                     )
                 )
+
+    async def _check_pulse(self, now: float) -> None:
+        """Raises CoreFrozen for a core that has been stuck for too long."""
+        before = self._pulse.condition
+        has_work = bool(self._attempts)
+        # Asking for CPU use reads /proc: only of a core that keeps us waiting.
+        is_late = has_work and self._pulse.age_s(now) > self._wire.heartbeat_s
+        cpu_s = self._core.cpu_s() if is_late else None
+        condition = self._pulse.look(now, has_work=has_work, cpu_s=cpu_s)
+        if condition is not before:
+            logger.warning(
+                "core's pulse changed",
+                extra={
+                    "engine": self._engine,
+                    "condition": condition.value,
+                    "reason": self._pulse.reason,
+                },
+            )
+        if condition is Condition.FROZEN:
+            if before is not Condition.FROZEN:
+                await self._core.probe()  # its step will tell when the core is back
+            if self._pulse.age_s(now) > GIVE_UP_S:
+                raise CoreFrozen(self._pulse.reason)
 
     def _broadcast(self, frame: Frame) -> None:
         for session in self._sessions.values():
@@ -313,7 +333,9 @@ class EngineHost:
 
     async def _say_goodbye(self, frame: Frame) -> None:
         self._broadcast(frame)
-        for session in list(self._sessions.values()):
+        sessions = list(self._sessions.values())
+        self._sessions.clear()  # what they hold ends with us: no orphans
+        for session in sessions:
             try:
                 await session.connection.flush(timeout_s=1.0)
             except (ConnectionError, TimeoutError):

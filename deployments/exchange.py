@@ -72,6 +72,8 @@ class Exchange:
         self.cached_tokens = 0
         self.output_tokens = 0
         self.outcome: Outcome | None = None
+        self.blocked_by: FleetError | None = None
+        """What it waits for, when that is more than time; said at the deadline."""
         self._timeout_s = timeout_s
         self._keep_alive_s = keep_alive_s
         self._metrics = metrics
@@ -151,7 +153,7 @@ class Exchange:
                 return None
             now = self._clock()
             if now >= deadline:
-                return await self._answer(DeadlineExceeded(self._timeout_s))
+                return await self._answer(self.blocked_by or DeadlineExceeded(self._timeout_s))
             if self._is_silent and now - self._sent_at >= self._keep_alive_s:
                 await self._put(answers.keep_alive(self.family), more=True)
 
@@ -237,8 +239,8 @@ class Exchange:
 
 _OUTCOMES: Final = {
     "timeout": Outcome.TIMED_OUT,
-    "engine_lost": Outcome.ENGINE_LOST,
     "no_engine": Outcome.ENGINE_LOST,
+    "request_kills_engines": Outcome.ENGINE_LOST,
 }
 
 

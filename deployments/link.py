@@ -6,11 +6,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import Final, Protocol
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.bounds import LearnedBound
 from qwenfleet.deployments.connection import Connection
+from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.routing import Target
 from qwenfleet.deployments.transport import (
@@ -27,24 +30,50 @@ from qwenfleet.deployments.transport import (
     Refused,
     Rejected,
     Submit,
+    Trying,
     Welcome,
     speaks,
 )
 
 logger = logging.getLogger(__name__)
 
-SILENCE_HEARTBEATS: Final = 6
-"""A host that missed this many heartbeats is gone, even if no reset says so (a black hole)."""
+SILENCE_FACTOR: Final = 3.0
+SILENCE_HEARTBEATS: Final = 4
+"""A host says something with every heartbeat. One that was silent for three times its longest
+silence of late, and for four heartbeats, is gone, even if no reset says so (a black hole)."""
+
+
+class Loss(Enum):
+    """Why a request left its engine; a closed set, because it labels metrics."""
+
+    CORE_DIED = "core_died"
+    """The core is dead, and its host lived to say so."""
+    RESET = "reset"
+    """The connection closed without a word: host or node are gone."""
+    SILENT = "silent"
+    """The host says nothing: frozen, or nothing crosses the network."""
+    FROZEN = "frozen"
+    """The host lives and its core makes no progress."""
+    DRAINED = "drained"
+    """The engine was asked to go."""
+    REFUSED = "refused"
+    """The engine lives and will not run this attempt."""
 
 
 class LinkEvents(Protocol):
-    """What a link tells its fleet client. None of these may raise."""
+    """What a link tells its owner. None of these may raise."""
+
+    def on_news(self, link: EngineLink) -> None:
+        """The link opened, or its engine's load or state changed."""
+        ...
 
     def on_outputs(self, link: EngineLink, frame: Outputs) -> None: ...
 
+    def on_trying(self, link: EngineLink, frame: Trying) -> None: ...
+
     def on_rejected(self, link: EngineLink, frame: Rejected) -> None: ...
 
-    def on_lost(self, link: EngineLink, reason: str) -> None: ...
+    def on_lost(self, link: EngineLink, loss: Loss, reason: str) -> None: ...
 
 
 class EngineLink:
@@ -61,6 +90,9 @@ class EngineLink:
     ) -> None:
         self.engine = record.id
         self.is_draining = False
+        self.condition = Condition.STEADY
+        self.reason = ""
+        """Why it drains or is not steady."""
         self.description: EngineDescription | None = None
         self._record = record
         self._gateway = gateway
@@ -70,34 +102,54 @@ class EngineLink:
         self._connection: Connection | None = None
         self._load: list[RankLoad] = []
         self._sent = 0
+        self._heard_at = clock()
+        self._silence = LearnedBound(
+            SILENCE_FACTOR,
+            floor_s=min(wire.heartbeat_s * SILENCE_HEARTBEATS, wire.lease_s),
+            ceiling_s=wire.lease_s,
+            unlearned_s=wire.lease_s,
+        )
         self._unseen: deque[tuple[int, int, int]] = deque()
         """(number, dp_rank, prompt tokens) of submits that the engine's load does not count yet."""
 
     async def run(self) -> None:
         """Connect, then carry frames until the engine is gone."""
-        reason = "the engine closed the connection"
+        loss, reason = Loss.RESET, "the engine closed the connection"
         try:
             connection = await self._connect()
+            self._events.on_news(self)
             async with asyncio.TaskGroup() as tasks:
-                lease = tasks.create_task(self._keep_lease(connection))
-                reason = await self._listen(connection)
-                lease.cancel()
+                others = [
+                    tasks.create_task(self._keep_lease(connection)),
+                    tasks.create_task(self._watch_silence()),
+                ]
+                loss, reason = await self._listen(connection)
+                for task in others:
+                    task.cancel()
         except* (OSError, TimeoutError, ProtocolError) as errors:
-            reason = _sentence(errors.exceptions[0])
+            error = errors.exceptions[0]
+            loss = Loss.SILENT if isinstance(error, TimeoutError) else Loss.RESET
+            reason = _sentence(error)
         finally:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-            self._events.on_lost(self, reason)
+            self._events.on_lost(self, loss, reason)
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its streams should go elsewhere."""
+        return self.is_draining or self.condition is Condition.FROZEN
+
     def submit(self, submit: Submit) -> None:
         assert self._connection is not None, "submit on a closed link"
         self._sent += 1
-        self._unseen.append((self._sent, submit.dp_rank or 0, len(submit.prompt_token_ids)))
+        tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
+        self._unseen.append((self._sent, submit.dp_rank or 0, tokens))
         self._connection.send(submit)
 
     def abort(self, wire_ids: list[str]) -> None:
@@ -106,6 +158,7 @@ class EngineLink:
 
     def targets(self) -> list[Target]:
         """What routing chooses from: the engine's last word plus what went out since."""
+        limits = self.description or EngineDescription(max_model_len=0)
         return [
             Target(
                 engine=self.engine,
@@ -115,6 +168,8 @@ class EngineLink:
                 + sum(1 for _, dp_rank, _ in self._unseen if dp_rank == rank.dp_rank),
                 queued_prefill_tokens=rank.queued_prefill_tokens
                 + sum(tokens for _, dp_rank, tokens in self._unseen if dp_rank == rank.dp_rank),
+                max_streams=limits.max_num_seqs,
+                step_tokens=limits.max_num_batched_tokens,
             )
             for rank in self._load
         ]
@@ -130,6 +185,7 @@ class EngineLink:
                 connection.close()
                 raise
         self._connection = connection
+        self._heard_at = self._clock()
         return connection
 
     def _meet(self, greeting: AnyFrame) -> None:
@@ -144,27 +200,51 @@ class EngineLink:
             case _:
                 raise ProtocolError(f"engine {self.engine} greeted with {type(greeting).__name__}")
 
-    async def _listen(self, connection: Connection) -> str:
+    async def _listen(self, connection: Connection) -> tuple[Loss, str]:
         """Returns why the engine left, when it says so itself."""
-        silence_s = max(self._wire.heartbeat_s * SILENCE_HEARTBEATS, self._wire.lease_s)
         while True:
-            async with asyncio.timeout(silence_s):
-                frame = await connection.receive()
+            frame = await connection.receive()
+            now = self._clock()
+            self._silence.note(now - self._heard_at, now)
+            self._heard_at = now
             match frame:
                 case Outputs(load=load, received=received):
                     self._note_load(load, received)
                     self._events.on_outputs(self, frame)
                 case Alive(load=load, received=received):
                     self._note_load(load, received)
+                    self._note_condition(frame)
+                    self._events.on_news(self)
+                case Trying():
+                    self._events.on_trying(self, frame)
                 case Rejected():
                     self._events.on_rejected(self, frame)
                 case Draining(reason=reason):
                     logger.info("engine drains", extra={"engine": self.engine, "reason": reason})
-                    self.is_draining = True
+                    self.is_draining, self.reason = True, reason
+                    self._events.on_news(self)
                 case Lost(reason=reason):
-                    return reason
+                    return _loss_of(frame), reason
                 case _:
                     logger.debug("frame ignored", extra={"kind": type(frame).__name__})
+
+    def _note_condition(self, frame: Alive) -> None:
+        try:
+            condition = Condition(frame.condition)
+        except ValueError:  # a newer host's word
+            condition = Condition.STEADY
+        if condition is not self.condition:
+            logger.info(
+                "engine's condition changed",
+                extra={
+                    "engine": self.engine,
+                    "condition": condition.value,
+                    "reason": frame.reason,
+                },
+            )
+        self.condition = condition
+        if not self.is_draining:
+            self.reason = frame.reason
 
     def _note_load(self, load: list[RankLoad], received: int) -> None:
         if load:
@@ -172,10 +252,28 @@ class EngineLink:
         while self._unseen and self._unseen[0][0] <= received:
             self._unseen.popleft()
 
+    async def _watch_silence(self) -> None:
+        """Raises TimeoutError when the host was silent for too long."""
+        pause_s = self._wire.heartbeat_s / 2
+        while True:
+            slept_at = self._clock()
+            await asyncio.sleep(pause_s)
+            now = self._clock()
+            if now - slept_at > 2 * pause_s:
+                continue  # it was this process that stood still; what came meanwhile is read first
+            if now - self._heard_at > self._silence.seconds:
+                raise TimeoutError
+
     async def _keep_lease(self, connection: Connection) -> None:
         while True:
             await asyncio.sleep(self._wire.lease_s / 3)
             connection.send(Lease())
+
+
+def _loss_of(frame: Lost) -> Loss:
+    if frame.is_drained:
+        return Loss.DRAINED
+    return Loss.FROZEN if frame.is_frozen else Loss.CORE_DIED
 
 
 def _sentence(error: BaseException) -> str:

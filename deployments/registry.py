@@ -31,7 +31,7 @@ crowd."""
 NAMESPACE: Final = "qwenfleet"
 
 R = TypeVar("R")
-EngineState = Literal["starting", "ready", "draining"]
+EngineState = Literal["starting", "ready", "quarantined", "draining"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class EngineRecord:
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
+    reason: str = ""
+    """Why it is quarantined or draining."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,23 @@ class GatewayRecord:
     """The models that it can answer for now."""
     requests: int = 0
     """Requests in flight."""
+
+
+@dataclass(frozen=True)
+class DrainOrder:
+    """An operator wants an engine gone."""
+
+    reason: str
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the registry answers an engine."""
+
+    may_load: bool = False
+    """Whether it is its turn: few engines may start on one node at a time."""
+    drain: DrainOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -97,9 +116,10 @@ class Registry:
         self._engines: dict[str, tuple[EngineRecord, float]] = {}
         self._gateways: dict[str, tuple[GatewayRecord, float]] = {}
         self._failures: deque[StartFailure] = deque(maxlen=32)
+        self._drains: dict[str, DrainOrder] = {}
 
-    def announce_engine(self, record: EngineRecord, node_cores: int) -> bool:
-        """List an engine. The answer says whether it may load: few may on one node at a time."""
+    def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
+        """List an engine."""
         loading = [
             other
             for other, _ in self._live(self._engines).values()
@@ -114,7 +134,11 @@ class Registry:
                 self._failures.maxlen,
             )
         self._engines[record.id] = (record, self._clock())
-        return may_load
+        return Orders(may_load, self._drains.get(record.id))
+
+    def drain(self, engine: str, order: DrainOrder) -> None:
+        """The engine gets the order with its next announcement."""
+        self._drains[engine] = order
 
     def announce_gateway(self, record: GatewayRecord) -> None:
         self._gateways[record.id] = (record, self._clock())
@@ -123,6 +147,7 @@ class Registry:
         """An engine or gateway says goodbye."""
         self._engines.pop(id, None)
         self._gateways.pop(id, None)
+        self._drains.pop(id, None)
 
     def report_failure(self, failure: StartFailure) -> None:
         self._failures.append(failure)
@@ -150,9 +175,9 @@ class RegistryClient:
         self._fleet = fleet
         self._actor: Any = None
 
-    async def announce_engine(self, record: EngineRecord, node_cores: int) -> bool:
-        """Whether this engine may load now."""
-        return bool(await self._call("announce_engine", record, node_cores))
+    async def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
+        """What this engine is to do; nothing while the registry is away."""
+        return await self._call("announce_engine", record, node_cores) or Orders()
 
     async def announce_gateway(self, record: GatewayRecord) -> None:
         await self._call("announce_gateway", record)
@@ -183,6 +208,12 @@ def read(fleet: str) -> Snapshot:
     """What an existing registry knows. Raises ValueError when the fleet has none."""
     actor = ray.get_actor(actor_name(fleet), namespace=NAMESPACE)
     return cast(Snapshot, ray.get(actor.snapshot.remote(), timeout=CALL_TIMEOUT_S))
+
+
+def drain(fleet: str, engine: str, order: DrainOrder) -> None:
+    """Order an engine to drain. Raises ValueError when the fleet has no registry."""
+    actor = ray.get_actor(actor_name(fleet), namespace=NAMESPACE)
+    ray.get(actor.drain.remote(engine, order), timeout=CALL_TIMEOUT_S)
 
 
 def actor_name(fleet: str) -> str:

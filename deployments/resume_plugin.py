@@ -9,9 +9,9 @@ its original in everything else.
 What of vLLM 0.32 is patched, and why (tests/unit/deployments/test_resume_plugin.py fails when one
 of these, or what they rely on, changes):
 
-- `Request.from_engine_core_request`: appends the tokens as output, which also hashes their blocks,
-  and takes no prefill statistics: the scheduler asserts that a new request has no more cached tokens
-  than its prompt, and dies where the output of an earlier attempt is cached.
+- `Request.from_engine_core_request`: appends the tokens as output, which also hashes their blocks.
+  It takes no prefill statistics, for which the scheduler asserts that a new request has no more
+  cached tokens than its prompt: it would die where the output of an earlier attempt is cached.
   Prompt logprobs are not asked for again; the first output of the first attempt had them. The V2
   runner needs no more than this: the scheduler gives it all tokens of the request as `prefill`.
 - `StructuredOutputManager._create_grammar`: advances the fresh grammar by the tokens, behind the

@@ -123,6 +123,12 @@ class ScriptedCore:
         load = RankLoad(running=len(self._plays), kv_usage=self._cache.usage)
         return CoreStep(outputs, [load])
 
+    async def probe(self) -> None:
+        self._has_work.set()
+
+    def cpu_s(self) -> float | None:
+        return None
+
     def shutdown(self) -> None:
         self._plays.clear()
 

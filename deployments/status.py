@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qwenfleet.cluster import run_file
-from qwenfleet.cluster.errors import FleetNotFound
 from qwenfleet.cluster.run_file import RunningFleet
+from qwenfleet.deployments.attach import attached
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,8 @@ class EngineStatus:
     running: int
     waiting: int
     kv_usage: float
+    reason: str = ""
+    """Why it is quarantined or draining."""
 
 
 @dataclass(frozen=True)
@@ -56,52 +55,20 @@ class FleetStatus:
         return asdict(self)
 
 
-def find(port: int | None = None) -> RunningFleet:
-    """The newest fleet of this user on this machine, or the one at `port`. Raises FleetNotFound."""
-    fleets = run_file.running()
-    chosen = [fleet for fleet in fleets if port is None or fleet.url.endswith(f":{port}")]
-    if chosen:
-        return chosen[0]
-    if fleets:
-        urls = ", ".join(fleet.url for fleet in fleets)
-        raise FleetNotFound(f"no fleet of yours runs at port {port}", f"These do: {urls}.")
-    raise FleetNotFound(
-        "no fleet of yours runs on this machine", "Start one with `qwenfleet serve`."
-    )
-
-
 def read(fleet: RunningFleet) -> FleetStatus:
     """Ask the fleet's registry. Raises FleetNotFound when its Ray cluster does not answer."""
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = fleet.ray_token_path
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
+    with attached(fleet):
+        from qwenfleet.deployments import registry
 
-    from qwenfleet.deployments import registry
-
-    try:
-        ray.init(
-            address=fleet.ray_address,
-            namespace=registry.NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        snapshot = registry.read(fleet.name)
-    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
-        raise FleetNotFound(
-            f"the fleet of process {fleet.pid} does not answer at {fleet.ray_address}",
-            "It may still be starting, or be going down; try again in a moment.",
-        ) from error
-    finally:
-        if ray.is_initialized():
-            ray.shutdown()
-    return summarise(fleet, snapshot)
+        return summarise(fleet, registry.read(fleet.name))
 
 
 def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
     """A registry's snapshot as a status."""
     engines = tuple(
-        EngineStatus(e.id, e.model, e.node, e.pid, e.state, e.running, e.waiting, e.kv_usage)
+        EngineStatus(
+            e.id, e.model, e.node, e.pid, e.state, e.running, e.waiting, e.kv_usage, e.reason
+        )
         for e in sorted(snapshot.engines, key=lambda e: (e.model, e.id))
     )
     return FleetStatus(
@@ -152,6 +119,7 @@ def table(status: FleetStatus) -> str:
             for e in status.engines
         ]
     )
+    lines += [f"{e.id} is {e.state}: {e.reason}" for e in status.engines if e.reason]
     return "\n".join(lines)
 
 

@@ -57,12 +57,29 @@ class GatewayMetrics:
             if count:
                 _instrument(metric).inc(count, tags)
 
-    def engine_lost(self, model: str) -> None:
-        _instrument(metrics.ENGINE_LOSSES).inc(1, {"model": model})
+    def engine_lost(self, model: str, loss: str) -> None:
+        _instrument(metrics.ENGINE_LOSSES).inc(1, {"model": model, "loss": loss})
+
+    def resumed(self, model: str, loss: str, gap_s: float) -> None:
+        tags = {"model": model, "loss": loss}
+        _instrument(metrics.RESUMES).inc(1, tags)
+        _instrument(metrics.RESUME_GAP_SECONDS).observe(gap_s, tags)
+
+    def moving(self, model: str, requests: int) -> None:
+        _instrument(metrics.MOVING_REQUESTS).set(requests, {"model": model})
 
 
 class EngineMetrics:
     """What an engine reports of itself."""
+
+    def __init__(self) -> None:
+        self._orphans = 0
+
+    def orphans(self, model: str, total: int) -> None:
+        """`total` is since the engine's start."""
+        if total > self._orphans:
+            _instrument(metrics.ORPHANS).inc(total - self._orphans, {"model": model})
+            self._orphans = total
 
     def record(self, engine: EngineRecord) -> None:
         tags = {"model": engine.model, "engine": engine.id}

@@ -93,6 +93,9 @@ class Submit(Frame, tag="submit"):
     priority: int = 0
     cache_salt: str | None = None
     dp_rank: int | None = None
+    is_trial: bool = False
+    """Under suspicion of having killed a core: the host gives the core one such attempt at a
+    time."""
 
 
 class Abort(Frame, tag="abort"):
@@ -125,6 +128,14 @@ class Rejected(Frame, tag="rejected"):
 
     wire_id: str
     reason: str
+    is_final: bool = True
+    """Whether another engine would refuse it too."""
+
+
+class Trying(Frame, tag="trying"):
+    """The core has this suspect now; sent before it gets it."""
+
+    wire_id: str
 
 
 class Outputs(Frame, tag="outputs"):
@@ -149,6 +160,10 @@ class Alive(Frame, tag="alive"):
     step_age_s: float = 0.0
     """Seconds since the core's last step."""
     clock_s: float = 0.0
+    condition: str = "steady"
+    """What the host makes of the core's progress: a value of `pulse.Condition`."""
+    reason: str = ""
+    """Why that is not steady."""
 
 
 class KvEvents(Frame, tag="kv_events"):
@@ -179,9 +194,12 @@ class Draining(Frame, tag="draining"):
 
 
 class Lost(Frame, tag="lost"):
-    """The core is dead; the host follows it at once."""
+    """The host ends: its core is dead, unless `is_drained` says that it was asked to go."""
 
     reason: str
+    is_drained: bool = False
+    is_frozen: bool = False
+    """Whether the core made no progress, and lives."""
 
 
 AnyFrame = (
@@ -192,6 +210,7 @@ AnyFrame = (
     | Welcome
     | Refused
     | Rejected
+    | Trying
     | Outputs
     | Alive
     | KvEvents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -56,7 +57,32 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="as JSON")
     status.add_argument("--port", type=int, help="the fleet at this port, when several run")
     status.set_defaults(command=_status)
+    drain = commands.add_parser(
+        "drain", help="move an engine's streams to others, then replace the engine"
+    )
+    drain.add_argument("engine", metavar="ENGINE", help="its id, or the start of it")
+    drain.add_argument(
+        "--deadline",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long streams have to leave before they are cut, and go on when they find an "
+        "engine (default 60)",
+    )
+    drain.add_argument("--force", action="store_true", help="even the last engine of its model")
+    drain.add_argument("--port", type=int, help="of the fleet at this port, when several run")
+    drain.set_defaults(command=_drain)
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -97,10 +123,22 @@ def _run(config: FleetConfig) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from qwenfleet.deployments import status
+    from qwenfleet.deployments import attach, status
 
-    answer = status.read(status.find(options.port))
+    answer = status.read(attach.find(options.port))
     print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
+
+
+def _drain(options: argparse.Namespace) -> None:
+    from qwenfleet.deployments import attach, drain
+
+    drain.drain(
+        attach.find(options.port),
+        options.engine,
+        deadline_s=options.deadline,
+        is_forced=options.force,
+        say=lambda text: print(text, flush=True),
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import pytest
 
 from qwenfleet import cli
 from qwenfleet.cluster import run_file
+from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.deployments import status
+from qwenfleet.deployments import drain, status
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,7 @@ def test_the_command_runs_as_a_program_without_ray_or_vllm() -> None:
     )
     assert "serve" in answer.stdout
     assert "status" in answer.stdout
+    assert "drain" in answer.stdout
     assert answer.stderr == "[]"
 
 
@@ -43,6 +45,7 @@ def test_the_command_runs_as_a_program_without_ray_or_vllm() -> None:
     [
         ("serve", ["--config", "--model", "--engines", "--gateways", "--host", "--port"]),
         ("status", ["--json", "--port"]),
+        ("drain", ["ENGINE", "--deadline", "--force", "--port"]),
     ],
 )
 def test_help_names_the_options_of_a_command(
@@ -57,7 +60,19 @@ def test_help_names_the_options_of_a_command(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fly"], ["serve", "--config", "x", "--model", "y"], ["status", "--port", "x"]],
+    [
+        [],
+        ["fly"],
+        ["serve", "--config", "x", "--model", "y"],
+        ["status", "--port", "x"],
+        ["drain"],
+        ["drain", "e1", "e2"],
+        ["drain", "e1", "--deadline", "soon"],
+        ["drain", "e1", "--deadline", "-1"],
+        ["drain", "e1", "--deadline", "nan"],
+        ["drain", "e1", "--deadline", "inf"],
+        ["drain", "e1", "--port", "x"],
+    ],
 )
 def test_a_wrong_command_line_shows_the_usage(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
@@ -147,3 +162,56 @@ def test_status_of_another_port_names_the_fleets_that_run(
     err = capsys.readouterr().err
     assert "9999" in err
     assert "http://127.0.0.1:8000" in err
+
+
+@pytest.mark.usefixtures("answering_fleet")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (60.0, False)),
+        (["--deadline", "2.5", "--port", "8000"], (2.5, False)),
+        (["--force", "--deadline", "0"], (0.0, True)),
+    ],
+)
+def test_drain_hands_on_what_was_asked_and_says_what_happens(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: tuple[float, bool],
+) -> None:
+    asked: list[Any] = []
+
+    def answer(fleet: RunningFleet, engine: str, **options: Any) -> None:
+        asked.append((fleet.name, engine, options["deadline_s"], options["is_forced"]))
+        options["say"]("e1 is gone")
+
+    monkeypatch.setattr(drain, "drain", answer)
+    assert cli.main(["drain", "e1", *arguments]) == 0
+    assert asked == [("demo", "e1", *expected)]
+    assert capsys.readouterr().out == "e1 is gone\n"
+
+
+@pytest.mark.usefixtures("answering_fleet")
+def test_a_drain_that_is_refused_is_one_sentence_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise DrainRefused("no engine is called 'x'", "There are: e1.")
+
+    monkeypatch.setattr(drain, "drain", refuse)
+    assert cli.main(["drain", "x"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "qwenfleet: no engine is called 'x'. There are: e1.\n")
+
+
+def test_drain_without_a_fleet_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["drain", "e1"]) == 1
+    assert "qwenfleet serve" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("answering_fleet")
+def test_drain_of_another_port_names_the_fleets_that_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["drain", "e1", "--port", "9999"]) == 1
+    assert "http://127.0.0.1:8000" in capsys.readouterr().err

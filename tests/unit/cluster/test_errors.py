@@ -7,7 +7,8 @@ from qwenfleet.cluster.errors import (
     BodyTooLarge,
     ConfigError,
     DeadlineExceeded,
-    EngineLost,
+    DrainRefused,
+    EngineRefused,
     EngineStartError,
     FleetError,
     FleetNotFound,
@@ -20,6 +21,7 @@ from qwenfleet.cluster.errors import (
     NoEngine,
     ProtocolError,
     RequestError,
+    RequestKillsEngines,
     UnknownModel,
     UnknownRoute,
 )
@@ -36,6 +38,10 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "model source 'acme/m': there is no such folder. Check the path.",
     ),
     (MachineError("port 80 is in use", "Use --port."), "port 80 is in use. Use --port."),
+    (
+        DrainRefused("no engine is called 'e9'", "There are: e1."),
+        "no engine is called 'e9'. There are: e1.",
+    ),
     (FleetNotFound("no fleet runs here", "Start one."), "no fleet runs here. Start one."),
     (
         EngineStartError("coder", "out of memory", "/tmp/e.log"),
@@ -60,8 +66,14 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     (ModelLoading("coder", 5), "model 'coder' is still loading. Try again in 5 s."),
     (NoEngine("coder", 7), "no engine of model 'coder' is running. Try again in 7 s."),
     (
-        EngineLost("coder", "coder-1", "connection reset"),
-        "engine 'coder-1' of model 'coder' was lost: connection reset. Send the request again.",
+        EngineRefused("coder", "coder-1", "its parameters are of another vLLM"),
+        "engine 'coder-1' of model 'coder' does not run this request: its parameters are of another"
+        " vLLM. Tell the operator: gateway and engine may be of two versions.",
+    ),
+    (
+        RequestKillsEngines("coder"),
+        "engines of model 'coder' crashed each time they worked on this request, so it is not tried"
+        " again. Change it before you send it again, and tell the operator.",
     ),
     (
         DeadlineExceeded(2.5),
@@ -116,7 +128,8 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         BodyTooLarge: (413, "invalid_request_error", "body_too_large"),
         ModelLoading: (503, "service_unavailable", "model_loading"),
         NoEngine: (503, "service_unavailable", "no_engine"),
-        EngineLost: (503, "engine_lost", "engine_lost"),
+        EngineRefused: (500, "server_error", "engine_refused"),
+        RequestKillsEngines: (422, "invalid_request_error", "request_kills_engines"),
         DeadlineExceeded: (504, "timeout", "timeout"),
         GatewayFailed: (500, "server_error", "internal_error"),
     }

@@ -38,7 +38,7 @@ def test_a_metric_says_what_it_means_in_a_sentence(metric: Metric) -> None:
 
 @EACH
 def test_labels_come_from_closed_sets(metric: Metric) -> None:
-    assert set(metric.labels) <= {"model", "outcome", "engine", "state"}
+    assert set(metric.labels) <= {"model", "outcome", "engine", "state", "loss"}
     assert metric.labels[0] == "model"
 
 

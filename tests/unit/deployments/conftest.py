@@ -13,21 +13,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
 from qwenfleet.cluster.config import ModelConfig, ScriptConfig, WireConfig
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.core import CoreStep
+from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
+from qwenfleet.deployments.link import EngineLink, Loss
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.scripted_engine import ScriptedCore
 from qwenfleet.deployments.transport import (
     AnyFrame,
     Hello,
     Outputs,
+    Rejected,
     Submit,
+    Trying,
     Welcome,
     wire_id,
 )
@@ -45,81 +49,21 @@ def no_blocking_call_on_the_loop() -> Iterator[None]:
         yield
 
 
-class FakeClock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-async def eventually(is_true: Callable[[], object]) -> None:
-    """Wait for a state that no event announces."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_true():  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
-
-
-@pytest.fixture(name="eventually")
-def _eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    return eventually
-
-
-class RecordingMetrics:
-    """GatewayMetrics' methods; keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.ended: list[tuple[str, str]] = []
-        self.durations: list[float] = []
-        self.ttfts: list[float] = []
-        self.gaps: list[float] = []
-        self.counted: list[dict[str, int]] = []
-        self.losses: list[str] = []
-
-    def request_ended(self, model: str, outcome: str) -> None:
-        self.ended.append((model, outcome))
-
-    def completed(self, model: str, duration_s: float) -> None:
-        self.durations.append(duration_s)
-
-    def first_token(self, model: str, ttft_s: float) -> None:
-        self.ttfts.append(ttft_s)
-
-    def next_token(self, model: str, gap_s: float) -> None:
-        self.gaps.append(gap_s)
-
-    def tokens(self, model: str, *, prompt: int, cached: int, output: int) -> None:
-        self.counted.append({"prompt": prompt, "cached": cached, "output": output})
-
-    def engine_lost(self, model: str) -> None:
-        self.losses.append(model)
-
-
-@pytest.fixture
-def metrics() -> RecordingMetrics:
-    return RecordingMetrics()
-
-
 class Gate:
     """A core's `sleep`: each step waits until the test lets it happen."""
 
     def __init__(self) -> None:
         self._steps = asyncio.Semaphore(0)
         self.is_open = False
+        self.is_blown = False
 
     async def __call__(self, _: float) -> None:
         if not self.is_open:
             await self._steps.acquire()
+        if self.is_blown:
+            raise CoreDead("the fuse blew")
+        if self.is_open:
+            await asyncio.sleep(0)
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
@@ -129,10 +73,24 @@ class Gate:
         self.is_open = True
         self.step()
 
+    def close(self) -> None:
+        self.is_open = False
+        self._steps = asyncio.Semaphore(0)
+
+    def blow(self) -> None:
+        """The core dies in the step that it is in, or in its next."""
+        self.is_blown = True
+        self.step()
+
 
 @pytest_asyncio.fixture
 async def gate() -> Gate:
     return Gate()
+
+
+@pytest.fixture
+def new_gate() -> type[Gate]:
+    return Gate
 
 
 class ObservedCore(ScriptedCore):
@@ -177,7 +135,7 @@ class Cores:
         return scripted_model(**script)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def observed_core() -> Cores:
     return Cores()
 
@@ -200,40 +158,56 @@ class ServedEngine:
         """What a SIGKILL leaves: no process, and connections that reset."""
         self.running.cancel()
         await asyncio.wait({self.running})
-        await self.host.drain("killed", 0.0)
+        assert self.host._server is not None
+        self.host._server.close()
+        for session in list(self.host._sessions.values()):
+            session.connection._writer.transport.abort()
+        async with asyncio.timeout(PATIENCE_S):
+            while self.host._sessions:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+
+
+async def start_engine(
+    *,
+    wire: WireConfig,
+    engine: str = "engine-1",
+    core: ScriptedCore | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    limits: dict[str, int] | None = None,
+    **script: Any,
+) -> ServedEngine:
+    """`limits` are of its description; keywords that are not named here are the script's."""
+    description = await ScriptedCore(scripted_model()).start()
+    core = core or ObservedCore(scripted_model(**script))
+    host = EngineHost(
+        core,
+        engine=engine,
+        model="coder",
+        secret=SECRET,
+        description=msgspec.structs.replace(description, **(limits or {})),
+        wire=wire,
+        clock=clock,
+    )
+    address, port = await host.listen("127.0.0.1")
+    record = EngineRecord(
+        engine, "coder", "node-1", os.getpid(), "ready", host=address, port=port, secret=SECRET
+    )
+    return ServedEngine(core, host, record, asyncio.create_task(host.run()))
+
+
+@pytest.fixture(scope="session", name="start_engine")
+def _start_engine() -> Callable[..., Awaitable[ServedEngine]]:
+    return start_engine
 
 
 @pytest_asyncio.fixture
 async def serve_engine(wire: WireConfig) -> AsyncIterator[Callable[..., Awaitable[ServedEngine]]]:
-    """Starts engines: `await serve_engine(num_tokens=3)`; other keywords are the script's."""
+    """Starts engines: `await serve_engine(num_tokens=3)`; they end with the test."""
     engines: list[ServedEngine] = []
 
-    async def serve(
-        *,
-        engine: str = "engine-1",
-        core: ScriptedCore | None = None,
-        wire: WireConfig = wire,
-        clock: Callable[[], float] = time.monotonic,
-        **script: Any,
-    ) -> ServedEngine:
-        core = core or ObservedCore(scripted_model(**script))
-        description = await ScriptedCore(scripted_model()).start()
-        host = EngineHost(
-            core,
-            engine=engine,
-            model="coder",
-            secret=SECRET,
-            description=description,
-            wire=wire,
-            clock=clock,
-        )
-        address, port = await host.listen("127.0.0.1")
-        record = EngineRecord(
-            engine, "coder", "node-1", os.getpid(), "ready", host=address, port=port, secret=SECRET
-        )
-        served = ServedEngine(core, host, record, asyncio.create_task(host.run()))
-        engines.append(served)
-        return served
+    async def serve(*, wire: WireConfig = wire, **keywords: Any) -> ServedEngine:
+        engines.append(await start_engine(wire=wire, **keywords))
+        return engines[-1]
 
     yield serve
     for served in engines:
@@ -316,58 +290,84 @@ async def dial(
         peer.connection.close()
 
 
-class Client:
-    """An HTTP client as an ASGI application sees it: what it receives, and when it hangs up."""
+PATIENT = WireConfig(lease_s=30, heartbeat_s=0.02, connect_timeout_s=30)
 
-    def __init__(self, *chunks: bytes) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.hung_up = asyncio.Event()
-        self.has_news = asyncio.Event()
-        self._chunks = [
-            {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
-            for index, chunk in enumerate(chunks)
-        ]
 
-    async def receive(self) -> dict[str, Any]:
-        if self._chunks:
-            return self._chunks.pop(0)
-        await self.hung_up.wait()
-        return {"type": "http.disconnect"}
+class Events:
+    """What a dispatcher is told."""
 
-    async def send(self, message: Any) -> None:
-        assert not self.is_complete, f"{message} comes after the response's end"
-        self.messages.append(dict(message))
-        self.has_news.set()
+    def __init__(self) -> None:
+        self.news = 0
+        self.outputs: list[Outputs] = []
+        self.tried: list[Trying] = []
+        self.rejected: list[Rejected] = []
+        self.losses: list[tuple[Loss, str]] = []
 
-    async def until_sent(self, count: int) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while len(self.messages) < count:
-                self.has_news.clear()
-                await self.has_news.wait()
+    def on_news(self, link: EngineLink) -> None:
+        assert link.is_open
+        self.news += 1
 
-    @property
-    def is_complete(self) -> bool:
-        last = self.messages[-1] if self.messages else {"type": ""}
-        return last["type"] == "http.response.body" and not last.get("more_body", False)
+    def on_outputs(self, link: EngineLink, frame: Outputs) -> None:
+        self.outputs.append(frame)
 
-    @property
-    def status(self) -> int:
-        assert self.messages[0]["type"] == "http.response.start"
-        return int(self.messages[0]["status"])
+    def on_trying(self, link: EngineLink, frame: Trying) -> None:
+        self.tried.append(frame)
 
-    @property
-    def headers(self) -> dict[bytes, bytes]:
-        return dict(self.messages[0]["headers"])
+    def on_rejected(self, link: EngineLink, frame: Rejected) -> None:
+        self.rejected.append(frame)
 
-    @property
-    def pieces(self) -> list[bytes]:
-        return [message.get("body", b"") for message in self.messages[1:]]
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.pieces)
+    def on_lost(self, link: EngineLink, loss: Loss, reason: str) -> None:
+        assert not link.is_open
+        self.losses.append((loss, reason))
 
 
 @pytest.fixture
-def new_client() -> type[Client]:
-    return Client
+def events() -> Events:
+    return Events()
+
+
+@pytest_asyncio.fixture
+async def connect(events: Events) -> AsyncIterator[Callable[..., Any]]:
+    tasks: list[asyncio.Task[None]] = []
+
+    def connect(
+        record: EngineRecord, wire: WireConfig = PATIENT
+    ) -> tuple[EngineLink, asyncio.Task[None]]:
+        link = EngineLink(record, gateway="gw-a", wire=wire, events=events, clock=time.monotonic)
+        tasks.append(asyncio.create_task(link.run()))
+        return link, tasks[-1]
+
+    yield connect
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+@pytest_asyncio.fixture
+async def impostor() -> AsyncIterator[
+    Callable[[Callable[[Connection], Awaitable[None]]], Awaitable[EngineRecord]]
+]:
+    """A host by hand: it reads Hello, then does what the test says, then hangs up."""
+    servers: list[asyncio.Server] = []
+
+    async def impostor(behave: Callable[[Connection], Awaitable[None]]) -> EngineRecord:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = Connection(reader, writer)
+            try:
+                assert isinstance(await connection.receive(), Hello)
+                await behave(connection)
+            except ConnectionError:
+                pass
+            finally:
+                connection.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        servers.append(server)
+        host, port = server.sockets[0].getsockname()[:2]
+        return EngineRecord(
+            "engine-1", "coder", "node-1", os.getpid(), "ready", host=host, port=port, secret="s"
+        )
+
+    yield impostor
+    for server in servers:
+        server.close()

@@ -9,7 +9,7 @@ import pytest
 from qwenfleet.cluster.errors import (
     BodyTooLarge,
     DeadlineExceeded,
-    EngineLost,
+    EngineRefused,
     FleetError,
     GatewayFailed,
     MalformedBody,
@@ -30,7 +30,7 @@ ERRORS: list[FleetError] = [
     UnknownModel('a "model"\n\n', ["coder"]),
     BodyTooLarge(10, 11),
     NoEngine("coder", 5),
-    EngineLost("coder", "engine-1", "reset"),
+    EngineRefused("coder", "engine-1", "reset"),
     DeadlineExceeded(3),
     GatewayFailed(),
 ]
@@ -72,7 +72,7 @@ def test_openai_clients_get_an_error_object(error: FleetError, family: Family) -
         (UnknownModel("x", ["coder"]), "not_found_error"),
         (BodyTooLarge(10, 11), "request_too_large"),
         (NoEngine("coder", 5), "api_error"),
-        (EngineLost("coder", "engine-1", "reset"), "api_error"),
+        (EngineRefused("coder", "engine-1", "reset"), "api_error"),
         (DeadlineExceeded(3), "timeout_error"),
         (GatewayFailed(), "api_error"),
     ],

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas, dump
+from qwenfleet.cluster.config import (
+    FleetConfig,
+    GatewayConfig,
+    ModelConfig,
+    Replicas,
+    ScriptConfig,
+    dump,
+)
 from qwenfleet.deployments.app import START_ATTEMPTS, build
 from qwenfleet.deployments.environment import gateway_environment
 
@@ -57,12 +64,44 @@ def test_an_engine_gets_one_cpu_or_all_of_its_gpus() -> None:
     assert "AMD-Instinct-MI300X-OAM" in str(gpu.ray_actor_options)
 
 
-def test_every_deployment_is_given_the_whole_tree() -> None:
-    gateway, engines = deployments(CONFIG)
-    for deployment in (gateway, *engines):
-        tree = FleetConfig.model_validate(deployment.init_args[0])
-        assert [model.id for model in tree.models] == ["coder", "big"]
-        assert tree.gateway == CONFIG.gateway
+def trees(config: FleetConfig) -> list[Any]:
+    """What Serve compares to see which replicas a new configuration restarts: the gateway's tree,
+    then each engine's."""
+    gateway, engines = deployments(config)
+    return [deployment.init_args[0] for deployment in (gateway, *engines)]
+
+
+def test_every_deployment_is_given_what_concerns_it() -> None:
+    gateway, *engines = [FleetConfig.model_validate(tree) for tree in trees(CONFIG)]
+    assert [model.id for model in gateway.models] == ["coder", "big"]
+    assert gateway.gateway == CONFIG.gateway.model_copy(update={"replicas": 1})
+    assert [[model.id for model in engine.models] for engine in engines] == [["coder"], ["big"]]
+    for tree in (gateway, *engines):
+        assert (tree.name, tree.wire, tree.is_local) == (CONFIG.name, CONFIG.wire, CONFIG.is_local)
+    assert engines[1].models[0].engine_args == CONFIG.models[1].engine_args
+
+
+def changed(config: FleetConfig, **model: Any) -> FleetConfig:
+    first, *others = config.models
+    return config.model_copy(update={"models": (first.model_copy(update=model), *others)})
+
+
+def test_more_or_fewer_engines_or_gateways_restart_nothing() -> None:
+    assert trees(changed(CONFIG, replicas=Replicas(min=5, max=5))) == trees(CONFIG)
+    gateway = CONFIG.gateway.model_copy(update={"replicas": 7})
+    assert trees(CONFIG.model_copy(update={"gateway": gateway})) == trees(CONFIG)
+
+
+def test_what_only_an_engine_reads_restarts_the_engines_of_that_model_only() -> None:
+    for change in ({"kv_cache_gib": 3.0}, {"script": ScriptConfig(num_tokens=7)}):
+        before, after = trees(CONFIG), trees(changed(CONFIG, **change))
+        assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_what_only_gateways_read_restarts_no_engine() -> None:
+    gateway = CONFIG.gateway.model_copy(update={"keep_alive_s": 99.0})
+    before, after = trees(CONFIG), trees(CONFIG.model_copy(update={"gateway": gateway}))
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
 
 
 def test_serves_own_config_file_gives_the_same_application() -> None:

@@ -282,3 +282,59 @@ async def test_a_drain_cuts_what_is_not_finished_by_its_deadline(
     await peer.tokens(peer.submit("x"), 1)
     await engine.host.drain("spot notice", 0.05)
     assert (await peer.receive(Lost)).reason == "spot notice"
+
+
+async def test_new_work_is_refused_while_draining_and_others_may_run_it(
+    serve_engine: Any, dial: Any, gate: Any, observed_core: Any
+) -> None:
+    engine = await serve_engine(core=observed_core(sleep=gate))
+    peer = await dial(engine.record)
+    key = peer.submit("x")
+    gate.step()
+    await peer.tokens(key, 1)
+    draining = asyncio.create_task(engine.host.drain("scaled down", 20.0))
+    await peer.receive(Draining)
+    late = peer.submit("late")
+    rejected = await peer.receive(Rejected)
+    assert (rejected.wire_id, rejected.is_final) == (late, False)
+    assert rejected.reason == "scaled down"
+    gate.open()
+    await draining
+    assert [submit.request_id for submit in engine.core.submits] == ["x"]
+
+
+async def test_a_gateway_that_greets_after_the_drain_began_is_told_of_it(
+    serve_engine: Any, dial: Any, gate: Any, observed_core: Any
+) -> None:
+    engine = await serve_engine(core=observed_core(sleep=gate))
+    busy = await dial(engine.record)
+    busy.submit("x")
+    late = await dial(engine.record, "gw-late", greets=False)
+    await busy.receive(Alive)  # the host took the connection of the other, too
+    draining = asyncio.create_task(engine.host.drain("scaled down", 20.0))
+    await busy.receive(Draining)
+    late.connection.send(Hello("gw-late", engine.record.secret))
+    assert isinstance(await late.connection.receive(), Welcome)
+    notice = await late.connection.receive()
+    assert isinstance(notice, Draining)
+    assert (notice.reason, notice.deadline_s) == ("scaled down", 20.0)
+    gate.open()
+    await draining
+
+
+async def test_a_core_that_takes_nothing_refuses_for_now_and_a_wrong_request_for_ever(
+    serve_engine: Any, dial: Any, observed_core: Any
+) -> None:
+    class Failing(observed_core.Core):  # type: ignore[misc]
+        async def add(self, wire_id: str, submit: Submit) -> None:
+            raise CoreDead("gone") if submit.request_id == "x" else ValueError("odd")
+
+    engine = await serve_engine(core=Failing(observed_core.model()))
+    peer = await dial(engine.record)
+    answers = {}
+    for name in ("x", "y"):
+        peer.submit(name)
+        rejected = await peer.receive(Rejected)
+        answers[name] = (rejected.reason, rejected.is_final)
+    assert answers == {"x": ("gone", False), "y": ("odd", True)}
+    assert len(engine.host._attempts) == 0

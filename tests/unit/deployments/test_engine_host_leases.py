@@ -134,3 +134,20 @@ async def test_a_finished_attempt_is_owned_by_nobody(
     again = await dial(engine.record, owned=[key])
     assert len(await again.tokens(again.submit("x"))) == 3
     await eventually(lambda: not engine.core.active)
+
+
+async def test_work_that_ends_with_the_engine_itself_is_no_orphan(
+    serve_engine: Any, dial: Any
+) -> None:
+    dying = await serve_engine(num_tokens=FOREVER, fail_after_tokens=3)
+    peer = await dial(dying.record)
+    peer.submit("x")
+    await peer.until_closed()
+    assert dying.host.orphans == 0
+    leaving = await serve_engine(engine="engine-2", num_tokens=FOREVER)
+    peer = await dial(leaving.record)
+    await peer.tokens(peer.submit("x"), 1)
+    await leaving.host.drain("spot notice", 0.0)
+    await peer.until_closed()
+    assert leaving.host.orphans == 0
+    assert not leaving.core.active

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.errors import EngineLost, NoEngine
+from qwenfleet.cluster.errors import NoEngine, RequestKillsEngines
 from qwenfleet.deployments import exchange as module
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.exchange import Exchange, current_exchange
 
-LOST = EngineLost("coder", "engine-1", "connection reset")
+LOST = RequestKillsEngines("coder")
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
 JSON_HEADERS = [(b"content-type", b"application/json"), (b"x-request-id", b"7")]
 SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -99,19 +99,19 @@ async def test_an_error_of_the_apps_own_passes_and_is_counted(
             {
                 "error": {
                     "message": str(LOST),
-                    "type": "engine_lost",
+                    "type": "invalid_request_error",
                     "param": None,
-                    "code": "engine_lost",
+                    "code": "request_kills_engines",
                 }
             },
         ),
         (
             Family.ANTHROPIC,
-            {"type": "error", "error": {"type": "api_error", "message": str(LOST)}},
+            {"type": "error", "error": {"type": "invalid_request_error", "message": str(LOST)}},
         ),
     ],
 )
-async def test_an_engine_lost_before_the_first_byte_is_a_503(
+async def test_a_request_that_ends_before_the_first_byte_has_its_errors_status(
     new_exchange: Any, new_client: Any, metrics: Any, family: Family, expected: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -123,7 +123,7 @@ async def test_an_engine_lost_before_the_first_byte_is_a_503(
 
     exchange, client = new_exchange(family=family), new_client()
     await exchange.run(app, SCOPE, b"", client.receive, client.send)
-    assert client.status == 503
+    assert client.status == 422
     assert client.headers[b"content-type"] == b"application/json"
     assert json.loads(client.body) == expected
     assert metrics.ended == [("coder", "engine_lost")]
@@ -145,7 +145,7 @@ async def test_no_engine_says_when_to_come_back(
 
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("sent", [b'data: {"a":1}\n\n', b'data: {"a":1}\n\ndata: {"b'])
-async def test_an_engine_lost_inside_a_stream_is_its_last_event(
+async def test_a_request_that_ends_inside_a_stream_has_its_error_as_last_event(
     new_exchange: Any, new_client: Any, metrics: Any, family: Family, sent: bytes
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -172,7 +172,7 @@ async def test_an_engine_lost_inside_a_stream_is_its_last_event(
     assert metrics.ended == [("coder", "engine_lost")]
 
 
-async def test_an_engine_lost_after_the_answer_changes_nothing(
+async def test_a_failure_after_the_answer_changes_nothing(
     new_exchange: Any, new_client: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -11,7 +11,6 @@ import random
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextvars import copy_context
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ with warnings.catch_warnings():
     from qwenfleet.deployments.fleet import FleetClient
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.cluster.errors import EngineLost, FleetError, NoEngine
+from qwenfleet.cluster.errors import EngineRefused, FleetError
 from qwenfleet.deployments import exchange as exchange_module
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.exchange import Exchange
@@ -70,7 +69,7 @@ async def new_client(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[.
 
     yield new
     for client in clients:
-        tasks = list(client._tasks.values())
+        tasks = list(client._dispatcher._roster._tasks.values())
         client.shutdown()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -81,6 +80,10 @@ def client(new_client: Any) -> FleetClient:
     return made
 
 
+def link_to(client: FleetClient, engine: Any) -> Any:
+    return client._dispatcher._roster._links.get(engine.record.id)
+
+
 @pytest.fixture
 def meet(client: FleetClient, eventually: Any) -> Callable[..., Any]:
     """Connects the client to engines."""
@@ -89,8 +92,7 @@ def meet(client: FleetClient, eventually: Any) -> Callable[..., Any]:
         client.update([engine.record for engine in engines])
         await eventually(
             lambda: all(
-                engine.record.id in client._links and client._links[engine.record.id].is_open
-                for engine in engines
+                (link := link_to(client, engine)) is not None and link.is_open for engine in engines
             )
         )
 
@@ -105,6 +107,18 @@ async def outputs_of(client: FleetClient, name: str) -> list[EngineCoreOutput]:
         assert step.engine_index == 0
         collected += [output for output in step.outputs if output.request_id == name]
     return collected
+
+
+async def next_output(client: FleetClient) -> EngineCoreOutput:
+    (output,) = (await asyncio.wait_for(client.get_output_async(), 10)).outputs
+    return output
+
+
+def seed_of(submit: Any) -> int | None:
+    carried = MsgpackDecoder(EngineCoreRequest).decode(submit.request)
+    assert carried.sampling_params is not None
+    seed: int | None = carried.sampling_params.seed
+    return seed
 
 
 async def send(client: FleetClient, wanted: EngineCoreRequest, exchange: Exchange | None) -> None:
@@ -157,148 +171,98 @@ async def test_the_engine_gets_the_request_and_the_original_stays_as_it_was(
     assert (submit.priority, submit.cache_salt, submit.dp_rank) == (3, "tenant-1", 0)
     carried = MsgpackDecoder(EngineCoreRequest).decode(submit.request)
     assert carried.prompt_token_ids is None
-    assert carried.sampling_params == original.sampling_params
+    assert carried.sampling_params == original.sampling_params  # greedy or seeded: as it was
     assert carried.request_id == "cmpl-1"
 
 
-async def test_concurrent_requests_keep_their_tokens_apart(
+async def test_a_request_that_samples_gets_a_seed_and_one_of_its_own_keeps_it(
     client: FleetClient, serve_engine: Any, meet: Any
 ) -> None:
-    await meet(await serve_engine(), await serve_engine(engine="engine-2", tokens=(1, 2)))
-    names = [f"cmpl-{index}" for index in range(8)]
-    for name in names:
-        await client.add_request_async(request(name))
-    tokens: dict[str, list[int]] = {name: [] for name in names}
-    unfinished = set(names)
-    while unfinished:
-        for output in (await asyncio.wait_for(client.get_output_async(), 10)).outputs:
-            tokens[output.request_id] += output.new_token_ids
-            if output.finished:
-                unfinished.remove(output.request_id)
-    streams = [tuple(stream) for stream in tokens.values()]
-    assert set(streams) == {(10, 11, 12, 13, 14), (1, 2, 1, 2, 1)}
-    assert streams.count((1, 2, 1, 2, 1)) == 4
-
-
-async def test_an_abort_reaches_the_core(
-    client: FleetClient, serve_engine: Any, meet: Any, eventually: Any
-) -> None:
-    engine = await serve_engine(num_tokens=FOREVER)
+    engine = await serve_engine()
     await meet(engine)
-    await client.add_request_async(request("dropped"))
-    await client.add_request_async(request("kept"))
-    await eventually(lambda: len(engine.core.active) == 2)
-    await client.abort_requests_async(["dropped", "one that never was"])
-    await eventually(lambda: engine.core.active == {"kept.0@gw-a"})
+    originals = {
+        "drawn": request("drawn", temperature=0.8),
+        "drawn again": request("drawn again", temperature=0.8),
+        "own": request("own", temperature=0.8, seed=7),
+        "greedy": request("greedy", temperature=0.0),
+    }
+    before = {name: MsgpackEncoder().encode(wanted) for name, wanted in originals.items()}
+    for name, wanted in originals.items():
+        await client.add_request_async(wanted)
+        await outputs_of(client, name)
+    seeds = {
+        name: seed_of(submit) for name, submit in zip(originals, engine.core.submits, strict=True)
+    }
+    assert seeds["own"] == 7
+    assert seeds["greedy"] is None
+    assert seeds["drawn"] != seeds["drawn again"]
+    for name in ("drawn", "drawn again"):
+        seed = seeds[name]
+        assert seed is not None
+        assert 0 <= seed < 2**63
+    # The front end's own are as they were.
+    assert {name: MsgpackEncoder().encode(wanted) for name, wanted in originals.items()} == before
+    params = originals["drawn"].sampling_params
+    assert params is not None
+    assert params.seed is None
 
 
-async def test_outputs_of_an_aborted_request_are_dropped(
-    client: FleetClient, serve_engine: Any, meet: Any, gate: Any, observed_core: Any
+async def test_every_attempt_carries_the_same_request_and_the_seed_drawn_at_first(
+    client: FleetClient, serve_engine: Any, meet: Any
 ) -> None:
-    await meet(await serve_engine(core=observed_core(sleep=gate, num_tokens=FOREVER)))
-    for name in ("dropped", "kept"):
-        await client.add_request_async(request(name))
-    link = client._links["engine-1"]
-    await client.abort_requests_async(["dropped"])
-    late = Output("dropped.0@gw-a", [1], finish_reason=STOP)
-    client.on_outputs(link, Outputs([late, Output("kept.0@gw-a", [2])]))
-    client.on_outputs(link, Outputs([Output("cmpl-9.0@gw-stranger", [3]), late]))
-    client.on_outputs(link, Outputs([Output("kept.1@gw-a", [4]), Output("kept.0@gw-a", [5])]))
-    seen = [(await asyncio.wait_for(client.get_output_async(), 10)).outputs for _ in range(2)]
-    assert [[(o.request_id, o.new_token_ids) for o in outputs] for outputs in seen] == [
-        [("kept", [2])],
-        [("kept", [5])],
-    ]
-
-
-async def test_an_engine_cannot_answer_for_another(
-    client: FleetClient, serve_engine: Any, meet: Any, gate: Any, observed_core: Any
-) -> None:
-    for name in ("engine-1", "engine-2"):
-        await meet(await serve_engine(engine=name, core=observed_core(sleep=gate)))
-    await client.add_request_async(request())
-    (flight,) = client._flights.values()
-    owner = flight.link.engine
-    stranger = client._links["engine-1" if owner == "engine-2" else "engine-2"]
-    client.on_outputs(stranger, Outputs([Output("cmpl-1.0@gw-a", [666])]))
-    client.on_outputs(flight.link, Outputs([Output("cmpl-1.0@gw-a", [7], finish_reason=LENGTH)]))
-    (output,) = await outputs_of(client, "cmpl-1")
-    assert output.new_token_ids == [7]
-
-
-async def test_a_killed_engine_fails_its_exchanges_and_the_next_request_goes_elsewhere(
-    client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, metrics: Any
-) -> None:
-    doomed, safe = await serve_engine(num_tokens=FOREVER), await serve_engine(engine="engine-2")
+    doomed = await serve_engine(num_tokens=FOREVER)
     await meet(doomed)
-    exchanges = [new_exchange(), new_exchange()]
-    for index, exchange in enumerate(exchanges):
-        await send(client, request(f"cmpl-{index}"), exchange)
-        assert exchange.prompt_tokens == len(PROMPT)
+    await client.add_request_async(request(temperature=0.8, max_tokens=40))
+    first = [await next_output(client) for _ in range(3)]
+    safe = await serve_engine(engine="engine-2")
     await meet(safe)
     await doomed.kill()
-    for exchange in exchanges:
-        lost = await failure_of(exchange)
-        assert isinstance(lost, EngineLost)
-        assert (lost.model, lost.engine) == ("coder", "engine-1")
-    assert metrics.losses == ["coder"]
-    assert client.has_engine
-    await client.add_request_async(request("after"))
-    outputs = await outputs_of(client, "after")
-    assert len(outputs) == 5
-    assert not client.resources.engine_dead
+    await outputs_of(client, "cmpl-1")
+    (at_first,), (later,) = doomed.core.submits, safe.core.submits
+    assert later.request == at_first.request
+    assert (later.attempt, later.max_tokens, later.priority) == (1, 40, 3)
+    assert later.prompt_token_ids == PROMPT
+    received = [token for output in first for token in output.new_token_ids]
+    assert later.output_token_ids[: len(received)] == received
 
 
-async def test_a_dead_core_fails_its_exchanges_with_the_reason(
+async def test_after_a_resume_the_front_end_sees_one_request_whose_prefill_is_told_once(
+    client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, metrics: Any
+) -> None:
+    script = {"tokens": tuple(range(100)), "num_tokens": 100}
+    doomed = await serve_engine(**script)
+    await meet(doomed)
+    exchange = new_exchange()
+    await send(client, request(), exchange)
+    collected = [await next_output(client) for _ in range(5)]
+    safe = await serve_engine(engine="engine-2", **script)
+    await meet(safe)
+    await doomed.kill()
+    collected += await outputs_of(client, "cmpl-1")
+    assert [token for output in collected for token in output.new_token_ids] == list(range(100))
+    assert [output.prefill_stats is not None for output in collected] == [True] + [False] * 99
+    assert collected[-1].finish_reason is FinishReason.STOP
+    assert len(safe.core.submits) == 1
+    assert (exchange.prompt_tokens, exchange.output_tokens) == (len(PROMPT), 100)
+    assert exchange.cached_tokens == 0  # what the second engine had of it is no news
+    assert (len(metrics.ttfts), len(metrics.gaps)) == (1, 99)
+
+
+async def test_cached_tokens_are_noted_once(
     client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any
 ) -> None:
-    await meet(await serve_engine(num_tokens=50, fail_after_tokens=3))
+    await meet(await serve_engine())
+    await client.add_request_async(request("before"))
+    await outputs_of(client, "before")
     exchange = new_exchange()
     await send(client, request(), exchange)
-    assert "after 3 tokens" in str(await failure_of(exchange))
-    assert exchange.output_tokens == 3
+    outputs = await outputs_of(client, "cmpl-1")
+    assert exchange.cached_tokens == 32  # whole blocks of 16, of 40 tokens
+    assert outputs[0].prefill_stats is not None
+    assert outputs[0].prefill_stats.num_cached_tokens == 32
 
 
-async def test_a_request_outside_any_exchange_ends_as_vllm_ends_its_own(
-    client: FleetClient, serve_engine: Any, meet: Any
-) -> None:
-    engine = await serve_engine(num_tokens=FOREVER)
-    await meet(engine)
-    await client.add_request_async(request())
-    await asyncio.wait_for(client.get_output_async(), 10)
-    await engine.kill()
-    assert (await outputs_of(client, "cmpl-1"))[-1].finish_reason is FinishReason.ERROR
-
-
-async def test_without_an_engine_the_exchange_is_told_when_to_come_back(
-    client: FleetClient, new_exchange: Any
-) -> None:
-    exchange = new_exchange()
-    await send(client, request(), exchange)
-    error = await failure_of(exchange)
-    assert isinstance(error, NoEngine)
-    assert error.retry_after_s == 5
-    assert client._flights == {}
-    assert exchange.prompt_tokens == 0
-
-
-async def test_a_draining_engine_gets_nothing_new_and_keeps_its_streams(
-    client: FleetClient, serve_engine: Any, meet: Any, eventually: Any, new_exchange: Any
-) -> None:
-    engine = await serve_engine(num_tokens=200)
-    await meet(engine)
-    await client.add_request_async(request())
-    await asyncio.wait_for(client.get_output_async(), 10)
-    draining = asyncio.create_task(engine.host.drain("scaled down", 20))
-    await eventually(lambda: not client.has_engine)
-    late = new_exchange()
-    await send(client, request("late"), late)
-    assert isinstance(await failure_of(late), NoEngine)
-    assert (await outputs_of(client, "cmpl-1"))[-1].finish_reason is FinishReason.STOP
-    await draining
-
-
-async def test_a_rejected_attempt_fails_its_exchange_only(
+async def test_a_refused_request_fails_its_exchange_only(
     client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, observed_core: Any
 ) -> None:
     class Picky(observed_core.Core):  # type: ignore[misc]
@@ -310,43 +274,43 @@ async def test_a_rejected_attempt_fails_its_exchange_only(
     await meet(await serve_engine(core=Picky(observed_core.model())))
     exchange = new_exchange()
     await send(client, request("odd"), exchange)
-    assert "does not run odd requests" in str(await failure_of(exchange))
+    refused = await failure_of(exchange)
+    assert isinstance(refused, EngineRefused)
+    assert "does not run odd requests" in str(refused)
     await client.add_request_async(request())
     assert len(await outputs_of(client, "cmpl-1")) == 5
+    # One outside any exchange ends as vLLM ends its own.
+    await client.add_request_async(request("odd"))
+    assert (await outputs_of(client, "odd"))[-1].finish_reason is FinishReason.ERROR
 
 
-async def test_only_ready_engines_of_its_model_are_met_and_each_once(
+async def test_an_abort_reaches_the_core(
     client: FleetClient, serve_engine: Any, meet: Any, eventually: Any
 ) -> None:
+    engine = await serve_engine(num_tokens=FOREVER)
+    await meet(engine)
+    for name in ("dropped", "kept"):
+        await client.add_request_async(request(name))
+    await eventually(lambda: len(engine.core.active) == 2)
+    await client.abort_requests_async(["dropped", "one that never was"])
+    await eventually(lambda: engine.core.active == {"kept.0@gw-a"})
+
+
+async def test_the_fleet_lives_whatever_becomes_of_its_engines(
+    client: FleetClient, serve_engine: Any, meet: Any, eventually: Any
+) -> None:
+    assert client.description is None
+    assert not client.has_engine
     engine = await serve_engine()
-    others = [
-        replace(engine.record, id="other-model", model="helper"),
-        replace(engine.record, id="starting", state="starting"),
-        replace(engine.record, id="draining", state="draining"),
-    ]
-    client.update([*others, engine.record])
-    (link,) = client._links.values()
-    client.update([*others, engine.record])
-    assert list(client._links.values()) == [link]
-    await eventually(lambda: client.has_engine)
+    await meet(engine)
+    assert client.has_engine
     assert client.description is not None
     assert client.description.max_model_len == 4096
-
-
-async def test_a_lost_engine_is_tried_again_after_a_pause(
-    serve_engine: Any, new_client: Any, metrics: Any, clock: Any, eventually: Any
-) -> None:
-    client = new_client(clock=clock)
-    engine = await serve_engine()
-    wrong = replace(engine.record, secret="wrong")
-    client.update([wrong])
-    await eventually(lambda: not client._tasks)
-    assert metrics.losses == []  # it was never ours
-    client.update([engine.record])
-    assert not client._tasks
-    clock.advance(0.5)
-    client.update([engine.record])
-    await eventually(lambda: client.has_engine)
+    await engine.kill()
+    await eventually(lambda: not client.has_engine)
+    assert not client.resources.engine_dead
+    assert client.engine_ranks_managed == [0]
+    assert await client.get_supported_tasks_async() == ("generate",)
 
 
 async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
@@ -366,7 +330,7 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
     )
     extra = bytes(MsgpackEncoder(size_threshold=1 << 40).encode(whole)[0])  # type: ignore[arg-type]
     frame = Outputs([Output("cmpl-1.0@gw-a", [7], extra=extra)], clock_s=50.0)
-    client.on_outputs(client._links["engine-1"], frame)
+    client._dispatcher.on_outputs(link_to(client, engine), frame)
     (output,) = (await asyncio.wait_for(client.get_output_async(), 10)).outputs
     assert (output.request_id, output.new_token_ids, output.stop_reason) == ("cmpl-1", [7], "\n")
     assert output.events is not None

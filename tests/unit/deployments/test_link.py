@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.link import EngineLink
+from qwenfleet.deployments.link import Loss
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.transport import (
     Alive,
     Draining,
     EngineDescription,
-    Hello,
     Lease,
     Lost,
     Outputs,
     RankLoad,
-    Rejected,
     Submit,
     Welcome,
 )
@@ -34,76 +29,7 @@ PATIENT = WireConfig(lease_s=30, heartbeat_s=0.02, connect_timeout_s=30)
 BRISK = WireConfig(lease_s=0.3, heartbeat_s=0.02, connect_timeout_s=0.3)
 
 
-class Events:
-    """What a fleet client is told."""
-
-    def __init__(self) -> None:
-        self.outputs: list[Outputs] = []
-        self.rejected: list[Rejected] = []
-        self.losses: list[str] = []
-
-    def on_outputs(self, link: EngineLink, frame: Outputs) -> None:
-        self.outputs.append(frame)
-
-    def on_rejected(self, link: EngineLink, frame: Rejected) -> None:
-        self.rejected.append(frame)
-
-    def on_lost(self, link: EngineLink, reason: str) -> None:
-        assert not link.is_open
-        self.losses.append(reason)
-
-
-@pytest.fixture
-def events() -> Events:
-    return Events()
-
-
-@pytest_asyncio.fixture
-async def connect(events: Events) -> AsyncIterator[Callable[..., Any]]:
-    tasks: list[asyncio.Task[None]] = []
-
-    def connect(
-        record: EngineRecord, wire: WireConfig = PATIENT
-    ) -> tuple[EngineLink, asyncio.Task[None]]:
-        link = EngineLink(record, gateway="gw-a", wire=wire, events=events, clock=time.monotonic)
-        tasks.append(asyncio.create_task(link.run()))
-        return link, tasks[-1]
-
-    yield connect
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
 Behaviour = Callable[[Connection], Awaitable[None]]
-
-
-@pytest_asyncio.fixture
-async def impostor() -> AsyncIterator[Callable[[Behaviour], Awaitable[EngineRecord]]]:
-    """A host by hand: it reads Hello, then does what the test says, then hangs up."""
-    servers: list[asyncio.Server] = []
-
-    async def impostor(behave: Behaviour) -> EngineRecord:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connection = Connection(reader, writer)
-            try:
-                assert isinstance(await connection.receive(), Hello)
-                await behave(connection)
-            except ConnectionError:
-                pass
-            finally:
-                connection.close()
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        servers.append(server)
-        host, port = server.sockets[0].getsockname()[:2]
-        return EngineRecord(
-            "engine-1", "coder", "node-1", os.getpid(), "ready", host=host, port=port, secret="s"
-        )
-
-    yield impostor
-    for server in servers:
-        server.close()
 
 
 def welcome(ranks: int = 1, **fields: Any) -> Welcome:
@@ -185,8 +111,8 @@ async def test_targets_count_submits_that_the_engine_has_not_seen(
     await eventually(lambda: loads() == [(0, 0), (2, 0)])
 
 
-async def test_outputs_reach_the_fleet_client_and_aborts_the_core(
-    serve_engine: Any, connect: Any, events: Events, eventually: Any
+async def test_outputs_reach_the_dispatcher_and_aborts_the_core(
+    serve_engine: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=100_000)
     link, _ = connect(engine.record)
@@ -199,7 +125,7 @@ async def test_outputs_reach_the_fleet_client_and_aborts_the_core(
 
 
 async def test_a_rejected_attempt_is_told(
-    serve_engine: Any, connect: Any, events: Events, eventually: Any
+    serve_engine: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=100_000)
     link, _ = connect(engine.record)
@@ -211,7 +137,7 @@ async def test_a_rejected_attempt_is_told(
     assert events.losses == []
 
 
-async def test_an_idle_link_keeps_its_lease(impostor: Any, connect: Any, events: Events) -> None:
+async def test_an_idle_link_keeps_its_lease(impostor: Any, connect: Any, events: Any) -> None:
     has_leases = asyncio.Event()
 
     async def behave(connection: Connection) -> None:
@@ -293,33 +219,50 @@ async def _say_lost(connection: Connection) -> None:
     await until_closed(connection)
 
 
+async def _say_frozen(connection: Connection) -> None:
+    connection.send(welcome())
+    connection.send(Lost("no step for 120.1 s", is_frozen=True))
+    await until_closed(connection)
+
+
+async def _say_drained(connection: Connection) -> None:
+    connection.send(welcome())
+    connection.send(Draining("scaled down"))
+    connection.send(Lost("scaled down", is_drained=True))
+    await until_closed(connection)
+
+
 @pytest.mark.parametrize(
-    ("lose", "reason"),
+    ("lose", "loss", "reason"),
     [
-        pytest.param(lose_by_refusal, "refused us.*secret", id="refusal"),
-        pytest.param(lose_by_nobody_there, "refused|Connect call failed", id="nobody there"),
-        pytest.param(behaving(_hang_up_at_once), "closed the connection", id="hang-up in greeting"),
-        pytest.param(behaving(_never_greet, BRISK), "silent", id="no greeting"),
-        pytest.param(behaving(_greet_oddly), "greeted with Alive", id="odd greeting"),
-        pytest.param(behaving(_speak_the_future), "speaks protocol 9", id="far protocol"),
-        pytest.param(behaving(_reset), "closed the connection", id="reset"),
-        pytest.param(behaving(_fall_silent, BRISK), "silent", id="silence"),
-        pytest.param(behaving(_send_garbage), "wire protocol broken", id="garbage"),
-        pytest.param(behaving(_say_lost), "^out of memory$", id="lost"),
+        pytest.param(lose_by_refusal, Loss.RESET, "refused us.*secret", id="refusal"),
+        pytest.param(lose_by_nobody_there, Loss.RESET, "refused|Connect call", id="nobody there"),
+        pytest.param(behaving(_hang_up_at_once), Loss.RESET, "closed the", id="hang-up at once"),
+        pytest.param(behaving(_never_greet, BRISK), Loss.SILENT, "silent", id="no greeting"),
+        pytest.param(behaving(_greet_oddly), Loss.RESET, "greeted with Alive", id="odd greeting"),
+        pytest.param(behaving(_speak_the_future), Loss.RESET, "protocol 9", id="far protocol"),
+        pytest.param(behaving(_reset), Loss.RESET, "closed the connection", id="reset"),
+        pytest.param(behaving(_fall_silent, BRISK), Loss.SILENT, "silent", id="silence"),
+        pytest.param(behaving(_send_garbage), Loss.RESET, "protocol broken", id="garbage"),
+        pytest.param(behaving(_say_lost), Loss.CORE_DIED, "^out of memory$", id="core died"),
+        pytest.param(behaving(_say_frozen), Loss.FROZEN, "^no step for 120.1 s$", id="frozen"),
+        pytest.param(behaving(_say_drained), Loss.DRAINED, "^scaled down$", id="drained"),
     ],
 )
-async def test_whatever_ends_a_link_is_told_once_with_its_reason(
-    connect: Any, impostor: Any, serve_engine: Any, events: Events, lose: Any, reason: str
-) -> None:
+async def test_whatever_ends_a_link_is_told_once_with_its_kind_and_reason(
+    connect: Any, impostor: Any, serve_engine: Any, events: Any,
+    lose: Any, loss: Loss, reason: str,
+) -> None:  # fmt: skip
     link, running = await lose(connect, impostor, serve_engine)
     await asyncio.wait_for(asyncio.shield(running), 10)
-    assert len(events.losses) == 1
-    assert re.search(reason, events.losses[0])
+    ((told, why),) = events.losses
+    assert told is loss
+    assert re.search(reason, why)
     assert not link.is_open
 
 
 async def test_a_cancelled_link_is_lost_once(
-    serve_engine: Any, connect: Any, events: Events, eventually: Any
+    serve_engine: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=100_000)
     link, running = connect(engine.record)
@@ -349,7 +292,7 @@ async def test_a_link_that_never_opened_leaves_no_connection_behind(
 
 
 async def test_a_draining_engine_is_marked_and_still_heard(
-    impostor: Any, connect: Any, events: Events, eventually: Any
+    impostor: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     async def behave(connection: Connection) -> None:
         connection.send(welcome())

@@ -9,8 +9,10 @@ import pytest
 
 from qwenfleet.deployments.registry import (
     LAPSE_S,
+    DrainOrder,
     EngineRecord,
     GatewayRecord,
+    Orders,
     Registry,
     StartFailure,
 )
@@ -33,6 +35,10 @@ def engine(name: str = "engine-1", node: str = "node-1", **fields: Any) -> Engin
 
 def gateway(name: str = "gw-1") -> GatewayRecord:
     return GatewayRecord(name, "node-1", 8, is_ready=False)
+
+
+def may_load(registry: Registry, name: str, cores: int = FEW_CORES, **fields: Any) -> bool:
+    return registry.announce_engine(engine(name, **fields), cores).may_load
 
 
 @pytest.fixture
@@ -72,30 +78,30 @@ def test_who_is_silent_for_five_seconds_is_no_longer_listed(registry: Registry, 
 
 
 def test_with_few_cores_one_engine_of_a_node_loads_at_a_time(registry: Registry) -> None:
-    assert registry.announce_engine(engine("first"), FEW_CORES)
-    assert not registry.announce_engine(engine("second"), FEW_CORES)
-    assert registry.announce_engine(engine("elsewhere", node="node-2"), FEW_CORES)
+    assert may_load(registry, "first")
+    assert not may_load(registry, "second")
+    assert may_load(registry, "elsewhere", node="node-2")
     loading = {record.id for record in registry.snapshot().engines if record.is_loading}
     assert loading == {"first", "elsewhere"}
 
 
 def test_the_loader_keeps_its_place_until_it_is_ready(registry: Registry) -> None:
-    registry.announce_engine(engine("first"), FEW_CORES)
-    assert not registry.announce_engine(engine("second"), FEW_CORES)
-    assert registry.announce_engine(engine("first", is_loading=True), FEW_CORES)
-    assert not registry.announce_engine(engine("second"), FEW_CORES)
+    assert may_load(registry, "first")
+    assert not may_load(registry, "second")
+    assert may_load(registry, "first", is_loading=True)
+    assert not may_load(registry, "second")
     registry.announce_engine(engine("first", state="ready"), FEW_CORES)
-    assert registry.announce_engine(engine("second"), FEW_CORES)
+    assert may_load(registry, "second")
 
 
 def test_with_many_cores_several_engines_load_at_a_time(registry: Registry) -> None:
-    answers = [registry.announce_engine(engine(f"engine-{n}"), 12) for n in range(5)]
+    answers = [may_load(registry, f"engine-{n}", cores=12) for n in range(5)]
     assert answers == [True, True, True, False, False]
 
 
 def test_a_registry_that_starts_empty_learns_who_loads(registry: Registry) -> None:
     registry.announce_engine(engine("first", is_loading=True), FEW_CORES)
-    assert not registry.announce_engine(engine("second"), FEW_CORES)
+    assert not may_load(registry, "second")
 
 
 @pytest.mark.parametrize("ending", ["withdraw", "failure", "silence"])
@@ -110,7 +116,7 @@ def test_a_loader_that_goes_gives_its_place_to_the_next(
             registry.report_failure(StartFailure("first", "coder", "out of memory", None))
         case "silence":
             clock.advance(LAPSE_S)
-    assert registry.announce_engine(engine("second"), FEW_CORES)
+    assert may_load(registry, "second")
     assert [record.id for record in registry.snapshot().engines] == ["second"]
 
 
@@ -148,3 +154,37 @@ def test_a_ready_engine_forgives_its_models_failures(registry: Registry) -> None
     registry.announce_engine(engine("e1", state="ready"), 2)
     left = [(failure.model, failure.is_final) for failure in registry.snapshot().failures]
     assert left == [("helper", False), ("coder", True)]
+
+
+def test_a_drain_order_is_told_with_every_announcement_until_the_engine_is_gone(
+    registry: Registry,
+) -> None:
+    order = DrainOrder("an operator drains it", 60.0)
+    registry.announce_engine(engine("e1", state="ready"), FEW_CORES)
+    registry.announce_engine(engine("e2", state="ready"), FEW_CORES)
+    registry.drain("e1", order)
+    for state in ("ready", "quarantined", "draining"):
+        answer = registry.announce_engine(engine("e1", state=state), FEW_CORES)
+        assert answer.drain == order
+        assert registry.announce_engine(engine("e2", state=state), FEW_CORES).drain is None
+    registry.withdraw("e1")
+    assert registry.announce_engine(engine("e1", state="ready"), FEW_CORES).drain is None
+
+
+def test_an_order_that_comes_before_the_engine_waits_for_it(registry: Registry) -> None:
+    order = DrainOrder("an operator drains it", 1.0)
+    registry.drain("e1", order)
+    assert registry.announce_engine(engine("e1"), FEW_CORES) == Orders(may_load=True, drain=order)
+
+
+def test_the_second_order_counts(registry: Registry) -> None:
+    registry.drain("e1", DrainOrder("slowly", 60.0))
+    registry.drain("e1", DrainOrder("at once", 0.0))
+    answer = registry.announce_engine(engine("e1", state="ready"), FEW_CORES)
+    assert answer.drain == DrainOrder("at once", 0.0)
+
+
+def test_a_quarantined_engine_forgives_nothing(registry: Registry) -> None:
+    registry.report_failure(StartFailure("e0", "coder", "no memory", None))
+    registry.announce_engine(engine("e1", state="quarantined", reason="slow"), FEW_CORES)
+    assert len(registry.snapshot().failures) == 1

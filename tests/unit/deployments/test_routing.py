@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenfleet.deployments.routing import (
+    MOVING_STEPS,
     STREAM_WORK_TOKENS,
     Target,
     choose,
+    has_room,
     predicted_work_tokens,
 )
 
@@ -63,3 +66,43 @@ def test_a_long_prompt_ahead_outweighs_a_few_streams() -> None:
     prefilling = Target("prefilling", 0, streams=1, queued_prefill_tokens=100_000)
     decoding = Target("decoding", 0, streams=20, queued_prefill_tokens=0)
     assert choose([prefilling, decoding], random.Random(0)) is decoding
+
+
+def test_a_full_engine_has_no_room() -> None:
+    assert has_room(Target("e", 0, streams=7, queued_prefill_tokens=0, max_streams=8), 10)
+    assert not has_room(Target("e", 0, streams=8, queued_prefill_tokens=0, max_streams=8), 10)
+
+
+def test_an_engine_that_names_no_limits_has_room() -> None:
+    assert has_room(Target("e", 0, streams=10_000, queued_prefill_tokens=10**9), 10**6)
+
+
+def test_prefill_for_two_steps_may_queue_and_no_more() -> None:
+    target = Target("e", 0, streams=1, queued_prefill_tokens=1000, max_streams=8, step_tokens=1000)
+    assert has_room(target, 1000)
+    assert not has_room(target, 1001)
+
+
+def test_a_stream_longer_than_that_moves_alone() -> None:
+    idle = Target("e", 0, streams=3, queued_prefill_tokens=0, max_streams=8, step_tokens=1000)
+    assert has_room(idle, 1_000_000)
+    assert not has_room(replace(idle, queued_prefill_tokens=1), 1_000_000)
+
+
+@given(st.lists(st.integers(1, 5000), max_size=40), st.integers(1, 4000), st.integers(1, 20))
+def test_streams_that_move_in_turn_never_overfill_an_engine(
+    lengths: list[int], step_tokens: int, max_streams: int
+) -> None:
+    target = Target("e", 0, 0, 0, max_streams, step_tokens)
+    moved: list[int] = []
+    for length in lengths:
+        if has_room(target, length):
+            moved.append(length)
+            target = replace(
+                target,
+                streams=target.streams + 1,
+                queued_prefill_tokens=target.queued_prefill_tokens + length,
+            )
+    assert len(moved) <= max_streams
+    assert len(moved) <= 1 or sum(moved) <= MOVING_STEPS * step_tokens
+    assert bool(moved) == bool(lengths)

@@ -11,7 +11,7 @@ import pytest
 from qwenfleet.cluster import run_file
 from qwenfleet.cluster.errors import FleetNotFound
 from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.deployments import status
+from qwenfleet.deployments import attach, status
 from qwenfleet.deployments.registry import EngineRecord, GatewayRecord, Snapshot
 
 FLEET = RunningFleet(
@@ -27,7 +27,10 @@ FLEET = RunningFleet(
 SNAPSHOT = Snapshot(
     engines=(
         EngineRecord("e2", "helper", "node-1", 22, "starting"),
-        EngineRecord("e9", "coder", "node-2", 29, "draining", running=3),
+        EngineRecord(
+            "e9", "coder", "node-2", 29, "draining", running=3, reason="an operator drains it"
+        ),
+        EngineRecord("e5", "coder", "node-1", 25, "quarantined", reason="no step for 9.1 s"),
         EngineRecord(
             "e1", "coder", "node-1", 21, "ready", running=12, waiting=4, kv_usage=0.125, secret="s3"
         ),
@@ -51,11 +54,11 @@ def test_every_model_of_the_configuration_is_summed_up_with_its_engines() -> Non
     summary = status.summarise(FLEET, SNAPSHOT)
     assert (summary.name, summary.url) == ("demo", "http://127.0.0.1:8000")
     assert summary.metrics_url == "http://127.0.0.1:9100/metrics"
-    assert [engine.id for engine in summary.engines] == ["e1", "e9", "e2"]
+    assert [engine.id for engine in summary.engines] == ["e1", "e5", "e9", "e2"]
     assert [gateway.id for gateway in summary.gateways] == ["gw-a", "gw-b"]
     assert [(model.id, model.engines, model.ready) for model in summary.models] == [
         ("helper", 1, 0),
-        ("coder", 2, 1),
+        ("coder", 3, 1),
         ("not started", 0, 0),
     ]
 
@@ -72,7 +75,9 @@ def test_json_has_every_figure_and_no_secret() -> None:
         "running": 12,
         "waiting": 4,
         "kv_usage": 0.125,
+        "reason": "",
     }
+    assert tree["engines"][1]["reason"] == "no step for 9.1 s"
     assert tree["gateways"][0]["models"] == ["coder"]
     assert "s3" not in text
     assert "token" not in text
@@ -84,17 +89,20 @@ def test_the_table_has_a_line_for_each_in_even_columns() -> None:
         "",
         "MODEL        ENGINES  READY",
         "helper       1        0",
-        "coder        2        1",
+        "coder        3        1",
         "not started  0        0",
         "",
         "GATEWAY  PID  READY  REQUESTS",
         "gw-a     31   yes    16",
         "gw-b     32   no     0",
         "",
-        "ENGINE  MODEL   PID  STATE     RUNNING  WAITING  KV",
-        "e1      coder   21   ready     12       4        12%",
-        "e9      coder   29   draining  3        0        0%",
-        "e2      helper  22   starting  0        0        0%",
+        "ENGINE  MODEL   PID  STATE        RUNNING  WAITING  KV",
+        "e1      coder   21   ready        12       4        12%",
+        "e5      coder   25   quarantined  0        0        0%",
+        "e9      coder   29   draining     3        0        0%",
+        "e2      helper  22   starting     0        0        0%",
+        "e5 is quarantined: no step for 9.1 s",
+        "e9 is draining: an operator drains it",
     ]
 
 
@@ -107,18 +115,18 @@ def test_a_fleet_without_anything_has_a_table_too() -> None:
 def test_the_newest_fleet_is_found(fleets: list[RunningFleet]) -> None:
     other = replace(FLEET, pid=8, url="http://127.0.0.1:8001")
     fleets += [FLEET, other]
-    assert status.find() is FLEET
-    assert status.find(8001) is other
+    assert attach.find() is FLEET
+    assert attach.find(8001) is other
 
 
 def test_a_port_where_none_runs_names_the_fleets_that_do(fleets: list[RunningFleet]) -> None:
     fleets.append(FLEET)
     with pytest.raises(FleetNotFound) as caught:
-        status.find(80)  # which 8000 only begins with
+        attach.find(80)  # which 8000 only begins with
     assert "port 80" in str(caught.value)
     assert FLEET.url in str(caught.value)
 
 
 def test_without_any_fleet_the_next_step_is_named(fleets: list[RunningFleet]) -> None:
     with pytest.raises(FleetNotFound, match="qwenfleet serve"):
-        status.find(8000)
+        attach.find(8000)

@@ -10,6 +10,7 @@ from qwenfleet.cluster import metrics
 from qwenfleet.cluster.metrics import METRICS, Metric
 from qwenfleet.deployments import telemetry
 from qwenfleet.deployments.exchange import Outcome
+from qwenfleet.deployments.link import Loss
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.telemetry import EngineMetrics, GatewayMetrics
 
@@ -41,7 +42,11 @@ def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(said: list[
     gateway.first_token("coder", 0.5)
     gateway.next_token("coder", 0.02)
     gateway.tokens("coder", prompt=9, cached=8, output=7)
-    gateway.engine_lost("coder")
+    for loss in Loss:
+        gateway.engine_lost("coder", loss.value)
+        gateway.resumed("coder", loss.value, 0.2)
+    gateway.moving("coder", 3)
+    EngineMetrics().orphans("coder", 2)
     EngineMetrics().record(EngineRecord("e1", "coder", "node-1", 7, "ready", running=2))
     assert {name for name, _, _ in said} == set(METRICS)
 
@@ -56,7 +61,31 @@ def test_an_engine_is_in_one_state_at_a_time(said: list[Any]) -> None:
     states = {
         tags["state"]: value for name, value, tags in said if name == metrics.ENGINE_STATE.name
     }
-    assert states == {"starting": 0.0, "ready": 0.0, "draining": 1.0}
+    assert states == {"starting": 0.0, "ready": 0.0, "quarantined": 0.0, "draining": 1.0}
+
+
+def test_a_resume_is_counted_and_its_gap_is_measured_by_why_it_was_needed(said: list[Any]) -> None:
+    GatewayMetrics().resumed("coder", Loss.RESET.value, 0.25)
+    tags = {"model": "coder", "loss": "reset"}
+    assert said == [
+        (metrics.RESUMES.name, 1, tags),
+        (metrics.RESUME_GAP_SECONDS.name, 0.25, tags),
+    ]
+
+
+def test_requests_on_the_move_are_a_level_and_orphans_only_rise(said: list[Any]) -> None:
+    gateway, engine = GatewayMetrics(), EngineMetrics()
+    for requests in (3, 0):
+        gateway.moving("coder", requests)
+    for total in (0, 2, 2, 5):
+        engine.orphans("coder", total)
+    tags = {"model": "coder"}
+    assert said == [
+        (metrics.MOVING_REQUESTS.name, 3, tags),
+        (metrics.MOVING_REQUESTS.name, 0, tags),
+        (metrics.ORPHANS.name, 2, tags),
+        (metrics.ORPHANS.name, 3, tags),
+    ]
 
 
 @pytest.mark.parametrize("metric", list(METRICS.values()), ids=lambda metric: metric.name)

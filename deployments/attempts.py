@@ -1,0 +1,120 @@
+"""Attempts: what a host holds, for which gateway, and which suspects wait for their trial."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from qwenfleet.deployments.connection import Connection
+from qwenfleet.deployments.transport import Output, RankLoad, Submit
+
+
+@dataclass(eq=False)
+class Session:
+    """One gateway's connection."""
+
+    gateway: str
+    connection: Connection
+    leased_until: float
+    received: int = 0
+    owned: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Attempt:
+    """One attempt, by whom it is wanted, and the prompt tokens that wait for its first output."""
+
+    session: Session
+    submit: Submit
+    prefill_tokens: int
+
+
+class Attempts:
+    """Attempts by wire id. A suspect is `docketed` until those before it made a token or ended."""
+
+    def __init__(self) -> None:
+        self.are_none = asyncio.Event()
+        self.are_none.set()
+        self._held: dict[str, Attempt] = {}
+        self._docket: deque[str] = deque()
+        self._on_trial: str | None = None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, key: str, session: Session, submit: Submit) -> bool:
+        """Hold an attempt. The answer says whether the core may have it now."""
+        tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
+        self._held[key] = Attempt(session, submit, prefill_tokens=tokens)
+        session.owned.add(key)
+        self.are_none.clear()
+        if submit.is_trial:
+            self._docket.append(key)
+        return not submit.is_trial
+
+    def drop(self, key: str) -> bool:
+        """Forget an attempt; False when it was not held."""
+        attempt = self._held.pop(key, None)
+        if attempt is None:
+            return False
+        attempt.session.owned.discard(key)
+        if key == self._on_trial:
+            self._on_trial = None
+        if not self._held:
+            self.are_none.set()
+        return True
+
+    def hand_over(self, keys: Iterable[str], session: Session) -> None:
+        """These attempts belong to their gateway's new connection."""
+        for key in keys:
+            attempt = self._held[key]
+            attempt.session.owned.discard(key)
+            attempt.session = session
+            session.owned.add(key)
+
+    def next_trial(self) -> tuple[str, Attempt] | None:
+        """The suspect whose turn it is; None while another is on trial, or when none waits."""
+        while self._on_trial is None and self._docket:
+            key = self._docket.popleft()
+            if key in self._held:
+                self._on_trial = key
+                return key, self._held[key]
+        return None
+
+    def answer(self, output: Output) -> Session | None:
+        """The core made this for an attempt: whose is it? None when nobody wants it any more."""
+        attempt = self._held.get(output.wire_id)
+        if attempt is None:
+            return None
+        attempt.prefill_tokens = 0
+        if output.wire_id == self._on_trial and output.token_ids:
+            self._on_trial = None
+        session = attempt.session
+        if output.finish_reason is not None:
+            self.drop(output.wire_id)
+        return session
+
+    def load(self, ranks: Iterable[RankLoad]) -> list[RankLoad]:
+        """The scheduler's own figures, brought up to date by what it was sent since its last step:
+        attempts that it does not count yet, and prompt tokens that no output has answered."""
+        queued: Counter[int] = Counter()
+        held: Counter[int] = Counter()
+        for attempt in self._held.values():
+            dp_rank = attempt.submit.dp_rank or 0
+            queued[dp_rank] += attempt.prefill_tokens
+            held[dp_rank] += 1
+        return [
+            RankLoad(
+                dp_rank=rank.dp_rank,
+                running=rank.running,
+                waiting=max(rank.waiting, held[rank.dp_rank] - rank.running),
+                queued_prefill_tokens=queued[rank.dp_rank],
+                kv_usage=rank.kv_usage,
+            )
+            for rank in ranks
+        ]

@@ -1,0 +1,44 @@
+"""LearnedBound: how long something may take, learned from how long it took. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WINDOW_S: Final = 60.0
+"""What was longest is forgotten after one to two windows."""
+ENOUGH: Final = 20
+"""Samples before a bound trusts them."""
+
+
+class LearnedBound:
+    """A factor on the longest of late, between a floor and a ceiling; `unlearned_s` until there
+    are enough samples. All in seconds."""
+
+    def __init__(self, factor: float, floor_s: float, ceiling_s: float, unlearned_s: float) -> None:
+        self._factor = factor
+        self._floor_s = floor_s
+        self._ceiling_s = ceiling_s
+        self._unlearned_s = unlearned_s
+        self._samples = 0
+        self._earlier_s = 0.0
+        self._longest_s = 0.0
+        self._window_ends_at = 0.0
+
+    def note(self, duration_s: float, now: float) -> None:
+        """It took this long, and ended at `now`."""
+        if now >= self._window_ends_at:
+            is_next = now < self._window_ends_at + WINDOW_S
+            self._earlier_s = self._longest_s if is_next else 0.0
+            self._longest_s = 0.0
+            self._window_ends_at = now + WINDOW_S
+        self._longest_s = max(self._longest_s, duration_s)
+        self._samples += 1
+
+    @property
+    def longest_s(self) -> float:
+        return max(self._earlier_s, self._longest_s)
+
+    @property
+    def seconds(self) -> float:
+        learned_s = min(self._ceiling_s, max(self._floor_s, self._factor * self.longest_s))
+        return learned_s if self._samples >= ENOUGH else max(self._unlearned_s, learned_s)

@@ -1,0 +1,58 @@
+"""Flight: one request on its way, with all that it needs to go on at another engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qwenfleet.deployments.exchange import Exchange
+from qwenfleet.deployments.link import EngineLink, Loss
+from qwenfleet.deployments.suspicion import Suspicion
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A request left its engine: why, which, and when."""
+
+    loss: Loss
+    engine: str
+    reason: str
+    at: float
+
+
+@dataclass(eq=False)
+class Flight:
+    """A request on its way: the untouched original, where it runs and what came back so far."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    payload: bytes
+    """vLLM's request without its prompt, as bytes."""
+    max_tokens: int | None
+    priority: int
+    cache_salt: str | None
+    exchange: Exchange | None
+    token_ids: list[int] = field(default_factory=list)
+    has_output: bool = False
+    number: int = 0
+    """Order of arrival."""
+    attempt: int = -1
+    link: EngineLink | None = None
+    """Its owner; None while it waits for one."""
+    refused_by: EngineLink | None = None
+    """The last engine that would not run it: any other one is better."""
+    key: str = ""
+    """The wire id of its attempt."""
+    cut: Cut | None = None
+    """Why it moves, until the next token."""
+    token_at: float | None = None
+    suspicion: Suspicion = field(default_factory=Suspicion)
+
+    @property
+    def length_tokens(self) -> int:
+        return len(self.prompt_token_ids) + len(self.token_ids)
+
+    @property
+    def turn(self) -> tuple[int, bool, int]:
+        """Interactive first (vLLM's priority: lower is earlier), then streams that a user is
+        reading, then by arrival."""
+        return (self.priority, not self.token_ids, self.number)

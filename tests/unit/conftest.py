@@ -1,0 +1,151 @@
+"""A clock, a client and metrics of the tests' own.
+
+Tests get these through fixtures: the test folders are no packages, so nothing is imported from
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+PATIENCE_S = 10.0
+"""Far beyond what any wait here needs: a machine may be busy."""
+
+
+class FakeClock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def eventually(is_true: Callable[[], object]) -> None:
+    """Wait for a state that no event announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture(name="eventually")
+def _eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    return eventually
+
+
+class RecordingMetrics:
+    """GatewayMetrics' methods; keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str]] = []
+        self.durations: list[float] = []
+        self.ttfts: list[float] = []
+        self.gaps: list[float] = []
+        self.counted: list[dict[str, int]] = []
+        self.losses: list[tuple[str, str]] = []
+        self.resumes: list[tuple[str, float]] = []
+        self.moving_now = 0
+
+    def request_ended(self, model: str, outcome: str) -> None:
+        self.ended.append((model, outcome))
+
+    def completed(self, model: str, duration_s: float) -> None:
+        self.durations.append(duration_s)
+
+    def first_token(self, model: str, ttft_s: float) -> None:
+        self.ttfts.append(ttft_s)
+
+    def next_token(self, model: str, gap_s: float) -> None:
+        self.gaps.append(gap_s)
+
+    def tokens(self, model: str, *, prompt: int, cached: int, output: int) -> None:
+        self.counted.append({"prompt": prompt, "cached": cached, "output": output})
+
+    def engine_lost(self, model: str, loss: str) -> None:
+        self.losses.append((model, loss))
+
+    def resumed(self, model: str, loss: str, gap_s: float) -> None:
+        self.resumes.append((loss, gap_s))
+
+    def moving(self, model: str, requests: int) -> None:
+        self.moving_now = requests
+
+
+@pytest.fixture
+def metrics() -> RecordingMetrics:
+    return RecordingMetrics()
+
+
+@pytest.fixture(scope="session")
+def new_metrics() -> type[RecordingMetrics]:
+    return RecordingMetrics
+
+
+class Client:
+    """An HTTP client as an ASGI application sees it: what it receives, and when it hangs up."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.hung_up = asyncio.Event()
+        self.has_news = asyncio.Event()
+        self._chunks = [
+            {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
+            for index, chunk in enumerate(chunks)
+        ]
+
+    async def receive(self) -> dict[str, Any]:
+        if self._chunks:
+            return self._chunks.pop(0)
+        await self.hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        assert not self.is_complete, f"{message} comes after the response's end"
+        self.messages.append(dict(message))
+        self.has_news.set()
+
+    async def until_sent(self, count: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.messages) < count:
+                self.has_news.clear()
+                await self.has_news.wait()
+
+    @property
+    def is_complete(self) -> bool:
+        last = self.messages[-1] if self.messages else {"type": ""}
+        return last["type"] == "http.response.body" and not last.get("more_body", False)
+
+    @property
+    def status(self) -> int:
+        assert self.messages[0]["type"] == "http.response.start"
+        return int(self.messages[0]["status"])
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.messages[0]["headers"])
+
+    @property
+    def pieces(self) -> list[bytes]:
+        return [message.get("body", b"") for message in self.messages[1:]]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+@pytest.fixture
+def new_client() -> type[Client]:
+    return Client

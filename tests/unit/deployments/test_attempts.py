@@ -1,0 +1,153 @@
+"""What a host holds: for whom, and which suspect may run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwenfleet.deployments.attempts import Attempts, Session
+from qwenfleet.deployments.transport import Output, RankLoad, Submit, wire_id
+
+
+class Gateways:
+    """Sessions by gateway, and submits of theirs."""
+
+    def __init__(self) -> None:
+        self.attempts = Attempts()
+        self.sessions: dict[str, Session] = {}
+
+    def add(self, name: str, gateway: str = "gw-a", **fields: Any) -> tuple[str, bool]:
+        session = self.sessions.setdefault(gateway, self.session(gateway))
+        submit = Submit(name, 0, fields.pop("prompt", [1, 2, 3]), b"", **fields)
+        key = wire_id(gateway, name, 0)
+        return key, self.attempts.add(key, session, submit)
+
+    def suspect(self, name: str, gateway: str = "gw-a") -> str:
+        key, may_run = self.add(name, gateway, is_trial=True)
+        assert not may_run
+        return key
+
+    def session(self, gateway: str) -> Session:
+        connection: Any = None  # nothing here writes to it
+        return Session(gateway, connection, leased_until=0)
+
+    def on_trial(self) -> str | None:
+        trial = self.attempts.next_trial()
+        return None if trial is None else trial[0]
+
+
+@pytest.fixture
+def gateways() -> Gateways:
+    return Gateways()
+
+
+def test_an_ordinary_attempt_may_run_at_once(gateways: Gateways) -> None:
+    key, may_run = gateways.add("x")
+    assert may_run
+    assert key in gateways.attempts
+    assert len(gateways.attempts) == 1
+    assert gateways.sessions["gw-a"].owned == {key}
+    assert gateways.on_trial() is None
+
+
+def test_suspects_are_tried_one_at_a_time_in_their_order_across_gateways(
+    gateways: Gateways,
+) -> None:
+    keys = [gateways.suspect("x", "gw-a"), gateways.suspect("y", "gw-b"), gateways.suspect("z")]
+    for key in keys:
+        assert gateways.on_trial() == key
+        assert gateways.on_trial() is None
+        assert gateways.attempts.answer(Output(key, [7])) is not None
+    assert gateways.on_trial() is None
+    assert len(gateways.attempts) == 3  # cleared, they go on
+
+
+def test_a_suspect_does_not_hold_up_others_and_their_tokens_do_not_clear_it(
+    gateways: Gateways,
+) -> None:
+    tried, waits = gateways.suspect("tried"), gateways.suspect("waits")
+    assert gateways.on_trial() == tried
+    free, may_run = gateways.add("free")
+    assert may_run
+    gateways.attempts.answer(Output(free, [7]))
+    assert gateways.on_trial() is None
+    gateways.attempts.answer(Output(tried, [7]))
+    assert gateways.on_trial() == waits
+
+
+def test_a_trial_that_is_dropped_lets_the_next_one_go(gateways: Gateways) -> None:
+    first, second = gateways.suspect("first"), gateways.suspect("second", "gw-b")
+    assert gateways.on_trial() == first
+    assert gateways.attempts.drop(first)
+    assert gateways.on_trial() == second
+
+
+def test_a_suspect_that_was_dropped_before_its_trial_is_passed_over(gateways: Gateways) -> None:
+    first, second, third = (gateways.suspect(name) for name in ("first", "second", "third"))
+    assert gateways.on_trial() == first
+    gateways.attempts.drop(second)
+    gateways.attempts.answer(Output(first, [7], finish_reason=0))
+    assert gateways.on_trial() == third
+
+
+def test_what_was_dropped_is_forgotten_and_dropping_it_again_is_nothing(
+    gateways: Gateways,
+) -> None:
+    key, _ = gateways.add("x")
+    assert not gateways.attempts.are_none.is_set()
+    assert gateways.attempts.drop(key)
+    assert not gateways.attempts.drop(key)
+    assert key not in gateways.attempts
+    assert gateways.sessions["gw-a"].owned == set()
+    assert gateways.attempts.are_none.is_set()
+    assert gateways.attempts.answer(Output(key, [7])) is None
+
+
+def test_the_last_output_of_an_attempt_ends_it(gateways: Gateways) -> None:
+    key, _ = gateways.add("x")
+    assert gateways.attempts.answer(Output(key, [7])) is gateways.sessions["gw-a"]
+    assert key in gateways.attempts
+    assert gateways.attempts.answer(Output(key, [8], finish_reason=0)) is gateways.sessions["gw-a"]
+    assert key not in gateways.attempts
+    assert gateways.attempts.are_none.is_set()
+
+
+def test_a_hand_over_moves_what_is_named_and_nothing_else(gateways: Gateways) -> None:
+    (kept, _), (left, _) = gateways.add("kept"), gateways.add("left")
+    suspect = gateways.suspect("suspect")
+    before, after = gateways.sessions["gw-a"], gateways.session("gw-a")
+    gateways.attempts.hand_over([kept, suspect], after)
+    assert (before.owned, after.owned) == ({left}, {kept, suspect})
+    assert gateways.attempts.answer(Output(kept, [7])) is after
+    assert gateways.attempts.answer(Output(left, [7])) is before
+    trial = gateways.attempts.next_trial()
+    assert trial is not None
+    assert trial[1].session is after
+
+
+def test_load_counts_what_the_scheduler_does_not_know_yet(gateways: Gateways) -> None:
+    idle = [RankLoad(0), RankLoad(1, running=1, kv_usage=0.5)]
+    gateways.add("a", prompt=list(range(100)), dp_rank=0)
+    gateways.add("b", prompt=list(range(50)), output_token_ids=[1] * 7, dp_rank=1)
+    answered, _ = gateways.add("c", prompt=list(range(30)), dp_rank=1)
+    gateways.add("d", prompt=list(range(5)))
+    gateways.attempts.answer(Output(answered, [7]))
+    assert gateways.attempts.load(idle) == [
+        RankLoad(0, running=0, waiting=2, queued_prefill_tokens=105),
+        RankLoad(1, running=1, waiting=1, queued_prefill_tokens=57, kv_usage=0.5),
+    ]
+
+
+def test_suspects_that_wait_for_their_trial_are_load_too(gateways: Gateways) -> None:
+    for name in ("x", "y", "z"):
+        gateways.suspect(name)
+    gateways.on_trial()
+    (load,) = gateways.attempts.load([RankLoad(0, running=1)])
+    assert (load.running, load.waiting, load.queued_prefill_tokens) == (1, 2, 9)
+
+
+def test_the_schedulers_own_queue_counts_when_it_is_longer(gateways: Gateways) -> None:
+    assert gateways.attempts.load([RankLoad(0, running=2, waiting=5)]) == [
+        RankLoad(0, running=2, waiting=5)
+    ]
