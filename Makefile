@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve test test-unit test-integration check clean
+.PHONY: help env serve test test-unit test-integration test-loss check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -32,6 +32,9 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 	@if ls tests/integration/test_*.py >/dev/null 2>&1; then \
 		.ci/stage "integration tests" $(BIN)/pytest tests/integration -m integration --timeout 600 $(ARGS); \
 	else echo "no integration tests yet"; fi
+
+test-loss: env ## every kind of loss under six streams, and the gaps that it makes (half an hour)
+	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)
 
 check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "ruff format" $(BIN)/ruff format --check .

@@ -1,14 +1,11 @@
-"""An engine that dies: its streams end with an error at once, others take new work, Serve replaces
-it."""
+"""An engine that dies, freezes or is drained: its streams go on elsewhere as if nothing had
+happened. The fast part of tests/loss, on the fleet that all integration tests share."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -16,81 +13,93 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-STREAMS = 6
-REPLACED_S = 240
-LONG = {
-    "model": "tiny", "max_tokens": 1000, "ignore_eos": True, "stream": True, "temperature": 0,
-    "prompt": "x",
-}  # fmt: skip
+TOKENS = 400
+FRESH = {"model": "tiny", "prompt": "x", "max_tokens": 4, "temperature": 0}
 
 
-def stream_to_end(url, started):
-    """All events of a stream, and when the last one came."""
-    events = []
+@pytest.fixture(scope="module")
+def undisturbed(fleet, running_streams):
+    """What the six streams say when nothing happens."""
+    with running_streams(fleet.url, "tiny", TOKENS) as transcripts:
+        pass
+    return dict(transcripts)
+
+
+def strike_midway(fleet, running_streams, strike):
+    """Run the six streams and strike when each has begun; their transcripts."""
+    with running_streams(fleet.url, "tiny", TOKENS) as transcripts:
+        give_up_at = time.monotonic() + 120
+        while not all(transcript.times for transcript in transcripts.values()):
+            assert time.monotonic() < give_up_at, "streams do not start"
+            time.sleep(0.02)
+        strike()
+        fresh = httpx.post(f"{fleet.url}/v1/completions", json=FRESH, timeout=60)
+    assert fresh.status_code == 200, fresh.text
+    return transcripts
+
+
+def expect_same(transcripts, undisturbed):
+    for name, transcript in transcripts.items():
+        assert transcript.error is None, (name, transcript.error)
+        assert transcript.differences(undisturbed[name]) == [], name
+
+
+def test_streams_outlive_a_killed_host(fleet, running_streams, undisturbed):
+    engine = fleet.ready("tiny")[0]
+    family = psutil.Process(engine["pid"]).children(recursive=True)
+
+    def kill():
+        os.kill(engine["pid"], signal.SIGKILL)
+
+    expect_same(strike_midway(fleet, running_streams, kill), undisturbed)
+    assert not any(process.is_running() for process in family), "its core and workers go with it"
+    metrics = fleet.metrics()
+    assert "ray_qwenfleet_engine_losses_total{" in metrics
+    assert "ray_qwenfleet_resumes_total{" in metrics
+    fleet.expect_ready("tiny", 2)
+    assert engine["id"] not in {other["id"] for other in fleet.engines("tiny")}
+
+
+def test_streams_leave_an_engine_that_an_operator_drains(fleet, running_streams, undisturbed):
+    engine = fleet.ready("tiny")[0]["id"]
+    answers = []
+
+    def drain():
+        answers.append(fleet.cli("drain", engine))
+
+    expect_same(strike_midway(fleet, running_streams, drain), undisturbed)
+    (answer,) = answers
+    assert answer.returncode == 0, answer.stderr
+    assert f"{engine} is gone" in answer.stdout
+    fleet.expect_ready("tiny", 2)
+
+
+def test_a_request_that_finds_no_engine_waits_for_one(fleet):
+    """The last engine of a model goes in the middle of a stream, which waits for the next."""
+    body = {"model": "scripted", "prompt": "x", "stream": True, "max_tokens": 300}
+    text = last = ""
+    killed = False
     with (
         httpx.Client(timeout=120) as client,
-        client.stream("POST", f"{url}/v1/completions", json=LONG) as response,
+        client.stream("POST", f"{fleet.url}/v1/completions", json=body) as response,
     ):
+        engines = [engine["pid"] for engine in fleet.engines("scripted")]
         for line in response.iter_lines():
-            if line:
-                events.append(line)
-                started.release()
-    return events, time.monotonic()
+            if line.startswith("data: {"):
+                text += httpx.Response(200, content=line[6:]).json()["choices"][0]["text"]
+            if not killed and len(text) > 3:
+                killed = True
+                for pid in engines:
+                    os.kill(pid, signal.SIGKILL)
+            last = line or last
+    assert text == ("hi " * 100)
+    assert last == "data: [DONE]"
+    fleet.expect_ready("scripted", 2)
 
 
-def victim(fleet, kind):
-    """An engine and the process of it to kill. Asked for before there is load: two engines at work
-    leave two cores no time to answer."""
-    engine = fleet.engines("tiny")[0]
-    family = psutil.Process(engine["pid"]).children(recursive=True)
-    if kind == "host":
-        return engine["id"], engine["pid"], family
-    children = psutil.Process(engine["pid"]).children()
-    cores = [child.pid for child in children if "EngineCore" in " ".join(child.cmdline())]
-    assert len(cores) == 1, [child.cmdline() for child in children]
-    return engine["id"], cores[0], family
-
-
-@pytest.mark.parametrize("kind", ["host", "core"])
-def test_a_killed_engine_fails_cleanly_and_is_replaced(fleet, kind):
-    engine, pid, family = victim(fleet, kind)
-    started = threading.Semaphore(0)
-    with ThreadPoolExecutor(STREAMS) as pool:
-        futures = [pool.submit(stream_to_end, fleet.url, started) for _ in range(STREAMS)]
-        for _ in range(STREAMS * 5):
-            assert started.acquire(timeout=60)
-        os.kill(pid, signal.SIGKILL)
-        killed_at = time.monotonic()
-        fresh = httpx.post(
-            f"{fleet.url}/v1/completions",
-            json=LONG | {"stream": False, "max_tokens": 4},
-            timeout=60,
-        )
-        results = [future.result(timeout=180) for future in futures]
-
-    lost = [(events, ended_at) for events, ended_at in results if events[-2:-1] == ["event: error"]]
-    whole = [events for events, _ in results if events[-1] == "data: [DONE]"]
-    assert len(lost) + len(whole) == STREAMS
-    assert lost, "work is shared, so the killed engine had streams"
-    assert whole, "the other engine's streams go on"
-    for events, ended_at in lost:
-        error = json.loads(events[-1].removeprefix("data: "))["error"]
-        assert error["code"] == "engine_lost"
-        assert engine in error["message"]
-        assert "data: [DONE]" not in events
-        assert ended_at - killed_at < 5
-    assert fresh.status_code == 200, fresh.text
-    assert not any(process.is_running() for process in family), "its core and workers go with it"
-
-    def is_replaced() -> bool:
-        engines = fleet.engines("tiny")
-        return engine not in {e["id"] for e in engines} and [e["state"] for e in engines] == [
-            "ready",
-            "ready",
-        ]
-
-    assert "ray_qwenfleet_engine_losses_total" in fleet.metrics()
-    give_up_at = time.monotonic() + REPLACED_S
-    while not is_replaced():
-        assert time.monotonic() < give_up_at, fleet.engines("tiny")
-        time.sleep(2)
+def test_draining_an_unknown_engine_says_which_there_are(fleet):
+    answer = fleet.cli("drain", "no-such-engine")
+    assert answer.returncode == 1
+    assert "no engine is called 'no-such-engine'" in answer.stderr
+    assert fleet.engines("tiny")[0]["id"] in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -1,0 +1,324 @@
+"""How integration tests run a fleet: by the commands that its users type."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from qwenfleet.cluster.machine import free_ports
+
+STREAM_S = 600
+START_S = 480
+"""Three vLLM engines and two gateways, each import of vLLM 9 s of CPU, on two busy cores."""
+
+
+@dataclass
+class Fleet:
+    """The running fleet, as its users see it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+    log: Path
+
+    def cli(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run `qwenfleet` as its user would."""
+        return subprocess.run(
+            [sys.executable, "-m", "qwenfleet.cli", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def status(self) -> dict[str, Any]:
+        answer = self.cli("status", "--json")
+        assert answer.returncode == 0, answer.stderr
+        status: dict[str, Any] = json.loads(answer.stdout)
+        return status
+
+    def engines(self, model: str) -> list[dict[str, Any]]:
+        return [engine for engine in self.status()["engines"] if engine["model"] == model]
+
+    def metrics(self) -> str:
+        return httpx.get(self.status()["metrics_url"], timeout=30).text
+
+    def ready(self, model: str) -> list[dict[str, Any]]:
+        return [engine for engine in self.engines(model) if engine["state"] == "ready"]
+
+    def expect_ready(self, model: str, count: int, timeout_s: float = START_S) -> None:
+        wait_until(lambda: len(self.ready(model)) == count, timeout_s, f"{count} engines ready")
+
+    def running(self, model: str) -> int:
+        """Requests that the engines of a model work on."""
+        return sum(engine["running"] + engine["waiting"] for engine in self.engines(model))
+
+    def expect_idle(self, model: str) -> None:
+        """Fails unless the engines stop working soon. An engine announces itself each second;
+        reading that takes a process which imports Ray, on two cores that may be busy."""
+        wait_until(lambda: self.running(model) == 0, 12, f"engines of {model} stop")
+
+
+def wait_until(claim: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Poll until the claim holds; fails with `what` when it does not in time."""
+    give_up_at = time.monotonic() + timeout_s
+    while not claim():
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"not within {timeout_s:.0f} s: {what}")
+        time.sleep(0.2)
+
+
+@dataclass
+class Transcript:
+    """What a client was told in one answer, put together from its events, and when each event with
+    tokens came. Where one event ends and the next begins is a matter of speed."""
+
+    texts: dict[int, str] = field(default_factory=dict)
+    """By choice."""
+    tools: dict[int, dict[str, str]] = field(default_factory=dict)
+    logprobs: dict[int, list[float]] = field(default_factory=dict)
+    finish: dict[int, str] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
+    end: str = ""
+    error: Any = None
+    times: list[float] = field(default_factory=list)
+
+    def differences(self, other: Transcript) -> list[str]:
+        """What was not told alike. Logprobs may differ by the rounding of float32."""
+        names = ("texts", "tools", "finish", "usage", "end", "error")
+        unlike = [name for name in names if getattr(self, name) != getattr(other, name)]
+        if self.logprobs != {
+            index: pytest.approx(values, abs=1e-3) for index, values in other.logprobs.items()
+        }:
+            unlike.append("logprobs")
+        return unlike
+
+    def longest_gap(self, moment: float, within_s: float) -> float:
+        """Seconds between two token events, of those from a moment on."""
+        before = [time for time in self.times if time <= moment][-1:]
+        after = [time for time in self.times if moment < time < moment + within_s]
+        times = before + after
+        return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+
+    def take_body(self, body: str) -> None:
+        """A whole answer, streamed or not."""
+        if not body.startswith(("data:", "event:")):
+            self.take(json.loads(body))
+        for line in body.splitlines():
+            self.take_line(line)
+
+    def take_line(self, line: str) -> None:
+        if line == "data: [DONE]":
+            self.end = line
+        elif line.startswith("data: "):
+            self.take(json.loads(line.removeprefix("data: ")))
+
+    def take(self, event: dict[str, Any]) -> None:
+        """One event of any of the APIs."""
+        kind = event.get("type", "")
+        self.error = event.get("error") or self.error
+        for choice in event.get("choices", ()):
+            self._take_choice(choice)
+        delta = event.get("delta") or {}
+        if kind == "response.output_text.delta":
+            self._add(0, event["delta"])
+        elif kind == "content_block_delta":
+            self._add(event["index"], delta.get("text", "") + delta.get("partial_json", ""))
+        elif kind == "content_block_start":
+            self._add(event["index"], event["content_block"].get("name", ""))
+        elif kind == "message_delta":
+            self.finish[0] = delta["stop_reason"]
+        self.end = kind if kind in {"message_stop", "response.completed"} else self.end
+        usage = event.get("usage") or (event.get("response") or {}).get("usage") or {}
+        self.usage |= {k: v for k, v in usage.items() if k.endswith("_tokens") and v is not None}
+        self.usage.pop("cache_read_input_tokens", None)  # a matter of which engine it was
+
+    def _take_choice(self, choice: dict[str, Any]) -> None:
+        index = choice["index"]
+        delta = choice.get("delta") or choice.get("message") or {}
+        self._add(index, choice.get("text") or delta.get("content") or "")
+        for call in delta.get("tool_calls") or ():
+            tool = self.tools.setdefault(call["index"], {"name": "", "arguments": ""})
+            for key in tool:
+                tool[key] += call["function"].get(key) or ""
+            self.times.append(time.monotonic())
+        logprobs = choice.get("logprobs") or {}
+        values = logprobs.get("token_logprobs") or [
+            entry["logprob"] for entry in logprobs.get("content") or ()
+        ]
+        self.logprobs.setdefault(index, []).extend(values)
+        if choice.get("finish_reason"):
+            self.finish[index] = choice["finish_reason"]
+
+    def _add(self, index: int, text: str) -> None:
+        if text:
+            self.texts[index] = self.texts.get(index, "") + text
+            self.times.append(time.monotonic())
+
+
+def listen(url: str, path: str, body: dict[str, Any], transcript: Transcript) -> None:
+    """Stream one request to its end."""
+    with (
+        httpx.Client(timeout=600) as client,
+        client.stream("POST", url + path, json=body | {"stream": True}) as response,
+    ):
+        if response.status_code != 200:
+            transcript.error = response.read().decode()
+        for line in response.iter_lines():
+            transcript.take_line(line)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 40, "maxLength": 60},
+        "steps": {
+            "type": "array",
+            "items": {"type": "string", "minLength": 20, "maxLength": 40},
+            "minItems": 40,
+        },
+    },
+    "required": ["name", "steps"],
+    "additionalProperties": False,
+}
+ASK = [{"role": "user", "content": "Plan the move of a data centre, step by step."}]
+
+
+def six_streams(model: str, tokens: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """One stream of each kind whose state a resume has to carry."""
+    common = {"model": model, "max_tokens": tokens}
+    counted = {"stream_options": {"include_usage": True}}
+    completion = common | counted | {"prompt": "def reverse(text):", "ignore_eos": True}
+    function = {"name": "plan", "description": "Keeps a plan", "parameters": SCHEMA}
+    return {
+        "greedy": ("/v1/completions", completion | {"temperature": 0, "logprobs": 1}),
+        "seeded": ("/v1/completions", completion | {"temperature": 0.8, "top_p": 0.9, "seed": 7}),
+        "penalties": (
+            "/v1/completions",
+            completion
+            | {
+                "temperature": 0,
+                "presence_penalty": 1.2,
+                "frequency_penalty": 0.6,
+                "repetition_penalty": 1.05,
+            },
+        ),
+        "json": (
+            "/v1/chat/completions",
+            common
+            | counted
+            | {
+                "messages": ASK,
+                "temperature": 0.7,
+                "seed": 1,
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "plan", "schema": SCHEMA, "strict": True},
+                },
+            },
+        ),
+        "tools": (
+            "/v1/chat/completions",
+            common
+            | counted
+            | {
+                "messages": ASK,
+                "temperature": 0,
+                "tools": [{"type": "function", "function": function | {"strict": True}}],
+                "tool_choice": "required",
+            },
+        ),
+        "anthropic": (
+            "/v1/messages",
+            common | {"messages": ASK, "temperature": 0, "top_k": 1},
+        ),
+    }
+
+
+@contextmanager
+def running_streams(url: str, model: str, tokens: int) -> Iterator[dict[str, Transcript]]:
+    """All six at the same time, each in a thread; at the end of the block they have ended."""
+    requests = six_streams(model, tokens)
+    transcripts = {name: Transcript() for name in requests}
+    with ThreadPoolExecutor(len(requests)) as pool:
+        futures = [
+            pool.submit(listen, url, path, body, transcripts[name])
+            for name, (path, body) in requests.items()
+        ]
+        yield transcripts
+        for future in futures:
+            future.result(timeout=STREAM_S)
+
+
+@contextmanager
+def running_fleet(text: str, engines: int, directory: Path) -> Iterator[Fleet]:
+    """Started by the command that users type; stopped by the Ctrl-C that they press. `text` is the
+    configuration, with {port} for a free one."""
+    (port,) = free_ports(1, "127.0.0.1")
+    config = directory / "fleet.yaml"
+    config.write_text(text.replace("{port}", str(port)))
+    environment = os.environ | {"XDG_STATE_HOME": str(directory / "state"), "PYTHONUNBUFFERED": "1"}
+    log = directory / "serve.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qwenfleet.cli", "serve", "--config", str(config)],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    fleet = Fleet(f"http://127.0.0.1:{port}", process, environment, log)
+    family: list[psutil.Process] = []
+
+    def is_complete() -> bool:
+        assert process.poll() is None, log.read_text()
+        return f"all {engines} engines ready" in log.read_text()
+
+    try:
+        wait_until(is_complete, START_S, f"all engines ready; see {log}")
+        yield fleet
+    finally:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+        try:
+            status = process.wait(timeout=90)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        _, left = psutil.wait_procs(family, timeout=5)
+        for orphan in left:
+            orphan.kill()
+    assert status == 0, log.read_text()
+    assert left == [], "processes outlived Ctrl-C"
+
+
+@pytest.fixture(scope="session")
+def new_transcript() -> type[Transcript]:
+    return Transcript
+
+
+@pytest.fixture(scope="session", name="running_streams")
+def _running_streams() -> Callable[..., AbstractContextManager[dict[str, Transcript]]]:
+    return running_streams
+
+
+@pytest.fixture(scope="session")
+def run_fleet() -> Callable[[str, int, Path], AbstractContextManager[Fleet]]:
+    return running_fleet

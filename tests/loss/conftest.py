@@ -1,0 +1,62 @@
+"""Two vLLM engines of the tiny model, six streams, and a table of the gaps that losses made."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+TOKENS = 1000
+"""Long enough for a loss in the middle of each stream, on two cores at 40 to 80 tokens/s."""
+FLEET = """
+name: loss
+models:
+  - id: tiny
+    source: tiny-qwen3-moe
+    replicas: {min: 2}
+    max_model_len: 4096
+    engine_args: {dtype: float32}
+gateway: {port: {port}, keep_alive_s: 5}
+"""
+GAPS = pytest.StashKey[dict[str, list[float]]]()
+
+
+@pytest.fixture(scope="session")
+def fleet(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with run_fleet(FLEET, 2, tmp_path_factory.mktemp("loss")) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def streams(fleet: Any, running_streams: Any) -> Callable[[], Any]:
+    """The six streams; each call runs them anew."""
+    return lambda: running_streams(fleet.url, "tiny", TOKENS)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(streams: Any) -> dict[str, Any]:
+    """What the six streams say when nothing happens."""
+    with streams() as transcripts:
+        pass
+    return dict(transcripts)
+
+
+@pytest.fixture(scope="session")
+def gaps(request: pytest.FixtureRequest) -> dict[str, list[float]]:
+    """By kind of loss: the longest gap of the six streams, for each repetition."""
+    return request.config.stash.setdefault(GAPS, {})
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    gaps = config.stash.get(GAPS, {})
+    if not gaps:
+        return
+    terminalreporter.section("gaps between two token events around a loss, in seconds")
+    terminalreporter.write_line("| kind of loss | repetitions | median | longest |")
+    terminalreporter.write_line("|---|---|---|---|")
+    for kind, values in gaps.items():
+        terminalreporter.write_line(
+            f"| {kind} | {len(values)} | {statistics.median(values):.2f} | {max(values):.2f} |"
+        )

@@ -1,0 +1,41 @@
+"""Serve and Ray take engines away and streams go on: scale-down, rolling update, lost node."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+PROGRAM = Path(__file__).with_name("two_nodes.py")
+WHOLE = "".join(chr(97 + index % 23) for index in range(399))
+"""The script's tokens but for the last, which vLLM takes for a stop token."""
+
+
+@pytest.fixture(scope="module")
+def moves(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("two-nodes")
+    run = subprocess.run(
+        [sys.executable, str(PROGRAM), str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads((directory / "results.json").read_text())
+
+
+@pytest.mark.parametrize("move", ["nothing", "scale-down", "rolling update", "node removed"])
+def test_streams_outlive_engines_that_are_taken_away(moves, gaps, move):
+    result = moves[move]
+
+    assert set(result["texts"]) == {WHOLE}
+    assert set(result["ends"]) == {"data: [DONE]"}
+    if move != "nothing":
+        assert result["gone"] >= 1, "no engine went while they ran"
+        gaps.setdefault(f"{move} (scripted engines)", []).append(result["gap_s"])

@@ -1,0 +1,185 @@
+"""Ray and Serve take engines away from a fleet on two nodes of one machine; scripted engines.
+
+A program of its own, because Ray reads its environment when it is imported. It leaves
+`results.json` in the directory that it is given: for each move what its streams said, their longest
+gap, and how many engines had gone when the last stream ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from qwenfleet.cluster.config import (
+    FleetConfig,
+    GatewayConfig,
+    ModelConfig,
+    Replicas,
+    ScriptConfig,
+    WireConfig,
+)
+from qwenfleet.cluster.machine import free_ports
+from qwenfleet.deployments.environment import ray_environment
+from qwenfleet.deployments.haproxy import write_launcher
+from qwenfleet.deployments.processes import of_fleet
+
+STREAMS = 6
+TOKENS = 400
+PATIENCE_S = 180
+
+
+def fleet(port: int, engines: int, step_s: float = 0.02) -> FleetConfig:
+    script = ScriptConfig(num_tokens=TOKENS, step_s=step_s, tokens=tuple(range(97, 120)))
+    return FleetConfig(
+        name="two-nodes",
+        models=(
+            ModelConfig(
+                id="scripted",
+                source="tiny-qwen3-moe",
+                engine="scripted",
+                script=script,
+                replicas=Replicas(min=engines),
+            ),
+        ),
+        gateway=GatewayConfig(port=port),
+        wire=WireConfig(heartbeat_s=0.2),
+    )
+
+
+class Stream(threading.Thread):
+    """One completion, from request to end."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.text = ""
+        self.end = ""
+        self.times: list[float] = []
+        self.start()
+
+    def run(self) -> None:
+        body = {"model": "scripted", "prompt": "x" * 40, "stream": True, "max_tokens": TOKENS}
+        with (
+            httpx.Client(timeout=PATIENCE_S) as client,
+            client.stream("POST", f"{self.url}/v1/completions", json=body) as response,
+        ):
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    event = json.loads(line.removeprefix("data: "))
+                    self.text += "".join(c["text"] for c in event.get("choices", ()))
+                    self.times.append(time.monotonic())
+                self.end = line or self.end
+
+    def gap_after(self, moment: float) -> float:
+        """The longest pause between two token events since a moment."""
+        times = [time for time in self.times if time > moment - 0.5]
+        return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+
+
+class Session:
+    """A two-node Ray cluster with the fleet on it."""
+
+    def __init__(self, directory: Path) -> None:
+        (self.port,) = free_ports(1, "127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port}"
+        token = directory / "ray.token"
+        launcher = directory / "haproxy"
+        write_launcher(launcher)
+        os.environ.update(ray_environment(fleet(self.port, 2), token, launcher))
+        token.write_text(secrets.token_hex(32))
+        self.token = token
+        import ray
+        from ray import serve
+        from ray.cluster_utils import Cluster
+        from ray.serve.config import HTTPOptions, ProxyLocation
+
+        self.serve = serve
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+        ray.init(address=self.cluster.address, log_to_driver=False)
+        options = HTTPOptions(host="127.0.0.1", port=self.port, location=ProxyLocation.HeadOnly)
+        serve.start(http_options=options)
+
+    def deploy(self, config: FleetConfig) -> None:
+        from qwenfleet.deployments.app import build
+
+        target = self.serve.RunTarget(target=build(config), name=config.name, route_prefix="/")
+        self.serve.run_many([target], wait_for_applications_running=False)
+
+    def engines(self) -> list[Any]:
+        from qwenfleet.deployments import registry
+
+        try:
+            return [e for e in registry.read("two-nodes").engines if e.state == "ready"]
+        except ValueError:
+            return []
+
+    def until(self, claim: Any, what: str) -> None:
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not claim():
+            if time.monotonic() > give_up_at:
+                raise SystemExit(f"not within {PATIENCE_S} s: {what}; {self.engines()}")
+            time.sleep(0.2)
+
+    def is_up(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def disturb(self, move: Any) -> dict[str, Any]:
+        """Six streams, a move in their middle."""
+        streams = [Stream(self.url) for _ in range(STREAMS)]
+        self.until(lambda: all(len(s.times) > 20 for s in streams), "streams start")
+        before = {engine.id for engine in self.engines()}
+        moment = time.monotonic()
+        move()
+        for stream in streams:
+            stream.join()
+        return {
+            "texts": [stream.text for stream in streams],
+            "ends": [stream.end for stream in streams],
+            "gap_s": max(stream.gap_after(moment) for stream in streams),
+            "gone": len(before - {engine.id for engine in self.engines()}),
+        }
+
+
+def main(directory: Path) -> dict[str, Any]:
+    session = Session(directory)
+    try:
+        return run(session)
+    finally:
+        for process in of_fleet(session.token):
+            process.kill()
+
+
+def run(session: Session) -> dict[str, Any]:
+    port = session.port
+    session.deploy(fleet(port, 2))
+    session.until(lambda: len(session.engines()) == 2 and session.is_up(), "the head's engines")
+    node = session.cluster.add_node(num_cpus=2)
+    session.deploy(fleet(port, 4))
+    session.until(lambda: len(session.engines()) == 4, "the second node's engines")
+    results = {"nothing": session.disturb(lambda: None)}
+    results["scale-down"] = session.disturb(lambda: session.deploy(fleet(port, 2)))
+    session.deploy(fleet(port, 4))
+    session.until(lambda: len(session.engines()) == 4, "four engines again")
+    results["rolling update"] = session.disturb(lambda: session.deploy(fleet(port, 4, 0.021)))
+    session.until(lambda: len(session.engines()) == 4, "four new engines")
+    nodes = {engine.node for engine in session.engines()}
+    results["node removed"] = session.disturb(lambda: session.cluster.remove_node(node, False))
+    results["nodes"] = {"count": len(nodes)}
+    return results
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    (where / "results.json").write_text(json.dumps(main(where)))
