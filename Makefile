@@ -33,7 +33,7 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 		.ci/stage "integration tests" $(BIN)/pytest tests/integration -m integration --timeout 600 $(ARGS); \
 	else echo "no integration tests yet"; fi
 
-test-loss: env ## every kind of loss under six streams, and the gaps that it makes (half an hour)
+test-loss: env ## kill, freeze and drain engines under six streams; prints the gaps (half an hour)
 	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)
 
 check: env ## format, lint, types, import rules, spelling

@@ -285,7 +285,7 @@ class EngineRefused(RequestError):
 
 
 class RequestKillsEngines(RequestError):
-    """Engines died under this request, the last one while it was alone on trial.
+    """Engines died under this request: twice, the second time on trial, or too often by far.
 
     A status that SDKs do not retry: each try would cost another engine.
     """
@@ -300,7 +300,7 @@ class RequestKillsEngines(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"engines of model '{self.model}' crashed each time they worked on this request, so it "
+            f"engines of model '{self.model}' crashed while they worked on this request, so it "
             "is not tried again. Change it before you send it again, and tell the operator."
         )
 

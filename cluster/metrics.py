@@ -102,7 +102,7 @@ MOVING_REQUESTS = Metric(
 ORPHANS = Metric(
     "qwenfleet_orphaned_requests_total",
     "counter",
-    "Requests that an engine stopped because their gateway had gone.",
+    "Requests that an engine stopped because their gateway's connection had gone.",
     ("model",),
 )
 ENGINE_STATE = Metric(

@@ -69,6 +69,12 @@ class Attempts:
             self.are_none.set()
         return True
 
+    @property
+    def unanswered(self) -> int:
+        """Attempts that the core has and has made nothing for."""
+        waiting = sum(key in self._held for key in self._docket)
+        return sum(attempt.prefill_tokens > 0 for attempt in self._held.values()) - waiting
+
     def hand_over(self, keys: Iterable[str], session: Session) -> None:
         """These attempts belong to their gateway's new connection."""
         for key in keys:

@@ -6,6 +6,8 @@ from typing import Final
 
 WINDOW_S: Final = 60.0
 """What was longest is forgotten after one to two windows."""
+OVERSLEPT_S: Final = 0.5
+"""A watch that wakes this late stood still itself, stopped or without a CPU, and judges nobody."""
 ENOUGH: Final = 20
 """Samples before a bound trusts them."""
 

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 ABORTED: Final = 2
 """vLLM's FinishReason.ABORT (vllm/v1/engine/__init__.py): a core that is shut down says so of all
 that it runs."""
+PATIENCE_S: Final = 2.0
+"""A stream that has no engine waits this long for one with room, then queues up like any other."""
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
 """Losses that no request can have caused."""
 
@@ -85,6 +87,10 @@ class Dispatcher:
         self._roster.update(records)
 
     def close(self) -> None:
+        """The gateway ends, and its requests with it."""
+        self._flights.clear()
+        self._by_key.clear()
+        self._moving.clear()
         self._roster.close()
 
     @property
@@ -103,6 +109,8 @@ class Dispatcher:
         """Give a new request to an engine, or let it wait for one."""
         flight.number = next(self._numbers)
         self._flights[flight.request_id] = flight
+        if flight.exchange is not None:
+            flight.exchange.blocked_by = self._why_blocked
         is_last = any(other.link is None for other in self._moving.values())
         target = choose(_targets(self._beside_trials()), self._rng)
         if is_last or target is None:
@@ -116,6 +124,8 @@ class Dispatcher:
         for request_id in request_ids:
             flight = self._flights.get(request_id)
             if flight is not None:
+                if flight.cut is not None or flight.link is None:
+                    self._tell_not_resumed(flight, "nobody waits for it any more")
                 if flight.link is not None:
                     flight.link.abort([flight.key])
                 self._drop(flight)
@@ -193,17 +203,23 @@ class Dispatcher:
             if flight.cut is not None:
                 self._tell_resumed(flight, flight.cut, now)
                 flight.cut = None
-            flight.suspicion.cleared()
+            flight.suspicion.cleared(len(output.token_ids))
             flight.token_ids += output.token_ids
             flight.token_at = now
         if output.finish_reason is not None:
+            if (
+                flight.cut is not None
+            ):  # no token came behind the cut: a grammar refused those so far
+                self._tell_not_resumed(flight, "the engine ended it")
             self._drop(flight)
 
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:
         """The request has no owner from here on; False when it is not to have another."""
         assert flight.link is not None
         if loss not in HARMLESS:
-            verdict = flight.suspicion.crashed(is_core_death=loss is Loss.CORE_DIED)
+            verdict = flight.suspicion.crashed(
+                is_core_death=loss is Loss.CORE_DIED, was_alone=flight.link.unanswered <= 1
+            )
             if verdict is Verdict.CONVICTED:
                 self._end(flight, RequestKillsEngines(self._model))
                 return False
@@ -217,16 +233,13 @@ class Dispatcher:
 
     def _park(self, flight: Flight) -> None:
         self._moving[flight.request_id] = flight
-        if flight.exchange is not None:
-            is_alone = not self._roster.usable()
-            flight.exchange.blocked_by = (
-                NoEngine(self._model, self._retry_after_s) if is_alone else None
-            )
+        flight.parked_at = self._clock()
 
     def _dispatch(self) -> None:
         """Give those on the move to engines with room, each in its turn."""
         if not self._moving:
             return
+        now = self._clock()
         usable = self._roster.usable()
         for flight in sorted(self._moving.values(), key=lambda flight: flight.turn):
             links = [link for link in usable if link is not flight.link]
@@ -238,8 +251,10 @@ class Dispatcher:
             elif flight.suspicion.is_suspect:
                 self._put_on_trial(flight, links)
             else:
-                roomy = [t for t in _targets(links) if has_room(t, flight.length_tokens)]
-                target = choose(roomy, self._rng)
+                targets = _targets(links)
+                if flight.link is not None or now < flight.parked_at + PATIENCE_S:
+                    targets = [t for t in targets if has_room(t, flight.length_tokens)]
+                target = choose(targets, self._rng)
                 if target is None:
                     break  # whoever comes later in turn does not overtake
                 self._send(flight, target)
@@ -256,9 +271,12 @@ class Dispatcher:
         return [link for link in usable if link is not self._trial_link] or usable
 
     def _put_on_trial(self, flight: Flight, links: list[EngineLink]) -> None:
-        """All suspects go to one engine, whose host runs them one at a time."""
+        """All suspects go to one engine, one at a time; its host sees to it that those of other
+        gateways wait too."""
         if self._trial_link not in links:
             self._trial_link = None
+        elif any(f.suspicion.is_suspect for f in self._owned_by(self._trial_link)):
+            return
         link = self._trial_link
         target = choose(_targets(links if link is None else [link]), self._rng)
         if target is not None:
@@ -269,8 +287,8 @@ class Dispatcher:
         if flight.link is not None:  # it leaves an engine that lives
             loss = Loss.DRAINED if flight.link.is_draining else Loss.FROZEN
             flight.link.abort([flight.key])
-            if not self._leave(flight, loss, flight.link.reason):
-                return
+            if not self._leave(flight, loss, flight.link.reason) or flight.suspicion.is_suspect:
+                return  # ended, or to be put on trial in its turn
         link = self._roster.link(target.engine)
         self._moving.pop(flight.request_id, None)
         flight.attempt += 1
@@ -278,8 +296,6 @@ class Dispatcher:
         flight.link = link
         flight.key = wire_id(self._gateway, flight.request_id, flight.attempt)
         self._by_key[flight.key] = flight
-        if flight.exchange is not None:
-            flight.exchange.blocked_by = None
         link.submit(
             Submit(
                 request_id=flight.request_id,
@@ -303,16 +319,26 @@ class Dispatcher:
         if self._moving.pop(flight.request_id, None) is not None:
             self._metrics.moving(self._model, len(self._moving))
 
-    def _end(self, flight: Flight, error: FleetError) -> None:
+    def _why_blocked(self) -> FleetError | None:
+        """What a request that runs into its deadline now has waited for, if for more than time."""
+        return None if self._roster.usable() else NoEngine(self._model, self._retry_after_s)
+
+    def _tell_not_resumed(self, flight: Flight, reason: str) -> None:
+        """The audit line of a request that does not go on."""
         logger.warning(
             "request not resumed",
             extra={
                 "request": flight.request_id,
-                "reason": str(error),
+                "why": None if flight.cut is None else flight.cut.loss.value,
+                "reason": reason,
+                "from_engine": None if flight.cut is None else flight.cut.engine,
                 "tokens": len(flight.token_ids),
                 "core_deaths": flight.suspicion.core_deaths,
             },
         )
+
+    def _end(self, flight: Flight, error: FleetError) -> None:
+        self._tell_not_resumed(flight, str(error))
         if flight.link is not None:
             flight.link.abort([flight.key])
         self._drop(flight)

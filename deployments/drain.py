@@ -11,6 +11,8 @@ from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments.attach import attached
 
 POLL_S: Final = 0.25
+GONE_S: Final = 2.0
+"""An engine announces itself every second: one that is not listed for two has gone."""
 GRACE_S: Final = 30.0
 """What an engine needs beyond its deadline to hear the order, say goodbye and end its core."""
 
@@ -35,12 +37,15 @@ def drain(
 
         chosen = choose(registry.read(fleet.name).engines, engine, is_forced=is_forced)
         order = registry.DrainOrder("an operator drains it", deadline_s)
-        registry.drain(fleet.name, chosen.id, order)
         say(f"draining {chosen.id}: {chosen.running + chosen.waiting} requests to move")
         give_up_at = clock() + deadline_s + GRACE_S
+        seen_at = clock()
         while clock() < give_up_at:
-            engines = {e.id for e in registry.read(fleet.name).engines}
-            if chosen.id not in engines:
+            # Each time anew: a registry that restarts lost the order, and lists nobody at first.
+            registry.drain(fleet.name, chosen.id, order)
+            if chosen.id in {e.id for e in registry.read(fleet.name).engines}:
+                seen_at = clock()
+            elif clock() > seen_at + GONE_S:
                 say(f"{chosen.id} is gone; another engine of {chosen.model} starts in its place")
                 return
             sleep(POLL_S)
@@ -58,6 +63,10 @@ def choose(engines: Sequence[Any], name: str, *, is_forced: bool) -> Any:
         names = ", ".join(e.id for e in found or engines) or "none"
         raise DrainRefused(f"{problem} is called '{name}'", f"There are: {names}.")
     (engine,) = found
+    if engine.state == "starting":
+        raise DrainRefused(
+            f"engine '{engine.id}' is still starting", "It has no streams: wait until it is ready."
+        )
     others = [
         e for e in engines if e.model == engine.model and e.state == "ready" and e is not engine
     ]

@@ -99,7 +99,9 @@ class Engine:
         """Drain for an operator and end; Serve starts another engine in this one's place."""
         logger.info("drain ordered", extra={"engine": self._id, "reason": order.reason})
         await self._drain(order)
-        self._tasks[0].cancel()  # an announcement would list this engine again
+        for task in self._tasks:  # an announcement would list this engine again
+            if task is not asyncio.current_task():
+                task.cancel()
         await self._registry.withdraw(self._id)
         if self._core is not None:
             await asyncio.to_thread(self._core.shutdown)

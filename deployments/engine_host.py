@@ -16,6 +16,7 @@ from typing import Final
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.attempts import Attempts, Session
+from qwenfleet.deployments.bounds import OVERSLEPT_S
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import Core, CoreDead, CoreFrozen, CoreStep
 from qwenfleet.deployments.pulse import Condition, Pulse
@@ -98,8 +99,12 @@ class EngineHost:
                     await self._hold_trials()
         except* CoreDead as dead:
             cause = dead.exceptions[0]
-            is_frozen = isinstance(cause, CoreFrozen)
-            await self._say_goodbye(Lost(reason=str(cause), is_frozen=is_frozen))
+            lost = Lost(
+                reason=str(cause),
+                is_frozen=isinstance(cause, CoreFrozen),
+                unanswered=self._attempts.unanswered,
+            )
+            await self._say_goodbye(lost)
             raise CoreDead(str(cause)) from None
 
     async def drain(self, reason: str, deadline_s: float) -> None:
@@ -137,7 +142,7 @@ class EngineHost:
                 session = await self._greet(connection)
             while session is not None:
                 await self._handle(session, await connection.receive())
-        except (ConnectionError, TimeoutError) as error:
+        except OSError as error:
             logger.info("gateway gone", extra={"engine": self._engine, "reason": str(error)})
         except ProtocolError as error:
             logger.warning("gateway broke the wire", extra={"reason": str(error)})
@@ -281,9 +286,15 @@ class EngineHost:
             )
 
     async def _heartbeat(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            slept_at = loop.time()
             await asyncio.sleep(self._wire.heartbeat_s)
+            slept_s = loop.time() - slept_at
             now = self._clock()
+            if slept_s > self._wire.heartbeat_s + OVERSLEPT_S:
+                self._excuse(slept_s, now)
+                continue
             await self._check_pulse(now)
             load = self.load
             for session in list(self._sessions.values()):
@@ -304,13 +315,21 @@ class EngineHost:
                     )
                 )
 
+    def _excuse(self, stood_still_s: float, now: float) -> None:
+        """It was this process that stood still: the core's steps and the gateways' leases that came
+        meanwhile are still to be read."""
+        logger.warning("host stood still", extra={"seconds": round(stood_still_s, 1)})
+        self._pulse.excuse(now)
+        for session in self._sessions.values():
+            session.leased_until += stood_still_s
+
     async def _check_pulse(self, now: float) -> None:
         """Raises CoreFrozen for a core that has been stuck for too long."""
         before = self._pulse.condition
         has_work = bool(self._attempts)
-        # Asking for CPU use reads /proc: only of a core that keeps us waiting.
+        # Asking for CPU use reads all of /proc: only of a core that keeps us waiting.
         is_late = has_work and self._pulse.age_s(now) > self._wire.heartbeat_s
-        cpu_s = self._core.cpu_s() if is_late else None
+        cpu_s = await asyncio.to_thread(self._core.cpu_s) if is_late else None
         condition = self._pulse.look(now, has_work=has_work, cpu_s=cpu_s)
         if condition is not before:
             logger.warning(
@@ -335,10 +354,9 @@ class EngineHost:
         self._broadcast(frame)
         sessions = list(self._sessions.values())
         self._sessions.clear()  # what they hold ends with us: no orphans
+        await asyncio.gather(
+            *(session.connection.flush(timeout_s=1.0) for session in sessions),
+            return_exceptions=True,
+        )
         for session in sessions:
-            try:
-                await session.connection.flush(timeout_s=1.0)
-            except (ConnectionError, TimeoutError):
-                continue
-            finally:
-                session.connection.close()
+            session.connection.close()

@@ -72,8 +72,8 @@ class Exchange:
         self.cached_tokens = 0
         self.output_tokens = 0
         self.outcome: Outcome | None = None
-        self.blocked_by: FleetError | None = None
-        """What it waits for, when that is more than time; said at the deadline."""
+        self.blocked_by: Callable[[], FleetError | None] = lambda: None
+        """Says at the deadline what it waited for, when that was more than time."""
         self._timeout_s = timeout_s
         self._keep_alive_s = keep_alive_s
         self._metrics = metrics
@@ -153,7 +153,8 @@ class Exchange:
                 return None
             now = self._clock()
             if now >= deadline:
-                return await self._answer(self.blocked_by or DeadlineExceeded(self._timeout_s))
+                error = self.blocked_by() or DeadlineExceeded(self._timeout_s)
+                return await self._answer(error)
             if self._is_silent and now - self._sent_at >= self._keep_alive_s:
                 await self._put(answers.keep_alive(self.family), more=True)
 

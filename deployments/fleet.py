@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 
-import msgspec
 from vllm.sampling_params import SamplingParams, SamplingType
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.metrics.stats import PrefillStats
@@ -139,8 +138,9 @@ class FleetClient:
         for flight, output, is_first in outputs:
             try:
                 translated.append(self._to_vllm(flight, output, is_first, shift_s))
-            except msgspec.MsgspecError:
+            except Exception:  # one odd output must not end the streams of all others
                 logger.exception("output not decoded", extra={"request": flight.request_id})
+                self._dispatcher.abort([flight.request_id])
                 self._fail(flight, GatewayFailed())
                 continue
             if flight.exchange is not None:

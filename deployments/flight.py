@@ -45,6 +45,8 @@ class Flight:
     cut: Cut | None = None
     """Why it moves, until the next token."""
     token_at: float | None = None
+    parked_at: float = 0.0
+    """Since when it has had no engine."""
     suspicion: Suspicion = field(default_factory=Suspicion)
 
     @property

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
-from qwenfleet.deployments.bounds import LearnedBound
+from qwenfleet.deployments.bounds import OVERSLEPT_S, LearnedBound
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.registry import EngineRecord
@@ -93,8 +93,10 @@ class EngineLink:
         self.condition = Condition.STEADY
         self.reason = ""
         """Why it drains or is not steady."""
+        self.unanswered = 0
+        """Attempts, anybody's, that its core had made no token for when it died."""
         self.description: EngineDescription | None = None
-        self._record = record
+        self.record = record
         self._gateway = gateway
         self._wire = wire
         self._events = events
@@ -176,10 +178,10 @@ class EngineLink:
 
     async def _connect(self) -> Connection:
         async with asyncio.timeout(self._wire.connect_timeout_s):
-            reader, writer = await asyncio.open_connection(self._record.host, self._record.port)
+            reader, writer = await asyncio.open_connection(self.record.host, self.record.port)
             connection = Connection(reader, writer)
             try:
-                connection.send(Hello(gateway=self._gateway, secret=self._record.secret))
+                connection.send(Hello(gateway=self._gateway, secret=self.record.secret))
                 self._meet(await connection.receive())
             except BaseException:
                 connection.close()
@@ -223,7 +225,8 @@ class EngineLink:
                     logger.info("engine drains", extra={"engine": self.engine, "reason": reason})
                     self.is_draining, self.reason = True, reason
                     self._events.on_news(self)
-                case Lost(reason=reason):
+                case Lost(reason=reason, unanswered=unanswered):
+                    self.unanswered = unanswered
                     return _loss_of(frame), reason
                 case _:
                     logger.debug("frame ignored", extra={"kind": type(frame).__name__})
@@ -259,7 +262,7 @@ class EngineLink:
             slept_at = self._clock()
             await asyncio.sleep(pause_s)
             now = self._clock()
-            if now - slept_at > 2 * pause_s:
+            if now - slept_at > pause_s + OVERSLEPT_S:
                 continue  # it was this process that stood still; what came meanwhile is read first
             if now - self._heard_at > self._silence.seconds:
                 raise TimeoutError

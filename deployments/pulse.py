@@ -63,11 +63,19 @@ class Pulse:
         if self.condition is Condition.STEADY:
             self._since = now
 
+    def excuse(self, now: float) -> None:
+        """Nobody looked until now: what the core did meanwhile is not known yet."""
+        self._since = now
+        self._cpu_s = None
+
     def step(self, now: float) -> None:
-        """The core made a step: whatever it was, it is steady. A freeze teaches nothing."""
-        if self.condition is not Condition.FROZEN:
-            self._slow.note(now - self._since, now)
-            self._frozen.note(now - self._since, now)
+        """The core made a step: whatever it was, it is steady. A freeze at most doubles the bounds:
+        steps that really are that long are learned in a few, and a stopped process is no step."""
+        duration_s = now - self._since
+        if self.condition is Condition.FROZEN:
+            duration_s = min(duration_s, 2 * self.bound_s / FROZEN_FACTOR)
+        self._slow.note(duration_s, now)
+        self._frozen.note(duration_s, now)
         self._since = now
         self.condition = Condition.STEADY
         self.reason = ""

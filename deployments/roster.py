@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -12,9 +13,13 @@ from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.transport import EngineDescription
 
+logger = logging.getLogger(__name__)
+
 RECONNECT_S: Final = 0.5
 """Pause before an engine that refused or dropped us is tried again; the registry still lists it for
 5 s."""
+REMEMBER_S: Final = 30.0
+"""A registry that was restarted is complete again in seconds."""
 REACHABLE: Final = frozenset({"ready", "quarantined"})
 
 
@@ -38,11 +43,16 @@ class Roster:
         self._links: dict[str, EngineLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._retry_at: dict[str, float] = {}
+        self._lost: dict[str, tuple[EngineRecord, float]] = {}
+        """Engines that we were connected to, and until when they are tried again unlisted."""
 
     def update(self, records: Iterable[EngineRecord]) -> None:
-        """Connect to the engines of this model that we do not know yet."""
+        """Connect to the engines of this model that we do not know yet, and to those that we lost:
+        a registry that is away, or starts anew, lists nobody."""
         now = self._clock()
-        for record in records:
+        self._lost = {key: entry for key, entry in self._lost.items() if entry[1] > now}
+        lost = [record for record, _ in self._lost.values()]
+        for record in [*records, *lost]:
             is_ours = record.model == self._model and record.state in REACHABLE
             if is_ours and record.id not in self._links and self._retry_at.get(record.id, 0) <= now:
                 link = self._links[record.id] = EngineLink(
@@ -52,7 +62,8 @@ class Roster:
                     events=self._events,
                     clock=self._clock,
                 )
-                self._tasks[record.id] = asyncio.create_task(link.run())
+                task = self._tasks[record.id] = asyncio.create_task(link.run())
+                task.add_done_callback(_log_end)
 
     def remove(self, link: EngineLink) -> None:
         """The link is lost; its engine is tried again if the registry still lists it."""
@@ -62,6 +73,8 @@ class Roster:
         now = self._clock()
         self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
         self._retry_at[link.engine] = now + RECONNECT_S
+        if link.description is not None and not link.is_draining:
+            self._lost[link.engine] = (link.record, now + REMEMBER_S)
 
     def close(self) -> None:
         for task in self._tasks.values():
@@ -87,3 +100,9 @@ class Roster:
             if chosen:
                 return chosen
         return []
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    """A link ends by itself; with an exception only if we are wrong."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("link failed", exc_info=task.exception())

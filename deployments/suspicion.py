@@ -17,6 +17,8 @@ from typing import Final
 MAX_CORE_DEATHS: Final = 4
 """A request that was aboard when this many cores died has used up its trials: one that kills after
 its first token would pass each of them. Chance needs four unlucky engines within one answer."""
+CLEAN_TOKENS: Final = 256
+"""A request that made this many without a crash owes its earlier ones to others."""
 MAX_UNPROVEN: Final = 3
 """Crashes in a row, without a token between them, of which even silent ones convict."""
 
@@ -34,29 +36,37 @@ class Suspicion:
     """What is held against one request."""
 
     core_deaths: int = 0
+    """Since it last made CLEAN_TOKENS in peace."""
+    clean_tokens: int = 0
     unproven: int = 0
     """Crashes since its last token."""
     is_suspect: bool = False
     is_on_trial: bool = False
     """Whether a core has it now, and no other suspect."""
 
-    def crashed(self, *, is_core_death: bool) -> Verdict:
-        """The engine that had this request crashed; `is_core_death` if its host lived to say so."""
+    def crashed(self, *, is_core_death: bool, was_alone: bool = True) -> Verdict:
+        """The engine that had this request crashed; `is_core_death` if its host lived to say so.
+        `was_alone`: the core had no other attempt that it had made no token for."""
         was_on_trial = self.is_on_trial
         if self.is_suspect and not was_on_trial:
             return Verdict.TRIAL  # it still waited for its trial: that core never had it
         self.is_on_trial = False
         self.unproven += 1
         self.core_deaths += is_core_death
+        self.clean_tokens = 0
         if self.core_deaths >= MAX_CORE_DEATHS:
             return Verdict.CONVICTED
-        if was_on_trial and (is_core_death or self.unproven >= MAX_UNPROVEN):
+        is_proof = is_core_death or self.unproven >= MAX_UNPROVEN
+        if was_on_trial and was_alone and is_proof:
             return Verdict.CONVICTED
         self.is_suspect = self.is_suspect or is_core_death or self.unproven > 1
         return Verdict.TRIAL if self.is_suspect else Verdict.FREE
 
-    def cleared(self) -> None:
-        """It made a token and its engine lives."""
+    def cleared(self, tokens: int = 1) -> None:
+        """It made tokens and its engine lives."""
         self.unproven = 0
         self.is_suspect = False
         self.is_on_trial = False
+        self.clean_tokens += tokens
+        if self.clean_tokens >= CLEAN_TOKENS:
+            self.core_deaths = 0

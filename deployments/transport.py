@@ -200,6 +200,8 @@ class Lost(Frame, tag="lost"):
     is_drained: bool = False
     is_frozen: bool = False
     """Whether the core made no progress, and lives."""
+    unanswered: int = 0
+    """Attempts that the core had and had made no token for: what it died of is most likely one."""
 
 
 AnyFrame = (

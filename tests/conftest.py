@@ -110,11 +110,15 @@ class Transcript:
         return unlike
 
     def longest_gap(self, moment: float, within_s: float) -> float:
-        """Seconds between two token events, of those from a moment on."""
-        before = [time for time in self.times if time <= moment][-1:]
-        after = [time for time in self.times if moment < time < moment + within_s]
-        times = before + after
-        return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+        """Seconds between two token events, of gaps that a loss at this moment can have opened."""
+        return max(
+            (
+                end - begin
+                for begin, end in itertools.pairwise(self.times)
+                if begin < moment + within_s and end > moment
+            ),
+            default=0.0,
+        )
 
     def take_body(self, body: str) -> None:
         """A whole answer, streamed or not."""
@@ -173,15 +177,18 @@ class Transcript:
 
 
 def listen(url: str, path: str, body: dict[str, Any], transcript: Transcript) -> None:
-    """Stream one request to its end."""
-    with (
-        httpx.Client(timeout=600) as client,
-        client.stream("POST", url + path, json=body | {"stream": True}) as response,
-    ):
-        if response.status_code != 200:
-            transcript.error = response.read().decode()
-        for line in response.iter_lines():
-            transcript.take_line(line)
+    """Stream one request to its end, or to that of its connection."""
+    try:
+        with (
+            httpx.Client(timeout=600) as client,
+            client.stream("POST", url + path, json=body | {"stream": True}) as response,
+        ):
+            if response.status_code != 200:
+                transcript.error = response.read().decode()
+            for line in response.iter_lines():
+                transcript.take_line(line)
+    except httpx.TransportError as error:
+        transcript.error = error
 
 
 SCHEMA = {

@@ -97,6 +97,26 @@ def test_a_request_that_finds_no_engine_waits_for_one(fleet):
     fleet.expect_ready("scripted", 2)
 
 
+def test_the_work_of_a_killed_gateway_stops_and_the_other_gateways_goes_on(
+    fleet, running_streams, undisturbed
+):
+    gateways = fleet.status()["gateways"]
+
+    def kill():
+        os.kill(gateways[0]["pid"], signal.SIGKILL)
+
+    transcripts = strike_midway(fleet, running_streams, kill)
+    whole = {name: t for name, t in transcripts.items() if t.error is None}
+    assert 0 < len(whole) < len(transcripts), "both gateways had streams"
+    expect_same(whole, undisturbed)
+    fleet.expect_idle("tiny")
+    assert "ray_qwenfleet_orphaned_requests_total{" in fleet.metrics()
+    wait = time.monotonic() + 120
+    while sum(gateway["ready"] for gateway in fleet.status()["gateways"]) < 2:
+        assert time.monotonic() < wait, fleet.status()["gateways"]
+        time.sleep(1)
+
+
 def test_draining_an_unknown_engine_says_which_there_are(fleet):
     answer = fleet.cli("drain", "no-such-engine")
     assert answer.returncode == 1

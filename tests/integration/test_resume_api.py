@@ -189,6 +189,10 @@ CASES = {
             "repetition_penalty": 1.1,
         },
     ),
+    "stop string": (
+        "/v1/completions",
+        COMPLETION | {"temperature": 0, "max_tokens": 60, "stop": ["~;&2"], "logprobs": 1},
+    ),
     "whole answer": (
         "/v1/completions",
         COMPLETION | {"stream": False, "stream_options": None, "temperature": 0, "logprobs": 1},
@@ -254,6 +258,7 @@ def test_an_answer_is_the_same_wherever_its_engine_is_cut(gateway, new_transcrip
     answers = gateway.ask(path, body, times=CUTS)
 
     assert undisturbed.texts or undisturbed.tools
+    assert (undisturbed.finish == {0: "stop"}) >= ("stop" in body)
     assert gateway.core.dropped >= CUTS - 1
     for answer in answers:
         transcript = new_transcript()

@@ -30,6 +30,10 @@ def moves(tmp_path_factory):
     return json.loads((directory / "results.json").read_text())
 
 
+def test_the_fleet_was_on_two_nodes(moves):
+    assert moves["nodes"]["count"] == 2
+
+
 @pytest.mark.parametrize("move", ["nothing", "scale-down", "rolling update", "node removed"])
 def test_streams_outlive_engines_that_are_taken_away(moves, gaps, move):
     result = moves[move]

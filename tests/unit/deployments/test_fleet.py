@@ -341,3 +341,25 @@ def test_vllms_finish_reasons_are_those_of_the_wire() -> None:
     known = {reason.name: int(reason) for reason in FinishReason}
     expected = {"STOP": STOP, "LENGTH": LENGTH, "ABORT": 2, "ERROR": 3, "REPETITION": 4}
     assert known == expected, "vLLM moved: FinishReason"
+
+
+async def test_an_output_that_does_not_decode_ends_its_request_and_no_other(
+    client: FleetClient, serve_engine: Any, meet: Any, gate: Any, observed_core: Any
+) -> None:
+    engine = await serve_engine(core=observed_core(sleep=gate))
+    await meet(engine)
+    for name in ("before", "odd", "after"):
+        await client.add_request_async(request(name))
+    outputs = [
+        Output("before.0@gw-a", [1]),
+        Output("odd.0@gw-a", [2], finish_reason=99),
+        Output("after.0@gw-a", [3]),
+    ]
+    client._dispatcher.on_outputs(link_to(client, engine), Outputs(outputs))
+    seen: dict[str, Any] = {}
+    while len(seen) < 3:
+        for output in (await asyncio.wait_for(client.get_output_async(), 10)).outputs:
+            seen[output.request_id] = output
+    assert seen["before"].new_token_ids == [1]
+    assert seen["after"].new_token_ids == [3]
+    assert seen["odd"].finish_reason is FinishReason.ERROR

@@ -124,12 +124,19 @@ def test_work_that_came_late_starts_the_clock(patient: Patient) -> None:
     assert patient.pulse.age_s(patient.now) == SLOW_FLOOR_S
 
 
-def test_a_freeze_teaches_nothing(patient: Patient) -> None:
+def test_a_freeze_at_most_doubles_the_bound(patient: Patient) -> None:
     assert patient.live(50) is FROZEN
     patient.step()
     assert patient.live(0.5) is STEADY
-    assert patient.pulse.bound_s == FROZEN_FLOOR_S
-    assert patient.live(FROZEN_FLOOR_S) is FROZEN
+    assert patient.pulse.bound_s == 2 * FROZEN_FLOOR_S
+    assert patient.live(2 * FROZEN_FLOOR_S) is FROZEN
+
+
+def test_a_host_that_stood_still_judges_nothing(patient: Patient) -> None:
+    patient.now += 130
+    patient.pulse.excuse(patient.now)
+    assert patient.pulse.look(patient.now, has_work=True, cpu_s=None) is STEADY
+    assert patient.pulse.age_s(patient.now) == 0
 
 
 def test_a_slow_step_teaches(patient: Patient) -> None:

@@ -120,6 +120,21 @@ async def test_a_lost_engine_is_tried_again_after_a_pause(
     await eventually(lambda: usable(roster) == ["engine-1"])
 
 
+async def test_an_engine_is_tried_again_while_the_registry_is_away(
+    new_roster: Any, serve_engine: Any, clock: Any, eventually: Any
+) -> None:
+    roster = new_roster(clock)
+    engine = await serve_engine()
+    roster.update([engine.record])
+    await eventually(lambda: roster.usable())
+    for session in engine.host._sessions.values():
+        session.connection.close()
+    await eventually(lambda: not roster.usable())
+    clock.advance(RECONNECT_S)
+    roster.update(())
+    await eventually(lambda: roster.usable())
+
+
 async def test_a_lost_link_does_not_take_the_one_after_it_along(
     new_roster: Any, serve_engine: Any, clock: Any, events: Events, eventually: Any
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenfleet.deployments.suspicion import (
+    CLEAN_TOKENS,
     MAX_CORE_DEATHS,
     MAX_UNPROVEN,
     Suspicion,
@@ -162,3 +163,17 @@ def test_a_prompt_that_takes_the_host_along_kills_three_at_most(
     assert deaths == MAX_UNPROVEN
     assert poison.is_convicted
     assert len(left) == innocents
+
+
+def test_one_that_was_not_alone_on_its_trial_is_tried_again(suspicion: Suspicion) -> None:
+    suspicion.crashed(is_core_death=True)
+    suspicion.is_on_trial = True
+    assert suspicion.crashed(is_core_death=True, was_alone=False) is Verdict.TRIAL
+    suspicion.is_on_trial = True
+    assert suspicion.crashed(is_core_death=True, was_alone=True) is Verdict.CONVICTED
+
+
+def test_tokens_in_peace_pay_for_earlier_deaths(suspicion: Suspicion) -> None:
+    for _ in range(10 * MAX_CORE_DEATHS):
+        assert suspicion.crashed(is_core_death=True) is Verdict.TRIAL
+        suspicion.cleared(CLEAN_TOKENS)

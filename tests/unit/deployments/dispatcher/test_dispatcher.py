@@ -210,14 +210,15 @@ async def test_a_request_is_blocked_by_the_lack_of_an_engine_only_while_it_lacks
 ) -> None:
     exchange = hasty_exchange()
     stream = desk.ask("cmpl-1", exchange=exchange)
-    assert isinstance(exchange.blocked_by, NoEngine)
-    assert exchange.blocked_by.retry_after_s == 5
+    error = exchange.blocked_by()
+    assert isinstance(error, NoEngine)
+    assert error.retry_after_s == 5
     engine = await serve_engine(num_tokens=FOREVER)
     await desk.meet(engine)
-    assert exchange.blocked_by is None
+    assert exchange.blocked_by() is None
     await eventually(lambda: stream.tokens)
     await engine.kill()
-    await eventually(lambda: isinstance(exchange.blocked_by, NoEngine))
+    await eventually(lambda: isinstance(exchange.blocked_by(), NoEngine))
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ async def test_after_a_conviction_the_innocents_wait_for_an_engine(
     assert metrics.moving_now == 0
 
 
-async def test_a_prompt_that_takes_the_host_along_kills_three_at_most(
+async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(
     serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal(f"e{index}") for index in range(5)]
@@ -117,7 +117,8 @@ async def test_a_prompt_that_takes_the_host_along_kills_three_at_most(
             watch.cancel()
     assert isinstance(poison.error, RequestKillsEngines)
     assert [stream.tokens for stream in streams] == [PLAYED] * 10
-    assert sum(engine.core.is_dying for engine in engines) == 3
+    # Four when the host's word that the trial began was lost with it.
+    assert sum(engine.core.is_dying for engine in engines) in (3, 4)
 
 
 async def test_an_innocent_does_not_pay_for_many_that_are_tried_before_it(
@@ -151,10 +152,10 @@ async def test_suspects_are_tried_singly_on_one_engine(
     await eventually(lambda: any(engine.core.active for engine, _ in others))
     ((court, gate),) = [(engine, gate) for engine, gate in others if engine.core.active]
     ((idle, _),) = [pair for pair in others if pair[0] is not court]
-    await eventually(lambda: len(court.host._attempts) == 3)
     tried = ["cmpl-0.1@gw-a", "cmpl-1.1@gw-a", "cmpl-2.1@gw-a"]  # in their order of arrival
     for index in range(3):
         await eventually(lambda index=index: court.core.active == set(tried[: index + 1]))
+        assert len(court.host._attempts) == index + 1, "the others wait at the gateway"
         gate.step()
     assert all(submit.is_trial for submit in court.core.submits)
     gate.open()
@@ -198,11 +199,10 @@ async def test_a_trial_that_a_drain_broke_off_is_no_trial_any_more(
     await eventually(lambda: a.core.active == {"innocent.1@gw-a"})
     await eventually(lambda: innocent.flight.suspicion.is_on_trial)
     x_fuse.blow()
-    await eventually(lambda: len(a.host._attempts) == 2)
+    await eventually(lambda: guilty.flight.link is None)
     await desk.meet(b)
     draining = asyncio.create_task(a.host.drain("scaled down", 20))
-    await eventually(lambda: b.core.active == {"guilty.2@gw-a"})
-    await eventually(lambda: len(b.host._attempts) == 2)
+    await eventually(lambda: b.core.active == {"guilty.1@gw-a"})
     await eventually(lambda: guilty.flight.suspicion.is_on_trial)
     b_fuse.blow()
     await eventually(lambda: guilty.is_over)
