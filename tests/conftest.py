@@ -62,8 +62,15 @@ class Fleet:
     def ready(self, model: str) -> list[dict[str, Any]]:
         return [engine for engine in self.engines(model) if engine["state"] == "ready"]
 
-    def expect_ready(self, model: str, count: int, timeout_s: float = START_S) -> None:
-        wait_until(lambda: len(self.ready(model)) == count, timeout_s, f"{count} engines ready")
+    def expect_ready(self, model: str, count: int, *, gone: str = "") -> None:
+        """Fails unless so many engines are ready in time. A killed one is listed for 5 s more:
+        `gone` is its id."""
+
+        def are_ready() -> bool:
+            ready = [engine["id"] for engine in self.ready(model)]
+            return len(ready) == count and gone not in ready
+
+        wait_until(are_ready, START_S, f"{count} engines ready")
 
     def running(self, model: str) -> int:
         """Requests that the engines of a model work on."""

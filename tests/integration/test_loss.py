@@ -56,8 +56,7 @@ def test_streams_outlive_a_killed_host(fleet, running_streams, undisturbed):
     metrics = fleet.metrics()
     assert "ray_qwenfleet_engine_losses_total{" in metrics
     assert "ray_qwenfleet_resumes_total{" in metrics
-    fleet.expect_ready("tiny", 2)
-    assert engine["id"] not in {other["id"] for other in fleet.engines("tiny")}
+    fleet.expect_ready("tiny", 2, gone=engine["id"])
 
 
 def test_streams_leave_an_engine_that_an_operator_drains(fleet, running_streams, undisturbed):

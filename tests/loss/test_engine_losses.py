@@ -74,7 +74,7 @@ def test_sigkill_of_a_host(fleet, streams, undisturbed, gaps, repetition):
     victim = Victim(fleet.ready("tiny")[repetition % 2])
     gap = disturb(streams, undisturbed, victim.host.kill)
     gaps.setdefault("SIGKILL of the host", []).append(gap)
-    fleet.expect_ready("tiny", 2)
+    fleet.expect_ready("tiny", 2, gone=victim.id)
     assert not any(process.is_running() for process in victim.family)
 
 
@@ -83,7 +83,7 @@ def test_sigkill_of_a_core_or_worker(fleet, streams, undisturbed, gaps, role):
     victim = Victim(fleet.ready("tiny")[0])
     gap = disturb(streams, undisturbed, victim.process(role).kill)
     gaps.setdefault(f"SIGKILL of the {role}", []).append(gap)
-    fleet.expect_ready("tiny", 2)
+    fleet.expect_ready("tiny", 2, gone=victim.id)
     assert not any(process.is_running() for process in victim.family)
 
 
