@@ -72,7 +72,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     ),
     (
         RequestKillsEngines("coder"),
-        "engines of model 'coder' crashed each time they worked on this request, so it is not tried"
+        "engines of model 'coder' crashed while they worked on this request, so it is not tried"
         " again. Change it before you send it again, and tell the operator.",
     ),
     (
