@@ -56,6 +56,15 @@ class Fleet:
     def engines(self, model: str) -> list[dict[str, Any]]:
         return [engine for engine in self.status()["engines"] if engine["model"] == model]
 
+    def expect_metrics(self, *names: str) -> None:
+        """Fails unless these are exported soon: Ray's agent reports every few seconds."""
+
+        def are_there() -> bool:
+            text = self.metrics()
+            return all(f"ray_{name}{{" in text for name in names)
+
+        wait_until(are_there, 60, f"metrics {names}")
+
     def metrics(self) -> str:
         return httpx.get(self.status()["metrics_url"], timeout=30).text
 

@@ -52,11 +52,14 @@ def test_streams_outlive_a_killed_host(fleet, running_streams, undisturbed):
         os.kill(engine["pid"], signal.SIGKILL)
 
     expect_same(strike_midway(fleet, running_streams, kill), undisturbed)
-    assert not any(process.is_running() for process in family), "its core and workers go with it"
-    metrics = fleet.metrics()
-    assert "ray_qwenfleet_engine_losses_total{" in metrics
-    assert "ray_qwenfleet_resumes_total{" in metrics
+    fleet.expect_metrics(
+        "qwenfleet_engine_losses_total",
+        "qwenfleet_resumes_total",
+        "qwenfleet_resume_gap_seconds_bucket",
+        "qwenfleet_moving_requests",
+    )
     fleet.expect_ready("tiny", 2, gone=engine["id"])
+    assert not any(process.is_running() for process in family), "its core and workers go with it"
 
 
 def test_streams_leave_an_engine_that_an_operator_drains(fleet, running_streams, undisturbed):
@@ -109,7 +112,7 @@ def test_the_work_of_a_killed_gateway_stops_and_the_other_gateways_goes_on(
     assert 0 < len(whole) < len(transcripts), "both gateways had streams"
     expect_same(whole, undisturbed)
     fleet.expect_idle("tiny")
-    assert "ray_qwenfleet_orphaned_requests_total{" in fleet.metrics()
+    fleet.expect_metrics("qwenfleet_orphaned_requests_total")
     wait = time.monotonic() + 120
     while sum(gateway["ready"] for gateway in fleet.status()["gateways"]) < 2:
         assert time.monotonic() < wait, fleet.status()["gateways"]

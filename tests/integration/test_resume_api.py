@@ -97,7 +97,7 @@ class Gateway:
         from qwenfleet.deployments.fleet import FleetClient
 
         description = await self.core.start()
-        host = EngineHost(
+        self.host = host = EngineHost(
             self.core,
             engine="engine-1",
             model="tiny",
@@ -106,7 +106,7 @@ class Gateway:
             wire=CONFIG.wire,
         )
         address, port = await host.listen("127.0.0.1")
-        self._host = asyncio.create_task(host.run())
+        self._running = asyncio.create_task(host.run())
         metrics = GatewayMetrics()
         app = GatewayApp(CONFIG, metrics)
         (served,) = app.models.values()
@@ -124,7 +124,8 @@ class Gateway:
         (served,) = self.app.models.values()
         assert served.front_end is not None
         served.front_end.llm.shutdown()
-        self._host.cancel()
+        self._runner.run(self.host.drain("the test is over", 0))
+        self._running.cancel()
         self.core.shutdown()
         self._runner.close()
         gc.collect()
