@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from qwenfleet.cluster.config import FleetConfig, ModelConfig
-from qwenfleet.cluster.machine import free_port_range, free_ports
+from qwenfleet.cluster.machine import free_port_range
 from qwenfleet.cluster.sources import EMBEDDED
 
 INGRESS_PORTS: Final = 100
@@ -19,10 +19,12 @@ INGRESS_PORTS: Final = 100
 def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dict[str, str]:
     """For the process that starts Ray on this machine, before Ray is imported: its children inherit
     it."""
-    stats, metrics, autoscaler, dashboard, proxy, grpc = map(str, free_ports(6, "127.0.0.1"))
+    # Below the kernel's own: one that it may give to any connection is taken before HAProxy starts.
     # Serve opens its replicas' ports to sharing and starts at 30000 in every cluster, so that two
     # fleets of one machine would answer each other's requests.
-    replicas = free_port_range(INGRESS_PORTS, "127.0.0.1")
+    ports = free_port_range(6 + INGRESS_PORTS, "0.0.0.0")
+    stats, metrics, autoscaler, dashboard, proxy, grpc = map(str, ports[:6])
+    replicas = ports[6:]
     timeout_s = math.ceil(config.gateway.request_timeout_s)
     return {
         "RAY_AUTH_MODE": "token",
