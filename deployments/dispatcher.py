@@ -207,9 +207,8 @@ class Dispatcher:
             flight.token_ids += output.token_ids
             flight.token_at = now
         if output.finish_reason is not None:
-            if (
-                flight.cut is not None
-            ):  # no token came behind the cut: a grammar refused those so far
+            # No token came behind the cut: a grammar refused those so far.
+            if flight.cut is not None:
                 self._tell_not_resumed(flight, "the engine ended it")
             self._drop(flight)
 
