@@ -6,7 +6,8 @@
     ├── Refusal
     │   ├── MachineError      this machine cannot run what was asked of it
     │   ├── FleetNotFound     no running fleet answers
-    │   └── DrainRefused      an engine was not drained
+    │   ├── DrainRefused      an engine was not drained
+    │   └── BenchmarkError    a benchmark cannot measure
     ├── EngineStartError      an engine did not come up
     ├── ProtocolError         gateway and engine do not understand each other
     └── RequestError          the answer to one HTTP request; its sentence is for the client
@@ -117,6 +118,12 @@ class DrainRefused(Refusal):
     """`qwenfleet drain` did not do what it was asked."""
 
     code = "drain"
+
+
+class BenchmarkError(Refusal):
+    """A benchmark cannot measure what it was asked to."""
+
+    code = "benchmark"
 
 
 class EngineStartError(FleetError):

@@ -1,0 +1,85 @@
+"""`python -m qwenfleet.loadtest`: benchmarks of servers that it starts on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.loadtest import overhead, overhead_table, peers, scaling, servers
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 1 after an error told in a sentence, 2 for wrong arguments."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (FleetError, OSError) as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m qwenfleet.loadtest", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "overhead", help="vLLM's own server against a fleet of one engine: rates, TTFT, CPU"
+    )
+    command.add_argument("--json", metavar="FILE", type=Path, help="write the cases there too")
+    command.add_argument("--runs", type=int, default=2, help="starts of each server (default 2)")
+    command.add_argument(
+        "--seconds", type=float, default=5.0, help="how long each case runs (default 5)"
+    )
+    command.add_argument(
+        "--peers",
+        action="store_true",
+        help="vllm-router, smg and ray.serve.llm too, those of them that are installed",
+    )
+    command.set_defaults(command=_overhead)
+    command = commands.add_parser(
+        "gateways", help="how far 1, 2 and 4 gateways carry before scripted engines"
+    )
+    command.add_argument("--json", metavar="FILE", type=Path, help="write the points there too")
+    command.add_argument(
+        "--seconds", type=float, default=10.0, help="how long each fleet is loaded (default 10)"
+    )
+    command.set_defaults(command=_gateways)
+    return parser
+
+
+def _overhead(options: argparse.Namespace) -> None:
+    if options.json is not None:
+        options.json.touch()  # an unwritable file is told before the minutes, not after
+    results = overhead.measure(
+        [servers.vllm, servers.fleet, *(peers.installed(_say) if options.peers else [])],
+        runs=options.runs,
+        seconds=options.seconds,
+        loads=overhead.LOADS,
+        say=_say,
+    )
+    print(overhead_table.render(results))
+    if options.json is not None:
+        options.json.write_text(json.dumps([case.as_json() for case in results.cases], indent=2))
+
+
+def _gateways(options: argparse.Namespace) -> None:
+    if options.json is not None:
+        options.json.touch()
+    points = scaling.measure(scaling.GATEWAYS, seconds=options.seconds, say=_say)
+    print(scaling.render(points))
+    if options.json is not None:
+        options.json.write_text(json.dumps([point.as_json() for point in points], indent=2))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

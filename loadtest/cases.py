@@ -1,0 +1,73 @@
+"""Case: the figures of one load on one server, over one or several runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from qwenfleet.loadtest.closed_loop import Load, Sample
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the JSON of a benchmark lists. Latencies are of requests without an error."""
+
+    server: str
+    stream: bool
+    max_tokens: int
+    concurrency: int
+    requests_per_s: float
+    tokens_per_s: float
+    ttft_p50_ms: float | None
+    """Of an answer that is not streamed, the time to its whole body; None when none came."""
+    latency_p50_ms: float | None
+    latency_p99_ms: float | None
+    cpu_ms_per_request: float
+    errors: int
+
+    @property
+    def load(self) -> Load:
+        return Load(self.stream, self.max_tokens, self.concurrency)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measured(server: str, load: Load, sample: Sample) -> Case:
+    """The figures of one run."""
+    good = [answer for answer in sample.answers if not answer.error]
+    latencies = [answer.latency_s for answer in good]
+    return Case(
+        server=server,
+        stream=load.is_stream,
+        max_tokens=load.max_tokens,
+        concurrency=load.concurrency,
+        requests_per_s=len(good) / sample.elapsed_s,
+        tokens_per_s=sum(answer.tokens for answer in good) / sample.elapsed_s,
+        ttft_p50_ms=percentile_ms([answer.ttft_s for answer in good], 0.5),
+        latency_p50_ms=percentile_ms(latencies, 0.5),
+        latency_p99_ms=percentile_ms(latencies, 0.99),
+        cpu_ms_per_request=1000 * sample.cpu_s / max(1, len(sample.answers)),
+        errors=len(sample.answers) - len(good),
+    )
+
+
+def percentile_ms(values_s: Sequence[float], share: float) -> float | None:
+    """The value that `share` of all do not exceed, by nearest rank, in milliseconds."""
+    if not values_s:
+        return None
+    rank = max(1, -int(-share * len(values_s) // 1))
+    return 1000 * sorted(values_s)[rank - 1]
+
+
+def median(runs: Sequence[Case]) -> Case:
+    """The median of each figure over runs of one load on one server; errors are added up."""
+    values: dict[str, Any] = asdict(runs[0])
+    for field in fields(Case):
+        if "float" in str(field.type):
+            known = [value for run in runs if (value := getattr(run, field.name)) is not None]
+            values[field.name] = statistics.median(known) if known else None
+    values["errors"] = sum(run.errors for run in runs)
+    return Case(**values)

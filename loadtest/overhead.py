@@ -1,0 +1,104 @@
+"""What qwenfleet costs over vLLM's own server: the same closed-loop load on both, in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qwenfleet.loadtest import cases, closed_loop, process_tree, servers
+from qwenfleet.loadtest.cases import Case
+from qwenfleet.loadtest.closed_loop import Load
+from qwenfleet.loadtest.servers import Server
+
+LOADS: Final = tuple(
+    Load(is_stream, max_tokens, concurrency)
+    for is_stream, max_tokens, concurrency in itertools.product((True, False), (1, 64), (1, 8, 32))
+)
+IDLE_S: Final = 5.0
+SEED: Final = 20_261_122
+
+Start = Callable[[Path], AbstractContextManager[Server]]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Medians over all runs of each server."""
+
+    cases: tuple[Case, ...]
+    idle_cpu_ms_per_s: dict[str, float]
+    """CPU time that a server takes without a request, per second."""
+    runs: int
+
+
+def measure(
+    starts: Sequence[Start], *, runs: int, seconds: float, loads: Sequence[Load], say: Say
+) -> Results:
+    """Run every server `runs` times, in turn, so that a drift of the machine meets all alike.
+
+    Raises BenchmarkError for a server that does not start.
+    """
+    process_tree.adopt_orphans()
+    found: dict[tuple[str, Load], list[Case]] = {}
+    idle: dict[str, list[float]] = {}
+    for run, start in itertools.product(range(runs), starts):
+        with workspace() as directory:
+            before_s = time.monotonic()
+            with start(directory) as server:
+                say(f"run {run + 1}: {server.name} up in {time.monotonic() - before_s:.0f} s")
+                idle.setdefault(server.name, []).append(_idle_cpu_ms_per_s())
+                for load in loads:
+                    case = _measure_one(server, load, seconds, random.Random(SEED + run))
+                    say(f"  {line(case)}")
+                    found.setdefault((server.name, load), []).append(case)
+    return Results(
+        cases=tuple(cases.median(runs) for runs in found.values()),
+        idle_cpu_ms_per_s={name: sum(values) / len(values) for name, values in idle.items()},
+        runs=runs,
+    )
+
+
+def line(case: Case) -> str:
+    """One case in one line, for those who watch."""
+    ttft = "none" if case.ttft_p50_ms is None else f"{case.ttft_p50_ms:.1f} ms"
+    return (
+        f"{case.server}: {case.load}: {case.requests_per_s:.1f} requests/s, TTFT p50 {ttft}, "
+        f"{case.cpu_ms_per_request:.1f} ms of CPU per request, {case.errors} errors"
+    )
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """For a server's files; it stays when the server fails, because its log is there."""
+    directory = Path(tempfile.mkdtemp(prefix="qwenfleet-loadtest-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def _measure_one(server: Server, load: Load, seconds: float, rng: random.Random) -> Case:
+    sample = asyncio.run(
+        closed_loop.run(
+            load,
+            url=server.url,
+            model=servers.MODEL,
+            seconds=seconds,
+            server_cpu_s=process_tree.cpu_s,
+            rng=rng,
+        )
+    )
+    return cases.measured(server.name, load, sample)
+
+
+def _idle_cpu_ms_per_s() -> float:
+    before_s = process_tree.cpu_s()
+    time.sleep(IDLE_S)
+    return 1000 * (process_tree.cpu_s() - before_s) / IDLE_S

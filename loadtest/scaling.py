@@ -1,0 +1,110 @@
+"""How far gateways carry: 1, 2 and 4 of them before scripted engines, which make tokens for next to
+nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from qwenfleet.loadtest import cases, closed_loop, process_tree, servers
+from qwenfleet.loadtest.cases import Case
+from qwenfleet.loadtest.closed_loop import Load
+from qwenfleet.loadtest.overhead import SEED, Say, workspace
+
+GATEWAYS: Final = (1, 2, 4)
+ENGINES: Final = 2
+LOAD: Final = Load(is_stream=True, max_tokens=256, concurrency=64)
+STEP_S: Final = 0.004
+"""32 streams on each engine make 8,000 tokens per second, which no gateway keeps up with."""
+KINDS: Final = {"gateway": ":gateway", "engine": ":engine-", "haproxy": "haproxy"}
+"""What a process's command line has in it."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One number of gateways."""
+
+    gateways: int
+    case: Case
+    cores: dict[str, float]
+    """How many cores each kind of process kept busy, this client included."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"gateways": self.gateways, "cores": self.cores, **asdict(self.case)}
+
+
+def measure(gateways: Sequence[int], *, seconds: float, say: Say) -> list[Point]:
+    """Raises BenchmarkError for a fleet that does not start."""
+    process_tree.adopt_orphans()
+    points = []
+    for count in gateways:
+        with (
+            workspace() as directory,
+            servers.configured_fleet("fleet", directory, _config(count)) as server,
+        ):
+            points.append(_measure_one(server, count, seconds))
+            say(f"{count} gateways: {points[-1].case.tokens_per_s:.0f} tokens/s")
+    return points
+
+
+def render(points: Sequence[Point]) -> str:
+    """A Markdown table, one row for each number of gateways."""
+    kinds = list(points[0].cores) if points else []
+    rows = [
+        "| gateways | tokens/s | TTFT p50, ms | latency p99, ms | errors "
+        f"| {' | '.join(f'cores: {kind}' for kind in kinds)} | tokens/s per gateway core |",
+        f"|---|---|---|---|---{'|---' * len(kinds)}|---|",
+    ]
+    for point in points:
+        case = point.case
+        cells = [
+            str(point.gateways),
+            f"{case.tokens_per_s:.0f}",
+            *("-" if ms is None else f"{ms:.0f}" for ms in (case.ttft_p50_ms, case.latency_p99_ms)),
+            str(case.errors),
+            *(f"{point.cores[kind]:.2f}" for kind in kinds),
+            f"{case.tokens_per_s / max(point.cores['gateway'], 1e-9):.0f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _config(gateways: int) -> dict[str, object]:
+    model = {
+        "id": servers.MODEL,
+        "engine": "scripted",
+        "replicas": {"min": ENGINES},
+        "max_model_len": servers.MAX_MODEL_LEN,
+        "script": {"step_s": STEP_S, "num_tokens": LOAD.max_tokens},
+    }
+    return {"models": [model], "gateway": {"replicas": gateways}}
+
+
+def _measure_one(server: servers.Server, gateways: int, seconds: float) -> Point:
+    before, client_s, started_at = _cpu_s_by_kind(), time.process_time(), time.monotonic()
+    sample = asyncio.run(
+        closed_loop.run(
+            LOAD,
+            url=server.url,
+            model=servers.MODEL,
+            seconds=seconds,
+            server_cpu_s=process_tree.cpu_s,
+            rng=random.Random(SEED),
+        )
+    )
+    elapsed_s = time.monotonic() - started_at
+    after = _cpu_s_by_kind()
+    cores = {kind: (after[kind] - before[kind]) / elapsed_s for kind in after}
+    cores["client"] = (time.process_time() - client_s) / elapsed_s
+    return Point(gateways, cases.measured(server.name, LOAD, sample), cores)
+
+
+def _cpu_s_by_kind() -> dict[str, float]:
+    def kind_of(command: str) -> str:
+        return next((kind for kind, mark in KINDS.items() if mark in command), "other")
+
+    return dict.fromkeys((*KINDS, "other"), 0.0) | process_tree.cpu_s_by(kind_of)

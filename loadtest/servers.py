@@ -1,0 +1,165 @@
+"""The servers that a benchmark compares: each started as its users start it, on loopback, with the
+same model, engine settings and threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import psutil
+import yaml
+
+from qwenfleet.cluster import sources
+from qwenfleet.cluster.errors import BenchmarkError
+from qwenfleet.cluster.machine import free_ports
+from qwenfleet.loadtest import process_tree
+
+MODEL: Final = "tiny-qwen3-moe"
+MAX_MODEL_LEN: Final = 4096
+KV_CACHE_BYTES: Final = 2**30
+OBJECT_STORE_BYTES: Final = 128 * 2**20
+ENGINE_ENVIRONMENT: Final = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+"""What qwenfleet gives the one engine of a fleet on this machine."""
+START_TIMEOUT_S: Final = 600.0
+"""Five imports of vLLM on two busy cores took 215 s (ray.serve.llm)."""
+STOP_TIMEOUT_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, with its completions API at `url`."""
+
+    name: str
+    url: str
+
+
+@contextmanager
+def vllm(directory: Path) -> Iterator[Server]:
+    """vLLM's own server, with one engine."""
+    (port,) = free_ports(1, "127.0.0.1")
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", sources.locate(MODEL), "--served-model-name", MODEL),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--max-model-len", str(MAX_MODEL_LEN)),
+        *("--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
+        "--disable-uvicorn-access-log",
+    ]
+    server = Server("vllm", f"http://127.0.0.1:{port}")
+    with running(server, command, ENGINE_ENVIRONMENT, directory, ready="/health"):
+        yield server
+
+
+@contextmanager
+def fleet(directory: Path) -> Iterator[Server]:
+    """A fleet of one gateway and one engine."""
+    model = {
+        "id": MODEL,
+        "replicas": {"min": 1},
+        "max_model_len": MAX_MODEL_LEN,
+        "kv_cache_gib": KV_CACHE_BYTES / 2**30,
+        "engine_args": {"enforce_eager": False},  # vLLM's default
+    }
+    with configured_fleet("fleet", directory, {"models": [model]}) as server:
+        yield server
+
+
+@contextmanager
+def configured_fleet(name: str, directory: Path, config: Mapping[str, object]) -> Iterator[Server]:
+    """`qwenfleet serve` with this configuration, on a port of its own."""
+    (port,) = free_ports(1, "127.0.0.1")
+    gateway = config.get("gateway", {})
+    assert isinstance(gateway, Mapping)
+    path = directory / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**config, "gateway": {**gateway, "port": port}}))
+    server = Server(name, f"http://127.0.0.1:{port}")
+    command = [sys.executable, "-m", "qwenfleet.cli", "serve", "--config", str(path)]
+    environment = {"XDG_STATE_HOME": str(directory / "state")}
+    with running(server, command, environment, directory, ready="/health/ready"):
+        yield server
+
+
+@contextmanager
+def running(
+    server: Server,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    *,
+    ready: str | Callable[[], bool],
+) -> Iterator[None]:
+    """Start a server, wait until it is `ready` (a path that answers 200, or a claim), and end every
+    process of it afterwards.
+
+    Raises BenchmarkError when it ends or does not answer in time.
+    """
+    log = directory / f"{server.name}.log"
+    before = set(psutil.Process().children(recursive=True))
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        is_ready = ready if callable(ready) else partial(answers, server.url + ready)
+        _wait_until(is_ready, process, server, log)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        left = set(psutil.Process().children(recursive=True)) - before
+        _, stubborn = psutil.wait_procs(left, timeout=5)
+        for orphan in stubborn:
+            orphan.kill()
+        psutil.wait_procs(stubborn, timeout=5)
+        process_tree.reap()
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of this URL is answered with 200 now."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _wait_until(
+    claim: Callable[[], bool], process: subprocess.Popen[bytes], server: Server, log: Path
+) -> None:
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    while not claim():
+        if process.poll() is not None:
+            raise BenchmarkError(
+                f"{server.name} ended with status {process.returncode}", f"See {log}."
+            )
+        if time.monotonic() > give_up_at:
+            raise BenchmarkError(
+                f"{server.name} did not answer within {START_TIMEOUT_S:.0f} s", f"See {log}."
+            )
+        time.sleep(0.5)
