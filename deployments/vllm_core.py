@@ -3,7 +3,7 @@ client.
 
 vLLM internals used here (0.32): AsyncEngineArgs, EngineCoreClient.make_async_mp_client,
 Executor.get_class, EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder,
-RayPrometheusStatLogger, and what resume_plugin.py names.
+RayPrometheusStatLogger, freeze_gc_heap, and what resume_plugin.py names.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import psutil
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core_client import AsyncMPClient, EngineCoreClient
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -84,6 +85,7 @@ class VllmCore:
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
         self._max_model_len = config.model_config.max_model_len
         await self._warm_up()
+        freeze_gc_heap()  # as vLLM's own server does once it is up
         cache = config.cache_config
         return EngineDescription(
             max_model_len=self._max_model_len,
