@@ -2,7 +2,8 @@
 own.
 
 vLLM internals used here (0.32): AsyncLLM, EngineCoreClient.make_async_mp_client, VllmConfig,
-build_app, init_app_state, make_arg_parser and RayPrometheusStatLogger. The process has no GPU:
+build_app, init_app_state, make_arg_parser, RayPrometheusStatLogger, enable_envs_cache and
+freeze_gc_heap. The process has no GPU:
 VLLM_TARGET_DEVICE=cpu must be in its environment before vLLM is imported.
 """
 
@@ -14,13 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.envs import enable_envs_cache
 from vllm.tasks import SupportedTask
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
@@ -56,8 +60,19 @@ async def build(
             stat_loggers=[RayPrometheusStatLogger],
         )
     app = build_app(arguments, TASKS, config.model_config)
+    # It counts requests by route for /metrics, which is not reachable here.
+    counting: Any = PrometheusInstrumentatorMiddleware
+    app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
     await init_app_state(llm, app.state, arguments, TASKS)
+    settle()
     return FrontEnd(app, llm)
+
+
+def settle() -> None:
+    """What vLLM's own processes do when they are up: keep what will stay out of every later garbage
+    collection, and look settings up once instead of with every token."""
+    enable_envs_cache()
+    freeze_gc_heap()
 
 
 def _configure(
