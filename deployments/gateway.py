@@ -22,7 +22,6 @@ from qwenfleet.deployments.exchange import App
 from qwenfleet.deployments.http_app import GatewayApp, Served
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.registry import (
-    ANNOUNCE_INTERVAL_S,
     EngineRecord,
     GatewayRecord,
     RegistryClient,
@@ -32,7 +31,8 @@ from qwenfleet.deployments.telemetry import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
-DISCOVERY_INTERVAL_S: Final = 0.5
+ANNOUNCE_INTERVAL_S: Final = 0.5
+"""How late a gateway meets an engine that is ready."""
 
 
 @serve.deployment
@@ -47,6 +47,9 @@ class Gateway:
         self._registry = RegistryClient(self._config.name)
         self._metrics = GatewayMetrics()
         self._app = GatewayApp(self._config, self._metrics)
+        self._listed: tuple[EngineRecord, ...] = ()
+        self._was_told = asyncio.Event()
+        """Set when the registry has listed engines."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __serve_build_asgi_app__(self) -> App:
@@ -75,10 +78,10 @@ class Gateway:
             )
         await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.front_end")
         while True:
-            snapshot = await self._registry.snapshot()
+            await self._was_told.wait()
+            self._was_told.clear()
             for served in self._app.models.values():
-                await self._meet(served, snapshot.engines if snapshot is not None else ())
-            await asyncio.sleep(DISCOVERY_INTERVAL_S)
+                await self._meet(served, self._listed)
 
     async def _meet(self, served: Served, engines: tuple[EngineRecord, ...]) -> None:
         assert served.client is not None
@@ -113,7 +116,8 @@ class Gateway:
                 models=tuple(m.config.id for m in self._app.models.values() if m.is_ready),
                 requests=self._app.ongoing,
             )
-            await self._registry.announce_gateway(record)
+            self._listed = await self._registry.announce_gateway(record)
+            self._was_told.set()
             await asyncio.sleep(ANNOUNCE_INTERVAL_S)
 
 

@@ -49,7 +49,8 @@ class Progress:
         self._stages = stages
         self._told: dict[str, str] = {}
         self._is_announced = False
-        self._was_complete = False
+        self.is_complete = False
+        """Whether all that is wanted was there at the last look."""
 
     def tell(self, snapshot: Snapshot) -> None:
         """Say what is new. Raises EngineStartError for a model that will not come."""
@@ -63,9 +64,9 @@ class Progress:
         ready = sum(engine.state == "ready" for engine in snapshot.engines)
         wanted = sum(model.replicas.min for model in self._config.models)
         is_complete = ready >= wanted and len(answered) == len(self._config.models)
-        if is_complete and not self._was_complete:
+        if is_complete and not self.is_complete:
             self._stages.say(f"all {ready} engines ready; Ctrl-C stops the fleet")
-        self._was_complete = is_complete
+        self.is_complete = is_complete
 
     def _answered_everywhere(self, snapshot: Snapshot) -> list[str]:
         """The models that whichever gateway a request reaches can answer for."""

@@ -140,8 +140,10 @@ class Registry:
         """The engine gets the order with its next announcement."""
         self._drains[engine] = order
 
-    def announce_gateway(self, record: GatewayRecord) -> None:
+    def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
+        """List a gateway. Answers with every engine."""
         self._gateways[record.id] = (record, self._clock())
+        return self.snapshot().engines
 
     def withdraw(self, id: str) -> None:
         """An engine or gateway says goodbye."""
@@ -179,18 +181,15 @@ class RegistryClient:
         """What this engine is to do; nothing while the registry is away."""
         return await self._call("announce_engine", record, node_cores) or Orders()
 
-    async def announce_gateway(self, record: GatewayRecord) -> None:
-        await self._call("announce_gateway", record)
+    async def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
+        """The engines; none while the registry is away."""
+        return await self._call("announce_gateway", record) or ()
 
     async def withdraw(self, id: str) -> None:
         await self._call("withdraw", id)
 
     async def report_failure(self, failure: StartFailure) -> None:
         await self._call("report_failure", failure)
-
-    async def snapshot(self) -> Snapshot | None:
-        answer: Snapshot | None = await self._call("snapshot")
-        return answer
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         try:
