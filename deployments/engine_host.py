@@ -330,8 +330,6 @@ class EngineHost:
         # Asking for CPU use reads all of /proc: only of a core that keeps us waiting.
         is_late = has_work and self._pulse.age_s(now) > self._wire.heartbeat_s
         cpu_s = await asyncio.to_thread(self._core.cpu_s) if is_late else None
-        if is_late:
-            now = self._clock()  # a step may have come meanwhile
         condition = self._pulse.look(now, has_work=has_work, cpu_s=cpu_s)
         if condition is not before:
             logger.warning(

@@ -87,6 +87,9 @@ def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str
         environment |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(threads),
+            # One process for core and worker, as on a GPU: vLLM splits them on CPUs for the sake of
+            # the binding, at the price of a second import and of a hop in each step.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
     if model.resolved_source in EMBEDDED:
         environment["HF_HUB_OFFLINE"] = "1"

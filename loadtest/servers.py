@@ -32,6 +32,7 @@ OBJECT_STORE_BYTES: Final = 128 * 2**20
 ENGINE_ENVIRONMENT: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # core and worker in one process
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -52,7 +53,20 @@ class Server:
 
 @contextmanager
 def vllm(directory: Path) -> Iterator[Server]:
-    """vLLM's own server, with one engine."""
+    """vLLM's own server with one engine, set as a fleet's engine is."""
+    with _vllm("vllm", ENGINE_ENVIRONMENT, directory) as server:
+        yield server
+
+
+@contextmanager
+def vllm_as_it_comes(directory: Path) -> Iterator[Server]:
+    """The same without what qwenfleet sets in an engine's environment."""
+    with _vllm("vllm as it comes", {"HF_HUB_OFFLINE": "1"}, directory) as server:
+        yield server
+
+
+@contextmanager
+def _vllm(name: str, environment: Mapping[str, str], directory: Path) -> Iterator[Server]:
     (port,) = free_ports(1, "127.0.0.1")
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
@@ -62,8 +76,8 @@ def vllm(directory: Path) -> Iterator[Server]:
         *("--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
         "--disable-uvicorn-access-log",
     ]
-    server = Server("vllm", f"http://127.0.0.1:{port}")
-    with running(server, command, ENGINE_ENVIRONMENT, directory, ready="/health"):
+    server = Server(name, f"http://127.0.0.1:{port}")
+    with running(server, command, environment, directory, ready="/health"):
         yield server
 
 

@@ -17,7 +17,7 @@ models:
     source: tiny-qwen3-moe
     replicas: {min: 2}
     max_model_len: 4096
-    engine_args: {dtype: float32}
+    engine_args: {dtype: float32, distributed_executor_backend: mp}  # a worker of its own, to kill
 gateway: {port: {port}, keep_alive_s: 5}
 """
 GAPS = pytest.StashKey[dict[str, list[float]]]()

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from qwenfleet.cluster.errors import (
+    BenchmarkError,
     BodyTooLarge,
     ConfigError,
     DeadlineExceeded,
@@ -39,6 +40,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     ),
     (MachineError("port 80 is in use", "Use --port."), "port 80 is in use. Use --port."),
     (
+        BenchmarkError("vllm ended with status 1", "See vllm.log."),
         DrainRefused("no engine is called 'e9'", "There are: e1."),
         "no engine is called 'e9'. There are: e1.",
     ),

@@ -55,6 +55,23 @@ def test_every_port_is_a_free_one_of_its_own(ray: dict[str, str]) -> None:
     assert {"8404", "9101"}.isdisjoint(ports)  # HAProxy's defaults, which two fleets would share
 
 
+def test_serving_is_no_background_work(
+    ray: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ray["RAY_worker_niceness"] == "0"
+    for cores, threads in ((2, "2"), (16, "4")):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        environment = ray_environment(FleetConfig(), TOKEN, HAPROXY)
+        assert environment["RAY_SERVE_HAPROXY_NBTHREAD"] == threads
+
+
+def test_an_engine_on_cpus_is_one_process_and_one_on_gpus_as_vllm_has_it() -> None:
+    cpu, gpu = ModelConfig(id="m"), ModelConfig(id="m", accelerator="H100")
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    assert engine_environment(FleetConfig(), cpu)[name] == "0"
+    assert name not in engine_environment(FleetConfig(), gpu)
+
+
 def test_nobody_calls_home(ray: dict[str, str]) -> None:
     config = FleetConfig()
     assert ray["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -56,6 +56,12 @@ def test_who_announces_is_listed(registry: Registry) -> None:
     assert snapshot.failures == ()
 
 
+def test_a_gateway_that_announces_itself_is_told_the_engines(registry: Registry) -> None:
+    assert registry.announce_gateway(gateway()) == ()
+    registry.announce_engine(engine("e0"), 2)
+    assert [record.id for record in registry.announce_gateway(gateway())] == ["e0"]
+
+
 def test_the_last_word_of_an_engine_counts(registry: Registry) -> None:
     registry.announce_engine(engine(state="ready"), FEW_CORES)
     registry.announce_engine(engine(state="draining"), FEW_CORES)
