@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas
+from qwenfleet.cluster.listeners import FLEET_PORTS
 from qwenfleet.deployments.environment import (
+    INGRESS_PORTS,
     engine_environment,
     gateway_environment,
     ray_environment,
@@ -53,6 +55,13 @@ def test_every_port_is_a_free_one_of_its_own(ray: dict[str, str]) -> None:
     assert len(set(ports)) == len(ports) >= 4
     assert all(1024 <= int(port) <= 65535 for port in ports)
     assert {"8404", "9101"}.isdisjoint(ports)  # HAProxy's defaults, which two fleets would share
+
+
+def test_doctor_looks_for_as_many_ports_as_a_fleet_takes(ray: dict[str, str]) -> None:
+    single = {
+        value for name, value in ray.items() if name.endswith("_PORT") and "INGRESS" not in name
+    }
+    assert len(single) + INGRESS_PORTS == FLEET_PORTS
 
 
 def test_nobody_calls_home(ray: dict[str, str]) -> None:
