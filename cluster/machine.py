@@ -36,6 +36,9 @@ GATEWAY_BYTES = int(0.8 * GIB)
 RAY_BYTES = int(0.7 * GIB)
 """Ray's own processes on one machine and its object store: resident 0.9 GB, mostly shared pages."""
 
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Ray's object store. Requests never enter it; it holds actor arguments only."""
+
 _X86_FLAGS = ("avx512f", "avx2")
 """vLLM's CPU build for x86_64 needs one of these."""
 
@@ -151,10 +154,10 @@ def check_cpu(cpuinfo: str, machine: str) -> None:
     """
     if machine != "x86_64":
         return
-    flags = _cpuinfo_value(cpuinfo, "flags").split()
+    flags = cpuinfo_value(cpuinfo, "flags").split()
     if not flags or any(flag in flags for flag in _X86_FLAGS):
         return
-    name = _cpuinfo_value(cpuinfo, "model name") or "unknown"
+    name = cpuinfo_value(cpuinfo, "model name") or "unknown"
     raise MachineError(
         f"CPU '{name}' has neither {' nor '.join(_X86_FLAGS)}, and vLLM's CPU engine needs one",
         "Use a machine with one of them; on a virtual machine, pass the host's CPU through.",
@@ -165,6 +168,15 @@ def read_cpuinfo() -> str:
     """The text of /proc/cpuinfo; empty where there is none."""
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.exists() else ""
+
+
+def cpuinfo_value(cpuinfo: str, key: str) -> str:
+    """The first processor's value; empty when it has none."""
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -245,14 +257,6 @@ def _room_bytes(group: Path, limit_file: str, usage_file: str, cache_key: str) -
     if limit == "max":
         return None
     return max(int(limit) - usage + int(stat.get(cache_key, 0)), 0)
-
-
-def _cpuinfo_value(cpuinfo: str, key: str) -> str:
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return ""
 
 
 def _gib(count_bytes: int) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
 
-from qwenfleet.cluster import run_file
+from qwenfleet.cluster import programs, run_file
 from qwenfleet.cluster.errors import FleetNotFound
 from qwenfleet.cluster.run_file import RunningFleet
+
+CONNECT_TIMEOUT_S: Final = 5.0
 
 
 def find(port: int | None = None) -> RunningFleet:
@@ -26,30 +30,88 @@ def find(port: int | None = None) -> RunningFleet:
     )
 
 
-@contextmanager
-def attached(fleet: RunningFleet) -> Iterator[None]:
+def attached(fleet: RunningFleet) -> AbstractContextManager[None]:
     """Inside, this process is a driver of the fleet's Ray cluster. Raises FleetNotFound when the
     cluster, or what is asked of it inside, does not answer."""
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = fleet.ray_token_path
+    return _driver(
+        fleet.ray_address,
+        FleetNotFound(
+            f"the fleet of process {fleet.pid} does not answer at {fleet.ray_address}",
+            "It may still be starting, or be going down; try again in a moment.",
+        ),
+    )
+
+
+def cluster(port: int | None, address: str | None) -> AbstractContextManager[None]:
+    """Likewise for the fleet at `port` or, with an address, any Ray cluster that this machine is a
+    node of; `auto` is the newest fleet here or, without one, the cluster that has a raylet here.
+
+    For a cluster that is no fleet's the token is the one that Ray finds for this user.
+    """
+    if address is None:
+        return attached(find(port))
+    for fleet in run_file.running():
+        if address in {"auto", fleet.ray_address}:
+            return attached(fleet)
+    chosen = _only_cluster() if address == "auto" else address
+    absence = FleetNotFound(
+        f"no Ray cluster answers at {chosen}",
+        "Run this on a node of the cluster; when it asks for a token, set RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN_PATH.",
+    )
+    try:
+        socket.create_connection(_host_and_port(chosen), CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:  # Ray itself would try for minutes
+        raise absence from error
+    return _driver(chosen, absence)
+
+
+def _only_cluster() -> str:
+    """What `auto` means where no fleet runs. Raises FleetNotFound unless it is one cluster."""
+    named = os.environ.get("RAY_ADDRESS", "auto")
+    if named not in {"", "auto"}:
+        return named
+    addresses = programs.ray_addresses()
+    if len(addresses) == 1:
+        return addresses[0]
+    if addresses:
+        raise FleetNotFound(
+            f"several Ray clusters have a node here: {', '.join(addresses)}",
+            "Name one with --address.",
+        )
+    raise FleetNotFound("no Ray cluster has a node here", "Start one, or name it with --address.")
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@contextmanager
+def _driver(address: str, absence: FleetNotFound) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
     from qwenfleet.deployments import registry
 
     try:
-        ray.init(
-            address=fleet.ray_address,
-            namespace=registry.NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            ray.init(
+                address=address,
+                namespace=registry.NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except RuntimeError as error:  # of another version of Ray or Python
+            reason = " ".join(str(error).split())[:300]
+            raise FleetNotFound(
+                f"Ray does not join {address}: {reason}", "Use the cluster's own environment."
+            ) from error
         yield
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
-        raise FleetNotFound(
-            f"the fleet of process {fleet.pid} does not answer at {fleet.ray_address}",
-            "It may still be starting, or be going down; try again in a moment.",
-        ) from error
+        raise absence from error
     finally:
         if ray.is_initialized():
             ray.shutdown()

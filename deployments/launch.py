@@ -31,8 +31,6 @@ POLL_S: Final = 0.25
 IDLE_POLL_S: Final = 1.0
 """How late a line of progress may be while the fleet starts, and after that; each poll is one actor
 call, 2 ms of CPU here and there."""
-OBJECT_STORE_BYTES: Final = 128 * 2**20
-"""Requests never enter Ray's object store; it holds actor arguments only."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -123,7 +121,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             address="local",
             num_cpus=engines + config.gateway.replicas + 1,
             include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=machine.OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _metrics_export_port=metrics_port,

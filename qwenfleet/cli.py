@@ -8,18 +8,21 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from qwenfleet.cluster import config_file, run_file
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit status, and a failure is one sentence on stderr."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
+        return command(options) or 0
     except FleetError as error:
         print(f"qwenfleet: {error}", file=sys.stderr)
         return 1
@@ -34,7 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"qwenfleet: {where}{error.strerror or error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +74,27 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--force", action="store_true", help="even the last engine of its model")
     drain.add_argument("--port", type=int, help="of the fleet at this port, when several run")
     drain.set_defaults(command=_drain)
+    _add_doctor(commands)
     return parser
+
+
+def _add_doctor(commands: Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is wrong or surprising here, and the way out",
+        description="Say what is wrong or surprising on this machine, or with an option on every "
+        "node of a cluster, each with the way out. The exit status is 1 when there is a problem, "
+        "which is something that stops or breaks `serve`, and 0 otherwise.",
+    )
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.add_argument("--verbose", action="store_true", help="also what is as it should be")
+    places = doctor.add_mutually_exclusive_group()
+    places.add_argument(
+        "--address",
+        help="of a Ray cluster that this machine is a node of; `auto` finds the one that runs here",
+    )
+    places.add_argument("--port", type=int, help="the cluster of the fleet at this port")
+    doctor.set_defaults(command=_doctor)
 
 
 def _seconds(text: str) -> float:
@@ -139,6 +161,24 @@ def _drain(options: argparse.Namespace) -> None:
         is_forced=options.force,
         say=lambda text: print(text, flush=True),
     )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from qwenfleet.cluster import finding
+
+    if options.port is None and options.address is None:
+        from qwenfleet.cluster import doctor
+
+        findings = doctor.judge(doctor.gather())
+    else:
+        from qwenfleet.deployments import checkup
+
+        findings = checkup.run(options.port, options.address)
+    if options.json:
+        print(json.dumps(finding.as_json(findings), indent=2))
+    else:
+        print(finding.text(findings, is_verbose=options.verbose))
+    return 1 if finding.problems(findings) else 0
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from qwenfleet import cli
-from qwenfleet.cluster import run_file
+from qwenfleet.cluster import doctor, run_file
 from qwenfleet.cluster.errors import DrainRefused
+from qwenfleet.cluster.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.deployments import drain, status
+from qwenfleet.deployments import checkup, drain, status
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,7 @@ def test_the_command_runs_as_a_program_without_ray_or_vllm() -> None:
         ("serve", ["--config", "--model", "--engines", "--gateways", "--host", "--port"]),
         ("status", ["--json", "--port"]),
         ("drain", ["ENGINE", "--deadline", "--force", "--port"]),
+        ("doctor", ["--json", "--verbose", "--address", "--port", "exit status"]),
     ],
 )
 def test_help_names_the_options_of_a_command(
@@ -72,6 +74,7 @@ def test_help_names_the_options_of_a_command(
         ["drain", "e1", "--deadline", "nan"],
         ["drain", "e1", "--deadline", "inf"],
         ["drain", "e1", "--port", "x"],
+        ["doctor", "--port", "8000", "--address", "auto"],
     ],
 )
 def test_a_wrong_command_line_shows_the_usage(
@@ -215,3 +218,73 @@ def test_drain_of_another_port_names_the_fleets_that_run(
 ) -> None:
     assert cli.main(["drain", "e1", "--port", "9999"]) == 1
     assert "http://127.0.0.1:8000" in capsys.readouterr().err
+
+
+FINE = ok(Subject.PYTHON, "Python 3.12.1")
+SURPRISE = note(Subject.CLOCK, "nothing synchronises it", "Run chrony.")
+BROKEN = problem(Subject.VLLM, "vLLM is not installed", "Run `make env`.")
+
+
+@pytest.mark.parametrize(
+    ("findings", "status"),
+    [([FINE], 0), ([FINE, SURPRISE], 0), ([FINE, BROKEN, SURPRISE], 1)],
+)
+@pytest.mark.parametrize("options", [[], ["--verbose"], ["--json"]])
+def test_doctors_exit_status_says_whether_there_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    findings: list[Finding],
+    status: int,
+    options: list[str],
+) -> None:
+    monkeypatch.setattr(doctor, "judge", lambda facts: findings)
+    assert cli.main(["doctor", *options]) == status
+    out, err = capsys.readouterr()
+    assert err == ""
+    if options == ["--json"]:
+        assert json.loads(out)["problems"] == status
+    else:
+        assert ("Python 3.12.1" in out) is (options == ["--verbose"])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["--address", "auto"], (None, "auto")), (["--port", "8000"], (8000, None))],
+)
+def test_doctor_of_a_cluster_asks_its_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: tuple[int | None, str | None],
+) -> None:
+    asked: list[Any] = []
+
+    def run(port: int | None, address: str | None) -> list[Finding]:
+        asked.append((port, address))
+        return [SURPRISE]
+
+    monkeypatch.setattr(checkup, "run", run)
+    assert cli.main(["doctor", *options]) == 0
+    assert asked == [expected]
+    assert "Run chrony." in capsys.readouterr().out
+
+
+def test_doctor_of_a_fleet_that_is_not_there_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["doctor", "--port", "8000"]) == 1
+    assert "qwenfleet serve" in capsys.readouterr().err
+
+
+def test_doctor_as_a_program_is_quick_and_loads_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys, time; from qwenfleet import cli\n"
+        "begin = time.monotonic(); cli.main(['doctor', '--json'])\n"
+        "loaded = sorted({'ray', 'vllm', 'torch'} & set(sys.modules))\n"
+        "sys.stderr.write(repr((loaded, time.monotonic() - begin < 3)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(answer.stdout)) == {"findings", "problems"}
+    assert answer.stderr == "([], True)"

@@ -41,6 +41,9 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     (MachineError("port 80 is in use", "Use --port."), "port 80 is in use. Use --port."),
     (
         BenchmarkError("vllm ended with status 1", "See vllm.log."),
+        "vllm ended with status 1. See vllm.log.",
+    ),
+    (
         DrainRefused("no engine is called 'e9'", "There are: e1."),
         "no engine is called 'e9'. There are: e1.",
     ),

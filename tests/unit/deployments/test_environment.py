@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas
+from qwenfleet.cluster.listeners import FLEET_PORTS
 from qwenfleet.deployments.environment import (
+    INGRESS_PORTS,
     engine_environment,
     gateway_environment,
     ray_environment,
@@ -70,6 +72,13 @@ def test_an_engine_on_cpus_is_one_process_and_one_on_gpus_as_vllm_has_it() -> No
     name = "VLLM_ENABLE_V1_MULTIPROCESSING"
     assert engine_environment(FleetConfig(), cpu)[name] == "0"
     assert name not in engine_environment(FleetConfig(), gpu)
+
+
+def test_doctor_looks_for_as_many_ports_as_a_fleet_takes(ray: dict[str, str]) -> None:
+    single = {
+        value for name, value in ray.items() if name.endswith("_PORT") and "INGRESS" not in name
+    }
+    assert len(single) + INGRESS_PORTS == FLEET_PORTS
 
 
 def test_nobody_calls_home(ray: dict[str, str]) -> None:

