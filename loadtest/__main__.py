@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (FleetError, OSError) as error:
+    except FleetError as error:
         print(f"loadtest: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"loadtest: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -32,9 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         "overhead", help="vLLM's own server against a fleet of one engine: rates, TTFT, CPU"
     )
     command.add_argument("--json", metavar="FILE", type=Path, help="write the cases there too")
-    command.add_argument("--runs", type=int, default=2, help="starts of each server (default 2)")
+    command.add_argument("--runs", type=_count, default=2, help="starts of each server (default 2)")
     command.add_argument(
-        "--seconds", type=float, default=5.0, help="how long each case runs (default 5)"
+        "--seconds", type=_seconds, default=5.0, help="how long each case runs (default 5)"
     )
     command.add_argument(
         "--peers",
@@ -47,15 +53,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", metavar="FILE", type=Path, help="write the points there too")
     command.add_argument(
-        "--seconds", type=float, default=10.0, help="how long each fleet is loaded (default 10)"
+        "--seconds", type=_seconds, default=10.0, help="how long each fleet is loaded (default 10)"
     )
     command.set_defaults(command=_gateways)
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs: 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
 def _overhead(options: argparse.Namespace) -> None:
-    if options.json is not None:
-        options.json.touch()  # an unwritable file is told before the minutes, not after
+    _check_writable(options.json)
     results = overhead.measure(
         [servers.vllm, servers.fleet, *(peers.installed(_say) if options.peers else [])],
         runs=options.runs,
@@ -69,12 +90,17 @@ def _overhead(options: argparse.Namespace) -> None:
 
 
 def _gateways(options: argparse.Namespace) -> None:
-    if options.json is not None:
-        options.json.touch()
+    _check_writable(options.json)
     points = scaling.measure(scaling.GATEWAYS, seconds=options.seconds, say=_say)
     print(scaling.render(points))
     if options.json is not None:
         options.json.write_text(json.dumps([point.as_json() for point in points], indent=2))
+
+
+def _check_writable(file: Path | None) -> None:
+    """An unwritable file is told before the minutes, not after."""
+    if file is not None:
+        file.open("a").close()
 
 
 def _say(text: str) -> None:
@@ -82,4 +108,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers end too
     sys.exit(main())

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 
 PROMPT_CHARACTERS: Final = 64
 REQUEST_TIMEOUT_S: Final = 120.0
@@ -20,7 +21,7 @@ class Answer:
     """What came of one request. Times are seconds from its sending."""
 
     ttft_s: float
-    """To the first event with text of a stream, or to the whole body."""
+    """To a stream's first token, or to the whole body."""
     latency_s: float
     tokens: int
     error: str = ""
@@ -71,12 +72,12 @@ async def ask(http: aiohttp.ClientSession, url: str, body: bytes, *, is_stream: 
             f"{url}/v1/completions", data=body, headers={"content-type": "application/json"}
         ) as response:
             if response.status != 200:
-                text = (await response.text())[:200]
+                text = (await response.text(errors="replace"))[:200]
                 return _failed(started_at, f"HTTP {response.status}: {text}")
             if is_stream:
                 return await _read_stream(response, started_at)
             whole = _decoder.decode(await response.read())
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+    except (aiohttp.ClientError, HttpProcessingError, TimeoutError, ValueError) as error:
         return _failed(started_at, f"{type(error).__name__}: {error}")
     took_s = time.perf_counter() - started_at
     return Answer(took_s, took_s, whole.usage.completion_tokens if whole.usage else 0)

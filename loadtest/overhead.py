@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,8 +62,8 @@ def measure(
                     say(f"  {line(case)}")
                     found.setdefault((server.name, load), []).append(case)
     return Results(
-        cases=tuple(cases.median(runs) for runs in found.values()),
-        idle_cpu_ms_per_s={name: sum(values) / len(values) for name, values in idle.items()},
+        cases=tuple(cases.median(each) for each in found.values()),
+        idle_cpu_ms_per_s={name: statistics.median(values) for name, values in idle.items()},
         runs=runs,
     )
 

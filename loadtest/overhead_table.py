@@ -39,14 +39,14 @@ def _table(name: str, baseline: Sequence[Case], theirs: Sequence[Case]) -> str:
 
 
 def _row(base: Case, case: Case) -> str:
-    ratio = case.requests_per_s / base.requests_per_s if base.requests_per_s else float("nan")
+    ratio = f"{case.requests_per_s / base.requests_per_s:.2f}" if base.requests_per_s else "-"
     cells = [
         "streamed" if case.stream else "whole",
         str(case.max_tokens),
         str(case.concurrency),
         f"{base.requests_per_s:.1f}",
         f"{case.requests_per_s:.1f}",
-        f"{ratio:.2f}",
+        ratio,
         *_pair(base.ttft_p50_ms, case.ttft_p50_ms),
         *_pair(base.cpu_ms_per_request, case.cpu_ms_per_request),
         str(base.errors + case.errors),

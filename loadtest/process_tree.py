@@ -24,17 +24,26 @@ def adopt_orphans() -> None:
 
 def cpu_s(root: psutil.Process | None = None) -> float:
     """User and system time so far of all descendants of `root` (this process when it is None),
-    those included that ended and were waited for."""
-    return sum(cpu_s_by(lambda command: "all", root).values())
+    those included that ended."""
+    root = root or psutil.Process()
+    return sum(cpu_s_by(lambda command: "all", root).values()) + sum(root.cpu_times()[2:4])
 
 
 def cpu_s_by(kind_of: Callable[[str], str], root: psutil.Process | None = None) -> dict[str, float]:
-    """The same, by kind of process; `kind_of` is given a process's command line."""
+    """The same, by kind of process; `kind_of` is given a process's command line. Children of `root`
+    that it has waited for are left out: nobody knows what they were."""
     totals: dict[str, float] = defaultdict(float)
     for process in (root or psutil.Process()).children(recursive=True):
         with suppress(psutil.Error):
-            totals[kind_of(" ".join(process.cmdline()))] += sum(process.cpu_times()[:4])
+            totals[kind_of(_command(process))] += sum(process.cpu_times()[:4])
     return dict(totals)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.ZombieProcess:
+        return process.name()  # it ended and is not waited for yet; its time still counts
 
 
 def reap() -> None:

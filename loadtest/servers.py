@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,10 @@ ENGINE_ENVIRONMENT: Final = {
 START_TIMEOUT_S: Final = 600.0
 """Five imports of vLLM on two busy cores took 215 s (ray.serve.llm)."""
 STOP_TIMEOUT_S: Final = 60.0
+GRACE_S: Final = 5.0
+"""What a server leaves behind has so long to end by itself."""
+_opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""No http_proxy of the environment comes between us and loopback."""
 
 
 @dataclass(frozen=True)
@@ -147,19 +151,19 @@ def running(
             process.kill()
             process.wait()
         left = set(psutil.Process().children(recursive=True)) - before
-        _, stubborn = psutil.wait_procs(left, timeout=5)
+        _, stubborn = psutil.wait_procs(left, timeout=GRACE_S)
         for orphan in stubborn:
             orphan.kill()
-        psutil.wait_procs(stubborn, timeout=5)
+        psutil.wait_procs(stubborn, timeout=GRACE_S)
         process_tree.reap()
 
 
 def answers(url: str) -> bool:
     """Whether a GET of this URL is answered with 200 now."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with _opener.open(url, timeout=5) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException):  # a URLError is an OSError
         return False
 
 
