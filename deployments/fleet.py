@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from vllm.sampling_params import SamplingParams, SamplingType
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import (
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FinishReason,
+)
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
@@ -177,7 +183,7 @@ class FleetClient:
     def _to_vllm(
         self, flight: Flight, output: Output, is_first: bool, shift_s: float
     ) -> EngineCoreOutput:
-        """What a later attempt says of its prefill is no news to the front end."""
+        """What a later attempt says of its prefill and queue is no news to the front end."""
         if output.extra is None:
             reason = output.finish_reason
             return EngineCoreOutput(
@@ -192,6 +198,7 @@ class FleetClient:
         full.request_id = flight.request_id
         if not is_first:
             full.prefill_stats = None
+            full.events = [e for e in full.events or () if e.type is not EngineCoreEventType.QUEUED]
         for event in full.events or ():
             event.timestamp += shift_s
         return full

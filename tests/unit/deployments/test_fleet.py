@@ -337,6 +337,27 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
     assert output.events[0].timestamp == clock() - 10  # ten seconds before the step, as it was
 
 
+async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
+    serve_engine: Any, client: FleetClient, meet: Any, gate: Any, observed_core: Any
+) -> None:
+    """vLLM keeps the first time that a request was scheduled, and the last that it was queued."""
+    engine = await serve_engine(core=observed_core(sleep=gate))
+    await meet(engine)
+    await client.add_request_async(request())
+    kinds = [EngineCoreEventType.QUEUED, EngineCoreEventType.SCHEDULED]
+    whole = EngineCoreOutput(
+        "cmpl-1.0@gw-a", [7], events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds]
+    )
+    extra = bytes(MsgpackEncoder(size_threshold=1 << 40).encode(whole)[0])  # type: ignore[arg-type]
+    told = []
+    for _ in range(2):
+        frame = Outputs([Output("cmpl-1.0@gw-a", [7], extra=extra)])
+        client._dispatcher.on_outputs(link_to(client, engine), frame)
+        output = await next_output(client)
+        told.append([event.type for event in output.events or ()])
+    assert told == [kinds, [EngineCoreEventType.SCHEDULED]]
+
+
 def test_vllms_finish_reasons_are_those_of_the_wire() -> None:
     known = {reason.name: int(reason) for reason in FinishReason}
     expected = {"STOP": STOP, "LENGTH": LENGTH, "ABORT": 2, "ERROR": 3, "REPETITION": 4}

@@ -131,7 +131,7 @@ def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
             "stop_reason events prefill_stats",
         ),
         ("EngineCoreOutputs", "engine_index outputs scheduler_stats timestamp"),
-        ("EngineCoreEvent", "timestamp"),
+        ("EngineCoreEvent", "type timestamp"),
     ],
 )
 def test_vllms_messages_still_have_the_fields_that_we_touch(name: str, fields: str) -> None:
