@@ -177,6 +177,7 @@ async def start_engine(
     core: ScriptedCore | None = None,
     clock: Callable[[], float] = time.monotonic,
     limits: dict[str, int] | None = None,
+    spans: Spans | None = None,
     **script: Any,
 ) -> ServedEngine:
     """`limits` are of its description; keywords that are not named here are the script's."""
@@ -190,6 +191,7 @@ async def start_engine(
         description=msgspec.structs.replace(description, **(limits or {})),
         wire=wire,
         clock=clock,
+        spans=spans,
     )
     address, port = await host.listen("127.0.0.1")
     record = EngineRecord(
