@@ -108,6 +108,7 @@ class FleetClient:
         params = self._seeded(request.sampling_params)
         bare = copy.copy(request)  # the front end shares the original's lists
         bare.prompt_token_ids = None
+        bare.trace_headers = None
         bare.sampling_params = params
         self._dispatcher.add(
             Flight(
@@ -118,6 +119,7 @@ class FleetClient:
                 priority=request.priority,
                 cache_salt=request.cache_salt,
                 exchange=exchange,
+                trace_headers=request.trace_headers,
             )
         )
         if exchange is not None:
@@ -192,10 +194,12 @@ class FleetClient:
                 finish_reason=None if reason is None else FinishReason(reason),
                 stop_reason=output.stop_reason,
                 prefill_stats=_prefill_stats(flight, output) if is_first else None,
+                trace_headers=flight.trace_headers,
             )
         # Tensors are made over these bytes, and torch wants them writable.
         full: EngineCoreOutput = self._decoder.decode(bytearray(output.extra))
         full.request_id = flight.request_id
+        full.trace_headers = flight.trace_headers
         if not is_first:
             full.prefill_stats = None
             full.events = [e for e in full.events or () if e.type is not EngineCoreEventType.QUEUED]
