@@ -261,6 +261,30 @@ class WireConfig(Section):
         return self
 
 
+class TracingConfig(Section):
+    """Which requests are traced, and where their spans go."""
+
+    endpoint: str = Field(
+        default="http://127.0.0.1:4318",
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="URL at which a collector takes OTLP over HTTP, such as http://collector:4318; "
+        "without a path /v1/traces is added.",
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced, of those whose `traceparent` header does "
+        "not say whether they are.",
+    )
+
+    @property
+    def traces_url(self) -> str:
+        """Where spans are sent."""
+        has_path = self.endpoint.rstrip("/").count("/") > 2
+        return self.endpoint if has_path else f"{self.endpoint.rstrip('/')}/v1/traces"
+
+
 class FleetConfig(Section):
     """The whole fleet."""
 
@@ -278,6 +302,9 @@ class FleetConfig(Section):
     )
     gateway: GatewayConfig = Field(default=GatewayConfig(), description="The HTTP front.")
     wire: WireConfig = Field(default=WireConfig(), description="Gateway to engine connections.")
+    tracing: TracingConfig | None = Field(
+        default=None, description="OpenTelemetry traces; null makes none."
+    )
 
     @property
     def is_local(self) -> bool:

@@ -6,9 +6,13 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.transport import Output, RankLoad, Submit
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.attempt_span import AttemptSpan
 
 
 @dataclass(eq=False)
@@ -29,6 +33,7 @@ class Attempt:
     session: Session
     submit: Submit
     prefill_tokens: int
+    span: AttemptSpan | None = None
 
 
 class Attempts:
@@ -47,22 +52,26 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, key: str, session: Session, submit: Submit) -> bool:
+    def add(
+        self, key: str, session: Session, submit: Submit, span: AttemptSpan | None = None
+    ) -> bool:
         """Hold an attempt. The answer says whether the core may have it now."""
         tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
-        self._held[key] = Attempt(session, submit, prefill_tokens=tokens)
+        self._held[key] = Attempt(session, submit, prefill_tokens=tokens, span=span)
         session.owned.add(key)
         self.are_none.clear()
         if submit.is_trial:
             self._docket.append(key)
         return not submit.is_trial
 
-    def drop(self, key: str) -> bool:
-        """Forget an attempt; False when it was not held."""
+    def drop(self, key: str, how: str = "stopped") -> bool:
+        """Forget an attempt; False when it was not held. `how` is for its trace."""
         attempt = self._held.pop(key, None)
         if attempt is None:
             return False
         attempt.session.owned.discard(key)
+        if attempt.span is not None:
+            attempt.span.end(how)
         if key == self._on_trial:
             self._on_trial = None
         if not self._held:
@@ -101,9 +110,25 @@ class Attempts:
         if output.wire_id == self._on_trial and output.token_ids:
             self._on_trial = None
         session = attempt.session
+        if attempt.span is not None:
+            attempt.span.took(len(output.token_ids))
         if output.finish_reason is not None:
+            if attempt.span is not None:
+                attempt.span.finish(output.finish_reason)
             self.drop(output.wire_id)
         return session
+
+    def scheduled(self, key: str, ago_s: float) -> None:
+        """The core took this attempt out of its queue so long ago."""
+        attempt = self._held.get(key)
+        if attempt is not None and attempt.span is not None:
+            attempt.span.scheduled(ago_s)
+
+    def end_spans(self, how: str, reason: str) -> None:
+        """The host ends, and what it holds with it."""
+        for attempt in self._held.values():
+            if attempt.span is not None:
+                attempt.span.end(how, reason)
 
     def load(self, ranks: Iterable[RankLoad]) -> list[RankLoad]:
         """The scheduler's own figures, brought up to date by what it was sent since its last step:

@@ -21,6 +21,8 @@ class CoreStep(NamedTuple):
 
     outputs: list[Output]
     load: list[RankLoad]
+    scheduled: list[tuple[str, float]] | None = None
+    """Wire ids that left the core's queue, and when by the monotonic clock; told to traces only."""
 
 
 class Core(Protocol):

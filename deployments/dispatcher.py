@@ -88,6 +88,9 @@ class Dispatcher:
 
     def close(self) -> None:
         """The gateway ends, and its requests with it."""
+        for flight in self._flights.values():
+            if flight.span is not None:
+                flight.span.end("aborted")
         self._flights.clear()
         self._by_key.clear()
         self._moving.clear()
@@ -206,7 +209,11 @@ class Dispatcher:
             flight.suspicion.cleared(len(output.token_ids))
             flight.token_ids += output.token_ids
             flight.token_at = now
+            if flight.span is not None:
+                flight.span.took(len(output.token_ids))
         if output.finish_reason is not None:
+            if flight.span is not None:
+                flight.span.finish(output.finish_reason)
             # No token came behind the cut: a grammar refused those so far.
             if flight.cut is not None:
                 self._tell_not_resumed(flight, "the engine ended it")
@@ -215,6 +222,8 @@ class Dispatcher:
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:
         """The request has no owner from here on; False when it is not to have another."""
         assert flight.link is not None
+        if flight.span is not None:
+            flight.span.end(loss.value, reason)
         if loss not in HARMLESS:
             verdict = flight.suspicion.crashed(
                 is_core_death=loss is Loss.CORE_DIED, was_alone=flight.link.unanswered <= 1
@@ -307,6 +316,7 @@ class Dispatcher:
                 cache_salt=flight.cache_salt,
                 dp_rank=target.dp_rank,
                 is_trial=flight.suspicion.is_suspect,
+                trace_headers=flight.traced(link.engine),
             )
         )
 
@@ -315,6 +325,8 @@ class Dispatcher:
     def _drop(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
         self._by_key.pop(flight.key, None)
+        if flight.span is not None:
+            flight.span.end("aborted")
         if self._moving.pop(flight.request_id, None) is not None:
             self._metrics.moving(self._model, len(self._moving))
 
@@ -338,6 +350,8 @@ class Dispatcher:
 
     def _end(self, flight: Flight, error: FleetError) -> None:
         self._tell_not_resumed(flight, str(error))
+        if flight.span is not None:
+            flight.span.end(error.code)
         if flight.link is not None:
             flight.link.abort([flight.key])
         self._drop(flight)
@@ -348,6 +362,8 @@ class Dispatcher:
         assert flight.link is not None
         gap_s = now - (flight.token_at if flight.token_at is not None else cut.at)
         self._metrics.resumed(self._model, cut.loss.value, gap_s)
+        if flight.span is not None:
+            flight.span.resumed(gap_s)
         logger.info(
             "request resumed",
             extra={

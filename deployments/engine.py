@@ -22,6 +22,7 @@ from qwenfleet.cluster.config import FleetConfig, ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
+from qwenfleet.deployments.environment import ENGINE_SERVICE
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.registry import (
     ANNOUNCE_INTERVAL_S,
@@ -31,7 +32,7 @@ from qwenfleet.deployments.registry import (
     RegistryClient,
     StartFailure,
 )
-from qwenfleet.deployments.telemetry import EngineMetrics
+from qwenfleet.deployments.telemetry import EngineMetrics, tracing_of
 from qwenfleet.deployments.transport import EngineDescription
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Engine:
         self._secret = secrets.token_hex(16)
         self._registry = RegistryClient(self._fleet.name)
         self._metrics = EngineMetrics()
+        self._tracing = tracing_of(self._fleet, service=ENGINE_SERVICE, instance=self._id)
         self._state: EngineState = "starting"
         self._reason = ""
         self._may_load = asyncio.Event()
@@ -89,6 +91,7 @@ class Engine:
         await self._registry.withdraw(self._id)
         if self._core is not None:
             await asyncio.to_thread(self._core.shutdown)
+        await self._send_last_spans()
 
     async def _drain(self, order: DrainOrder) -> None:
         self._state, self._reason = "draining", order.reason
@@ -105,10 +108,17 @@ class Engine:
         await self._registry.withdraw(self._id)
         if self._core is not None:
             await asyncio.to_thread(self._core.shutdown)
+        await self._send_last_spans()
         os._exit(0)
 
+    async def _send_last_spans(self) -> None:
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+
     async def _start(self) -> None:
-        core = self._core = await asyncio.to_thread(_make_core, self._model)
+        traced = self._fleet.tracing
+        url = None if traced is None else traced.traces_url
+        core = self._core = await asyncio.to_thread(_make_core, self._model, url)
         description = await core.start()
         self._host = EngineHost(
             core,
@@ -117,6 +127,7 @@ class Engine:
             secret=self._secret,
             description=description,
             wire=self._fleet.wire,
+            spans=None if self._tracing is None else self._tracing.spans,
         )
         address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())
         self._address = await self._host.listen(address)
@@ -132,6 +143,7 @@ class Engine:
             logger.error("engine core dead", extra={"engine": self._id, "reason": str(dead)})
         except Exception:  # the process ends with it: Serve starts another
             logger.exception("engine host failed", extra={"engine": self._id})
+        await self._send_last_spans()
         os._exit(CORE_DEAD_EXIT_CODE)
 
     async def _give_up(self, error: Exception) -> None:
@@ -181,7 +193,7 @@ class Engine:
         )
 
 
-def _make_core(model: ModelConfig) -> Core:
+def _make_core(model: ModelConfig, traces_url: str | None) -> Core:
     """The core that the configuration asks for. Imports vLLM only when it is needed: 9 s of CPU."""
     if model.engine == "scripted":
         from qwenfleet.deployments.scripted_engine import ScriptedCore
@@ -193,4 +205,4 @@ def _make_core(model: ModelConfig) -> Core:
     from qwenfleet.deployments.vllm_core import VllmCore
 
     del os.environ["VLLM_CONFIGURE_LOGGING"]
-    return VllmCore(model, path)
+    return VllmCore(model, path, traces_url)

@@ -11,7 +11,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
@@ -42,6 +42,9 @@ from qwenfleet.deployments.transport import (
     wire_id,
 )
 
+if TYPE_CHECKING:
+    from qwenfleet.deployments.spans import Spans
+
 logger = logging.getLogger(__name__)
 
 GIVE_UP_S: Final = 120.0
@@ -63,6 +66,7 @@ class EngineHost:
         description: EngineDescription,
         wire: WireConfig,
         clock: Callable[[], float] = time.monotonic,
+        spans: Spans | None = None,
     ) -> None:
         self.orphans = 0
         """Attempts that were stopped because their gateway had gone."""
@@ -73,6 +77,7 @@ class EngineHost:
         self._description = description
         self._wire = wire
         self._clock = clock
+        self._spans = spans
         self._server: asyncio.Server | None = None
         self._draining: Draining | None = None
         self._sessions: dict[str, Session] = {}
@@ -210,7 +215,9 @@ class EngineHost:
             return
         if not self._attempts:
             self._pulse.work_came(self._clock())
-        if self._attempts.add(key, session, submit):
+        spans = self._spans
+        span = None if spans is None else spans.in_engine(submit, self._engine, self._model)
+        if self._attempts.add(key, session, submit, span):
             await self._give(key, session, submit)
         else:
             await self._hold_trials()
@@ -228,7 +235,7 @@ class EngineHost:
         try:
             await self._core.add(key, submit)
         except (ValueError, CoreDead) as error:
-            self._attempts.drop(key)
+            self._attempts.drop(key, "rejected")
             is_final = isinstance(error, ValueError)
             session.connection.send(Rejected(wire_id=key, reason=str(error), is_final=is_final))
             return
@@ -268,6 +275,9 @@ class EngineHost:
         self._pulse.step(now)
         if step.load:
             self._core_load = step.load
+        if step.scheduled is not None:
+            for key, at in step.scheduled:
+                self._attempts.scheduled(key, now - at)
         by_session: dict[Session, list[Output]] = {}
         for output in step.outputs:
             session = self._attempts.answer(output)
@@ -350,7 +360,11 @@ class EngineHost:
         for session in self._sessions.values():
             session.connection.send(frame)
 
-    async def _say_goodbye(self, frame: Frame) -> None:
+    async def _say_goodbye(self, frame: Lost) -> None:
+        if self._server is not None:
+            self._server.close()  # nobody is to come back while the last spans leave
+        how = "drained" if frame.is_drained else "frozen" if frame.is_frozen else "core_died"
+        self._attempts.end_spans(how, frame.reason)
         self._broadcast(frame)
         sessions = list(self._sessions.values())
         self._sessions.clear()  # what they hold ends with us: no orphans

@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 from typing import Final
 
-from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.config import FleetConfig, ModelConfig, TracingConfig
 from qwenfleet.cluster.machine import free_port_range
 from qwenfleet.cluster.sources import EMBEDDED
 
+ENGINE_SERVICE: Final = "qwenfleet-engine"
+"""What spans of engines and their cores call their service."""
 HAPROXY_THREADS: Final = 4
 """Serve's own number; more threads than cores only take turns."""
 INGRESS_PORTS: Final = 100
@@ -93,7 +95,21 @@ def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str
         }
     if model.resolved_source in EMBEDDED:
         environment["HF_HUB_OFFLINE"] = "1"
+    if config.tracing is not None:
+        environment |= _core_traces(config.tracing, model)
     return environment
+
+
+def _core_traces(tracing: TracingConfig, model: ModelConfig) -> dict[str, str]:
+    """For the spans that a core makes of its start; in vLLM's own server, that puts them there."""
+    environment = {"OTEL_SERVICE_NAME": ENGINE_SERVICE}
+    own = model.engine_args.get("otlp_traces_endpoint")
+    if own is not None:  # with vLLM's protocol, whatever that is
+        return environment | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": str(own)}
+    return environment | {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": tracing.traces_url,
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    }
 
 
 def _no_calls_home() -> dict[str, str]:

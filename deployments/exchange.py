@@ -13,12 +13,15 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qwenfleet.cluster.errors import DeadlineExceeded, FleetError, GatewayFailed
 from qwenfleet.deployments import answers
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.telemetry import GatewayMetrics
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.request_span import RequestSpan
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +67,11 @@ class Exchange:
         keep_alive_s: float,
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
+        span: RequestSpan | None = None,
     ) -> None:
         self.model = model
         self.family = family
+        self.span = span
         self.started_at = clock()
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -191,10 +196,16 @@ class Exchange:
         )
         if outcome is Outcome.COMPLETED:
             self._metrics.completed(self.model, self._clock() - self.started_at)
+        if self.span is not None:
+            self.span.answer(
+                outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
+            )
 
     async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
         """Tell the client, as far as its response has come."""
         self.outcome = outcome or _OUTCOMES.get(error.code, Outcome.FAILED)
+        if self.span is not None:
+            self.span.fail(error)
         if self._is_finished:
             return
         self._is_finished = True

@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from vllm.sampling_params import SamplingParams, SamplingType
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import (
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FinishReason,
+)
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
@@ -102,6 +108,7 @@ class FleetClient:
         params = self._seeded(request.sampling_params)
         bare = copy.copy(request)  # the front end shares the original's lists
         bare.prompt_token_ids = None
+        bare.trace_headers = None
         bare.sampling_params = params
         self._dispatcher.add(
             Flight(
@@ -112,6 +119,7 @@ class FleetClient:
                 priority=request.priority,
                 cache_salt=request.cache_salt,
                 exchange=exchange,
+                trace_headers=request.trace_headers,
             )
         )
         if exchange is not None:
@@ -177,7 +185,7 @@ class FleetClient:
     def _to_vllm(
         self, flight: Flight, output: Output, is_first: bool, shift_s: float
     ) -> EngineCoreOutput:
-        """What a later attempt says of its prefill is no news to the front end."""
+        """What a later attempt says of its prefill and queue is no news to the front end."""
         if output.extra is None:
             reason = output.finish_reason
             return EngineCoreOutput(
@@ -186,12 +194,15 @@ class FleetClient:
                 finish_reason=None if reason is None else FinishReason(reason),
                 stop_reason=output.stop_reason,
                 prefill_stats=_prefill_stats(flight, output) if is_first else None,
+                trace_headers=flight.trace_headers,
             )
         # Tensors are made over these bytes, and torch wants them writable.
         full: EngineCoreOutput = self._decoder.decode(bytearray(output.extra))
         full.request_id = flight.request_id
+        full.trace_headers = flight.trace_headers
         if not is_first:
             full.prefill_stats = None
+            full.events = [e for e in full.events or () if e.type is not EngineCoreEventType.QUEUED]
         for event in full.events or ():
             event.timestamp += shift_s
         return full

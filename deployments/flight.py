@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.link import EngineLink, Loss
 from qwenfleet.deployments.suspicion import Suspicion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qwenfleet.deployments.attempt_span import AttemptSpan
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,10 @@ class Flight:
     parked_at: float = 0.0
     """Since when it has had no engine."""
     suspicion: Suspicion = field(default_factory=Suspicion)
+    trace_headers: Mapping[str, str] | None = None
+    """What vLLM's front end wants back with each output, to put its own span into the trace."""
+    span: AttemptSpan | None = None
+    """Of its attempt; None when the request is not traced."""
 
     @property
     def length_tokens(self) -> int:
@@ -58,3 +68,14 @@ class Flight:
         """Interactive first (vLLM's priority: lower is earlier), then streams that a user is
         reading, then by arrival."""
         return (self.priority, not self.token_ids, self.number)
+
+    def traced(self, engine: str) -> dict[str, str] | None:
+        """The trace context of its attempt at this engine, whose span begins now; None when the
+        request is not traced."""
+        request = None if self.exchange is None else self.exchange.span
+        if request is None:
+            return None
+        self.span = request.attempt(
+            self.request_id, self.attempt, engine, len(self.token_ids), self.span
+        )
+        return None if self.span is None else self.span.headers

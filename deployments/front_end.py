@@ -2,8 +2,8 @@
 own.
 
 vLLM internals used here (0.32): AsyncLLM, EngineCoreClient.make_async_mp_client, VllmConfig,
-build_app, init_app_state, make_arg_parser, RayPrometheusStatLogger, enable_envs_cache and
-freeze_gc_heap. The process has no GPU:
+build_app, init_app_state, make_arg_parser, RayPrometheusStatLogger, ObservabilityConfig,
+async_llm.init_tracer, enable_envs_cache and freeze_gc_heap. The process has no GPU:
 VLLM_TARGET_DEVICE=cpu must be in its environment before vLLM is imported.
 """
 
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
-from vllm.config import VllmConfig
+from vllm.config import ObservabilityConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
@@ -25,6 +25,7 @@ from vllm.envs import enable_envs_cache
 from vllm.tasks import SupportedTask
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.gc_utils import freeze_gc_heap
+from vllm.v1.engine import async_llm
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
@@ -47,10 +48,14 @@ class FrontEnd:
 
 
 async def build(
-    model: ModelConfig, path: str, description: EngineDescription, client: FleetClient
+    model: ModelConfig,
+    path: str,
+    description: EngineDescription,
+    client: FleetClient,
+    traces_url: str | None = None,
 ) -> FrontEnd:
     """Load the tokenizer and build the app; limits come from the engine's description."""
-    arguments, config = await asyncio.to_thread(_configure, model, path, description)
+    arguments, config = await asyncio.to_thread(_configure, model, path, description, traces_url)
     with _engine_core(client):
         llm = AsyncLLM(
             config,
@@ -76,7 +81,7 @@ def settle() -> None:
 
 
 def _configure(
-    model: ModelConfig, path: str, description: EngineDescription
+    model: ModelConfig, path: str, description: EngineDescription, traces_url: str | None
 ) -> tuple[Namespace, VllmConfig]:
     """vLLM's serving arguments and a configuration that describes no hardware."""
     empty = FlexibleArgumentParser()
@@ -98,6 +103,7 @@ def _configure(
     return arguments, VllmConfig(
         model_config=model_config,
         structured_outputs_config=engine.create_structured_outputs_config(),
+        observability_config=ObservabilityConfig(otlp_traces_endpoint=traces_url),
     )
 
 
@@ -129,14 +135,19 @@ def _front_end_args(model: ModelConfig) -> dict[str, Any]:
 
 @contextmanager
 def _engine_core(client: FleetClient) -> Iterator[None]:
-    """AsyncLLM makes its engine client inside its constructor; here that is the fleet client."""
+    """AsyncLLM makes its engine client inside its constructor; here that is the fleet client. It
+    makes no tracer provider of its own there: vLLM's spans go to this process's."""
+    names = vars(async_llm)
+    init_tracer = names["init_tracer"]
     original = EngineCoreClient.make_async_mp_client
 
     def fleet_client(**_: Any) -> FleetClient:
         return client
 
     EngineCoreClient.make_async_mp_client = staticmethod(fleet_client)  # type: ignore[method-assign]
+    names["init_tracer"] = lambda *_: None
     try:
         yield
     finally:
         EngineCoreClient.make_async_mp_client = staticmethod(original)  # type: ignore[method-assign]
+        names["init_tracer"] = init_tracer

@@ -27,7 +27,7 @@ from qwenfleet.deployments.registry import (
     RegistryClient,
     StartFailure,
 )
-from qwenfleet.deployments.telemetry import GatewayMetrics
+from qwenfleet.deployments.telemetry import GatewayMetrics, tracing_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ class Gateway:
         self._id = f"gw-{uuid.uuid4().hex[:8]}"
         self._registry = RegistryClient(self._config.name)
         self._metrics = GatewayMetrics()
-        self._app = GatewayApp(self._config, self._metrics)
+        self._tracing = tracing_of(self._config, service="qwenfleet-gateway", instance=self._id)
+        spans = None if self._tracing is None else self._tracing.spans
+        self._app = GatewayApp(self._config, self._metrics, spans)
         self._listed: tuple[EngineRecord, ...] = ()
         self._was_told = asyncio.Event()
         """Set when the registry has listed engines."""
@@ -57,6 +59,11 @@ class Gateway:
         self._tasks = [asyncio.create_task(self._join()), asyncio.create_task(self._announce())]
         self._tasks[0].add_done_callback(_log_end)
         return self._app
+
+    async def __del__(self) -> None:
+        """Serve awaits this when it stops the replica."""
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def check_health(self) -> None:
         """A gateway whose tasks ended can never serve again: let Serve replace it."""
@@ -93,8 +100,13 @@ class Gateway:
 
         try:
             path = await asyncio.to_thread(sources.locate, served.config.resolved_source, _log)
+            traced = self._config.tracing
             served.front_end = await front_end.build(
-                served.config, path, description, served.client
+                served.config,
+                path,
+                description,
+                served.client,
+                None if traced is None else traced.traces_url,
             )
         except Exception as error:  # one model's templates or parsers must not end the others
             served.is_broken = True

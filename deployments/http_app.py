@@ -31,6 +31,8 @@ from qwenfleet.deployments.telemetry import NO_MODEL, GatewayMetrics
 if TYPE_CHECKING:
     from qwenfleet.deployments.fleet import FleetClient
     from qwenfleet.deployments.front_end import FrontEnd
+    from qwenfleet.deployments.request_span import RequestSpan
+    from qwenfleet.deployments.spans import Spans
 
 MODEL_ROUTES: Final = frozenset(
     {
@@ -74,11 +76,14 @@ class Served:
 class GatewayApp:
     """The ASGI application: routes, errors, and one vLLM app for each model."""
 
-    def __init__(self, config: FleetConfig, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, config: FleetConfig, metrics: GatewayMetrics, spans: Spans | None = None
+    ) -> None:
         self.models = {model.id: Served(model) for model in config.models}
         self.ongoing = 0
         self._gateway = config.gateway
         self._metrics = metrics
+        self._spans = spans
         self._started_at = int(time.time())
 
     @property
@@ -95,7 +100,12 @@ class GatewayApp:
             if method == "GET" and path in OWN_ROUTES:
                 await self._answer_own(path, send)
             elif method == "POST" and path in MODEL_ROUTES:
-                await self._answer_model(scope, family, receive, send)
+                if self._spans is None:
+                    await self._answer_model(scope, family, receive, send)
+                else:
+                    with self._spans.request(scope) as span:
+                        scope = span.carried_by(scope)
+                        await self._answer_model(scope, family, receive, send, span)
             else:
                 raise UnknownRoute(method, path)
         except FleetError as error:
@@ -130,7 +140,12 @@ class GatewayApp:
         }
 
     async def _answer_model(
-        self, scope: Scope, family: Family, receive: Receive, send: Send
+        self,
+        scope: Scope,
+        family: Family,
+        receive: Receive,
+        send: Send,
+        span: RequestSpan | None = None,
     ) -> None:
         timeout_s = self._timeout_s(scope)
         try:
@@ -139,6 +154,8 @@ class GatewayApp:
         except TimeoutError as error:
             raise DeadlineExceeded(timeout_s) from error
         served = self._select(body)
+        if span is not None:
+            span.select(served.config.id)
         front_end = served.front_end
         if front_end is None:
             raise ModelLoading(served.config.id, self._gateway.retry_after_s)
@@ -148,6 +165,7 @@ class GatewayApp:
             timeout_s=timeout_s,
             keep_alive_s=self._gateway.keep_alive_s,
             metrics=self._metrics,
+            span=span,
         )
         self.ongoing += 1
         try:

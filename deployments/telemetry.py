@@ -1,15 +1,19 @@
-"""The fleet's metrics as Ray metrics: what gateways and engines count, in their own words."""
+"""What gateways and engines tell of themselves: metrics as Ray metrics, and traces if wanted."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from ray.util import metrics as ray_metrics
 
 from qwenfleet.cluster import metrics
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.metrics import Metric
 from qwenfleet.deployments.registry import EngineRecord, EngineState
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.tracing import Tracing
 
 NO_MODEL: Final = "none"
 """The `model` of a request that named none that is served: clients' strings are no labels."""
@@ -90,3 +94,12 @@ class EngineMetrics:
         _instrument(metrics.ENGINE_RUNNING).set(engine.running, tags)
         _instrument(metrics.ENGINE_WAITING).set(engine.waiting, tags)
         _instrument(metrics.ENGINE_KV_USAGE).set(engine.kv_usage, tags)
+
+
+def tracing_of(fleet: FleetConfig, *, service: str, instance: str) -> Tracing | None:
+    """This process's tracing. OpenTelemetry is imported only when it is configured."""
+    if fleet.tracing is None:
+        return None
+    from qwenfleet.deployments.tracing import Tracing
+
+    return Tracing(fleet.tracing, fleet=fleet.name, service=service, instance=instance)

@@ -96,6 +96,8 @@ class Submit(Frame, tag="submit"):
     is_trial: bool = False
     """Under suspicion of having killed a core: the host gives the core one such attempt at a
     time."""
+    trace_headers: dict[str, str] | None = None
+    """W3C trace context of this attempt; None when it is not traced."""
 
 
 class Abort(Frame, tag="abort"):

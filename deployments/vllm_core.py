@@ -21,7 +21,12 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.utils.gc_utils import freeze_gc_heap
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine import (
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+)
 from vllm.v1.engine.core_client import AsyncMPClient, EngineCoreClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.abstract import Executor
@@ -44,10 +49,10 @@ WARM_UP_TIMEOUT_S: Final = 600.0
 GPU."""
 
 
-def engine_args(model: ModelConfig, path: str) -> AsyncEngineArgs:
+def engine_args(model: ModelConfig, path: str, traces_url: str | None = None) -> AsyncEngineArgs:
     """The arguments of this model's engine: the configuration's fields, then its `engine_args` as
     they are."""
-    arguments: dict[str, Any] = {"enable_log_requests": False}
+    arguments: dict[str, Any] = {"enable_log_requests": False, "otlp_traces_endpoint": traces_url}
     if current_platform.is_cpu():
         arguments["kv_cache_memory_bytes"] = int(model.kv_cache_gib * GIB)
     arguments |= model.engine_args
@@ -61,9 +66,10 @@ class VllmCore:
     """Implements `core.Core` over one EngineCoreClient; all data-parallel ranks of the engine are
     in it."""
 
-    def __init__(self, model: ModelConfig, path: str) -> None:
+    def __init__(self, model: ModelConfig, path: str, traces_url: str | None = None) -> None:
         self._model = model
         self._path = path
+        self._traces_url = traces_url
         self._client: AsyncMPClient | None = None
         self._encoder = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
         self._decoder = MsgpackDecoder(EngineCoreRequest)
@@ -108,6 +114,7 @@ class VllmCore:
         request.priority = submit.priority
         request.cache_salt = submit.cache_salt
         request.data_parallel_rank = submit.dp_rank
+        request.trace_headers = submit.trace_headers
         self._carry_received(request, submit.output_token_ids)
         try:
             await self._alive.add_request_async(request)
@@ -140,8 +147,9 @@ class VllmCore:
         return total
 
     async def next_step(self) -> CoreStep:
-        outputs = await self._next()
-        return CoreStep([self._to_wire(output) for output in outputs.outputs], self._loads())
+        outputs = (await self._next()).outputs
+        scheduled = None if self._traces_url is None else _scheduled(outputs)
+        return CoreStep([self._to_wire(output) for output in outputs], self._loads(), scheduled)
 
     def shutdown(self) -> None:
         if self._client is not None:
@@ -153,7 +161,7 @@ class VllmCore:
         return self._client
 
     def _create_config(self) -> Any:
-        return engine_args(self._model, self._path).create_engine_config()
+        return engine_args(self._model, self._path, self._traces_url).create_engine_config()
 
     async def _next(self) -> EngineCoreOutputs:
         try:
@@ -182,12 +190,12 @@ class VllmCore:
             and output.new_prompt_logprobs_tensors is None
             and output.events is None
             and output.kv_transfer_params is None
-            and output.trace_headers is None
             and output.routed_experts is None
             and output.spec_decode_metrics is None
             and output.prompt_token_id_logprobs is None
             and not output.num_nans_in_logits
         )
+        # trace_headers are only what we gave: no news.
         stats = output.prefill_stats
         return Output(
             wire_id=output.request_id,
@@ -268,6 +276,15 @@ class VllmCore:
         except CoreDead as error:
             raise EngineStartError(self._model.id, "the engine core died in its warm-up") from error
         return tokens
+
+
+def _scheduled(outputs: list[EngineCoreOutput]) -> list[tuple[str, float]]:
+    return [
+        (output.request_id, event.timestamp)
+        for output in outputs
+        for event in output.events or ()
+        if event.type is EngineCoreEventType.SCHEDULED
+    ]
 
 
 def _request(request_id: str, params: SamplingParams) -> EngineCoreRequest:

@@ -16,6 +16,7 @@ from qwenfleet.cluster.config import (
     Replicas,
     ScriptConfig,
     Section,
+    TracingConfig,
     WireConfig,
     dump,
 )
@@ -190,3 +191,29 @@ def test_the_configuration_imports_neither_torch_nor_ray_nor_vllm() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_nothing_is_traced_unless_a_section_says_so() -> None:
+    assert FleetConfig().tracing is None
+    tracing = FleetConfig.model_validate({"tracing": {}}).tracing
+    assert tracing == TracingConfig(endpoint="http://127.0.0.1:4318", sample_ratio=1.0)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://collector:4318", "http://collector:4318/v1/traces"),
+        ("https://collector/", "https://collector/v1/traces"),
+        ("https://otlp.example/otlp/v1/traces", "https://otlp.example/otlp/v1/traces"),
+    ],
+)
+def test_a_collector_without_a_path_has_otlps_own(endpoint: str, url: str) -> None:
+    assert TracingConfig(endpoint=endpoint).traces_url == url
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "collector:4318", "grpc://collector:4317", "http://user:key@c", "http://c?k=1"]
+)
+def test_a_collector_is_an_http_url_without_keys(endpoint: str) -> None:
+    with pytest.raises(ValidationError, match="endpoint"):
+        TracingConfig(endpoint=endpoint)

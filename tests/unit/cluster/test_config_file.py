@@ -33,7 +33,13 @@ CASES = {
     "an unknown key like no other lists the known ones": (
         "zzz: 1\n",
         "fleet.yaml line 1: unknown key 'zzz' at the top level. "
-        "Known keys are name, models, gateway, wire.",
+        "Known keys are name, models, gateway, wire, tracing.",
+    ),
+    "a collector that does not speak HTTP": (
+        "tracing: {endpoint: 'grpc://collector:4317'}",
+        "fleet.yaml line 1: tracing.endpoint 'grpc://collector:4317' is not allowed. Wanted: URL "
+        "at which a collector takes OTLP over HTTP, such as http://collector:4318; without a path "
+        "/v1/traces is added.",
     ),
     "a missing id": (
         "name: x\nmodels:\n- source: b\n",

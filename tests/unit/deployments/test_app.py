@@ -12,6 +12,7 @@ from qwenfleet.cluster.config import (
     ModelConfig,
     Replicas,
     ScriptConfig,
+    TracingConfig,
     dump,
 )
 from qwenfleet.deployments.app import START_ATTEMPTS, build
@@ -102,6 +103,12 @@ def test_what_only_gateways_read_restarts_no_engine() -> None:
     gateway = CONFIG.gateway.model_copy(update={"keep_alive_s": 99.0})
     before, after = trees(CONFIG), trees(CONFIG.model_copy(update={"gateway": gateway}))
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
+
+
+def test_traces_concern_gateways_and_engines() -> None:
+    before = trees(CONFIG)
+    after = trees(CONFIG.model_copy(update={"tracing": TracingConfig(sample_ratio=0.5)}))
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False] * 3
 
 
 def test_serves_own_config_file_gives_the_same_application() -> None:

@@ -7,8 +7,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas
+from qwenfleet.cluster.config import (
+    FleetConfig,
+    GatewayConfig,
+    ModelConfig,
+    Replicas,
+    TracingConfig,
+)
 from qwenfleet.cluster.listeners import FLEET_PORTS
 from qwenfleet.deployments.environment import (
     INGRESS_PORTS,
@@ -121,3 +128,23 @@ def test_an_embedded_model_asks_no_hub() -> None:
     config = FleetConfig(models=(embedded, other))
     assert engine_environment(config, embedded)["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in engine_environment(config, other)
+
+
+def test_a_core_sends_the_spans_of_its_start_where_the_fleet_says_or_its_own_arguments() -> None:
+    def traced(**engine_args: JsonValue) -> dict[str, str]:
+        model = ModelConfig(id="coder", engine_args=engine_args)
+        config = FleetConfig(models=(model,), tracing=TracingConfig(endpoint="http://c:4318"))
+        environment = engine_environment(config, model)
+        return {name: value for name, value in environment.items() if name.startswith("OTEL_")}
+
+    assert traced() == {
+        "OTEL_SERVICE_NAME": "qwenfleet-engine",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    }
+    assert traced(otlp_traces_endpoint="http://own:4317") == {
+        "OTEL_SERVICE_NAME": "qwenfleet-engine",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://own:4317",
+    }
+    untraced = engine_environment(FleetConfig(), FleetConfig().models[0])
+    assert not any(name.startswith("OTEL_") for name in untraced)

@@ -35,6 +35,7 @@ from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import EngineRefused, FleetError
 from qwenfleet.deployments import exchange as exchange_module
 from qwenfleet.deployments.answers import Family
+from qwenfleet.deployments.attempt_span import FINISH_REASONS
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.scripted_engine import LENGTH, STOP
 from qwenfleet.deployments.transport import Output, Outputs
@@ -337,10 +338,55 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
     assert output.events[0].timestamp == clock() - 10  # ten seconds before the step, as it was
 
 
+async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
+    serve_engine: Any, client: FleetClient, meet: Any, gate: Any, observed_core: Any
+) -> None:
+    """vLLM keeps the first time that a request was scheduled, and the last that it was queued."""
+    engine = await serve_engine(core=observed_core(sleep=gate))
+    await meet(engine)
+    await client.add_request_async(request())
+    kinds = [EngineCoreEventType.QUEUED, EngineCoreEventType.SCHEDULED]
+    whole = EngineCoreOutput(
+        "cmpl-1.0@gw-a", [7], events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds]
+    )
+    extra = bytes(MsgpackEncoder(size_threshold=1 << 40).encode(whole)[0])  # type: ignore[arg-type]
+    told = []
+    for _ in range(2):
+        frame = Outputs([Output("cmpl-1.0@gw-a", [7], extra=extra)])
+        client._dispatcher.on_outputs(link_to(client, engine), frame)
+        output = await next_output(client)
+        told.append([event.type for event in output.events or ()])
+    assert told == [kinds, [EngineCoreEventType.SCHEDULED]]
+
+
+async def test_vllms_own_span_gets_its_trace_back_with_every_output_and_the_core_another(
+    client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, recorder: Any
+) -> None:
+    engine = await serve_engine(num_tokens=3, spans=recorder.spans)
+    await meet(engine)
+    exchange = new_exchange()
+    scope = {"method": "POST", "path": "/v1/completions", "headers": []}
+    exchange.span = recorder.spans.request(scope)
+    wanted = request()
+    wanted.trace_headers = {"traceparent": "what AsyncLLM got"}
+    await send(client, wanted, exchange)
+    outputs = await outputs_of(client, "cmpl-1")
+    assert [output.trace_headers for output in outputs] == [wanted.trace_headers] * 3
+    (submit,) = engine.core.submits
+    assert MsgpackDecoder(EngineCoreRequest).decode(submit.request).trace_headers is None
+    assert list(submit.trace_headers) == ["traceparent"]
+    with exchange.span:
+        pass
+    assert (
+        f"-{recorder.only('engine').context.span_id:016x}-" in submit.trace_headers["traceparent"]
+    )
+
+
 def test_vllms_finish_reasons_are_those_of_the_wire() -> None:
     known = {reason.name: int(reason) for reason in FinishReason}
     expected = {"STOP": STOP, "LENGTH": LENGTH, "ABORT": 2, "ERROR": 3, "REPETITION": 4}
     assert known == expected, "vLLM moved: FinishReason"
+    assert [name.upper() for name in FINISH_REASONS] == list(expected)
 
 
 async def test_an_output_that_does_not_decode_ends_its_request_and_no_other(

@@ -52,6 +52,8 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         return st.one_of([values_of(argument) for argument in arguments])
     if origin is list:
         return st.lists(values_of(arguments[0]), max_size=4)
+    if origin is dict:
+        return st.dictionaries(*map(values_of, arguments), max_size=4)
     return structs(annotation)
 
 
@@ -110,7 +112,7 @@ def test_a_kind_of_a_newer_peer_is_skipped(kind: str) -> None:
                 "prompt_token_ids": [1],
                 "request": b"",
             },
-            Submit("r", 0, [1], b"", None, [], 0, None, None),
+            Submit("r", 0, [1], b"", None, [], 0, None, None, False, None),
         ),
         ({"kind": "alive"}, Alive([], 0, 0, 0.0, 0.0)),
         ({"kind": "outputs", "outputs": [["w", [7]]]}, Outputs([Output("w", [7])], [], 0, 0, 0.0)),

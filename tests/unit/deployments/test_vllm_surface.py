@@ -117,21 +117,41 @@ def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
     assert "self.engine_core.resources.engine_dead" in said, "vLLM moved: AsyncLLM.errored"
 
 
+def test_async_llm_traces_as_its_configuration_says_and_makes_its_tracer_where_we_take_it() -> None:
+    tree = tree_of("v1/engine/async_llm.py")
+    text = ast.unparse(functions_of(class_of(tree, "AsyncLLM"))["__init__"])
+    for used in (
+        "tracing_endpoint = self.observability_config.otlp_traces_endpoint",
+        "init_tracer('vllm.llm_engine', tracing_endpoint)",
+        "tracing_enabled=tracing_endpoint is not None",
+    ):
+        assert used in text, f"vLLM moved: AsyncLLM does not say {used}"
+
+
+def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None:
+    owner = class_of(tree_of("v1/engine/output_processor.py"), "OutputProcessor")
+    said = ast.unparse(functions_of(owner)["do_tracing"])
+    assert "extract_trace_context(engine_core_output.trace_headers)" in said
+    made = ast.unparse(tree_of("tracing/otel.py"))
+    assert "tracer = trace.get_tracer(__name__)" in made, "vLLM moved: its spans' provider"
+    assert "os.environ.get('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT')" in made, "vLLM moved: a core's"
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
         (
             "EngineCoreRequest",
             "request_id prompt_token_ids mm_features sampling_params pooling_params arrival_time "
-            "lora_request cache_salt data_parallel_rank client_index priority",
+            "lora_request cache_salt data_parallel_rank client_index priority trace_headers",
         ),
         (
             "EngineCoreOutput",
             "request_id new_token_ids new_logprobs new_prompt_logprobs_tensors finish_reason "
-            "stop_reason events prefill_stats",
+            "stop_reason events prefill_stats trace_headers",
         ),
         ("EngineCoreOutputs", "engine_index outputs scheduler_stats timestamp"),
-        ("EngineCoreEvent", "timestamp"),
+        ("EngineCoreEvent", "type timestamp"),
     ],
 )
 def test_vllms_messages_still_have_the_fields_that_we_touch(name: str, fields: str) -> None:
