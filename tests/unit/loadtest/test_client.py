@@ -28,7 +28,11 @@ async def ask(
 
 
 def completion(**fields: Any) -> dict[str, Any]:
-    options = {"max_tokens": 7, "is_stream": False, "rng": random.Random(3)} | fields
+    options: dict[str, Any] = {
+        "max_tokens": 7,
+        "is_stream": False,
+        "rng": random.Random(3),
+    } | fields
     body: dict[str, Any] = json.loads(client.completion("coder", **options))
     return body
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_nothing_stays_when_all_went_well(measured: Any) -> None:
 def test_a_workspace_stays_for_its_log_when_the_server_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overhead.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with overhead.workspace() as gone:
         (gone / "log").touch()
     assert not gone.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -173,6 +174,6 @@ def test_a_kernel_that_refuses_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -
         def prctl(self, *_: int) -> int:
             return -1
 
-    monkeypatch.setattr(process_tree.ctypes, "CDLL", OldKernel)
+    monkeypatch.setattr(ctypes, "CDLL", OldKernel)
     with pytest.raises(OSError, match="gives orphans to nobody"):
         process_tree.adopt_orphans()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.loadtest import process_tree, scaling
+from qwenfleet.loadtest import overhead, process_tree, scaling, servers
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.closed_loop import Load
 from qwenfleet.loadtest.scaling import Point
@@ -66,7 +66,7 @@ def test_a_point_is_measured_with_the_cores_of_each_kind(
     slow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling, "LOAD", Load(is_stream=True, max_tokens=4, concurrency=2))
-    monkeypatch.setattr(scaling.servers, "MODEL", "m")
+    monkeypatch.setattr(servers, "MODEL", "m")
     monkeypatch.setattr(scaling, "KINDS", {"gateway": "completions_server.py", "engine": "nobody"})
     measured = scaling._measure_one(Server("fleet", slow_server.url), 3, 0.6)
     assert measured.gateways == 3
@@ -77,6 +77,6 @@ def test_a_point_is_measured_with_the_cores_of_each_kind(
     assert 0 < measured.cores["gateway"] < 1
     assert 0 < measured.cores["client"] < 1
     prompts = slow_server.seen()["prompts"]
-    rng = random.Random(scaling.SEED)
+    rng = random.Random(overhead.SEED)
     assert len(set(prompts)) == len(prompts)
     assert "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=64)) in prompts
