@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--peers",
         action="store_true",
-        help="vllm-router, smg and ray.serve.llm too, those of them that are installed",
+        help="also vLLM's server without our settings, and vllm-router, smg and ray.serve.llm where "
+        "they are installed",
     )
     command.set_defaults(command=_overhead)
     command = commands.add_parser(
@@ -77,8 +78,9 @@ def _seconds(text: str) -> float:
 
 def _overhead(options: argparse.Namespace) -> None:
     _check_writable(options.json)
+    others = [servers.vllm_as_it_comes, *peers.installed(_say)] if options.peers else []
     results = overhead.measure(
-        [servers.vllm, servers.fleet, *(peers.installed(_say) if options.peers else [])],
+        [servers.vllm, servers.fleet, *others],
         runs=options.runs,
         seconds=options.seconds,
         loads=overhead.LOADS,

@@ -29,9 +29,8 @@ SERVE_LLM_PORTS: Final = 30
 
 
 def installed(say: Say) -> list[Start]:
-    """vLLM's server without our settings, and every peer that this environment has; `say` names
-    those that it has not."""
-    found: list[Start] = [servers.vllm_as_it_comes]
+    """Every peer that this environment has; `say` names those that it has not."""
+    found: list[Start] = []
     for name, start in (("vllm-router", _vllm_router), ("smg", _smg)):
         if _program(name) is None:
             say(f"{name} is not installed, so it is left out")
