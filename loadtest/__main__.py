@@ -45,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--peers",
         action="store_true",
-        help="also vLLM's server without our settings, and vllm-router, smg and ray.serve.llm where "
-        "they are installed",
+        help="also vLLM's server without our settings, and of vllm-router, smg and ray.serve.llm "
+        "those that are installed",
     )
     command.set_defaults(command=_overhead)
     command = commands.add_parser(

@@ -76,7 +76,7 @@ def test_overhead_takes_its_options(
     arguments = ["--runs", "3", "--seconds", "0.5", "--json", str(file), "--peers"]
     assert loadtest.main(["overhead", *arguments]) == 0
     starts, options = benchmarks.asked[0]
-    assert starts == [servers.vllm, servers.fleet, peers._smg]
+    assert starts == [servers.vllm, servers.fleet, servers.vllm_as_it_comes, peers._smg]
     assert (options["runs"], options["seconds"]) == (3, 0.5)
     assert json.loads(file.read_text()) == [VLLM.as_json(), FLEET.as_json()]
 
