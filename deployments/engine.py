@@ -32,6 +32,7 @@ from qwenfleet.deployments.registry import (
     RegistryClient,
     StartFailure,
 )
+from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.telemetry import EngineMetrics, tracing_of
 from qwenfleet.deployments.transport import EngineDescription
 
@@ -61,6 +62,8 @@ class Engine:
         self._tracing = tracing_of(self._fleet, service=ENGINE_SERVICE, instance=self._id)
         self._state: EngineState = "starting"
         self._reason = ""
+        self._stages = StageClock()
+        self._stages.begin("waiting for its turn")
         self._may_load = asyncio.Event()
         self._host: EngineHost | None = None
         self._core: Core | None = None
@@ -118,7 +121,7 @@ class Engine:
     async def _start(self) -> None:
         traced = self._fleet.tracing
         url = None if traced is None else traced.traces_url
-        core = self._core = await asyncio.to_thread(_make_core, self._model, url)
+        core = self._core = await asyncio.to_thread(_make_core, self._model, url, self._stages)
         description = await core.start()
         self._host = EngineHost(
             core,
@@ -132,6 +135,7 @@ class Engine:
         address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())
         self._address = await self._host.listen(address)
         self._description = description
+        self._stages.end()
         self._state = "ready"
         logger.info("engine ready", extra={"engine": self._id, "model": self._model.id})
 
@@ -190,19 +194,23 @@ class Engine:
             running=sum(rank.running for rank in load),
             waiting=sum(rank.waiting for rank in load),
             kv_usage=max((rank.kv_usage for rank in load), default=0.0),
+            stages=self._stages.stages,
         )
 
 
-def _make_core(model: ModelConfig, traces_url: str | None) -> Core:
+def _make_core(model: ModelConfig, traces_url: str | None, stages: StageClock) -> Core:
     """The core that the configuration asks for. Imports vLLM only when it is needed: 9 s of CPU."""
     if model.engine == "scripted":
+        stages.begin("starting")
         from qwenfleet.deployments.scripted_engine import ScriptedCore
 
         return ScriptedCore(model)
+    stages.begin("finding the model")
     path = sources.locate(model.resolved_source, lambda text: logger.info(text))
+    stages.begin("importing vLLM")
     # vLLM's set-up of logging closes every handler there is; its core processes still want it.
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     from qwenfleet.deployments.vllm_core import VllmCore
 
     del os.environ["VLLM_CONFIGURE_LOGGING"]
-    return VllmCore(model, path, traces_url)
+    return VllmCore(model, path, traces_url, stages)

@@ -27,6 +27,7 @@ from qwenfleet.deployments.registry import (
     RegistryClient,
     StartFailure,
 )
+from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.telemetry import GatewayMetrics, tracing_of
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Gateway:
         self._listed: tuple[EngineRecord, ...] = ()
         self._was_told = asyncio.Event()
         """Set when the registry has listed engines."""
+        self._stages = StageClock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __serve_build_asgi_app__(self) -> App:
@@ -74,6 +76,7 @@ class Gateway:
     async def _join(self) -> None:
         """Import vLLM off the loop, meet the engines, build each model's app as its first engine is
         met."""
+        self._stages.begin("importing vLLM")
         fleet = await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.fleet")
         for served in self._app.models.values():
             served.client = fleet.FleetClient(
@@ -84,6 +87,7 @@ class Gateway:
                 metrics=self._metrics,
             )
         await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.front_end")
+        self._stages.begin("waiting for an engine")
         while True:
             await self._was_told.wait()
             self._was_told.clear()
@@ -98,6 +102,7 @@ class Gateway:
             return
         from qwenfleet.deployments import front_end
 
+        self._stages.begin(f"building the app of {served.config.id}")
         try:
             path = await asyncio.to_thread(sources.locate, served.config.resolved_source, _log)
             traced = self._config.tracing
@@ -116,6 +121,7 @@ class Gateway:
             )
         else:
             logger.info("model ready", extra={"model": served.config.id})
+        self._stages.end()
 
     async def _announce(self) -> None:
         node = ray.get_runtime_context().get_node_id()
@@ -127,6 +133,7 @@ class Gateway:
                 is_ready=self._app.is_ready,
                 models=tuple(m.config.id for m in self._app.models.values() if m.is_ready),
                 requests=self._app.ongoing,
+                stages=self._stages.stages,
             )
             self._listed = await self._registry.announce_gateway(record)
             self._was_told.set()

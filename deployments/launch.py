@@ -34,7 +34,9 @@ call, 2 ms of CPU here and there."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def serve(config: FleetConfig, stages: Stages, token_path: Path) -> None:
+def serve(
+    config: FleetConfig, stages: Stages, token_path: Path, *, wants_timings: bool = False
+) -> None:
     """Run the fleet until a signal. `environment.ray_environment` must be set before Ray's import.
 
     Raises FleetError when the fleet cannot start, with every process of it gone.
@@ -45,7 +47,7 @@ def serve(config: FleetConfig, stages: Stages, token_path: Path) -> None:
             fleet = _start(config, token_path, stages)
             record = run_file.write(fleet)
             try:
-                _watch(config, fleet, stages)
+                _watch(Progress(config, fleet.url, stages, wants_timings=wants_timings), config)
             finally:
                 record.unlink(missing_ok=True)
     except KeyboardInterrupt:
@@ -64,6 +66,7 @@ def serve(config: FleetConfig, stages: Stages, token_path: Path) -> None:
 
 def check(config: FleetConfig, stages: Stages) -> None:
     """What can be known to fail is said before anything starts."""
+    stages.begin("checking this machine and its models")
     machine.check_cpu(machine.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
     needs = []
@@ -113,7 +116,7 @@ def _chatter_to(path: Path) -> Iterator[None]:
 
 def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFleet:
     """Start Ray and deploy the application, without waiting for engines."""
-    stages.say("starting Ray")
+    stages.begin("starting Ray")
     engines = sum(model.replicas.min for model in config.models)
     (metrics_port,) = machine.free_ports(1, "127.0.0.1")
     try:
@@ -128,7 +131,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
         )
         stop_on_signals()  # Ray has a handler of its own for SIGTERM
         _check_gpus(config)
-        stages.say("deploying the gateway and the engines")
+        stages.begin("deploying the gateway and the engines")
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray_serve.start(
             http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
@@ -138,6 +141,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
+        stages.begin("waiting for the first engine")
     except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
         text = " ".join(str(error).split())[:300]
         raise MachineError(
@@ -167,13 +171,12 @@ def _check_gpus(config: FleetConfig) -> None:
         )
 
 
-def _watch(config: FleetConfig, fleet: RunningFleet, stages: Stages) -> None:
+def _watch(progress: Progress, config: FleetConfig) -> None:
     """Tell what comes up until a signal. Raises EngineStartError when a model cannot."""
-    progress = Progress(config, fleet.url, stages)
     while True:
         time.sleep(IDLE_POLL_S if progress.is_complete else POLL_S)
         try:
-            snapshot = registry.read(fleet.name)
+            snapshot = registry.read(config.name)
         except (ValueError, ray.exceptions.RayError):
             # Not there yet, or busy: no fleet ends for that. Serve knows if nothing will come.
             _raise_failed_deployment(config)

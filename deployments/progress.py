@@ -11,7 +11,8 @@ from typing import Final, TextIO
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.app import START_ATTEMPTS
-from qwenfleet.deployments.registry import Snapshot
+from qwenfleet.deployments.registry import EngineRecord, Snapshot
+from qwenfleet.deployments.stages import Stage, StageClock, table
 
 EXAMPLE: Final = """
   curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{"model": "{model}", \
@@ -29,6 +30,12 @@ class Stages:
         self._clock = clock
         self._started_at = clock()
         self._stream = stream or sys.stdout
+        self.clock = StageClock()
+
+    def begin(self, text: str) -> None:
+        """Say it, and time it until the next one."""
+        self.clock.begin(text)
+        self.say(text)
 
     def say(self, text: str) -> None:
         self.print(f"[{self._clock() - self._started_at:6.1f}s] {text}")
@@ -43,10 +50,13 @@ class Stages:
 class Progress:
     """Compares each snapshot of the registry with what it has told."""
 
-    def __init__(self, config: FleetConfig, url: str, stages: Stages) -> None:
+    def __init__(
+        self, config: FleetConfig, url: str, stages: Stages, *, wants_timings: bool = False
+    ) -> None:
         self._config = config
         self._url = url
         self._stages = stages
+        self._wants_timings = wants_timings
         self._told: dict[str, str] = {}
         self._is_announced = False
         self.is_complete = False
@@ -59,6 +69,7 @@ class Progress:
         answered = self._answered_everywhere(snapshot)
         if answered and not self._is_announced:
             self._is_announced = True
+            self._stages.clock.end()
             self._stages.say(f"ready: {self._url}")
             self._stages.print(EXAMPLE.format(url=self._url, model=answered[0]))
         ready = sum(engine.state == "ready" for engine in snapshot.engines)
@@ -66,7 +77,17 @@ class Progress:
         is_complete = ready >= wanted and len(answered) == len(self._config.models)
         if is_complete and not self.is_complete:
             self._stages.say(f"all {ready} engines ready; Ctrl-C stops the fleet")
+            if self._wants_timings:
+                self._wants_timings = False
+                self._stages.print(table(self._timings(snapshot)))
         self.is_complete = is_complete
+
+    def _timings(self, snapshot: Snapshot) -> list[tuple[str, tuple[Stage, ...]]]:
+        return [
+            ("serve", self._stages.clock.stages),
+            *((f"gateway {gateway.id}", gateway.stages) for gateway in snapshot.gateways),
+            *((f"engine {engine.id}", engine.stages) for engine in snapshot.engines),
+        ]
 
     def _answered_everywhere(self, snapshot: Snapshot) -> list[str]:
         """The models that whichever gateway a request reaches can answer for."""
@@ -78,7 +99,7 @@ class Progress:
     def _tell_engines(self, snapshot: Snapshot) -> None:
         models = {engine.id: engine.model for engine in snapshot.engines}
         now = {
-            engine.id: "loading" if engine.state == "starting" else engine.state
+            engine.id: _stage(engine) if engine.state == "starting" else engine.state
             for engine in snapshot.engines
             if engine.is_loading or engine.state != "starting"
         }
@@ -98,3 +119,7 @@ class Progress:
             is_hopeless = times >= START_ATTEMPTS and failure.model not in served
             if failure.is_final or is_hopeless:
                 raise EngineStartError(failure.model, failure.reason, failure.log_file)
+
+
+def _stage(engine: EngineRecord) -> str:
+    return engine.stages[-1].name if engine.stages else "loading"

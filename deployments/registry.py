@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar, cast
 
 import ray
 
+from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import EngineDescription
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class EngineRecord:
     kv_usage: float = 0.0
     reason: str = ""
     """Why it is quarantined or draining."""
+    stages: tuple[Stage, ...] = ()
+    """Of its start."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class GatewayRecord:
     """The models that it can answer for now."""
     requests: int = 0
     """Requests in flight."""
+    stages: tuple[Stage, ...] = ()
+    """Of its start."""
 
 
 @dataclass(frozen=True)

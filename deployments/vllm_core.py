@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import msgspec
 import psutil
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
@@ -38,12 +39,16 @@ from qwenfleet.cluster.config import ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.resume_plugin import PLUGIN, RECEIVED_TOKENS
+from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
 
 logger = logging.getLogger(__name__)
 
 GIB: Final = 1024**3
 WARM_UP_TOKENS: Final = 3
+CORE_TITLE: Final = "EngineCore"
+"""vLLM 0.32 v1/engine/core.py, run_engine_core."""
+IMPORT_POLL_S: Final = 0.25
 WARM_UP_TIMEOUT_S: Final = 600.0
 """The first sampling or logprobs request compiles: 14.5 s was seen on two busy cores, minutes on a
 GPU."""
@@ -66,10 +71,17 @@ class VllmCore:
     """Implements `core.Core` over one EngineCoreClient; all data-parallel ranks of the engine are
     in it."""
 
-    def __init__(self, model: ModelConfig, path: str, traces_url: str | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        path: str,
+        traces_url: str | None = None,
+        stages: StageClock | None = None,
+    ) -> None:
         self._model = model
         self._path = path
         self._traces_url = traces_url
+        self._stages = stages or StageClock()
         self._client: AsyncMPClient | None = None
         self._encoder = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
         self._decoder = MsgpackDecoder(EngineCoreRequest)
@@ -80,16 +92,16 @@ class VllmCore:
 
     async def start(self) -> EngineDescription:
         try:
+            self._stages.begin("reading the model's configuration")
             config = await asyncio.to_thread(self._create_config)
-            self._client = await asyncio.to_thread(
-                EngineCoreClient.make_async_mp_client, config, Executor.get_class(config), True
-            )
+            self._client = await self._start_core(config)
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
             raise EngineStartError(self._model.id, _first_sentence(error)) from error
         ranks = self._alive.engine_ranks_managed
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
         self._max_model_len = config.model_config.max_model_len
+        self._stages.begin("warming up")
         await self._warm_up()
         freeze_gc_heap()  # as vLLM's own server does once it is up
         cache = config.cache_config
@@ -162,6 +174,22 @@ class VllmCore:
 
     def _create_config(self) -> Any:
         return engine_args(self._model, self._path, self._traces_url).create_engine_config()
+
+    async def _start_core(self, config: VllmConfig) -> AsyncMPClient:
+        self._stages.begin("importing vLLM in the core")
+        import_watch = asyncio.create_task(self._watch_import())
+        try:
+            return await asyncio.to_thread(
+                EngineCoreClient.make_async_mp_client, config, Executor.get_class(config), True
+            )
+        finally:
+            import_watch.cancel()
+
+    async def _watch_import(self) -> None:
+        """A core takes its title once vLLM is imported; then it loads weights and compiles."""
+        while not any(map(_is_core, psutil.Process().children())):  # noqa: ASYNC110 # none tells
+            await asyncio.sleep(IMPORT_POLL_S)
+        self._stages.begin("loading the model")
 
     async def _next(self) -> EngineCoreOutputs:
         try:
@@ -299,6 +327,12 @@ def _request(request_id: str, params: SamplingParams) -> EngineCoreRequest:
         cache_salt=None,
         data_parallel_rank=None,
     )
+
+
+def _is_core(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return CORE_TITLE in " ".join(process.cmdline())
+    return False
 
 
 def _vllm_version() -> str:

@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--gateways", type=int, metavar="N", help="gateway processes")
     serve.add_argument("--host", help="address to answer HTTP on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to answer HTTP on (default 8000)")
+    serve.add_argument(
+        "--timings", action="store_true", help="say what the start spent its time on"
+    )
     serve.set_defaults(command=_serve)
     status = commands.add_parser("status", help="show the fleet that runs on this machine")
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -117,10 +120,10 @@ def _serve(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
     )
-    _run(config)
+    _run(config, wants_timings=options.timings)
 
 
-def _run(config: FleetConfig) -> None:
+def _run(config: FleetConfig, *, wants_timings: bool) -> None:
     """Ray reads its environment when it is imported, so nothing that needs it comes before that."""
     from qwenfleet.deployments.environment import ray_environment
     from qwenfleet.deployments.haproxy import write_launcher
@@ -139,7 +142,7 @@ def _run(config: FleetConfig) -> None:
         launch.write_token(token_path)
         launch.stop_on_signals()
         launch.check(config, stages)
-        launch.serve(config, stages, token_path)
+        launch.serve(config, stages, token_path, wants_timings=wants_timings)
     finally:
         remove_files(token_path)
 
