@@ -212,6 +212,21 @@ def test_vllm_and_the_fleet_have_the_same_model_and_memory(
     assert model.engine_args == {"enforce_eager": False}
 
 
+def test_vllm_as_it_comes_differs_by_the_environment_only(
+    started: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with servers.vllm(tmp_path), servers.vllm_as_it_comes(tmp_path) as server:
+        assert server.name == "vllm as it comes"
+    set_, plain = started
+    port = set_["command"].index("--port") + 1
+    for one in started:
+        one["command"].pop(port)
+    assert set_.pop("command") == plain.pop("command")
+    assert servers.ENGINE_ENVIRONMENT.items() <= set_.items()
+    assert set(plain) == {"url", "ready", "HF_HUB_OFFLINE"}
+
+
 @pytest.mark.parametrize("gateways", scaling.GATEWAYS)
 def test_the_fleets_of_the_scaling_benchmark_have_valid_configurations(
     started: list[dict[str, Any]], tmp_path: Path, gateways: int
