@@ -302,6 +302,12 @@ class FleetConfig(Section):
     )
     gateway: GatewayConfig = Field(default=GatewayConfig(), description="The HTTP front.")
     wire: WireConfig = Field(default=WireConfig(), description="Gateway to engine connections.")
+    cache_dir: str | None = Field(
+        default=None,
+        pattern=r"^/",
+        description="Directory, on a volume that all nodes share, for weights from the Hub and for "
+        "what engines compile; null: the home directory of each node.",
+    )
     tracing: TracingConfig | None = Field(
         default=None, description="OpenTelemetry traces; null makes none."
     )

@@ -52,7 +52,7 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
         health_check_period_s=2,
         health_check_timeout_s=30,
         logging_config=REPLICA_LOG,
-        ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": gateway_environment()}},
+        ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": gateway_environment(fleet)}},
     )
     return gateway.bind(view, *engines)
 

@@ -62,7 +62,7 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
     }
 
 
-def gateway_environment() -> dict[str, str]:
+def gateway_environment(config: FleetConfig) -> dict[str, str]:
     """For a gateway replica: vLLM without a device, and answers sent from the loop that makes
     them."""
     return {
@@ -72,13 +72,14 @@ def gateway_environment() -> dict[str, str]:
         "VLLM_CONFIGURE_LOGGING": "0",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        **_caches(config),
         **_no_calls_home(),
     }
 
 
 def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str]:
     """For an engine replica and the core and workers that it starts."""
-    environment = _no_calls_home()
+    environment = _no_calls_home() | _caches(config)
     if model.accelerator is None:
         engines = sum(
             m.replicas.min for m in config.models if m.accelerator is None and m.engine == "vllm"
@@ -109,6 +110,19 @@ def _core_traces(tracing: TracingConfig, model: ModelConfig) -> dict[str, str]:
     return environment | {
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": tracing.traces_url,
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    }
+
+
+def _caches(config: FleetConfig) -> dict[str, str]:
+    """Where Hugging Face, vLLM, Inductor and Triton keep what the next start can use again."""
+    if config.cache_dir is None:
+        return {}
+    root = Path(config.cache_dir)
+    return {
+        "HF_HOME": str(root / "huggingface"),
+        "VLLM_CACHE_ROOT": str(root / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
+        "TRITON_CACHE_DIR": str(root / "triton"),
     }
 
 

@@ -88,16 +88,31 @@ def test_doctor_looks_for_as_many_ports_as_a_fleet_takes(ray: dict[str, str]) ->
     assert len(single) + INGRESS_PORTS == FLEET_PORTS
 
 
+def test_a_shared_volume_holds_what_another_start_can_use() -> None:
+    names = ("HF_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    shared = FleetConfig(cache_dir="/mnt/cache")
+    for environment in (
+        gateway_environment(shared),
+        engine_environment(shared, shared.models[0]),
+    ):
+        assert all(environment[name].startswith("/mnt/cache/") for name in names)
+    assert not set(names) & engine_environment(FleetConfig(), FleetConfig().models[0]).keys()
+
+
 def test_nobody_calls_home(ray: dict[str, str]) -> None:
     config = FleetConfig()
     assert ray["RAY_USAGE_STATS_ENABLED"] == "0"
-    for environment in (ray, gateway_environment(), engine_environment(config, config.models[0])):
+    for environment in (
+        ray,
+        gateway_environment(FleetConfig()),
+        engine_environment(config, config.models[0]),
+    ):
         assert environment["VLLM_NO_USAGE_STATS"] == "1"
         assert environment["DO_NOT_TRACK"] == "1"
 
 
 def test_a_gateway_is_vllm_without_a_device_on_the_loop_that_answers() -> None:
-    environment = gateway_environment()
+    environment = gateway_environment(FleetConfig())
     assert environment["VLLM_TARGET_DEVICE"] == "cpu"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert environment["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] == "0"
