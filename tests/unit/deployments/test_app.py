@@ -53,7 +53,7 @@ def test_the_gateway_has_its_replicas_and_takes_more_than_serves_five_requests()
     assert gateway.num_replicas == 2
     assert gateway.max_ongoing_requests == 77
     environment = gateway.ray_actor_options["runtime_env"]["env_vars"]
-    assert environment.items() >= gateway_environment().items()
+    assert environment.items() >= gateway_environment(CONFIG).items()
 
 
 def test_an_engine_gets_one_cpu_or_all_of_its_gpus() -> None:
