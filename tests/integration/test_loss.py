@@ -14,7 +14,9 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-TOKENS = 800
+TOKENS = 1200
+BURSTS = {"tools"}
+"""vLLM's tool parser waits for whole parameters: this stream may say nothing until its end."""
 FRESH = {"model": "tiny", "prompt": "x", "max_tokens": 4, "temperature": 0}
 
 
@@ -30,7 +32,7 @@ def strike_midway(fleet, running_streams, strike):
     """Run the six streams and strike when each has begun; their transcripts."""
     with running_streams(fleet.url, "tiny", TOKENS) as transcripts:
         give_up_at = time.monotonic() + 120
-        while not all(transcript.times for transcript in transcripts.values()):
+        while not all(t.times for name, t in transcripts.items() if name not in BURSTS):
             assert time.monotonic() < give_up_at, "streams do not start"
             time.sleep(0.02)
         strike()
