@@ -71,11 +71,17 @@ def judge_listeners(listening: Listening) -> list[Finding]:
 
 def _judge_own(owner: Owner, group: Sequence[Listener]) -> Finding:
     """A fleet's: Ray asks for its token, the rest shows counters or is HTTP."""
-    guarded = [x for x in group if not x.counters and x.program != "haproxy"]
+    guarded = [x for x in group if not x.counters and x.program not in {"haproxy", "ServeReplica"}]
     parts = [_said_of_ray(guarded, "token" if owner.fleet else group[0].auth_mode)]
     counters = [f"{listener.counters} {listener.port}" for listener in group if listener.counters]
     if counters:
         parts.append(f"{_listed(counters)} show counters to anyone")
+    replicas = [str(x.port) for x in group if x.program == "ServeReplica" and not x.counters]
+    if replicas:
+        parts.append(
+            f"of its gateways and engines {_listed(replicas)}: Ray's ask for a token, an engine's "
+            "wire for its secret, and a gateway's HTTP, if one is among them, for nothing"
+        )
     http = [str(x.port) for x in group if x.program == "haproxy" and not x.counters]
     if http:
         parts.append(f"HTTP {_listed(http)} answers anyone, without a key")

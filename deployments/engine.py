@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import secrets
+from contextlib import suppress
 from typing import Any, Final
 
 import ray
@@ -65,6 +66,8 @@ class Engine:
         self._stages = StageClock()
         self._stages.begin("waiting for its turn")
         self._may_load = asyncio.Event()
+        self._has_news = asyncio.Event()
+        """Set when the next announcement should not wait."""
         self._host: EngineHost | None = None
         self._core: Core | None = None
         self._address = ("", 0)
@@ -72,6 +75,8 @@ class Engine:
         self._tasks = [asyncio.create_task(self._announce())]
         turn = asyncio.create_task(self._may_load.wait())
         await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        self._stages.begin("starting")
+        self._has_news.set()
         try:
             await self._start()
         except Exception as error:
@@ -137,6 +142,7 @@ class Engine:
         self._description = description
         self._stages.end()
         self._state = "ready"
+        self._has_news.set()
         logger.info("engine ready", extra={"engine": self._id, "model": self._model.id})
 
     async def _run(self) -> None:
@@ -172,7 +178,10 @@ class Engine:
             self._metrics.record(record)
             if self._host is not None:
                 self._metrics.orphans(self._model.id, self._host.orphans)
-            await asyncio.sleep(ANNOUNCE_INTERVAL_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_INTERVAL_S):
+                    await self._has_news.wait()
+            self._has_news.clear()
 
     def _record(self) -> EngineRecord:
         load = self._host.load if self._host is not None else []
@@ -201,7 +210,6 @@ class Engine:
 def _make_core(model: ModelConfig, traces_url: str | None, stages: StageClock) -> Core:
     """The core that the configuration asks for. Imports vLLM only when it is needed: 9 s of CPU."""
     if model.engine == "scripted":
-        stages.begin("starting")
         from qwenfleet.deployments.scripted_engine import ScriptedCore
 
         return ScriptedCore(model)

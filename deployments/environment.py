@@ -14,6 +14,9 @@ from qwenfleet.cluster.sources import EMBEDDED
 
 ENGINE_SERVICE: Final = "qwenfleet-engine"
 """What spans of engines and their cores call their service."""
+FRONT_CORES: Final = 1
+"""Left to gateways, hosts, HAProxy and clients: an OpenMP thread that one of them displaces keeps
+all others of its engine spinning at the next barrier."""
 HAPROXY_THREADS: Final = 4
 """Serve's own number; more threads than cores only take turns."""
 INGRESS_PORTS: Final = 100
@@ -39,7 +42,7 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
         "RAY_worker_niceness": "0",
         # Nobody lists single actor calls; recording each took a third of the GCS's idle CPU.
         "RAY_task_events_report_interval_ms": "0",
-        # Serve looks after its replicas ten times a second; the death of one is news by itself.
+        # Serve looks after its replicas ten times a second; their health checks come every 2 s.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         "AUTOSCALER_METRIC_PORT": autoscaler,
         "DASHBOARD_METRIC_PORT": dashboard,
@@ -58,6 +61,7 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
         # Serve's floor of 30 s for every shutdown; graceful_shutdown_timeout_s is the bound.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        **_caches(config),
         **_no_calls_home(),
     }
 
@@ -84,7 +88,8 @@ def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str
         engines = sum(
             m.replicas.min for m in config.models if m.accelerator is None and m.engine == "vllm"
         )
-        threads = max(1, len(os.sched_getaffinity(0)) // max(1, engines))
+        cores = len(os.sched_getaffinity(0)) - FRONT_CORES
+        threads = max(1, cores // max(1, engines))
         # vLLM's own binding gives every engine the same cores; OpenMP threads of two engines on one
         # core spin against each other.
         environment |= {
@@ -119,7 +124,8 @@ def _caches(config: FleetConfig) -> dict[str, str]:
         return {}
     root = Path(config.cache_dir)
     return {
-        "HF_HOME": str(root / "huggingface"),
+        "HF_HUB_CACHE": str(root / "huggingface"),  # not HF_HOME, where this user's token is
+        "HF_XET_CACHE": str(root / "xet"),
         "VLLM_CACHE_ROOT": str(root / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
         "TRITON_CACHE_DIR": str(root / "triton"),

@@ -32,8 +32,8 @@ from qwenfleet.deployments.telemetry import GatewayMetrics, tracing_of
 
 logger = logging.getLogger(__name__)
 
-ANNOUNCE_INTERVAL_S: Final = 0.5
-"""How late a gateway meets an engine that is ready."""
+MEET_INTERVAL_S: Final = 0.5
+"""How late a gateway meets an engine that is listed."""
 
 
 @serve.deployment
@@ -52,7 +52,7 @@ class Gateway:
         self._app = GatewayApp(self._config, self._metrics, spans)
         self._listed: tuple[EngineRecord, ...] = ()
         self._was_told = asyncio.Event()
-        """Set when the registry has listed engines."""
+        """Set when the registry has answered, or is away."""
         self._stages = StageClock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -64,6 +64,9 @@ class Gateway:
 
     async def __del__(self) -> None:
         """Serve awaits this when it stops the replica."""
+        for task in self._tasks:
+            task.cancel()
+        await self._registry.withdraw(self._id)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
@@ -137,7 +140,7 @@ class Gateway:
             )
             self._listed = await self._registry.announce_gateway(record)
             self._was_told.set()
-            await asyncio.sleep(ANNOUNCE_INTERVAL_S)
+            await asyncio.sleep(MEET_INTERVAL_S)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -25,10 +25,14 @@ class Stages:
     """Progress lines with the seconds since the start."""
 
     def __init__(
-        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        age_s: float = 0.0,
     ) -> None:
+        """`age_s` is how long ago the start was."""
         self._clock = clock
-        self._started_at = clock()
+        self._started_at = clock() - age_s
         self._stream = stream or sys.stdout
         self.clock = StageClock()
 
@@ -122,4 +126,6 @@ class Progress:
 
 
 def _stage(engine: EngineRecord) -> str:
-    return engine.stages[-1].name if engine.stages else "loading"
+    """What it is doing; the registry hears of a turn that it has given with the next news only."""
+    is_under_way = len(engine.stages) > 1
+    return engine.stages[-1].name if is_under_way else "loading"

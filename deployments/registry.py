@@ -1,8 +1,8 @@
-"""Who is there: engines and gateways announce themselves to one small named actor, gateways poll
-it.
+"""Who is there: engines and gateways announce themselves to one small named actor, which answers
+gateways with the engines.
 
 No request depends on it. When it is away gateways go on with what they know, and everyone announces
-again every second, so that a registry that starts empty is complete a second later.
+again every second at least, so that a registry that starts empty is complete a second later.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CALL_TIMEOUT_S: Final = 5.0
 LAPSE_S: Final = 5.0
 """Five missed announcements: whoever is silent for this long is no longer listed."""
 CORES_PER_START: Final = 4
-"""An engine start runs three vLLM imports, 9 s of CPU each; with fewer cores to each, starts only
-crowd."""
+"""An engine start runs two or three vLLM imports, 9 s of CPU each; with fewer cores to each, starts
+only crowd."""
 NAMESPACE: Final = "qwenfleet"
 
 R = TypeVar("R")

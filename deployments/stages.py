@@ -25,10 +25,10 @@ class StageClock:
         self._clock = clock
         self._stages: list[Stage] = []
 
-    def begin(self, name: str) -> None:
-        """The next stage; the one before is over."""
+    def begin(self, name: str, at: float | None = None) -> None:
+        """The next stage, from now on, or since `at`; the one before is over."""
         self.end()
-        self._stages.append(Stage(name, self._clock()))
+        self._stages.append(Stage(name, self._clock() if at is None else at))
 
     def end(self) -> None:
         if self._stages and self._stages[-1].seconds is None:

@@ -184,10 +184,11 @@ class VllmCore:
             )
         finally:
             import_watch.cancel()
+            await asyncio.wait({import_watch})
 
     async def _watch_import(self) -> None:
         """A core takes its title once vLLM is imported; then it loads weights and compiles."""
-        while not any(map(_is_core, psutil.Process().children())):  # noqa: ASYNC110 # none tells
+        while not await asyncio.to_thread(_has_core):  # noqa: ASYNC110 # none tells us
             await asyncio.sleep(IMPORT_POLL_S)
         self._stages.begin("loading the model")
 
@@ -329,9 +330,11 @@ def _request(request_id: str, params: SamplingParams) -> EngineCoreRequest:
     )
 
 
-def _is_core(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return CORE_TITLE in " ".join(process.cmdline())
+def _has_core() -> bool:
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if CORE_TITLE in " ".join(process.cmdline()):
+                return True
     return False
 
 

@@ -80,7 +80,8 @@ def _overhead(options: argparse.Namespace) -> None:
     _check_writable(options.json)
     others = [servers.vllm_as_it_comes, *peers.installed(_say)] if options.peers else []
     results = overhead.measure(
-        [servers.vllm, servers.fleet, *others],
+        [servers.vllm, servers.fleet],
+        others=others,
         runs=options.runs,
         seconds=options.seconds,
         loads=overhead.LOADS,

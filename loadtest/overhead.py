@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.loadtest import cases, closed_loop, process_tree, servers
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.closed_loop import Load
@@ -42,30 +43,58 @@ class Results:
 
 
 def measure(
-    starts: Sequence[Start], *, runs: int, seconds: float, loads: Sequence[Load], say: Say
+    starts: Sequence[Start],
+    *,
+    others: Sequence[Start] = (),
+    runs: int,
+    seconds: float,
+    loads: Sequence[Load],
+    say: Say,
 ) -> Results:
-    """Run every server `runs` times, in turn, so that a drift of the machine meets all alike.
+    """Run every server `runs` times, in turn, so that a drift of the machine meets all alike. One
+    of `others` that does not start is told and left out from then on.
 
     Raises BenchmarkError for a server that does not start.
     """
     process_tree.adopt_orphans()
-    found: dict[tuple[str, Load], list[Case]] = {}
+    cases_of: dict[tuple[str, Load], list[Case]] = {}
     idle: dict[str, list[float]] = {}
-    for run, start in itertools.product(range(runs), starts):
-        with workspace() as directory:
-            before_s = time.monotonic()
-            with start(directory) as server:
-                say(f"run {run + 1}: {server.name} up in {time.monotonic() - before_s:.0f} s")
-                idle.setdefault(server.name, []).append(_idle_cpu_ms_per_s())
-                for load in loads:
-                    case = _measure_one(server, load, seconds, random.Random(SEED + run))
-                    say(f"  {line(case)}")
-                    found.setdefault((server.name, load), []).append(case)
+    left_out: list[Start] = []
+    for run, start in itertools.product(range(runs), [*starts, *others]):
+        if start in left_out:
+            continue
+        try:
+            name, idle_cpu, measured = _run(start, run, seconds, loads, say)
+        except BenchmarkError as error:
+            if start in starts:
+                raise
+            say(f"left out from here on: {error}")
+            left_out.append(start)
+            continue
+        idle.setdefault(name, []).append(idle_cpu)
+        for case in measured:
+            cases_of.setdefault((name, case.load), []).append(case)
     return Results(
-        cases=tuple(cases.median(each) for each in found.values()),
+        cases=tuple(cases.median(each) for each in cases_of.values()),
         idle_cpu_ms_per_s={name: statistics.median(values) for name, values in idle.items()},
         runs=runs,
     )
+
+
+def _run(
+    start: Start, run: int, seconds: float, loads: Sequence[Load], say: Say
+) -> tuple[str, float, list[Case]]:
+    """One start of one server: its name, its CPU time without a request, and all loads."""
+    with workspace() as directory:
+        before_s = time.monotonic()
+        with start(directory) as server:
+            say(f"run {run + 1}: {server.name} up in {time.monotonic() - before_s:.0f} s")
+            idle_cpu = _idle_cpu_ms_per_s()
+            measured = []
+            for load in loads:
+                measured.append(_measure_one(server, load, seconds, random.Random(SEED + run)))
+                say(f"  {line(measured[-1])}")
+    return server.name, idle_cpu, measured
 
 
 def line(case: Case) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -46,8 +46,8 @@ def _command(process: psutil.Process) -> str:
         return process.name()  # it ended and is not waited for yet; its time still counts
 
 
-def reap() -> None:
-    """Collect adopted children that ended; call it only while no child of our own is waited for."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+def reap(processes: Iterable[psutil.Process]) -> None:
+    """Collect those of these that we adopted and that have ended."""
+    for process in processes:
+        with suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)

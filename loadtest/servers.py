@@ -1,5 +1,6 @@
-"""The servers that a benchmark compares: each started as its users start it, on loopback, with the
-same model, engine settings and threads."""
+"""The servers that a benchmark compares: each started by its users' command, on loopback, with the
+same model, engine settings and threads. A fleet compiles here, as vLLM does unless it is told not
+to; the embedded models' own default starts sooner and does not."""
 
 from __future__ import annotations
 
@@ -28,10 +29,9 @@ from qwenfleet.loadtest import process_tree
 MODEL: Final = "tiny-qwen3-moe"
 MAX_MODEL_LEN: Final = 4096
 KV_CACHE_BYTES: Final = 2**30
-OBJECT_STORE_BYTES: Final = 128 * 2**20
 ENGINE_ENVIRONMENT: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+    "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # core and worker in one process
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -155,7 +155,7 @@ def running(
         for orphan in stubborn:
             orphan.kill()
         psutil.wait_procs(stubborn, timeout=GRACE_S)
-        process_tree.reap()
+        process_tree.reap(left)
 
 
 def answers(url: str) -> bool:

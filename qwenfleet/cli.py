@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -138,7 +139,9 @@ def _run(config: FleetConfig, *, wants_timings: bool) -> None:
         from qwenfleet.deployments import launch
         from qwenfleet.deployments.progress import Stages
 
-        stages = Stages()
+        began_at = run_file.own_start()
+        stages = Stages(age_s=time.time() - began_at)
+        stages.clock.begin("importing Ray", at=began_at)
         launch.write_token(token_path)
         launch.stop_on_signals()
         launch.check(config, stages)

@@ -89,11 +89,12 @@ def test_doctor_looks_for_as_many_ports_as_a_fleet_takes(ray: dict[str, str]) ->
 
 
 def test_a_shared_volume_holds_what_another_start_can_use() -> None:
-    names = ("HF_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    names = ("HF_HUB_CACHE", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     shared = FleetConfig(cache_dir="/mnt/cache")
     for environment in (
         gateway_environment(shared),
         engine_environment(shared, shared.models[0]),
+        ray_environment(shared, TOKEN, HAPROXY),  # `serve` looks for a model there too
     ):
         assert all(environment[name].startswith("/mnt/cache/") for name in names)
     assert not set(names) & engine_environment(FleetConfig(), FleetConfig().models[0]).keys()
@@ -119,7 +120,8 @@ def test_a_gateway_is_vllm_without_a_device_on_the_loop_that_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "engines", "threads"), [(2, 1, "2"), (2, 2, "1"), (2, 3, "1"), (16, 3, "5")]
+    ("cores", "engines", "threads"),
+    [(1, 1, "1"), (2, 1, "1"), (2, 3, "1"), (4, 1, "3"), (16, 3, "5")],
 )
 def test_engines_of_one_machine_share_its_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, engines: int, threads: str

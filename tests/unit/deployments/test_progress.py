@@ -12,6 +12,7 @@ from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Re
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.progress import Progress, Stages
 from qwenfleet.deployments.registry import EngineRecord, GatewayRecord, Snapshot, StartFailure
+from qwenfleet.deployments.stages import Stage
 
 CONFIG = FleetConfig(
     models=(ModelConfig(id="coder", replicas=Replicas(min=2)), ModelConfig(id="small")),
@@ -58,6 +59,33 @@ def test_an_engine_is_told_as_it_loads_gets_ready_and_goes(
         progress.tell(snapshot(engines))
     told = [line.split("] ")[1] for line in out.getvalue().splitlines()]
     assert told == ["engine e1 of coder: loading", "engine e1 of coder: ready", "engine e1: gone"]
+
+
+def test_an_engine_that_starts_is_told_by_its_stage(progress: Progress, out: StringIO) -> None:
+    turn, importing = Stage("waiting for its turn", 4.0, 1.0), Stage("importing vLLM", 5.0, 8.0)
+    for stages in ((), (turn,), (turn, importing), (turn, importing, Stage("warming up", 13.0))):
+        progress.tell(snapshot([replace(ENGINE, stages=stages)]))
+    told = [line.split(": ")[1] for line in out.getvalue().splitlines()]
+    assert told == ["loading", "importing vLLM", "warming up"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_timings_are_told_once_and_only_to_those_who_want_them(out: StringIO, wanted: bool) -> None:
+    config = FleetConfig(models=(ModelConfig(id="coder"),))
+    printer = Stages(out)
+    printer.begin("starting Ray")
+    progress = Progress(config, "http://127.0.0.1:8000", printer, wants_timings=wanted)
+    engine = replace(READY, stages=(Stage("importing vLLM", 5.0, 8.0),))
+    gateway = replace(GATEWAY, stages=(Stage("waiting for an engine", 6.0, 7.0),))
+    for engines in ([engine], [], [engine]):
+        progress.tell(snapshot(engines, [gateway]))
+    text = out.getvalue()
+    assert text.count("WHO") == wanted
+    if wanted:
+        rows = [line.split(maxsplit=1)[0] for line in text[text.index("WHO") :].splitlines()[1:4]]
+        assert rows == ["engine", "gateway", "serve"]
+        assert "e1" in text
+        assert "8.0  importing vLLM" in text
 
 
 def test_completeness_is_told_again_after_a_loss(progress: Progress, out: StringIO) -> None:

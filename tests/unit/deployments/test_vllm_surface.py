@@ -163,3 +163,18 @@ def test_vllms_sampling_parameters_still_have_the_fields_that_we_touch() -> None
     touched = {"extra_args", "prompt_logprobs", "seed", "_bad_words_token_ids"}
     missing = touched - fields_of("sampling_params.py", "SamplingParams")
     assert not missing, f"vLLM moved: SamplingParams has no {sorted(missing)} any more"
+
+
+def test_a_core_on_cpus_keeps_its_worker_when_we_ask_and_takes_its_title_after_its_imports() -> (
+    None
+):
+    said = ast.unparse(tree_of("platforms/cpu.py"))
+    asked = "os.environ.get('VLLM_ENABLE_V1_MULTIPROCESSING', '1') == '1'"
+    assert f"{asked} and parallel_config.distributed_executor_backend == 'uni'" in said
+    owner = class_of(tree_of("v1/engine/core.py"), "EngineCoreProc")
+    assert "EngineCore" in ast.unparse(functions_of(owner)["run_engine_core"])
+
+
+def test_vllms_app_still_counts_requests_by_route() -> None:
+    said = ast.unparse(tree_of("entrypoints/serve/instrumentator/metrics.py"))
+    assert "Instrumentator(" in said, "vLLM moved: front_end.py has nothing to take out any more"

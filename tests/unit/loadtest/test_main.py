@@ -59,9 +59,8 @@ def test_overhead_compares_vllm_and_the_fleet(
     benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert loadtest.main(["overhead"]) == 0
-    assert benchmarks.asked == [
-        ([servers.vllm, servers.fleet], {"runs": 2, "seconds": 5.0, "loads": overhead.LOADS})
-    ]
+    options = {"others": [], "runs": 2, "seconds": 5.0, "loads": overhead.LOADS}
+    assert benchmarks.asked == [([servers.vllm, servers.fleet], options)]
     out, err = capsys.readouterr()
     assert "| streamed | 1 | 1 | 20.0 | 15.0 | 0.75 |" in out
     assert "Medians of 2 runs" in out
@@ -76,7 +75,8 @@ def test_overhead_takes_its_options(
     arguments = ["--runs", "3", "--seconds", "0.5", "--json", str(file), "--peers"]
     assert loadtest.main(["overhead", *arguments]) == 0
     starts, options = benchmarks.asked[0]
-    assert starts == [servers.vllm, servers.fleet, servers.vllm_as_it_comes, peers._smg]
+    assert starts == [servers.vllm, servers.fleet]
+    assert options["others"] == [servers.vllm_as_it_comes, peers._smg]
     assert (options["runs"], options["seconds"]) == (3, 0.5)
     assert json.loads(file.read_text()) == [VLLM.as_json(), FLEET.as_json()]
 

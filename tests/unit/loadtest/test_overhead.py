@@ -144,3 +144,27 @@ def test_the_line_of_a_case_without_a_good_answer_says_so() -> None:
 
 def test_the_loads_are_twelve_and_differ() -> None:
     assert len(set(overhead.LOADS)) == len(overhead.LOADS) == 12
+
+
+def test_a_peer_that_does_not_start_costs_none_of_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def run(start: Any, *_: Any) -> tuple[str, float, list[Case]]:
+        asked.append(start)
+        if start == "broken":
+            raise BenchmarkError("broken ended with status 1", "See its log.")
+        return start, 1.0, []
+
+    monkeypatch.setattr(overhead, "_run", run)
+    monkeypatch.setattr(overhead.process_tree, "adopt_orphans", lambda: None)
+    said: list[str] = []
+    options: Any = {"runs": 2, "seconds": 1.0, "loads": (), "say": said.append}
+    starts: Any = ["vllm"]
+    results = overhead.measure(starts, others=["broken", "peer"], **options)  # type: ignore[list-item]
+    assert asked == ["vllm", "broken", "peer", "vllm", "peer"]
+    assert results.idle_cpu_ms_per_s == {"vllm": 1.0, "peer": 1.0}
+    assert said == ["left out from here on: broken ended with status 1. See its log."]
+    with pytest.raises(BenchmarkError, match="broken ended"):
+        overhead.measure(["broken"], **options)  # type: ignore[list-item]

@@ -140,7 +140,7 @@ burnt = until(lambda: process_tree.cpu_s_by(str)[" ".join(living.cmdline())] >= 
 living.kill()
 ended = until(lambda: living.status() == "zombie" if is_ours else not living.is_running())
 ended_s = process_tree.cpu_s()
-process_tree.reap()
+process_tree.reap(psutil.Process().children())
 print(json.dumps({{
     "is_ours": is_ours,
     "burnt": burnt,
@@ -161,7 +161,7 @@ def test_an_orphan_is_lost_to_a_process_that_does_not_adopt(python_says: Any) ->
 
 def test_reaping_leaves_living_children_alone(family: Any) -> None:
     process = family("stay")
-    process_tree.reap()
+    process_tree.reap(psutil.Process().children())
     assert process.poll() is None
     assert psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE
 

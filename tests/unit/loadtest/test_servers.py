@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from qwenfleet.cluster import config_file
+from qwenfleet.cluster.config import FleetConfig, ModelConfig
 from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.cluster.machine import free_ports
+from qwenfleet.deployments.environment import engine_environment
 from qwenfleet.loadtest import scaling, servers
 from qwenfleet.loadtest.servers import Server
 
@@ -241,3 +243,8 @@ def test_the_fleets_of_the_scaling_benchmark_have_valid_configurations(
     assert model.script is not None
     assert model.script.num_tokens == scaling.LOAD.max_tokens
     assert model.script.step_s == scaling.STEP_S
+
+
+def test_what_an_engine_is_given_here_is_what_a_fleet_gives_its_own() -> None:
+    model = ModelConfig(id=servers.MODEL)
+    assert engine_environment(FleetConfig(models=(model,)), model) == servers.ENGINE_ENVIRONMENT
