@@ -13,7 +13,7 @@ import pytest
 
 from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.cluster.machine import free_ports
-from qwenfleet.loadtest import overhead
+from qwenfleet.loadtest import overhead, process_tree
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.closed_loop import Load
 
@@ -158,7 +158,7 @@ def test_a_peer_that_does_not_start_costs_none_of_what_was_measured(
         return start, 1.0, []
 
     monkeypatch.setattr(overhead, "_run", run)
-    monkeypatch.setattr(overhead.process_tree, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(process_tree, "adopt_orphans", lambda: None)
     said: list[str] = []
     options: Any = {"runs": 2, "seconds": 1.0, "loads": (), "say": said.append}
     starts: Any = ["vllm"]
