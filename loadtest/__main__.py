@@ -111,5 +111,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers end too
+    for number in (signal.SIGINT, signal.SIGTERM):  # so that the servers end too
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

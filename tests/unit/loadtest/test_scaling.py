@@ -74,8 +74,8 @@ def test_a_point_is_measured_with_the_cores_of_each_kind(
     assert measured.case.tokens_per_s > 0
     assert set(measured.cores) == {"gateway", "engine", "other", "client"}
     assert measured.cores["engine"] == 0
-    assert 0 < measured.cores["gateway"] < 1
-    assert 0 < measured.cores["client"] < 1
+    assert 0 < measured.cores["gateway"] < 1.2
+    assert 0 < measured.cores["client"] < 1.2
     prompts = slow_server.seen()["prompts"]
     rng = random.Random(overhead.SEED)
     assert len(set(prompts)) == len(prompts)
