@@ -26,7 +26,7 @@ directory = Path(sys.argv[1])
 with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
     command = [sys.executable, "-m", "qwenfleet.loadtest", *sys.argv[2:]]
     status = subprocess.run(command, stdout=out, stderr=err).returncode
-process_tree.reap()
+process_tree.reap(psutil.Process().children())
 left = psutil.Process().children(recursive=True)
 names = [process.name() for process in left]
 for process in left:
