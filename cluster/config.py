@@ -313,6 +313,11 @@ class FleetConfig(Section):
     )
 
     @property
+    def traces_url(self) -> str | None:
+        """Where spans are sent; None when none are made."""
+        return None if self.tracing is None else self.tracing.traces_url
+
+    @property
     def is_local(self) -> bool:
         """Whether HTTP is answered on loopback only, so that the whole fleet is on one machine."""
         return self.gateway.host in {"127.0.0.1", "localhost", "::1"}

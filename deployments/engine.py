@@ -124,9 +124,9 @@ class Engine:
             await asyncio.to_thread(self._tracing.close)
 
     async def _start(self) -> None:
-        traced = self._fleet.tracing
-        url = None if traced is None else traced.traces_url
-        core = self._core = await asyncio.to_thread(_make_core, self._model, url, self._stages)
+        core = self._core = await asyncio.to_thread(
+            _make_core, self._model, self._fleet.traces_url, self._stages
+        )
         description = await core.start()
         self._host = EngineHost(
             core,

@@ -108,13 +108,12 @@ class Gateway:
         self._stages.begin(f"building the app of {served.config.id}")
         try:
             path = await asyncio.to_thread(sources.locate, served.config.resolved_source, _log)
-            traced = self._config.tracing
             served.front_end = await front_end.build(
                 served.config,
                 path,
                 description,
                 served.client,
-                None if traced is None else traced.traces_url,
+                self._config.traces_url,
             )
         except Exception as error:  # one model's templates or parsers must not end the others
             served.is_broken = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from qwenfleet.cluster.errors import BenchmarkError
-from qwenfleet.loadtest import cases, closed_loop, process_tree, servers
+from qwenfleet.loadtest import cases, process_tree, servers
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.closed_loop import Load
 from qwenfleet.loadtest.servers import Server
@@ -92,7 +91,8 @@ def _run(
             idle_cpu = _idle_cpu_ms_per_s()
             measured = []
             for load in loads:
-                measured.append(_measure_one(server, load, seconds, random.Random(SEED + run)))
+                sample = servers.load(server, load, seconds, random.Random(SEED + run))
+                measured.append(cases.measured(server.name, load, sample))
                 say(f"  {line(measured[-1])}")
     return server.name, idle_cpu, measured
 
@@ -112,20 +112,6 @@ def workspace() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="qwenfleet-loadtest-"))
     yield directory
     shutil.rmtree(directory)
-
-
-def _measure_one(server: Server, load: Load, seconds: float, rng: random.Random) -> Case:
-    sample = asyncio.run(
-        closed_loop.run(
-            load,
-            url=server.url,
-            model=servers.MODEL,
-            seconds=seconds,
-            server_cpu_s=process_tree.cpu_s,
-            rng=rng,
-        )
-    )
-    return cases.measured(server.name, load, sample)
 
 
 def _idle_cpu_ms_per_s() -> float:

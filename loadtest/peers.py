@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -49,18 +50,6 @@ def _program(name: str) -> str | None:
 
 
 @contextmanager
-def _vllm_router(directory: Path) -> Iterator[Server]:
-    with _router("vllm-router", [], directory) as server:
-        yield server
-
-
-@contextmanager
-def _smg(directory: Path) -> Iterator[Server]:
-    with _router("smg", ["launch"], directory) as server:
-        yield server
-
-
-@contextmanager
 def _router(name: str, verbs: Sequence[str], directory: Path) -> Iterator[Server]:
     """A router before vLLM's own server; it takes an engine that is up already at once."""
     with servers.vllm(directory) as engine:
@@ -76,12 +65,6 @@ def _router(name: str, verbs: Sequence[str], directory: Path) -> Iterator[Server
         server = Server(name, f"http://127.0.0.1:{port}")
         with servers.running(server, command, {}, directory, ready="/readiness"):
             yield server
-
-
-@contextmanager
-def _ray_serve_llm(directory: Path) -> Iterator[Server]:
-    with _serve_llm("ray.serve.llm", {}, directory) as server:
-        yield server
 
 
 @contextmanager
@@ -113,3 +96,8 @@ def _serve_llm(name: str, environment: dict[str, str], directory: Path) -> Itera
         server, command, servers.ENGINE_ENVIRONMENT | environment, directory, ready=ready.exists
     ):
         yield server
+
+
+_vllm_router: Final = partial(_router, "vllm-router", [])
+_smg: Final = partial(_router, "smg", ["launch"])
+_ray_serve_llm: Final = partial(_serve_llm, "ray.serve.llm", {})

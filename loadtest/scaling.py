@@ -3,14 +3,13 @@ nothing."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from qwenfleet.loadtest import cases, closed_loop, process_tree, servers
+from qwenfleet.loadtest import cases, process_tree, servers
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.closed_loop import Load
 from qwenfleet.loadtest.overhead import SEED, Say, workspace
@@ -86,16 +85,7 @@ def _config(gateways: int) -> dict[str, object]:
 
 def _measure_one(server: servers.Server, gateways: int, seconds: float) -> Point:
     before, client_s, started_at = _cpu_s_by_kind(), time.process_time(), time.monotonic()
-    sample = asyncio.run(
-        closed_loop.run(
-            LOAD,
-            url=server.url,
-            model=servers.MODEL,
-            seconds=seconds,
-            server_cpu_s=process_tree.cpu_s,
-            rng=random.Random(SEED),
-        )
-    )
+    sample = servers.load(server, LOAD, seconds, random.Random(SEED))
     elapsed_s = time.monotonic() - started_at
     after = _cpu_s_by_kind()
     cores = {kind: (after[kind] - before[kind]) / elapsed_s for kind in after}

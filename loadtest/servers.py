@@ -4,7 +4,9 @@ to; the embedded models' own default starts sooner and does not."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,21 +24,18 @@ import psutil
 import yaml
 
 from qwenfleet.cluster import sources
+from qwenfleet.cluster.config import FleetConfig, ModelConfig
 from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.cluster.machine import free_ports
-from qwenfleet.loadtest import process_tree
+from qwenfleet.deployments.environment import engine_environment
+from qwenfleet.loadtest import closed_loop, process_tree
+from qwenfleet.loadtest.closed_loop import Load, Sample
 
 MODEL: Final = "tiny-qwen3-moe"
 MAX_MODEL_LEN: Final = 4096
 KV_CACHE_BYTES: Final = 2**30
-ENGINE_ENVIRONMENT: Final = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # core and worker in one process
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-}
+_ENGINE: Final = ModelConfig(id=MODEL)
+ENGINE_ENVIRONMENT: Final = engine_environment(FleetConfig(models=(_ENGINE,)), _ENGINE)
 """What qwenfleet gives the one engine of a fleet on this machine."""
 START_TIMEOUT_S: Final = 600.0
 """Five imports of vLLM on two busy cores took 215 s (ray.serve.llm)."""
@@ -53,6 +52,20 @@ class Server:
 
     name: str
     url: str
+
+
+def load(server: Server, traffic: Load, seconds: float, rng: random.Random) -> Sample:
+    """One load on one running server."""
+    return asyncio.run(
+        closed_loop.run(
+            traffic,
+            url=server.url,
+            model=MODEL,
+            seconds=seconds,
+            server_cpu_s=process_tree.cpu_s,
+            rng=rng,
+        )
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A clock, a client and metrics of the tests' own.
+"""A clock, a client, metrics and a recorder of spans of the tests' own.
 
 Tests get these through fixtures: the test folders are no packages, so nothing is imported from
 here.
@@ -11,6 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+from qwenfleet.deployments.spans import Spans
 
 PATIENCE_S = 10.0
 """Far beyond what any wait here needs: a machine may be busy."""
@@ -149,3 +153,40 @@ class Client:
 @pytest.fixture
 def new_client() -> type[Client]:
     return Client
+
+
+class Recorder(SpanProcessor):
+    """Makes spans, and keeps what became of them."""
+
+    def __init__(self, ratio: float = 1.0) -> None:
+        provider = TracerProvider(sampler=ParentBasedTraceIdRatio(ratio), shutdown_on_exit=False)
+        provider.add_span_processor(self)
+        self.spans = Spans(provider.get_tracer("test"))
+        self.started = 0
+        self.ended: list[ReadableSpan] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.started += 1
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.ended.append(span)
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        """In order of their start, when every span that began has ended."""
+        assert self.started == len(self.ended), "a span is open"
+        found = [span for span in self.ended if span.name == name]
+        return sorted(found, key=lambda span: span.start_time or 0)
+
+    def only(self, name: str) -> Any:
+        (span,) = self.named(name)
+        return span
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def new_recorder() -> type[Recorder]:
+    return Recorder

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qwenfleet.deployments.attempt_span import FINISH_REASONS
+from qwenfleet.deployments.scripted_engine import LENGTH, STOP
+
 ROOT = Path(__file__).resolve().parents[3]
 ASYNC_LLM_PATHS = [
     "__init__",
@@ -178,3 +181,13 @@ def test_a_core_on_cpus_keeps_its_worker_when_we_ask_and_takes_its_title_after_i
 def test_vllms_app_still_counts_requests_by_route() -> None:
     said = ast.unparse(tree_of("entrypoints/serve/instrumentator/metrics.py"))
     assert "Instrumentator(" in said, "vLLM moved: front_end.py has nothing to take out any more"
+
+
+def test_vllms_finish_reasons_are_those_of_the_wire() -> None:
+    reasons = class_of(tree_of("v1/engine/__init__.py"), "FinishReason")
+    known = dict(
+        ast.unparse(line).split(" = ") for line in reasons.body if isinstance(line, ast.Assign)
+    )
+    expected = {"STOP": STOP, "LENGTH": LENGTH, "ABORT": 2, "ERROR": 3, "REPETITION": 4}
+    assert known == {name: str(number) for name, number in expected.items()}, "vLLM moved"
+    assert [name.upper() for name in FINISH_REASONS] == list(expected)
