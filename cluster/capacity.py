@@ -183,7 +183,7 @@ def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
 
 
 def judge_shared_memory(room: Room) -> list[Finding]:
-    engines = sum(model.replicas.min for model in FleetConfig().models)
+    engines = FleetConfig().num_engines
     wanted = machine.OBJECT_STORE_BYTES + engines * QUEUE_BYTES
     said = f"{room.free_bytes / MIB:.0f} of {room.total_bytes / MIB:.0f} MiB are free in /dev/shm"
     way_out = "In Docker use --shm-size=2g, in Kubernetes an emptyDir with medium Memory."

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qwenfleet.cluster import smollm2, tiny_qwen3_moe
-from qwenfleet.cluster.config import FleetConfig, ModelConfig, SamplingDefaults
+from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.model_config import ModelConfig, SamplingDefaults
 
 
 @dataclass(frozen=True)

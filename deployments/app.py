@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from ray.serve import Application, Deployment
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas, dump
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, dump
+from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.cluster.models import completed
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment

@@ -19,8 +19,9 @@ import ray
 from ray import serve
 
 from qwenfleet.cluster import sources
-from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.environment import ENGINE_SERVICE

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from qwenfleet.cluster.config import FleetConfig, ModelConfig, TracingConfig
+from qwenfleet.cluster.config import FleetConfig, TracingConfig
 from qwenfleet.cluster.machine import free_port_range
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.sources import EMBEDDED
 
 ENGINE_SERVICE: Final = "qwenfleet-engine"
@@ -85,11 +86,10 @@ def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str
     """For an engine replica and the core and workers that it starts."""
     environment = _no_calls_home() | _caches(config)
     if model.accelerator is None:
-        engines = sum(
-            m.replicas.min for m in config.models if m.accelerator is None and m.engine == "vllm"
-        )
+        pools = [pool for pool in config.engine_pools if pool.runs_vllm_on_cpu]
+        ranks = sum(pool.replicas.min * pool.sharding.num_gpus for pool in pools)
         cores = len(os.sched_getaffinity(0)) - FRONT_CORES
-        threads = max(1, cores // max(1, engines))
+        threads = max(1, cores // max(1, ranks))
         # vLLM's own binding gives every engine the same cores; OpenMP threads of two engines on one
         # core spin against each other.
         environment |= {

@@ -31,7 +31,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-from qwenfleet.cluster.config import ModelConfig
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.exchange import App
 from qwenfleet.deployments.fleet import FleetClient
 from qwenfleet.deployments.transport import EngineDescription

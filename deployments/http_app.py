@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import (
     BodyTooLarge,
     DeadlineExceeded,
@@ -24,6 +24,7 @@ from qwenfleet.cluster.errors import (
     UnknownModel,
     UnknownRoute,
 )
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.answers import Family, family_of
 from qwenfleet.deployments.exchange import Exchange, Outcome, Receive, Scope, Send, respond
 from qwenfleet.deployments.telemetry import NO_MODEL, GatewayMetrics

@@ -19,9 +19,10 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 
 from qwenfleet.cluster import machine, run_file, sources
-from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError, MachineError
 from qwenfleet.cluster.machine import EngineNeed
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
 from qwenfleet.deployments.app import build
@@ -75,8 +76,7 @@ def check(config: FleetConfig, stages: Stages) -> None:
         if not os.path.isdir(path):
             stages.say(f"looking for {path} on the Hugging Face Hub")
             sources.check_hub(path)
-        if model.accelerator is None and model.engine == "vllm":
-            needs.append(_need(model, path))
+        needs += [_need(pool, path) for pool in model.engine_pools if pool.runs_vllm_on_cpu]
     ours = config.gateway.replicas * machine.GATEWAY_BYTES + machine.RAY_BYTES
     machine.check_memory(needs, max(0, machine.available_memory_bytes() - ours))
 
@@ -117,12 +117,11 @@ def _chatter_to(path: Path) -> Iterator[None]:
 def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFleet:
     """Start Ray and deploy the application, without waiting for engines."""
     stages.begin("starting Ray")
-    engines = sum(model.replicas.min for model in config.models)
     (metrics_port,) = machine.free_ports(1, "127.0.0.1")
     try:
         context: Any = ray.init(
             address="local",
-            num_cpus=engines + config.gateway.replicas + 1,
+            num_cpus=config.num_engines + config.gateway.replicas + 1,
             include_dashboard=False,
             object_store_memory=machine.OBJECT_STORE_BYTES,
             log_to_driver=False,
@@ -163,7 +162,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
 def _check_gpus(config: FleetConfig) -> None:
     """Serve would wait for a GPU for ever, and say nothing."""
     there = int(ray.cluster_resources().get("GPU", 0))
-    wanted = sum(model.num_gpus * model.replicas.min for model in config.models)
+    wanted = sum(pool.num_gpus * pool.replicas.min for pool in config.engine_pools)
     if wanted > there:
         raise MachineError(
             f"the engines want {wanted} GPUs and this machine has {there}",

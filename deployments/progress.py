@@ -77,7 +77,7 @@ class Progress:
             self._stages.say(f"ready: {self._url}")
             self._stages.print(EXAMPLE.format(url=self._url, model=answered[0]))
         ready = sum(engine.state == "ready" for engine in snapshot.engines)
-        wanted = sum(model.replicas.min for model in self._config.models)
+        wanted = self._config.num_engines
         is_complete = ready >= wanted and len(answered) == len(self._config.models)
         if is_complete and not self.is_complete:
             self._stages.say(f"all {ready} engines ready; Ctrl-C stops the fleet")

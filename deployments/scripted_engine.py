@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from qwenfleet.cluster.config import ModelConfig, ScriptConfig
+from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
 

@@ -35,8 +35,8 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from qwenfleet.cluster.config import ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.resume_plugin import PLUGIN, RECEIVED_TOKENS
 from qwenfleet.deployments.stages import StageClock

@@ -24,9 +24,10 @@ import psutil
 import yaml
 
 from qwenfleet.cluster import sources
-from qwenfleet.cluster.config import FleetConfig, ModelConfig
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.environment import engine_environment
 from qwenfleet.loadtest import closed_loop, process_tree
 from qwenfleet.loadtest.closed_loop import Load, Sample

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from qwenfleet.cluster.config import FleetConfig, ModelConfig, WireConfig
+from qwenfleet.cluster.config import FleetConfig, WireConfig
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.sources import locate
 from qwenfleet.deployments.core import CoreStep

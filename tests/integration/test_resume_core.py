@@ -26,7 +26,7 @@ from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from qwenfleet.cluster.config import ModelConfig
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.sources import locate
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.resume_plugin import RECEIVED_TOKENS

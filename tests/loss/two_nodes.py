@@ -19,15 +19,9 @@ from typing import Any
 
 import httpx
 
-from qwenfleet.cluster.config import (
-    FleetConfig,
-    GatewayConfig,
-    ModelConfig,
-    Replicas,
-    ScriptConfig,
-    WireConfig,
-)
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, WireConfig
 from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.model_config import ModelConfig, Replicas, ScriptConfig
 from qwenfleet.deployments.environment import ray_environment
 from qwenfleet.deployments.haproxy import write_launcher
 from qwenfleet.deployments.processes import of_fleet

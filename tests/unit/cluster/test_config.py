@@ -8,18 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from qwenfleet.cluster.config import (
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig, WireConfig, dump
+from qwenfleet.cluster.model_config import (
     OWNED_ENGINE_ARGS,
-    FleetConfig,
-    GatewayConfig,
     ModelConfig,
+    Pool,
     Replicas,
     ScriptConfig,
-    Section,
-    TracingConfig,
-    WireConfig,
-    dump,
 )
+from qwenfleet.cluster.section import Section
 
 
 def rule_of(error: ValidationError) -> tuple[str, str]:
@@ -42,9 +39,9 @@ def test_every_field_says_what_it_is_for(section: type[Section]) -> None:
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
-def test_every_field_but_a_models_id_has_a_default(section: type[Section]) -> None:
+def test_only_a_models_id_and_a_pools_name_have_no_default(section: type[Section]) -> None:
     required = {name for name, field in section.model_fields.items() if field.is_required()}
-    assert required == ({"id"} if section is ModelConfig else set())
+    assert required == {ModelConfig: {"id"}, Pool: {"name"}}.get(section, set())
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)

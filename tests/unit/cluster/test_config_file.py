@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from qwenfleet.cluster.config import FleetConfig, ModelConfig, Replicas
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.config_file import load, with_overrides
 from qwenfleet.cluster.errors import ConfigError
+from qwenfleet.cluster.model_config import ModelConfig, Replicas
 
 
 def sentences(tmp_path: Path, text: str | bytes) -> str:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenfleet.cluster.config import SamplingDefaults
+from qwenfleet.cluster.model_config import SamplingDefaults
 from qwenfleet.cluster.models import (
     EMBEDDED_DEFAULTS,
     NO_DEFAULTS,

@@ -18,7 +18,8 @@ import pytest
 import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
-from qwenfleet.cluster.config import ModelConfig, ScriptConfig, WireConfig
+from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.engine_host import EngineHost

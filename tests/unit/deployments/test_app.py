@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.config import (
-    FleetConfig,
-    GatewayConfig,
-    ModelConfig,
-    Replicas,
-    ScriptConfig,
-    TracingConfig,
-    dump,
-)
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig, dump
+from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.model_config import ModelConfig, Replicas, ScriptConfig
 from qwenfleet.deployments.app import START_ATTEMPTS, build
 from qwenfleet.deployments.environment import gateway_environment
 
@@ -25,7 +19,7 @@ CONFIG = FleetConfig(
             id="big",
             engine="scripted",
             accelerator="AMD-Instinct-MI300X-OAM",
-            engine_args={"tensor_parallel_size": 4, "data_parallel_size": 2},
+            layout=Layout(tensor_parallel_size=4, data_parallel_size=2),
         ),
     ),
     gateway=GatewayConfig(replicas=2, max_ongoing_requests=77),

@@ -9,14 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from qwenfleet.cluster.config import (
-    FleetConfig,
-    GatewayConfig,
-    ModelConfig,
-    Replicas,
-    TracingConfig,
-)
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig
 from qwenfleet.cluster.listeners import FLEET_PORTS
+from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.deployments.environment import (
     INGRESS_PORTS,
     engine_environment,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig
+from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.http_app import MODEL_ROUTES, GatewayApp
 from qwenfleet.deployments.transport import EngineDescription
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, ModelConfig, Replicas
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.deployments.progress import Progress, Stages
 from qwenfleet.deployments.registry import EngineRecord, GatewayRecord, Snapshot, StartFailure
 from qwenfleet.deployments.stages import Stage

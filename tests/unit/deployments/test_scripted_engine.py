@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenfleet.cluster.config import ModelConfig, ScriptConfig
+from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
 from qwenfleet.deployments.core import CoreDead
 from qwenfleet.deployments.scripted_engine import (
     BLOCK_SIZE,
