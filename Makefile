@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve test test-unit test-integration test-loss check clean
+.PHONY: help env serve test test-unit test-integration test-loss test-sharded check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -35,6 +35,9 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 
 test-loss: env ## kill, freeze and drain engines under six streams; prints the gaps (half an hour)
 	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)
+
+test-sharded: env ## engines over several processes and nodes, one of them killed (10 minutes)
+	@.ci/stage "sharded tests" $(BIN)/pytest tests/sharded -m integration --timeout 900 $(ARGS)
 
 check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "ruff format" $(BIN)/ruff format --check .

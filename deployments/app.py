@@ -1,4 +1,5 @@
-"""The Serve application: one gateway deployment, and one engine deployment for each model."""
+"""The Serve application: one gateway deployment, and one engine deployment for each pool of each
+model."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
 from qwenfleet.deployments.gateway import Gateway
 from qwenfleet.deployments.logs import REPLICA_LOG
+from qwenfleet.deployments.sharding import actor_resources, node_bundle
 
 START_ATTEMPTS = 3
 """A start that fails three times in a row fails for a reason that a fourth does not cure."""
@@ -27,22 +29,10 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
     fleet = completed(
         config if isinstance(config, FleetConfig) else FleetConfig.model_validate(config)
     )
-    views = [_of_engine(fleet, model) for model in fleet.models]
     engines = [
-        cast(Deployment, Engine)
-        .options(
-            **_version(view),
-            name=f"engine-{index}",
-            num_replicas=model.replicas.min,
-            max_constructor_retry_count=START_ATTEMPTS,
-            graceful_shutdown_timeout_s=2 * DRAIN_S,
-            health_check_period_s=2,
-            health_check_timeout_s=30,
-            logging_config=REPLICA_LOG,
-            ray_actor_options=_engine_resources(fleet, model),
-        )
-        .bind(view, model.id)
-        for index, (model, view) in enumerate(zip(fleet.models, views, strict=True))
+        _engine(fleet, pool, f"engine-{index}{f'-{name}' if name else ''}", name)
+        for index, model in enumerate(fleet.models)
+        for pool, name in zip(model.engine_pools, _pool_names(model), strict=True)
     ]
     view = _of_gateway(fleet)
     gateway = cast(Deployment, Gateway).options(
@@ -56,6 +46,30 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": gateway_environment(fleet)}},
     )
     return gateway.bind(view, *engines)
+
+
+def _pool_names(model: ModelConfig) -> list[str]:
+    return [pool.name for pool in model.pools] or [""]
+
+
+def _engine(fleet: FleetConfig, pool: ModelConfig, name: str, pool_name: str) -> Application:
+    """The deployment of one pool's engines."""
+    view = _of_engine(fleet, pool)
+    return (
+        cast(Deployment, Engine)
+        .options(
+            **_version(view),
+            name=name,
+            num_replicas=pool.replicas.min,
+            max_constructor_retry_count=START_ATTEMPTS,
+            graceful_shutdown_timeout_s=2 * DRAIN_S,
+            health_check_period_s=2,
+            health_check_timeout_s=30,
+            logging_config=REPLICA_LOG,
+            **_placement(fleet, pool),
+        )
+        .bind(view, pool.id, pool_name)
+    )
 
 
 # A replica restarts when its version changes, so that is made of no more than what concerns it: a
@@ -73,7 +87,15 @@ def _of_engine(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
 
 
 def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = {"replicas": Replicas(), "script": None, "kv_cache_gib": 1.0}
+    plain: dict[str, Any] = {
+        "replicas": Replicas(),
+        "script": None,
+        "kv_cache_gib": 1.0,
+        "accelerator": None,
+        "layout": None,
+        "env": {},
+        "pools": (),
+    }
     models = tuple(model.model_copy(update=plain) for model in fleet.models)
     gateway = fleet.gateway.model_copy(update={"replicas": 1})
     return dump(fleet.model_copy(update={"models": models, "gateway": gateway}))
@@ -86,13 +108,18 @@ def _version(view: dict[str, Any]) -> dict[str, Any]:
     return {"version": hashlib.sha256(text.encode()).hexdigest()[:16], "_internal": True}
 
 
-def _engine_resources(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
-    """One bundle for one engine: all its GPUs on one node, or one CPU."""
+def _placement(fleet: FleetConfig, pool: ModelConfig) -> dict[str, Any]:
+    """One bundle for each node of one engine, with all its GPUs there; the replica is in the
+    first."""
+    bundle = node_bundle(pool)
+    actor = actor_resources(bundle)
     options: dict[str, Any] = {
-        "num_cpus": 1,
-        "runtime_env": {"env_vars": engine_environment(fleet, model)},
+        "ray_actor_options": {
+            **actor,
+            "runtime_env": {"env_vars": engine_environment(fleet, pool)},
+        }
     }
-    if model.accelerator is not None:
-        options["num_gpus"] = model.num_gpus
-        options["accelerator_type"] = model.accelerator
+    if pool.sharding.nodes > 1:
+        options["placement_group_bundles"] = [bundle] * pool.sharding.nodes
+        options["placement_group_strategy"] = "STRICT_SPREAD"
     return options

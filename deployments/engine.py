@@ -25,6 +25,7 @@ from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.environment import ENGINE_SERVICE
+from qwenfleet.deployments.followers import Followers, start_followers
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.registry import (
     ANNOUNCE_INTERVAL_S,
@@ -51,10 +52,13 @@ What has not left then waits in its gateway."""
 class Engine:
     """One engine of one model, from the queue for a start to its last announcement."""
 
-    async def __init__(self, config: dict[str, Any], model: str) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(  # type: ignore[misc] # Serve awaits it
+        self, config: dict[str, Any], model: str, pool: str = ""
+    ) -> None:
         self._log_file = join_serve_log()
         self._fleet = FleetConfig.model_validate(config)
         self._model = next(m for m in self._fleet.models if m.id == model)
+        self._pool = pool
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
         self._id = serve.get_replica_context().replica_id.unique_id
@@ -125,8 +129,11 @@ class Engine:
             await asyncio.to_thread(self._tracing.close)
 
     async def _start(self) -> None:
+        traces_url = self._fleet.traces_url
+        spans_nodes = self._model.sharding.nodes > 1
+        followers = start_followers(self._model, traces_url) if spans_nodes else None
         core = self._core = await asyncio.to_thread(
-            _make_core, self._model, self._fleet.traces_url, self._stages
+            _make_core, self._model, traces_url, self._stages, followers
         )
         description = await core.start()
         self._host = EngineHost(
@@ -192,6 +199,7 @@ class Engine:
         return EngineRecord(
             id=self._id,
             model=self._model.id,
+            pool=self._pool,
             node=self._node,
             pid=os.getpid(),
             state=state,
@@ -208,7 +216,9 @@ class Engine:
         )
 
 
-def _make_core(model: ModelConfig, traces_url: str | None, stages: StageClock) -> Core:
+def _make_core(
+    model: ModelConfig, traces_url: str | None, stages: StageClock, followers: Followers | None
+) -> Core:
     """The core that the configuration asks for. Imports vLLM only when it is needed: 9 s of CPU."""
     if model.engine == "scripted":
         from qwenfleet.deployments.scripted_engine import ScriptedCore
@@ -222,4 +232,4 @@ def _make_core(model: ModelConfig, traces_url: str | None, stages: StageClock) -
     from qwenfleet.deployments.vllm_core import VllmCore
 
     del os.environ["VLLM_CONFIGURE_LOGGING"]
-    return VllmCore(model, path, traces_url, stages)
+    return VllmCore(model, path, traces_url, stages, followers)

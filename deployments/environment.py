@@ -103,7 +103,7 @@ def engine_environment(config: FleetConfig, model: ModelConfig) -> dict[str, str
         environment["HF_HUB_OFFLINE"] = "1"
     if config.tracing is not None:
         environment |= _core_traces(config.tracing, model)
-    return environment
+    return environment | model.env
 
 
 def _core_traces(tracing: TracingConfig, model: ModelConfig) -> dict[str, str]:

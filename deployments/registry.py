@@ -59,6 +59,8 @@ class EngineRecord:
     """Why it is quarantined or draining."""
     stages: tuple[Stage, ...] = ()
     """Of its start."""
+    pool: str = ""
+    """The model's pool that it belongs to; empty when the model has none."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class EngineStatus:
     kv_usage: float
     reason: str = ""
     """Why it is quarantined or draining."""
+    pool: str = ""
+    """The model's pool that it belongs to; empty when the model has none."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,18 @@ def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
     """A registry's snapshot as a status."""
     engines = tuple(
         EngineStatus(
-            e.id, e.model, e.node, e.pid, e.state, e.running, e.waiting, e.kv_usage, e.reason
+            id=e.id,
+            model=e.model,
+            node=e.node,
+            pid=e.pid,
+            state=e.state,
+            running=e.running,
+            waiting=e.waiting,
+            kv_usage=e.kv_usage,
+            reason=e.reason,
+            pool=e.pool,
         )
-        for e in sorted(snapshot.engines, key=lambda e: (e.model, e.id))
+        for e in sorted(snapshot.engines, key=lambda e: (e.model, e.pool, e.id))
     )
     return FleetStatus(
         name=fleet.name,
@@ -109,7 +120,7 @@ def table(status: FleetStatus) -> str:
         + [
             (
                 e.id,
-                e.model,
+                f"{e.model} {e.pool}".rstrip(),
                 str(e.pid),
                 e.state,
                 str(e.running),

@@ -1,7 +1,7 @@
 """A vLLM EngineCore as a fleet core: started, warmed up and spoken to through vLLM's own async
 client.
 
-vLLM internals used here (0.32): AsyncEngineArgs, EngineCoreClient.make_async_mp_client,
+vLLM internals used here (0.32): EngineCoreClient.make_async_mp_client,
 Executor.get_class, EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder,
 RayPrometheusStatLogger, freeze_gc_heap, and what resume_plugin.py names.
 """
@@ -13,13 +13,11 @@ import itertools
 import logging
 import time
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import psutil
 from vllm.config import VllmConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine import (
@@ -41,10 +39,13 @@ from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.resume_plugin import PLUGIN, RECEIVED_TOKENS
 from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
+from qwenfleet.deployments.vllm_args import engine_args
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.followers import Followers
 
 logger = logging.getLogger(__name__)
 
-GIB: Final = 1024**3
 WARM_UP_TOKENS: Final = 3
 CORE_TITLE: Final = "EngineCore"
 """vLLM 0.32 v1/engine/core.py, run_engine_core."""
@@ -52,19 +53,6 @@ IMPORT_POLL_S: Final = 0.25
 WARM_UP_TIMEOUT_S: Final = 600.0
 """The first sampling or logprobs request compiles: 14.5 s was seen on two busy cores, minutes on a
 GPU."""
-
-
-def engine_args(model: ModelConfig, path: str, traces_url: str | None = None) -> AsyncEngineArgs:
-    """The arguments of this model's engine: the configuration's fields, then its `engine_args` as
-    they are."""
-    arguments: dict[str, Any] = {"enable_log_requests": False, "otlp_traces_endpoint": traces_url}
-    if current_platform.is_cpu():
-        arguments["kv_cache_memory_bytes"] = int(model.kv_cache_gib * GIB)
-    arguments |= model.engine_args
-    arguments |= {"model": path, "served_model_name": [model.id]}
-    if model.max_model_len is not None:
-        arguments["max_model_len"] = model.max_model_len
-    return AsyncEngineArgs(**arguments)
 
 
 class VllmCore:
@@ -77,10 +65,15 @@ class VllmCore:
         path: str,
         traces_url: str | None = None,
         stages: StageClock | None = None,
+        followers: Followers | None = None,
     ) -> None:
         self._model = model
         self._path = path
         self._traces_url = traces_url
+        self._followers = followers
+        self._lost_node = ""
+        """What became of another node of ours; empty while all is well."""
+        self._tasks: list[asyncio.Task[None]] = []
         self._stages = stages or StageClock()
         self._client: AsyncMPClient | None = None
         self._encoder = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
@@ -91,24 +84,28 @@ class VllmCore:
         self._max_model_len = 0
 
     async def start(self) -> EngineDescription:
+        if self._followers is not None:
+            self._tasks.append(asyncio.create_task(self._follow(self._followers)))
         try:
             self._stages.begin("reading the model's configuration")
             config = await asyncio.to_thread(self._create_config)
             self._client = await self._start_core(config)
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
-            raise EngineStartError(self._model.id, _first_sentence(error)) from error
+            reason = self._lost_node or _first_sentence(error)
+            raise EngineStartError(self._model.id, reason) from error
         ranks = self._alive.engine_ranks_managed
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
         self._max_model_len = config.model_config.max_model_len
         self._stages.begin("warming up")
-        await self._warm_up()
+        for rank in ranks:
+            await self._warm_up(rank)
         freeze_gc_heap()  # as vLLM's own server does once it is up
         cache = config.cache_config
         return EngineDescription(
             max_model_len=self._max_model_len,
             block_size=cache.block_size or 0,
-            num_gpu_blocks=cache.num_gpu_blocks or 0,
+            num_gpu_blocks=(cache.num_gpu_blocks or 0) // len(ranks),
             max_num_seqs=config.scheduler_config.max_num_seqs,
             max_num_batched_tokens=config.scheduler_config.max_num_batched_tokens,
             data_parallel_size=config.parallel_config.data_parallel_size,
@@ -164,6 +161,8 @@ class VllmCore:
         return CoreStep([self._to_wire(output) for output in outputs], self._loads(), scheduled)
 
     def shutdown(self) -> None:
+        if self._followers is not None:
+            self._followers.end()
         if self._client is not None:
             self._client.shutdown(timeout=1.0)
 
@@ -173,7 +172,8 @@ class VllmCore:
         return self._client
 
     def _create_config(self) -> Any:
-        return engine_args(self._model, self._path, self._traces_url).create_engine_config()
+        place = None if self._followers is None else self._followers.head
+        return engine_args(self._model, self._path, self._traces_url, place).create_engine_config()
 
     async def _start_core(self, config: VllmConfig) -> AsyncMPClient:
         self._stages.begin("importing vLLM in the core")
@@ -186,6 +186,16 @@ class VllmCore:
             import_watch.cancel()
             await asyncio.wait({import_watch})
 
+    async def _follow(self, followers: Followers) -> None:
+        """An engine that lost a node waits for it for ever, unless what is left of it ends too."""
+        self._lost_node = await followers.first_end()
+        logger.error("a node of the engine is lost", extra={"reason": self._lost_node})
+        while True:  # a core that is about to start too
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    process.kill()
+            await asyncio.sleep(1.0)
+
     async def _watch_import(self) -> None:
         """A core takes its title once vLLM is imported; then it loads weights and compiles."""
         while not await asyncio.to_thread(_has_core):  # noqa: ASYNC110 # none tells us
@@ -196,7 +206,7 @@ class VllmCore:
         try:
             outputs: EngineCoreOutputs = await self._alive.get_output_async()
         except EngineDeadError as error:
-            raise CoreDead("the engine core process died") from error
+            raise CoreDead(self._lost_node or "the engine core process died") from error
         stats = outputs.scheduler_stats
         if stats is not None:
             rank = outputs.engine_index
@@ -249,13 +259,15 @@ class VllmCore:
                 raise ValueError(f"{len(tokens)} tokens so far leave none to make")
         params.extra_args = extra or None
 
-    async def _warm_up(self) -> None:
-        """Run what compiles on first use, sampling and logprobs; then prove that this core resumes.
+    async def _warm_up(self, rank: int) -> None:
+        """Run what compiles on a rank's first use, sampling and logprobs; then prove that it
+        resumes.
 
         The proof holds in any precision: of tokens 1 and 2, 1 is far ahead but may not follow 1.
         """
         await self._complete(
-            "warm-up-sampling",
+            f"warm-up-sampling-{rank}",
+            rank,
             SamplingParams(
                 temperature=0.7,
                 top_p=0.8,
@@ -275,9 +287,9 @@ class VllmCore:
             logit_bias={1: 100.0},
         )
         params._bad_words_token_ids = [[1, 1]]
-        whole = await self._complete("warm-up-greedy", params)
+        whole = await self._complete(f"warm-up-greedy-{rank}", rank, params)
         params.extra_args = {RECEIVED_TOKENS: whole[:1]}
-        rest = await self._complete("warm-up-resume", params)
+        rest = await self._complete(f"warm-up-resume-{rank}", rank, params)
         if rest != whole[1:]:
             raise EngineStartError(
                 self._model.id,
@@ -286,13 +298,13 @@ class VllmCore:
                 f"with pip where the engine runs, and leave VLLM_PLUGINS unset or add {PLUGIN}",
             )
 
-    async def _complete(self, request_id: str, params: SamplingParams) -> list[int]:
+    async def _complete(self, request_id: str, rank: int, params: SamplingParams) -> list[int]:
         """The tokens of a request of our own, before there are others."""
         tokens: list[int] = []
         is_finished = False
         try:
             async with asyncio.timeout(WARM_UP_TIMEOUT_S):
-                await self._alive.add_request_async(_request(request_id, params))
+                await self._alive.add_request_async(_request(request_id, params, rank))
                 while not is_finished:
                     for output in (await self._next()).outputs:
                         tokens += output.new_token_ids
@@ -316,7 +328,7 @@ def _scheduled(outputs: list[EngineCoreOutput]) -> list[tuple[str, float]]:
     ]
 
 
-def _request(request_id: str, params: SamplingParams) -> EngineCoreRequest:
+def _request(request_id: str, params: SamplingParams, rank: int | None = None) -> EngineCoreRequest:
     return EngineCoreRequest(
         request_id=request_id,
         prompt_token_ids=list(range(1, 9)),
@@ -326,7 +338,7 @@ def _request(request_id: str, params: SamplingParams) -> EngineCoreRequest:
         arrival_time=time.time(),
         lora_request=None,
         cache_salt=None,
-        data_parallel_rank=None,
+        data_parallel_rank=rank,
     )
 
 

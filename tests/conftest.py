@@ -68,6 +68,10 @@ class Fleet:
     def metrics(self) -> str:
         return httpx.get(self.status()["metrics_url"], timeout=30).text
 
+    def expect(self, claim: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Fails unless the claim holds in time."""
+        wait_until(claim, timeout_s, what)
+
     def ready(self, model: str) -> list[dict[str, Any]]:
         return [engine for engine in self.engines(model) if engine["state"] == "ready"]
 

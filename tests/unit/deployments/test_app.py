@@ -8,7 +8,7 @@ import pytest
 
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig, dump
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.model_config import ModelConfig, Replicas, ScriptConfig
+from qwenfleet.cluster.model_config import ModelConfig, Pool, Replicas, ScriptConfig
 from qwenfleet.deployments.app import START_ATTEMPTS, build
 from qwenfleet.deployments.environment import gateway_environment
 
@@ -114,3 +114,40 @@ def test_serves_own_config_file_gives_the_same_application() -> None:
 def test_a_wrong_tree_is_refused() -> None:
     with pytest.raises(ValueError, match="replicass"):
         build({"replicass": 1})
+
+
+def test_an_engine_over_two_nodes_has_one_bundle_on_each() -> None:
+    layout = Layout.parse("TP8xDP2+EP16@2")
+    model = ModelConfig(id="coder", accelerator="H100", layout=layout)
+    _, (engine,) = deployments(FleetConfig(models=(model,)))
+    replica = engine._deployment_config, engine._replica_config
+    bundles = replica[1].placement_group_bundles
+    assert bundles == [{"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}] * 2
+    assert replica[1].placement_group_strategy == "STRICT_SPREAD"
+    assert engine.ray_actor_options["num_gpus"] == 8
+
+
+def test_each_pool_of_a_model_is_a_deployment_with_its_own_environment() -> None:
+    pools = (
+        Pool(name="h100", accelerator="H100", layout=Layout(tensor_parallel_size=8)),
+        Pool(
+            name="mi300x",
+            accelerator="AMD-Instinct-MI300X-OAM",
+            layout=Layout(tensor_parallel_size=4),
+            replicas=Replicas(min=2),
+            env={"VLLM_ROCM_USE_AITER": "1"},
+        ),
+    )
+    gateway, engines = deployments(FleetConfig(models=(ModelConfig(id="coder", pools=pools),)))
+    assert [engine.name for engine in engines] == ["engine-0-h100", "engine-0-mi300x"]
+    assert [engine.num_replicas for engine in engines] == [1, 2]
+    assert [engine.ray_actor_options["num_gpus"] for engine in engines] == [8, 4]
+    assert [engine.init_args[1:] for engine in engines] == [
+        ("coder", "h100"),
+        ("coder", "mi300x"),
+    ]
+    environments = [e.ray_actor_options["runtime_env"]["env_vars"] for e in engines]
+    assert "VLLM_ROCM_USE_AITER" not in environments[0]
+    assert environments[1]["VLLM_ROCM_USE_AITER"] == "1"
+    tree = FleetConfig.model_validate(gateway.init_args[0])
+    assert tree.models[0].pools == (), "a change of pools restarts no gateway"

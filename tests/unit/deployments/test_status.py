@@ -76,6 +76,7 @@ def test_json_has_every_figure_and_no_secret() -> None:
         "waiting": 4,
         "kv_usage": 0.125,
         "reason": "",
+        "pool": "",
     }
     assert tree["engines"][1]["reason"] == "no step for 9.1 s"
     assert tree["gateways"][0]["models"] == ["coder"]

@@ -1,0 +1,53 @@
+"""The part of an engine that runs on its second and later nodes, as `vllm serve --headless` does
+it.
+
+vLLM internals used here (0.32): MultiprocExecutor, CoreEngineProcManager, Executor.get_class.
+"""
+
+from __future__ import annotations
+
+from vllm.config import VllmConfig
+from vllm.utils.network_utils import get_tcp_uri
+from vllm.v1.engine.utils import CoreEngineProcManager
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.deployments.sharding import NodePlace
+from qwenfleet.deployments.vllm_args import engine_args
+
+
+def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | None) -> None:
+    """Run this node's ranks; returns when one of them has ended, and ends the others."""
+    config = engine_args(model, path, traces_url, place).create_engine_config(headless=True)
+    if config.parallel_config.node_rank_within_dp > 0:
+        _run_workers(config)
+    else:
+        _run_cores(config)
+
+
+def _run_workers(config: VllmConfig) -> None:
+    """Workers of a core on an earlier node."""
+    executor = MultiprocExecutor(config, monitor_workers=False)
+    executor.start_worker_monitor(inline=True)
+
+
+def _run_cores(config: VllmConfig) -> None:
+    """Cores of data parallel ranks of our own."""
+    parallel = config.parallel_config
+    manager = CoreEngineProcManager(
+        local_engine_count=parallel.data_parallel_size_local,
+        start_index=parallel.data_parallel_rank,
+        local_start_index=0,
+        vllm_config=config,
+        local_client=False,
+        handshake_address=get_tcp_uri(
+            parallel.data_parallel_master_ip, parallel.data_parallel_rpc_port
+        ),
+        executor_class=Executor.get_class(config),
+        log_stats=True,
+    )
+    try:
+        manager.monitor_engine_liveness()
+    finally:
+        manager.shutdown(timeout=1.0)

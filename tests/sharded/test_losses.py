@@ -1,0 +1,56 @@
+"""A rank dies: its engine goes with it, whole and alone, and the streams go on in a pool of another
+layout."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.integration
+
+TOKENS = 1000
+BURSTS = {"tools"}
+"""vLLM's tool parser waits for whole parameters: this stream has gaps of its own."""
+
+
+@pytest.fixture(scope="module")
+def streams(mixed, running_streams):
+    return lambda: running_streams(mixed.url, "tiny", TOKENS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(streams):
+    with streams() as transcripts:
+        pass
+    return dict(transcripts)
+
+
+def family_of(engine):
+    return psutil.Process(engine["pid"]).children(recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("pool", "title"), [("tp2-ep", "Worker_TP1"), ("dp2-ep", "EngineCore_DP1")]
+)
+def test_streams_outlive_a_rank(mixed, streams, undisturbed, pool, title):
+    (engine,) = [engine for engine in mixed.ready("tiny") if engine["pool"] == pool]
+    (other,) = [engine for engine in mixed.ready("tiny") if engine["pool"] != pool]
+    family = family_of(engine)
+    (victim,) = [process for process in family if title in " ".join(process.cmdline())]
+
+    with streams() as transcripts:
+        begin = time.monotonic()
+        while min(len(t.times) for name, t in transcripts.items() if name not in BURSTS) < 10:
+            assert time.monotonic() < begin + 120, "streams do not start"
+            time.sleep(0.02)
+        victim.kill()
+    for name, transcript in transcripts.items():
+        assert transcript.error is None, (name, transcript.error)
+        assert transcript.differences(undisturbed[name]) == [], name
+
+    mixed.expect_ready("tiny", 2, gone=engine["id"])
+    assert other["id"] in {engine["id"] for engine in mixed.ready("tiny")}, "it lives on"
+    assert not any(process.is_running() for process in family)
+    assert "resumes_total" in mixed.metrics()
