@@ -117,9 +117,12 @@ def cgroup_headroom_bytes(proc_cgroup: str, mount: Path) -> int | None:
     return min(rooms, default=None)
 
 
-def engine_bytes(weight_bytes: int, kv_cache_gib: float) -> int:
-    """Memory that one CPU engine takes."""
-    return int(weight_bytes * WEIGHTS_FACTOR + kv_cache_gib * GIB) + PROCESS_BYTES
+def engine_bytes(weight_bytes: int, kv_cache_gib: float, ranks: int = 1) -> int:
+    """Memory that one CPU engine takes; each of several ranks is a process beside the core's, with
+    a KV cache of its own."""
+    processes = 1 if ranks == 1 else 1 + ranks
+    cache_bytes = ranks * kv_cache_gib * GIB
+    return int(weight_bytes * WEIGHTS_FACTOR + cache_bytes) + processes * PROCESS_BYTES
 
 
 def check_memory(needs: Sequence[EngineNeed], available_bytes: int) -> None:

@@ -187,7 +187,8 @@ class ModelConfig(Section):
     kv_cache_gib: float = Field(
         default=1.0,
         gt=0,
-        description="KV cache of one engine, in GiB. CPU engines only: on a GPU vLLM sizes it.",
+        description="KV cache of one rank of an engine, in GiB. CPU engines only: on a GPU vLLM "
+        "sizes it.",
     )
     engine: Literal["vllm", "scripted"] = Field(
         default="vllm", description="`scripted` plays tokens without a model, for tests."

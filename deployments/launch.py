@@ -70,6 +70,7 @@ def check(config: FleetConfig, stages: Stages) -> None:
     stages.begin("checking this machine and its models")
     machine.check_cpu(machine.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
+    _check_nodes(config)
     needs = []
     for model in config.models:
         path = sources.locate(model.resolved_source, stages.say)
@@ -79,6 +80,17 @@ def check(config: FleetConfig, stages: Stages) -> None:
         needs += [_need(pool, path) for pool in model.engine_pools if pool.runs_vllm_on_cpu]
     ours = config.gateway.replicas * machine.GATEWAY_BYTES + machine.RAY_BYTES
     machine.check_memory(needs, max(0, machine.available_memory_bytes() - ours))
+
+
+def _check_nodes(config: FleetConfig) -> None:
+    """Serve would wait for a second node for ever, and say nothing."""
+    for pool in config.engine_pools:
+        if pool.sharding.nodes > 1:
+            raise MachineError(
+                f"an engine of '{pool.id}' spans {pool.sharding.nodes} nodes "
+                f"({pool.sharding.name}), and this is one machine",
+                "Deploy it on a Ray cluster, or choose a layout on one node.",
+            )
 
 
 def write_token(path: Path) -> None:
@@ -103,7 +115,7 @@ def _need(model: ModelConfig, path: str) -> EngineNeed:
     return EngineNeed(
         model=model.id,
         engines=model.replicas.min,
-        bytes_each=machine.engine_bytes(weights or 0, model.kv_cache_gib),
+        bytes_each=machine.engine_bytes(weights or 0, model.kv_cache_gib, model.sharding.num_gpus),
     )
 
 

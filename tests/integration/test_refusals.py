@@ -50,3 +50,16 @@ def test_an_unknown_key_with_file_line_and_the_nearest(fleet, tmp_path):
     assert "fleet.yaml line 4" in sentence
     assert "repliccas" in sentence
     assert "'replicas'" in sentence
+
+
+def test_a_layout_over_more_nodes_than_this_machine(fleet, tmp_path):
+    config = tmp_path / "fleet.yaml"
+    config.write_text(
+        "models:\n  - id: tiny\n    source: tiny-qwen3-moe\n"
+        "    layout: {tensor_parallel_size: 2, nodes: 2}\ngateway: {port: 18999}\n"
+    )
+
+    sentence = refusal(fleet, "--config", str(config))
+
+    assert "spans 2 nodes (TP2@2), and this is one machine" in sentence
+    assert "Ray cluster" in sentence

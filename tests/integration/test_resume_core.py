@@ -31,7 +31,8 @@ from qwenfleet.cluster.sources import locate
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.resume_plugin import RECEIVED_TOKENS
 from qwenfleet.deployments.transport import Submit
-from qwenfleet.deployments.vllm_core import VllmCore, engine_args
+from qwenfleet.deployments.vllm_args import engine_args
+from qwenfleet.deployments.vllm_core import VllmCore
 
 pytestmark = [
     pytest.mark.integration,

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-PROGRAM = Path(__file__).with_name("two_nodes.py")
+ROOT = Path(__file__).parents[2]
 WHOLE = "".join(chr(97 + index % 23) for index in range(399))
 """The script's tokens but for the last, which vLLM takes for a stop token."""
 
@@ -20,7 +20,8 @@ WHOLE = "".join(chr(97 + index % 23) for index in range(399))
 def moves(tmp_path_factory):
     directory = tmp_path_factory.mktemp("two-nodes")
     run = subprocess.run(
-        [sys.executable, str(PROGRAM), str(directory)],
+        [sys.executable, "-m", "tests.loss.moves", str(directory)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,

@@ -3,6 +3,7 @@ layout."""
 
 from __future__ import annotations
 
+import re
 import time
 
 import psutil
@@ -27,8 +28,9 @@ def undisturbed(streams):
     return dict(transcripts)
 
 
-def family_of(engine):
-    return psutil.Process(engine["pid"]).children(recursive=True)
+def resumes(fleet):
+    found = re.findall(r"^ray_qwenfleet_resumes_total\{[^}]*\} ([\d.]+)$", fleet.metrics(), re.M)
+    return sum(map(float, found))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,8 @@ def family_of(engine):
 def test_streams_outlive_a_rank(mixed, streams, undisturbed, pool, title):
     (engine,) = [engine for engine in mixed.ready("tiny") if engine["pool"] == pool]
     (other,) = [engine for engine in mixed.ready("tiny") if engine["pool"] != pool]
-    family = family_of(engine)
+    family = psutil.Process(engine["pid"]).children(recursive=True)
+    before = resumes(mixed)
     (victim,) = [process for process in family if title in " ".join(process.cmdline())]
 
     with streams() as transcripts:
@@ -53,4 +56,4 @@ def test_streams_outlive_a_rank(mixed, streams, undisturbed, pool, title):
     mixed.expect_ready("tiny", 2, gone=engine["id"])
     assert other["id"] in {engine["id"] for engine in mixed.ready("tiny")}, "it lives on"
     assert not any(process.is_running() for process in family)
-    assert "resumes_total" in mixed.metrics()
+    mixed.expect(lambda: resumes(mixed) > before, 60, "resumes are counted")

@@ -18,7 +18,9 @@ VLLM_IMPORTERS = {
     "deployments/front_end.py",
     "deployments/fleet.py",
     "deployments/resume_plugin.py",
+    "deployments/vllm_args.py",
     "deployments/vllm_core.py",
+    "deployments/vllm_node.py",
 }
 HEAVY = ("torch", "ray", "vllm", "numpy", "transformers")
 

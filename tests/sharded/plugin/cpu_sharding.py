@@ -21,9 +21,8 @@ def register() -> None:
     """Called by vLLM in each of its processes, perhaps twice."""
     if not current_platform.is_cpu() or "all_gatherv" in vars(CpuCommunicator):
         return
-    CpuCommunicator.all_gatherv = all_gatherv
-    CpuCommunicator.reduce_scatterv = reduce_scatterv
-    stock = cpu_moe.CPUUnquantizedExperts.apply
+    experts = cpu_moe.CPUUnquantizedExperts
+    stock = experts.apply
 
     def apply(self: Any, **arguments: Any) -> None:
         expert_map = arguments["expert_map"]
@@ -31,7 +30,12 @@ def register() -> None:
             arguments |= local_experts(expert_map, arguments["topk_ids"], arguments["topk_weights"])
         stock(self, **arguments)
 
-    cpu_moe.CPUUnquantizedExperts.apply = apply
+    for owner, name, function in (
+        (CpuCommunicator, "all_gatherv", all_gatherv),
+        (CpuCommunicator, "reduce_scatterv", reduce_scatterv),
+        (experts, "apply", apply),
+    ):
+        setattr(owner, name, function)
 
 
 def local_experts(

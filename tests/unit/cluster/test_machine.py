@@ -138,6 +138,11 @@ def test_an_engine_takes_its_weights_its_cache_and_its_processes() -> None:
     assert engine_bytes(10 * GIB, 2.0) == 14.5 * GIB + PROCESS_BYTES
 
 
+def test_ranks_of_an_engine_share_its_weights_and_have_a_process_and_a_cache_each() -> None:
+    alone = engine_bytes(10 * GIB, 2.0)
+    assert engine_bytes(10 * GIB, 2.0, ranks=2) == alone + 2 * GIB + 2 * PROCESS_BYTES
+
+
 def test_engines_that_fit_exactly_pass() -> None:
     check_memory([EngineNeed("a", 2, 3 * GIB)], 6 * GIB)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from qwenfleet.cluster.layout import Layout
 from qwenfleet.deployments.attempt_span import FINISH_REASONS
 from qwenfleet.deployments.scripted_engine import LENGTH, STOP
+from qwenfleet.deployments.sharding import NodePlace, sharding_args
 
 ROOT = Path(__file__).resolve().parents[3]
 ASYNC_LLM_PATHS = [
@@ -191,3 +193,37 @@ def test_vllms_finish_reasons_are_those_of_the_wire() -> None:
     expected = {"STOP": STOP, "LENGTH": LENGTH, "ABORT": 2, "ERROR": 3, "REPETITION": 4}
     assert known == {name: str(number) for name, number in expected.items()}, "vLLM moved"
     assert [name.upper() for name in FINISH_REASONS] == list(expected)
+
+
+def parameters_of(owner: ast.ClassDef, method: str) -> set[str]:
+    function = functions_of(owner)[method]
+    assert isinstance(function, ast.FunctionDef)
+    return {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
+
+
+def test_vllm_takes_each_argument_that_a_layout_sets() -> None:
+    layout = Layout(tensor_parallel_size=2, nodes=2)
+    arguments = sharding_args(layout, NodePlace(1, "10.0.0.1", 1, 2))
+    assert arguments.keys() <= fields_of("engine/arg_utils.py", "EngineArgs")
+
+
+def test_vllm_runs_a_later_node_as_we_ask_it_to() -> None:
+    executor = class_of(tree_of("v1/executor/multiproc_executor.py"), "MultiprocExecutor")
+    assert "monitor_workers" in parameters_of(executor, "__init__")
+    assert "inline" in parameters_of(executor, "start_worker_monitor")
+    manager = class_of(tree_of("v1/engine/utils.py"), "CoreEngineProcManager")
+    assert parameters_of(manager, "__init__") >= {
+        "local_engine_count",
+        "start_index",
+        "local_start_index",
+        "vllm_config",
+        "local_client",
+        "handshake_address",
+        "executor_class",
+        "log_stats",
+    }
+    assert "monitor_engine_liveness" in functions_of(manager)
+    assert "timeout" in parameters_of(manager, "shutdown")
+    assert "node_rank_within_dp" in functions_of(
+        class_of(tree_of("config/parallel.py"), "ParallelConfig")
+    )

@@ -1,8 +1,6 @@
-"""Ray and Serve take engines away from a fleet on two nodes of one machine; scripted engines.
+"""A fleet on a Ray cluster of several nodes on one machine, for programs that tests run.
 
-A program of its own, because Ray reads its environment when it is imported. It leaves
-`results.json` in the directory that it is given: for each move what its streams said, their longest
-gap, and how many engines had gone when the last stream ended.
+Programs, because Ray reads its environment when it is imported: `python -m tests.loss.moves`.
 """
 
 from __future__ import annotations
@@ -11,60 +9,42 @@ import itertools
 import json
 import os
 import secrets
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, WireConfig
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.machine import free_ports
-from qwenfleet.cluster.model_config import ModelConfig, Replicas, ScriptConfig
 from qwenfleet.deployments.environment import ray_environment
 from qwenfleet.deployments.haproxy import write_launcher
 from qwenfleet.deployments.processes import of_fleet
 
 STREAMS = 6
-TOKENS = 400
 PATIENCE_S = 180
-
-
-def fleet(port: int, engines: int, step_s: float = 0.02) -> FleetConfig:
-    script = ScriptConfig(num_tokens=TOKENS, step_s=step_s, tokens=tuple(range(97, 120)))
-    return FleetConfig(
-        name="two-nodes",
-        models=(
-            ModelConfig(
-                id="scripted",
-                source="tiny-qwen3-moe",
-                engine="scripted",
-                script=script,
-                replicas=Replicas(min=engines),
-            ),
-        ),
-        gateway=GatewayConfig(port=port),
-        wire=WireConfig(heartbeat_s=0.2),
-    )
 
 
 class Stream(threading.Thread):
     """One completion, from request to end."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, body: dict[str, Any]) -> None:
         super().__init__()
         self.url = url
+        self.body = body
         self.text = ""
         self.end = ""
         self.times: list[float] = []
         self.start()
 
     def run(self) -> None:
-        body = {"model": "scripted", "prompt": "x" * 40, "stream": True, "max_tokens": TOKENS}
         with (
             httpx.Client(timeout=PATIENCE_S) as client,
-            client.stream("POST", f"{self.url}/v1/completions", json=body) as response,
+            client.stream(
+                "POST", f"{self.url}/v1/completions", json=self.body | {"stream": True}
+            ) as response,
         ):
             for line in response.iter_lines():
                 if line.startswith("data: {"):
@@ -80,15 +60,17 @@ class Stream(threading.Thread):
 
 
 class Session:
-    """A two-node Ray cluster with the fleet on it."""
+    """A Ray cluster of one node with CPUs, to which others are added, and the fleet on it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, fleet: Callable[[int], FleetConfig], body: Any) -> None:
         (self.port,) = free_ports(1, "127.0.0.1")
+        self.name = fleet(self.port).name
+        self.body = body
         self.url = f"http://127.0.0.1:{self.port}"
         token = directory / "ray.token"
         launcher = directory / "haproxy"
         write_launcher(launcher)
-        os.environ.update(ray_environment(fleet(self.port, 2), token, launcher))
+        os.environ.update(ray_environment(fleet(self.port), token, launcher))
         token.write_text(secrets.token_hex(32))
         self.token = token
         import ray
@@ -112,7 +94,7 @@ class Session:
         from qwenfleet.deployments import registry
 
         try:
-            return [e for e in registry.read("two-nodes").engines if e.state == "ready"]
+            return [e for e in registry.read(self.name).engines if e.state == "ready"]
         except ValueError:
             return []
 
@@ -131,7 +113,7 @@ class Session:
 
     def disturb(self, move: Any) -> dict[str, Any]:
         """Six streams, a move in their middle."""
-        streams = [Stream(self.url) for _ in range(STREAMS)]
+        streams = [Stream(self.url, self.body) for _ in range(STREAMS)]
         self.until(lambda: all(len(s.times) > 20 for s in streams), "streams start")
         before = {engine.id for engine in self.engines()}
         moment = time.monotonic()
@@ -145,35 +127,6 @@ class Session:
             "gone": len(before - {engine.id for engine in self.engines()}),
         }
 
-
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory)
-    try:
-        return run(session)
-    finally:
-        for process in of_fleet(session.token):
+    def end(self) -> None:
+        for process in of_fleet(self.token):
             process.kill()
-
-
-def run(session: Session) -> dict[str, Any]:
-    port = session.port
-    session.deploy(fleet(port, 2))
-    session.until(lambda: len(session.engines()) == 2 and session.is_up(), "the head's engines")
-    node = session.cluster.add_node(num_cpus=2)
-    session.deploy(fleet(port, 4))
-    session.until(lambda: len(session.engines()) == 4, "the second node's engines")
-    results = {"nothing": session.disturb(lambda: None)}
-    results["scale-down"] = session.disturb(lambda: session.deploy(fleet(port, 2)))
-    session.deploy(fleet(port, 4))
-    session.until(lambda: len(session.engines()) == 4, "four engines again")
-    results["rolling update"] = session.disturb(lambda: session.deploy(fleet(port, 4, 0.021)))
-    session.until(lambda: len(session.engines()) == 4, "four new engines")
-    nodes = {engine.node for engine in session.engines()}
-    results["node removed"] = session.disturb(lambda: session.cluster.remove_node(node, False))
-    results["nodes"] = {"count": len(nodes)}
-    return results
-
-
-if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))

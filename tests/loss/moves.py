@@ -1,0 +1,70 @@
+"""Ray and Serve take engines away from a fleet on two nodes of one machine; scripted engines.
+
+A program of its own, because Ray reads its environment when it is imported. It leaves
+`results.json` in the directory that it is given: for each move what its streams said, their longest
+gap, and how many engines had gone when the last stream ended.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig, WireConfig
+from qwenfleet.cluster.model_config import ModelConfig, Replicas, ScriptConfig
+from tests.two_nodes import Session
+
+TOKENS = 400
+BODY = {"model": "scripted", "prompt": "x" * 40, "max_tokens": TOKENS}
+
+
+def fleet(port: int, engines: int, step_s: float = 0.02) -> FleetConfig:
+    script = ScriptConfig(num_tokens=TOKENS, step_s=step_s, tokens=tuple(range(97, 120)))
+    return FleetConfig(
+        name="two-nodes",
+        models=(
+            ModelConfig(
+                id="scripted",
+                source="tiny-qwen3-moe",
+                engine="scripted",
+                script=script,
+                replicas=Replicas(min=engines),
+            ),
+        ),
+        gateway=GatewayConfig(port=port),
+        wire=WireConfig(heartbeat_s=0.2),
+    )
+
+
+def main(directory: Path) -> dict[str, Any]:
+    session = Session(directory, lambda port: fleet(port, 2), BODY)
+    try:
+        return run(session)
+    finally:
+        session.end()
+
+
+def run(session: Session) -> dict[str, Any]:
+    port = session.port
+    session.deploy(fleet(port, 2))
+    session.until(lambda: len(session.engines()) == 2 and session.is_up(), "the head's engines")
+    node = session.cluster.add_node(num_cpus=2)
+    session.deploy(fleet(port, 4))
+    session.until(lambda: len(session.engines()) == 4, "the second node's engines")
+    results = {"nothing": session.disturb(lambda: None)}
+    results["scale-down"] = session.disturb(lambda: session.deploy(fleet(port, 2)))
+    session.deploy(fleet(port, 4))
+    session.until(lambda: len(session.engines()) == 4, "four engines again")
+    results["rolling update"] = session.disturb(lambda: session.deploy(fleet(port, 4, 0.021)))
+    session.until(lambda: len(session.engines()) == 4, "four new engines")
+    nodes = {engine.node for engine in session.engines()}
+    results["node removed"] = session.disturb(lambda: session.cluster.remove_node(node, False))
+    results["nodes"] = {"count": len(nodes)}
+    return results
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    (where / "results.json").write_text(json.dumps(main(where)))

@@ -1,0 +1,116 @@
+"""One engine over two nodes beside one on a single node, on one machine: tensor parallel ranks meet
+over TCP, and Ray counts GPUs that are not there.
+
+It leaves `results.json` in the directory that it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from qwenfleet.cluster.config import FleetConfig, GatewayConfig
+from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.model_config import ModelConfig, Pool
+from qwenfleet.deployments.processes import of_fleet
+from tests.two_nodes import Session
+
+BODY = {
+    "model": "tiny",
+    "prompt": "def reverse(text):",
+    "max_tokens": 800,
+    "temperature": 0,
+    "ignore_eos": True,
+}
+SINGLE_CPU = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+"""What a CPU engine gets by itself; this one says that it has GPUs."""
+
+
+def fleet(port: int) -> FleetConfig:
+    pools = (
+        Pool(
+            name="two-nodes",
+            accelerator="H100",
+            layout=Layout(tensor_parallel_size=2, nodes=2),
+            env=SINGLE_CPU,
+        ),
+        Pool(name="one-node", layout=Layout()),
+    )
+    model = ModelConfig(
+        id="tiny",
+        source="tiny-qwen3-moe",
+        max_model_len=4096,
+        kv_cache_gib=0.1,
+        engine_args={"dtype": "float32", "enforce_eager": True},
+        pools=pools,
+    )
+    return FleetConfig(name="spread", models=(model,), gateway=GatewayConfig(port=port))
+
+
+def placements() -> list[dict[str, Any]]:
+    """Placement groups of two bundles: their state and how many nodes they are on."""
+    from ray.util import placement_group_table
+
+    return [
+        {"state": group["state"], "nodes": len(set(group["bundles_to_node_id"].values()))}
+        for group in placement_group_table().values()
+        if len(group["bundles"]) == 2
+    ]
+
+
+def ranks(session: Session) -> list[psutil.Process]:
+    """vLLM's processes, workers and cores."""
+    return [p for p in of_fleet(session.token) if "VLLM::" in " ".join(p.cmdline())]
+
+
+def main(directory: Path) -> dict[str, Any]:
+    session = Session(directory, fleet, BODY)
+    try:
+        for _ in range(2):
+            session.cluster.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:H100": 1})
+        return run(session)
+    finally:
+        session.end()
+
+
+def run(session: Session) -> dict[str, Any]:
+    session.deploy(fleet(session.port))
+    session.until(lambda: len(session.engines()) == 2 and session.is_up(), "both engines")
+    results: dict[str, Any] = {"placement": placements()}
+    results["nothing"] = session.disturb(lambda: None)
+    results["ran on"] = _pools_at_work(session)
+    before = ranks(session)
+    (worker,) = [p for p in before if "Worker_TP1" in " ".join(p.cmdline())]
+    results["remote rank killed"] = session.disturb(worker.kill)
+    session.until(lambda: len(session.engines()) == 2, "the engine again")
+    results["placement after"] = placements()
+    (one,) = [engine for engine in session.engines() if engine.pool == "one-node"]
+    kept = {process.pid for process in psutil.Process(one.pid).children(recursive=True)}
+    results["left over"] = [p.name() for p in before if p.is_running() and p.pid not in kept]
+    return results
+
+
+def _pools_at_work(session: Session) -> list[str]:
+    """Pools that had a request of six at the same time."""
+    from tests.two_nodes import Stream
+
+    streams = [Stream(session.url, BODY) for _ in range(6)]
+    seen: set[str] = set()
+    while any(stream.is_alive() for stream in streams):
+        seen |= {engine.pool for engine in session.engines() if engine.running}
+        time.sleep(0.2)
+    return sorted(seen)
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    (where / "results.json").write_text(json.dumps(main(where)))

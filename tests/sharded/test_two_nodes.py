@@ -1,0 +1,52 @@
+"""Tensor parallel 2 over two Ray nodes: it says what one process says, and falls as one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("spread")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.sharded.spread", str(directory)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=850,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads((directory / "results.json").read_text())
+
+
+def test_its_bundles_are_on_two_nodes(spread):
+    assert spread["placement"] == [{"state": "CREATED", "nodes": 2}]
+
+
+def test_both_pools_say_the_same(spread):
+    assert spread["ran on"] == ["one-node", "two-nodes"]
+    assert len(set(spread["nothing"]["texts"])) == 1
+    assert set(spread["nothing"]["ends"]) == {"data: [DONE]"}
+
+
+def test_streams_outlive_the_loss_of_the_remote_rank(spread):
+    result = spread["remote rank killed"]
+    assert result["gone"] == 1
+    assert set(result["texts"]) == set(spread["nothing"]["texts"])
+    assert set(result["ends"]) == {"data: [DONE]"}
+
+
+def test_the_lost_engine_leaves_no_process_and_no_placement(spread):
+    assert spread["left over"] == []
+    states = [group["state"] for group in spread["placement after"]]
+    assert sorted(states) == ["CREATED", "REMOVED"]
