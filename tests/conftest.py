@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import pytest
 from qwenfleet.cluster.machine import free_ports
 
 STREAM_S = 600
+GAPS = pytest.StashKey[dict[str, list[float]]]()
 START_S = 480
 """Three vLLM engines and two gateways, each import of vLLM 9 s of CPU, on two busy cores."""
 
@@ -349,3 +351,22 @@ def _running_streams() -> Callable[..., AbstractContextManager[dict[str, Transcr
 @pytest.fixture(scope="session")
 def run_fleet() -> Callable[[str, int, Path], AbstractContextManager[Fleet]]:
     return running_fleet
+
+
+@pytest.fixture(scope="session")
+def gaps(request: pytest.FixtureRequest) -> dict[str, list[float]]:
+    """By kind of loss: the longest gap of the six streams, for each repetition."""
+    return request.config.stash.setdefault(GAPS, {})
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    gaps = config.stash.get(GAPS, {})
+    if not gaps:
+        return
+    terminalreporter.section("gaps between two token events around a loss, in seconds")
+    terminalreporter.write_line("| kind of loss | repetitions | median | longest |")
+    terminalreporter.write_line("|---|---|---|---|")
+    for kind, values in gaps.items():
+        terminalreporter.write_line(
+            f"| {kind} | {len(values)} | {statistics.median(values):.2f} | {max(values):.2f} |"
+        )

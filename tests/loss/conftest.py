@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +19,6 @@ models:
     engine_args: {dtype: float32, distributed_executor_backend: mp}  # a worker of its own, to kill
 gateway: {port: {port}, keep_alive_s: 5}
 """
-GAPS = pytest.StashKey[dict[str, list[float]]]()
 
 
 @pytest.fixture(scope="session")
@@ -41,22 +39,3 @@ def undisturbed(streams: Any) -> dict[str, Any]:
     with streams() as transcripts:
         pass
     return dict(transcripts)
-
-
-@pytest.fixture(scope="session")
-def gaps(request: pytest.FixtureRequest) -> dict[str, list[float]]:
-    """By kind of loss: the longest gap of the six streams, for each repetition."""
-    return request.config.stash.setdefault(GAPS, {})
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    gaps = config.stash.get(GAPS, {})
-    if not gaps:
-        return
-    terminalreporter.section("gaps between two token events around a loss, in seconds")
-    terminalreporter.write_line("| kind of loss | repetitions | median | longest |")
-    terminalreporter.write_line("|---|---|---|---|")
-    for kind, values in gaps.items():
-        terminalreporter.write_line(
-            f"| {kind} | {len(values)} | {statistics.median(values):.2f} | {max(values):.2f} |"
-        )

@@ -12,6 +12,8 @@ import pytest
 pytestmark = pytest.mark.integration
 
 TOKENS = 1000
+AFTERMATH_S = 5
+"""A gap that a loss opens begins in this time; later a new engine loads on the same cores."""
 BURSTS = {"tools"}
 """vLLM's tool parser waits for whole parameters: this stream has gaps of its own."""
 
@@ -36,7 +38,7 @@ def resumes(fleet):
 @pytest.mark.parametrize(
     ("pool", "title"), [("tp2-ep", "Worker_TP1"), ("dp2-ep", "EngineCore_DP1")]
 )
-def test_streams_outlive_a_rank(mixed, streams, undisturbed, pool, title):
+def test_streams_outlive_a_rank(mixed, streams, undisturbed, gaps, pool, title):
     (engine,) = [engine for engine in mixed.ready("tiny") if engine["pool"] == pool]
     (other,) = [engine for engine in mixed.ready("tiny") if engine["pool"] != pool]
     family = psutil.Process(engine["pid"]).children(recursive=True)
@@ -48,11 +50,18 @@ def test_streams_outlive_a_rank(mixed, streams, undisturbed, pool, title):
         while min(len(t.times) for name, t in transcripts.items() if name not in BURSTS) < 10:
             assert time.monotonic() < begin + 120, "streams do not start"
             time.sleep(0.02)
+        moment = time.monotonic()
         victim.kill()
     for name, transcript in transcripts.items():
         assert transcript.error is None, (name, transcript.error)
         assert transcript.differences(undisturbed[name]) == [], name
 
+    longest = max(
+        transcript.longest_gap(moment, AFTERMATH_S)
+        for name, transcript in transcripts.items()
+        if name not in BURSTS
+    )
+    gaps.setdefault(f"SIGKILL of {title}", []).append(longest)
     mixed.expect_ready("tiny", 2, gone=engine["id"])
     assert other["id"] in {engine["id"] for engine in mixed.ready("tiny")}, "it lives on"
     assert not any(process.is_running() for process in family)

@@ -12,14 +12,17 @@ from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEA
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_configuration_loads(tmp_path):
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "fleet.yaml").write_text(block, encoding="utf-8")
+def test_the_example_configurations_load(tmp_path):
+    blocks = re.findall(r"```yaml\n# (\w+\.yaml)\n(.*?)```", README, re.DOTALL)
+    fleets = {}
+    for name, block in blocks:
+        (tmp_path / name).write_text(block, encoding="utf-8")
+        fleets[name] = load(tmp_path / name)
 
-    fleet = load(tmp_path / "fleet.yaml")
-
-    assert [model.id for model in fleet.models] == ["coder", "small"]
-    assert fleet.models[0].num_gpus == 2
+    assert fleets.keys() == {"fleet.yaml", "mixed.yaml"}
+    assert [model.id for model in fleets["fleet.yaml"].models] == ["coder", "small"]
+    assert fleets["fleet.yaml"].models[0].num_gpus == 2
+    assert [pool.num_gpus for pool in fleets["mixed.yaml"].engine_pools] == [8, 8]
 
 
 def test_every_metric_is_explained_and_none_is_invented():
