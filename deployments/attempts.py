@@ -133,7 +133,8 @@ class Attempts:
                 by_session.setdefault(attempt.session, []).append(output)
                 self._answer(attempt, output)
         if dp_rank is not None:
-            self._rates[dp_rank].stepped(now)
+            waiting = sum(rank.waiting for rank in step.load if rank.dp_rank == dp_rank)
+            self._rates[dp_rank].stepped(now, waiting)
         return by_session
 
     def _answer(self, attempt: Attempt, output: Output) -> None:

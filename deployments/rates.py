@@ -81,8 +81,10 @@ class RankRates:
         self._unanswered = 0
         self._since: float | None = None
         """Its last step, or when work came to it; None while it has none."""
-        self._is_prefilling = False
-        """Whether it had an unanswered prompt then."""
+        self._had_prompt = False
+        """Whether a prompt was unanswered then: one that came later is not in this step."""
+        self._has_answered = False
+        """Whether the step at hand answers a prompt."""
         self._is_spoiled = False
         """Whether the step at hand worked on a prompt of which nobody says how much was new."""
         self._prefill_tokens = 0
@@ -95,7 +97,7 @@ class RankRates:
         """The core was given an attempt."""
         if not self._held:
             self._since = now
-            self._is_prefilling = True
+            self._had_prompt = True
             self._start_sample()
         self._held += 1
         self._unanswered += 1
@@ -104,7 +106,7 @@ class RankRates:
         """The step that ends now made an attempt's first output. `new_tokens` of its prompt were
         not cached; None when nobody said how many."""
         self._unanswered -= 1
-        self._is_prefilling = True
+        self._has_answered = True
         if new_tokens is None:
             self._is_spoiled = True
         else:
@@ -117,20 +119,18 @@ class RankRates:
             self._unanswered -= 1
             self._is_spoiled = True
 
-    def stepped(self, now: float) -> None:
-        """The core made a step; what it answered was told before."""
-        if self._since is not None and self._is_prefilling:
-            self._prefill_steps += 1
-            self._prefill_s += now - self._since
-            self._sample_prefill(now)
-        elif self._since is not None:
-            self._decode_steps += 1
-            self._decode_s += now - self._since
-            if self._decode_steps == SAMPLE_STEPS:
-                self._decode.note(SAMPLE_STEPS, self._decode_s, now)
-                self._decode_steps, self._decode_s = 0, 0.0
+    def stepped(self, now: float, waiting: int = 0) -> None:
+        """The core made a step; what it answered was told before. `waiting` attempts were left in
+        its queue, where nothing prefills them."""
+        if self._since is not None:
+            has_prompt = self._unanswered > waiting or self._is_spoiled
+            if self._has_answered or (self._had_prompt and has_prompt):
+                self._note_prefill(now - self._since, now)
+            else:
+                self._note_decode(now - self._since, now)
         self._since = now if self._held else None
-        self._is_prefilling = self._unanswered > 0
+        self._had_prompt = self._unanswered > 0
+        self._has_answered = False
 
     def prefill_tokens_per_s(self, now: float) -> float:
         """New prompt tokens per second of prefill; 0.0 while unknown."""
@@ -141,9 +141,18 @@ class RankRates:
         steps_per_s = self._decode.per_s(now)
         return 1 / steps_per_s if steps_per_s else 0.0
 
-    def _sample_prefill(self, now: float) -> None:
+    def _note_decode(self, duration_s: float, now: float) -> None:
+        self._decode_steps += 1
+        self._decode_s += duration_s
+        if self._decode_steps == SAMPLE_STEPS:
+            self._decode.note(SAMPLE_STEPS, self._decode_s, now)
+            self._decode_steps, self._decode_s = 0, 0.0
+
+    def _note_prefill(self, duration_s: float, now: float) -> None:
         """Prompts that wait together are one sample, once it is large enough; what is still too
         small when none waits any more is dropped."""
+        self._prefill_steps += 1
+        self._prefill_s += duration_s
         is_large = self._prefill_tokens >= SAMPLE_TOKENS and not self._is_spoiled
         if is_large:
             decode_s = self._prefill_steps * self.decode_step_s(now)

@@ -40,14 +40,20 @@ class Engine:
         self.step_s = step_s
         self._streams = 0
 
-    def step(self, *prompts: int | None, new_tokens: int | None = None, stall_s: float = 0) -> None:
+    def step(
+        self,
+        *prompts: int | None,
+        new_tokens: int | None = None,
+        stall_s: float = 0,
+        waiting: int = 0,
+    ) -> None:
         """One step that answers these prompts, each by its tokens that are not cached; None when
         nobody says how many. `new_tokens` is for a step that prefills and answers nothing."""
         worked = sum(tokens or 0 for tokens in prompts) if new_tokens is None else new_tokens
         self.now += self.step_s + worked / self.tokens_per_s + stall_s
         for tokens in prompts:
             self.rates.answered(tokens)
-        self.rates.stepped(self.now)
+        self.rates.stepped(self.now, waiting)
 
     def come(self, count: int = 1) -> None:
         for _ in range(count):
@@ -137,6 +143,39 @@ def test_cached_prompts_and_small_ones_say_nothing_of_the_prefill_rate() -> None
     for new_tokens in (16, 100, SAMPLE_TOKENS - 1) * 20:
         engine.serve(new_tokens, steps=5)
     assert engine.prefill == known
+
+
+def test_a_full_engine_is_not_slow_at_the_prompts_that_wait_for_a_place() -> None:
+    engine = Engine()
+    engine.come()
+    engine.step(5000)
+    for _ in range(5 * ENOUGH):
+        engine.come(2)
+        engine.step(waiting=1)  # they came too late for the step that ran
+        for _ in range(500):
+            engine.step(waiting=2)
+        engine.step(new_tokens=2500, waiting=1)
+        engine.step(5000, new_tokens=2500, waiting=1)
+        engine.step(5000)
+        engine.end(2)
+        engine.step()
+    assert engine.prefill == near(10_000, error=0.05)
+    assert engine.decode == near(0.02)
+
+
+def test_prompts_that_come_together_are_prefilled_in_turn_while_others_wait() -> None:
+    engine = Engine()
+    for _ in range(3 * ENOUGH):
+        engine.come(3)
+        for waiting in (2, 1, 0):
+            engine.step(new_tokens=8192, waiting=waiting)
+            engine.step(10_000, new_tokens=10_000 - 8192, waiting=waiting)
+        for _ in range(SAMPLE_STEPS):
+            engine.step()
+        engine.end(3)
+        engine.step()
+    assert engine.prefill == near(10_000, error=0.05)
+    assert engine.decode == near(0.02)
 
 
 def test_time_without_work_is_no_sample() -> None:
