@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import CoreStep
-from qwenfleet.deployments.rates import RankRates
+from qwenfleet.deployments.speed import RankSpeed
 from qwenfleet.deployments.transport import Output, RankLoad, Submit
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Attempts:
         self._docket: deque[str] = deque()
         self._on_trial: str | None = None
         self._clock = clock
-        self._rates: defaultdict[int, RankRates] = defaultdict(RankRates)
+        self._speeds: defaultdict[int, RankSpeed] = defaultdict(RankSpeed)
 
     def __contains__(self, key: str) -> bool:
         return key in self._held
@@ -85,7 +85,7 @@ class Attempts:
             return False
         attempt.session.owned.discard(key)
         if attempt.is_in_core:
-            self._rates[attempt.dp_rank].left(is_answered=attempt.is_answered)
+            self._speeds[attempt.dp_rank].left(is_answered=attempt.is_answered)
         if attempt.span is not None:
             attempt.span.end(how)
         if key == self._on_trial:
@@ -119,7 +119,7 @@ class Attempts:
 
     def _goes_in(self, attempt: Attempt) -> None:
         attempt.is_in_core = True
-        self._rates[attempt.dp_rank].came(self._clock())
+        self._speeds[attempt.dp_rank].came(self._clock())
 
     def take(self, step: CoreStep, now: float) -> dict[Session, list[Output]]:
         """The core made this step: whose is what?"""
@@ -134,7 +134,7 @@ class Attempts:
                 self._answer(attempt, output)
         if dp_rank is not None:
             waiting = sum(rank.waiting for rank in step.load if rank.dp_rank == dp_rank)
-            self._rates[dp_rank].stepped(now, waiting)
+            self._speeds[dp_rank].stepped(now, waiting)
         return by_session
 
     def _answer(self, attempt: Attempt, output: Output) -> None:
@@ -153,7 +153,7 @@ class Attempts:
         new_tokens = None  # vLLM says nothing of one that fails, or goes on behind tokens
         if output.token_ids and output.cached_tokens is not None:
             new_tokens = max(0, attempt.prefill_tokens - output.cached_tokens)
-        self._rates[attempt.dp_rank].answered(new_tokens)
+        self._speeds[attempt.dp_rank].answered(new_tokens)
         attempt.is_answered = True
         attempt.prefill_tokens = 0
 
@@ -186,8 +186,8 @@ class Attempts:
                 waiting=max(rank.waiting, held[rank.dp_rank] - rank.running),
                 queued_prefill_tokens=queued[rank.dp_rank],
                 kv_usage=rank.kv_usage,
-                prefill_tokens_per_s=self._rates[rank.dp_rank].prefill_tokens_per_s(now),
-                decode_step_s=self._rates[rank.dp_rank].decode_step_s(now),
+                prefill_tokens_per_s=self._speeds[rank.dp_rank].prefill_tokens_per_s(now),
+                decode_step_s=self._speeds[rank.dp_rank].decode_step_s(now),
             )
             for rank in ranks
         ]

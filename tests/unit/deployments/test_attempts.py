@@ -8,7 +8,8 @@ import pytest
 
 from qwenfleet.deployments.attempts import Attempts, Session
 from qwenfleet.deployments.core import CoreStep
-from qwenfleet.deployments.rates import ENOUGH, SAMPLE_STEPS
+from qwenfleet.deployments.rates import ENOUGH
+from qwenfleet.deployments.speed import SAMPLE_STEPS
 from qwenfleet.deployments.transport import Output, RankLoad, Submit, wire_id
 
 
@@ -212,3 +213,24 @@ def test_an_answer_that_tells_no_cached_tokens_or_has_no_token_shows_no_speed(
         attempts.take(CoreStep([output], [RankLoad()]), clock())
         attempts.drop(submit.request_id)
     assert attempts.load([RankLoad()]) == [RankLoad()]
+
+
+def test_the_schedulers_queue_tells_waiting_from_prefill(clock: Any) -> None:
+    attempts, session = Attempts(clock), Gateways().session("gw-a")
+
+    def step(key: str, seconds: float, waiting: int, **fields: Any) -> None:
+        clock.advance(seconds)
+        loads = [RankLoad(0, waiting=waiting), RankLoad(1, waiting=9)]
+        attempts.take(CoreStep([Output(key, [7], **fields)], loads), clock())
+
+    for index in range(2 * ENOUGH):
+        for name in ("runs", "waits"):
+            submit = Submit(f"{name}-{index}", 0, [1] * 4096, b"")
+            attempts.add(submit.request_id, session, submit)
+        step(f"runs-{index}", 1, waiting=1, cached_tokens=0)
+        for _ in range(4 * SAMPLE_STEPS):
+            step(f"runs-{index}", 1 / 64, waiting=1)
+        step(f"runs-{index}", 1 / 64, waiting=1, finish_reason=0)
+        step(f"waits-{index}", 1, waiting=0, cached_tokens=0, finish_reason=0)
+    (load,) = attempts.load([RankLoad()])
+    assert (load.prefill_tokens_per_s, load.decode_step_s) == (4096, 1 / 64)

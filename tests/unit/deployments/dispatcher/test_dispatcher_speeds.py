@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.deployments.rates import ENOUGH, SAMPLE_STEPS
+from qwenfleet.deployments.rates import ENOUGH
+from qwenfleet.deployments.speed import SAMPLE_STEPS
 
 PROMPT = 1000
 NUM_TOKENS = SAMPLE_STEPS + 1

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.deployments.rates import ENOUGH, SAMPLE_STEPS
+from qwenfleet.deployments.rates import ENOUGH
+from qwenfleet.deployments.speed import SAMPLE_STEPS
 from qwenfleet.deployments.transport import Abort, Alive, Outputs, RankLoad
 
 STEP_S = 1 / 64
