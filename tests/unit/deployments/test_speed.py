@@ -132,6 +132,20 @@ def test_cached_prompts_and_small_ones_say_nothing_of_the_prefill_rate() -> None
     assert engine.prefill == known
 
 
+def test_small_prompts_beside_a_running_stream_do_not_add_up_to_a_sample() -> None:
+    engine = Engine()
+    engine.come()
+    engine.step(100)
+    for _ in range(100):
+        engine.come()
+        engine.step()
+        engine.step(100)
+        engine.end()
+        engine.step()
+    assert engine.prefill == 0
+    assert engine.decode == near(0.02)
+
+
 def test_a_full_engine_is_not_slow_at_the_prompts_that_wait_for_a_place() -> None:
     engine = Engine()
     engine.come()
@@ -211,7 +225,9 @@ def test_a_prompt_that_was_aborted_or_not_explained_takes_its_time_with_it() -> 
         engine.step(new_tokens=8000)
         engine.come()
         engine.step(None, new_tokens=30_000)  # a stream from elsewhere
-        engine.end(2)
+        engine.come(2)
+        engine.step(1000, None, new_tokens=31_000)
+        engine.end(4)
         engine.step()
     assert engine.prefill == near(10_000, error=0.05)
 
