@@ -16,10 +16,10 @@ from typing import Final
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import EngineRefused, FleetError, NoEngine, RequestKillsEngines
 from qwenfleet.deployments.flight import Cut, Flight
-from qwenfleet.deployments.link import EngineLink, Loss
+from qwenfleet.deployments.link import EngineLink, Loss, targets_of
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.roster import Roster
-from qwenfleet.deployments.routing import Target, choose, has_room
+from qwenfleet.deployments.routing import Target, choose, with_room
 from qwenfleet.deployments.suspicion import Verdict
 from qwenfleet.deployments.telemetry import GatewayMetrics
 from qwenfleet.deployments.transport import (
@@ -115,7 +115,7 @@ class Dispatcher:
         if flight.exchange is not None:
             flight.exchange.blocked_by = self._why_blocked
         is_last = any(other.link is None for other in self._moving.values())
-        target = choose(_targets(self._beside_trials()), self._rng)
+        target = choose(targets_of(self._beside_trials()), flight.length_tokens, self._rng)
         if is_last or target is None:
             self._park(flight)
             self._dispatch()
@@ -259,10 +259,10 @@ class Dispatcher:
             elif flight.suspicion.is_suspect:
                 self._put_on_trial(flight, links)
             else:
-                targets = _targets(links)
+                targets = targets_of(links)
                 if flight.link is not None or now < flight.parked_at + PATIENCE_S:
-                    targets = [t for t in targets if has_room(t, flight.length_tokens)]
-                target = choose(targets, self._rng)
+                    targets = with_room(targets, flight.length_tokens)
+                target = choose(targets, flight.length_tokens, self._rng)
                 if target is None:
                     break  # whoever comes later in turn does not overtake
                 self._send(flight, target)
@@ -286,7 +286,8 @@ class Dispatcher:
         elif any(f.suspicion.is_suspect for f in self._owned_by(self._trial_link)):
             return
         link = self._trial_link
-        target = choose(_targets(links if link is None else [link]), self._rng)
+        targets = targets_of(links if link is None else [link])
+        target = choose(targets, flight.length_tokens, self._rng)
         if target is not None:
             self._send(flight, target)
             self._trial_link = flight.link
@@ -377,7 +378,3 @@ class Dispatcher:
                 "gap_s": round(gap_s, 4),
             },
         )
-
-
-def _targets(links: Iterable[EngineLink]) -> list[Target]:
-    return [target for link in links for target in link.targets()]

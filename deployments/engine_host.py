@@ -30,7 +30,6 @@ from qwenfleet.deployments.transport import (
     Hello,
     Lease,
     Lost,
-    Output,
     Outputs,
     RankLoad,
     Refused,
@@ -81,7 +80,7 @@ class EngineHost:
         self._server: asyncio.Server | None = None
         self._draining: Draining | None = None
         self._sessions: dict[str, Session] = {}
-        self._attempts = Attempts()
+        self._attempts = Attempts(clock)
         self._core_load: list[RankLoad] = [
             RankLoad(dp_rank=rank) for rank in range(description.data_parallel_size)
         ]
@@ -278,11 +277,7 @@ class EngineHost:
         if step.scheduled is not None:
             for key, at in step.scheduled:
                 self._attempts.scheduled(key, now - at)
-        by_session: dict[Session, list[Output]] = {}
-        for output in step.outputs:
-            session = self._attempts.answer(output)
-            if session is not None:
-                by_session.setdefault(session, []).append(output)
+        by_session = self._attempts.take(step, now)
         load = self.load
         for session, outputs in by_session.items():
             session.connection.send(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final, Protocol
 
@@ -161,17 +161,22 @@ class EngineLink:
     def targets(self) -> list[Target]:
         """What routing chooses from: the engine's last word plus what went out since."""
         limits = self.description or EngineDescription(max_model_len=0)
+        unseen_streams: dict[int, int] = {}
+        unseen_tokens: dict[int, int] = {}
+        for _, dp_rank, tokens in self._unseen:
+            unseen_streams[dp_rank] = unseen_streams.get(dp_rank, 0) + 1
+            unseen_tokens[dp_rank] = unseen_tokens.get(dp_rank, 0) + tokens
         return [
             Target(
-                engine=self.engine,
-                dp_rank=rank.dp_rank,
-                streams=rank.running
-                + rank.waiting
-                + sum(1 for _, dp_rank, _ in self._unseen if dp_rank == rank.dp_rank),
-                queued_prefill_tokens=rank.queued_prefill_tokens
-                + sum(tokens for _, dp_rank, tokens in self._unseen if dp_rank == rank.dp_rank),
+                self.engine,
+                rank.dp_rank,
+                rank.running + rank.waiting + unseen_streams.get(rank.dp_rank, 0),
+                rank.queued_prefill_tokens + unseen_tokens.get(rank.dp_rank, 0),
                 max_streams=limits.max_num_seqs,
                 step_tokens=limits.max_num_batched_tokens,
+                prefill_tokens_per_s=rank.prefill_tokens_per_s,
+                decode_step_s=rank.decode_step_s,
+                kv_usage=rank.kv_usage,
             )
             for rank in self._load
         ]
@@ -271,6 +276,11 @@ class EngineLink:
         while True:
             await asyncio.sleep(self._wire.lease_s / 3)
             connection.send(Lease())
+
+
+def targets_of(links: Iterable[EngineLink]) -> list[Target]:
+    """Every data-parallel rank of these engines."""
+    return [target for link in links for target in link.targets()]
 
 
 def _loss_of(frame: Lost) -> Loss:

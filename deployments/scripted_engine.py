@@ -29,6 +29,7 @@ DEFAULT_MAX_MODEL_LEN: Final = 4096
 class _Play:
     """One attempt: where in the script it is."""
 
+    prompt_tokens: int
     prefill_tokens: int
     cached_tokens: int
     position: int
@@ -56,10 +57,6 @@ class PrefixCache:
             self._blocks.popitem(last=False)
         # The last token is always computed: its logits are what the first output comes from.
         return min(hits, (len(prompt) - 1) // BLOCK_SIZE) * BLOCK_SIZE
-
-    @property
-    def usage(self) -> float:
-        return len(self._blocks) / self._num_blocks
 
     def _chain(self, prompt: list[int], salt: str | None) -> list[int]:
         chain: list[int] = []
@@ -101,6 +98,7 @@ class ScriptedCore:
         if submit.max_tokens is not None and submit.max_tokens < end:
             end, reason = submit.max_tokens, LENGTH
         self._plays[wire_id] = _Play(
+            prompt_tokens=len(submit.prompt_token_ids),
             prefill_tokens=len(prompt) - cached,
             cached_tokens=cached,
             position=len(submit.output_token_ids),
@@ -120,8 +118,7 @@ class ScriptedCore:
         prefill = sum(play.prefill_tokens for play in self._plays.values())
         await self._sleep(self._script.step_s + prefill / self._script.prefill_tokens_per_s)
         outputs = [self._advance(wire_id, play) for wire_id, play in list(self._plays.items())]
-        load = RankLoad(running=len(self._plays), kv_usage=self._cache.usage)
-        return CoreStep(outputs, [load])
+        return CoreStep(outputs, [RankLoad(running=len(self._plays), kv_usage=self._kv_usage)])
 
     async def probe(self) -> None:
         self._has_work.set()
@@ -131,6 +128,12 @@ class ScriptedCore:
 
     def shutdown(self) -> None:
         self._plays.clear()
+
+    @property
+    def _kv_usage(self) -> float:
+        """Of blocks that attempts use; those that are only cached are free for the asking."""
+        used = sum(-(-(p.prompt_tokens + p.position) // BLOCK_SIZE) for p in self._plays.values())
+        return min(1.0, used / NUM_BLOCKS)
 
     def _advance(self, wire_id: str, play: _Play) -> Output:
         limit = self._script.fail_after_tokens

@@ -37,6 +37,10 @@ class RankLoad(msgspec.Struct, omit_defaults=True, frozen=True):
     queued_prefill_tokens: int = 0
     kv_usage: float = 0.0
     """Share of the KV cache in use, 0 to 1."""
+    prefill_tokens_per_s: float = 0.0
+    """New prompt tokens that it prefills per second, as its host has learned; 0 while unknown."""
+    decode_step_s: float = 0.0
+    """How long a step that only decodes takes it; 0 while unknown."""
 
 
 class EngineDescription(msgspec.Struct, omit_defaults=True, frozen=True):

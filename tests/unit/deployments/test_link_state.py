@@ -127,6 +127,21 @@ async def test_targets_carry_the_limits_of_their_engine(
     await eventually(lambda: link.targets()[0].streams == 4)
 
 
+async def test_targets_carry_the_speed_and_the_kv_usage_of_their_rank(
+    speaker: Speaker, link_to: Any, eventually: Any
+) -> None:
+    link, _ = await link_to(speaker)
+    (target,) = link.targets()
+    assert (target.prefill_tokens_per_s, target.decode_step_s, target.kv_usage) == (0, 0, 0)
+    known = RankLoad(1, kv_usage=0.25, prefill_tokens_per_s=8192.0, decode_step_s=0.5)
+    speaker.say(Alive([RankLoad(0, running=3), known]))
+    await eventually(lambda: len(link.targets()) == 2)
+    assert [(t.prefill_tokens_per_s, t.decode_step_s, t.kv_usage) for t in link.targets()] == [
+        (0, 0, 0),
+        (8192, 0.5, 0.25),
+    ]
+
+
 async def test_a_host_that_talked_often_is_missed_sooner_than_one_that_is_not_known_yet(
     speaker: Speaker, link_to: Any, events: Any, eventually: Any
 ) -> None:

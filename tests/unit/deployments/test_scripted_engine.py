@@ -14,6 +14,7 @@ from qwenfleet.deployments.core import CoreDead
 from qwenfleet.deployments.scripted_engine import (
     BLOCK_SIZE,
     LENGTH,
+    NUM_BLOCKS,
     STOP,
     PrefixCache,
     ScriptedCore,
@@ -56,7 +57,6 @@ def test_the_least_recently_used_blocks_go_first() -> None:
     old, new = [1] * 33, [2] * 33
     cache.hit_tokens(old, None)
     cache.hit_tokens(new, None)
-    assert cache.usage == 1.0
     assert cache.hit_tokens(old, None) == 32
     cache.hit_tokens([3] * 33, None)
     assert cache.hit_tokens(old, None) == 32
@@ -112,6 +112,14 @@ async def test_cached_tokens_are_told_once_with_the_first_output(observed_core: 
         await core.add("x", submit(list(range(80))))
         outputs = [(await core.next_step()).outputs[0] for _ in range(3)]
         assert [output.cached_tokens for output in outputs] == expected
+
+
+async def test_only_what_runs_uses_the_kv_cache(observed_core: Any) -> None:
+    core = observed_core(num_tokens=2)
+    await core.add("x", submit(list(range(10 * BLOCK_SIZE - 1))))
+    await core.add("y", submit(list(range(5))))
+    used = [(await core.next_step()).load[0].kv_usage * NUM_BLOCKS for _ in range(2)]
+    assert used == [11, 0]
 
 
 async def test_a_scripted_death_comes_after_its_tokens(observed_core: Any) -> None:

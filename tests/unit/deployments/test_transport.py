@@ -23,6 +23,7 @@ from qwenfleet.deployments.transport import (
     Lease,
     Output,
     Outputs,
+    RankLoad,
     Submit,
     Welcome,
     decode,
@@ -115,6 +116,10 @@ def test_a_kind_of_a_newer_peer_is_skipped(kind: str) -> None:
             Submit("r", 0, [1], b"", None, [], 0, None, None, False, None),
         ),
         ({"kind": "alive"}, Alive([], 0, 0, 0.0, 0.0)),
+        (
+            {"kind": "alive", "load": [{"running": 2, "kv_usage": 0.5}]},
+            Alive([RankLoad(0, 2, 0, 0, 0.5, prefill_tokens_per_s=0.0, decode_step_s=0.0)]),
+        ),
         ({"kind": "outputs", "outputs": [["w", [7]]]}, Outputs([Output("w", [7])], [], 0, 0, 0.0)),
         (
             {"kind": "welcome", "engine": "e", "model": "m", "description": {"max_model_len": 9}},
@@ -126,6 +131,20 @@ def test_fields_that_an_older_peer_does_not_send_take_their_defaults(
     fields: dict[str, Any], frame: AnyFrame
 ) -> None:
     assert decode(msgspec.msgpack.encode(fields)) == frame
+
+
+@given(structs(RankLoad))
+def test_a_gateway_that_knows_no_speeds_reads_the_rest_of_a_load(load: RankLoad) -> None:
+    class OldLoad(msgspec.Struct, omit_defaults=True, frozen=True):
+        dp_rank: int = 0
+        running: int = 0
+        waiting: int = 0
+        queued_prefill_tokens: int = 0
+        kv_usage: float = 0.0
+
+    old = msgspec.msgpack.decode(msgspec.msgpack.encode(load), type=OldLoad)
+    known = ("dp_rank", "running", "waiting", "queued_prefill_tokens", "kv_usage")
+    assert [getattr(old, name) for name in known] == [getattr(load, name) for name in known]
 
 
 @given(st.binary(max_size=200))
