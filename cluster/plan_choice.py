@@ -53,7 +53,7 @@ def _throughput(one: Candidate) -> float:
 
 
 def _class(one: Candidate) -> tuple[bool, SloVerdict, int]:
-    slow = sum(note.is_slow for note in one.judgement.notes)
+    slow = sum(note.is_discouraged for note in one.judgement.notes)
     return (not one.holds_wanted_context, one.slo, slow)
 
 
@@ -78,7 +78,7 @@ def reason(order: list[Candidate], request: PlanRequest) -> str:
     faster = [one for one in others if figure(one, request) > figure(choice, request)]
     behind = max(faster, key=lambda one: figure(one, request), default=None)
     if behind is not None and behind is not others[0]:
-        text += f" {behind.layout.name} looks better by {request.goal.value} alone, but "
+        text += f" By {request.goal.value} alone {behind.layout.name} looks better, but "
         text += f"{_before(choice, behind, request)}."
     return text
 
@@ -97,25 +97,32 @@ def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
         }
         kept, not_kept = words[choice.slo], words[other.slo]
         return f"by prediction it {kept} {request.slo.name}, and {name} {not_kept} it"
-    mine_slow, slow = ([n for n in one.judgement.notes if n.is_slow] for one in (choice, other))
-    if len(mine_slow) < len(slow):
-        slow = next(note for note in slow if note not in mine_slow)
-        return f"{name} loads and is not recommended ({slow.sentence})"
-    mine, its = figure(choice, request), figure(other, request)
-    if choice.speed is None or other.speed is None or request.goal is Goal.COST:
-        return f"{_said(choice, request)}, {name} {_said(other, request)}"
-    if mine > its * (1 + TIE):
-        return f"{_said(choice, request)} by prediction, {name} {_said(other, request)}"
-    return (
-        f"{name} is as fast within {TIE:.0%} by prediction, and the choice has "
-        f"{choice.kv_tokens:,} tokens of KV cache against {other.kv_tokens:,}"
-    )
+    mine, its = ([n for n in one.judgement.notes if n.is_discouraged] for one in (choice, other))
+    if len(mine) < len(its):
+        rule = next(note for note in its if note not in mine).rule
+        return f"{name} loads and is not recommended (rule {rule.value})"
+    if request.goal is Goal.COST and choice.num_gpus != other.num_gpus:
+        return f"{_gpus(choice)} for the load, {name} {_gpus(other)}"
+    best, next_best = figure(choice, request), figure(other, request)
+    if request.goal is Goal.COST or best > next_best * (1 + TIE):
+        by = "" if choice.speed is None else " by prediction"
+        return f"{_said(choice, request)}{by}, {name} {_said(other, request)}"
+    as_good = f"{name} is as good within {TIE:.0%}"
+    if choice.layout.nodes < other.layout.nodes:
+        return f"{as_good} and takes {other.layout.nodes} nodes for one engine"
+    if choice.kv_tokens > other.kv_tokens:
+        kv = f"{choice.kv_tokens:,} tokens of KV cache against {other.kv_tokens:,}"
+        return f"{as_good}, and the choice has {kv}"
+    kept = "whole" if choice.layout.expert_parallel else "split"
+    return f"{as_good}, and the choice keeps experts {kept}, as is usual for so many ranks"
+
+
+def _gpus(one: Candidate) -> str:
+    return f"{one.num_gpus} GPU{'s' if one.num_gpus > 1 else ''}"
 
 
 def _said(one: Candidate, request: PlanRequest) -> str:
     """What the goal compares, in words."""
-    if request.goal is Goal.COST:
-        return f"{one.num_gpus} GPU{'s' if one.num_gpus > 1 else ''} for the load"
     if one.speed is None:
         return f"{one.kv_tokens:,} tokens of KV cache"
     if request.goal is Goal.LATENCY:

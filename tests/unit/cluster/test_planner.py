@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenfleet.cluster.accelerators import ACCELERATORS, find_accelerator
@@ -65,7 +65,7 @@ def test_what_others_publish_that_they_run_is_legal_and_fits(
         load=Load(prompt_tokens=1024),
     )
     assert found.choice.layout.name == layout, source
-    assert not found.choice.judgement.is_slow
+    assert not found.choice.judgement.is_discouraged
 
 
 REFUSED = [
@@ -216,6 +216,7 @@ def test_more_memory_never_makes_what_fits_unfit(request: PlanRequest, factor: f
     assert before <= {one.layout for one in search(roomy)[0]}
 
 
+@settings(deadline=None, max_examples=30)
 @given(requests)
 def test_every_request_gets_a_plan_or_a_rule_with_a_way_out(request: PlanRequest) -> None:
     if search(request)[0]:
