@@ -60,7 +60,7 @@ class Remark:
 
     rule: Rule
     sentence: str
-    is_slow: bool = False
+    is_discouraged: bool = False
     """Whether the layout is legal but not recommended."""
 
 
@@ -77,9 +77,9 @@ class Judgement:
         return not self.breaches
 
     @property
-    def is_slow(self) -> bool:
-        """Whether it loads and is not recommended."""
-        return any(note.is_slow for note in self.notes)
+    def is_discouraged(self) -> bool:
+        """Whether it loads and is not recommended, mostly because it is slow."""
+        return any(note.is_discouraged for note in self.notes)
 
 
 def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) -> Judgement:
@@ -181,6 +181,12 @@ def _experts(geometry: Geometry, layout: Layout) -> Found:
     if experts % ranks:
         sentence = f"{experts} experts do not divide over {ranks} ranks (TP x DP)"
         return [(Remark(Rule.EXPERTS, sentence), True)]
+    if layout.data_parallel_size > 1 and not layout.expert_parallel:
+        sentence = (
+            f"without expert parallelism each expert is split over all {expert_split(layout)} "
+            "ranks (TP x DP), and nobody has published that this is fast"
+        )
+        return [(Remark(Rule.DATA_PARALLEL, sentence, is_discouraged=True), False)]
     return []
 
 
@@ -206,7 +212,7 @@ def _mlp_width(geometry: Geometry, layout: Layout) -> Found:
         f": vLLM 0.29 and later split blocks to {refined} and run Triton kernels without a tuned "
         "configuration, so it loads and is slow"
     )
-    return [(Remark(Rule.BLOCKS, said, is_slow=True), False)]
+    return [(Remark(Rule.BLOCKS, said, is_discouraged=True), False)]
 
 
 def _attention_blocks(geometry: Geometry, layout: Layout) -> Found:
@@ -249,7 +255,7 @@ def _quantisation(geometry: Geometry, accelerator: Accelerator) -> Found:
             f"{accelerator.name} has no {method.value} matrix units: vLLM's Marlin kernels keep "
             "the weights small and multiply in bfloat16, so it loads and prefills slower"
         )
-        return [(Remark(Rule.QUANTISATION, sentence, is_slow=True), False)]
+        return [(Remark(Rule.QUANTISATION, sentence, is_discouraged=True), False)]
     has = ", ".join(d.value for d, rate in accelerator.flops_per_s.items() if rate is not None)
     sentence = f"the weights are {method.value}, and {accelerator.name} multiplies {has} only"
     return [(Remark(Rule.QUANTISATION, sentence), True)]

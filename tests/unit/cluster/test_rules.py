@@ -65,13 +65,13 @@ def test_fp8_blocks_that_do_not_fit_load_slowly_since_vllm_0_29(
 ) -> None:
     verdict = judged(geometry, layout)
     assert verdict.is_legal
-    assert verdict.is_slow
+    assert verdict.is_discouraged
     assert f"split blocks to {block} " in verdict.notes[-1].sentence
 
 
 def test_kv_heads_are_copied_when_there_are_more_ranks() -> None:
     verdict = judged(CODER_30B, "TP8")
-    assert [(n.rule, n.is_slow) for n in verdict.notes] == [(Rule.KV_HEADS, False)]
+    assert [(n.rule, n.is_discouraged) for n in verdict.notes] == [(Rule.KV_HEADS, False)]
     assert "4 KV heads is held 2 times" in verdict.notes[0].sentence
 
 
@@ -81,7 +81,7 @@ def test_uneven_stages_are_told() -> None:
 
 def test_fp8_on_an_a100_is_stored_but_not_multiplied() -> None:
     verdict = judge_shape(FP8_480B, Layout.parse("TP8+EP8"), A100)
-    assert (verdict.is_legal, verdict.is_slow) == (True, True)
+    assert (verdict.is_legal, verdict.is_discouraged) == (True, True)
     assert "Marlin" in verdict.notes[0].sentence
 
 
