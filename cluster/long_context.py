@@ -11,6 +11,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from qwenfleet.cluster.catalog import find_published
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import Geometry
 
@@ -93,6 +95,17 @@ def check_long_context(
             f"Set max_model_len to {stretched:,} or less, or stretch RoPE: hf_overrides "
             f"{yarn_overrides(geometry, max_model_len)}.",
         )
+
+
+def check_config(config: FleetConfig) -> None:
+    """The same for every pool of every model that the catalog knows; a directory's own files may
+    set what is not known here, so only names of the Hub are checked."""
+    for model in config.models:
+        known = find_published(model.resolved_source)
+        if known is None or model.resolved_source != known.name:
+            continue
+        for pool in model.engine_pools:
+            check_long_context(known.geometry, pool.max_model_len, pool.engine_args, pool.env)
 
 
 def _check_overrides(geometry: Geometry, given: Mapping[str, JsonValue]) -> None:

@@ -18,7 +18,7 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 
-from qwenfleet.cluster import gone_settings, machine, run_file, sources
+from qwenfleet.cluster import gone_settings, long_context, machine, run_file, sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError, MachineError
 from qwenfleet.cluster.machine import EngineNeed
@@ -70,6 +70,7 @@ def check(config: FleetConfig, stages: Stages) -> None:
     stages.begin("checking this machine and its models")
     for sentence in gone_settings.of_config(config):
         stages.say(f"warning: {sentence}")
+    long_context.check_config(config)
     machine.check_cpu(machine.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
     needs = []
