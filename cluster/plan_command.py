@@ -25,7 +25,7 @@ from qwenfleet.cluster.planner import judge, plan
 
 RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 """Reads `ray.nodes()` of the cluster at an address."""
-LEAST_COLUMNS: Final = 116
+LEAST_COLUMNS: Final = 132
 """A terminal that has fewer folds the table's lines, which reads better than cells cut short."""
 
 
