@@ -7,7 +7,9 @@
     │   ├── MachineError      this machine cannot run what was asked of it
     │   ├── FleetNotFound     no running fleet answers
     │   ├── DrainRefused      an engine was not drained
-    │   └── BenchmarkError    a benchmark cannot measure
+    │   ├── BenchmarkError    a benchmark cannot measure
+    │   └── PlanError         a model cannot be planned for, or a name is not known
+    │       └── NoLayoutFits  every layout breaks a rule
     ├── EngineStartError      an engine did not come up
     ├── ProtocolError         gateway and engine do not understand each other
     └── RequestError          the answer to one HTTP request; its sentence is for the client
@@ -124,6 +126,25 @@ class BenchmarkError(Refusal):
     """A benchmark cannot measure what it was asked to."""
 
     code = "benchmark"
+
+
+class PlanError(Refusal):
+    """What the planner was asked about it does not know, or the numbers cannot be."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "plan"
+
+
+class NoLayoutFits(PlanError):
+    """No layout is legal and fits; `rule` is the name of the one that the nearest layout breaks."""
+
+    code = "no_layout_fits"
+
+    def __init__(self, problem: str, remedy: str, rule: str) -> None:
+        super().__init__(problem, remedy)
+        self.args = (problem, remedy, rule)
+        self.rule = rule
 
 
 class EngineStartError(FleetError):

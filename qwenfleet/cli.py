@@ -8,10 +8,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from qwenfleet.cluster import config_file, run_file
+from qwenfleet.cluster import config_file, plan_options, run_file
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--port", type=int, help="of the fleet at this port, when several run")
     drain.set_defaults(command=_drain)
     _add_doctor(commands)
+    plan_options.add(commands).set_defaults(command=_plan)
     return parser
 
 
@@ -185,6 +186,22 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print(finding.text(findings, is_verbose=options.verbose))
     return 1 if finding.problems(findings) else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from qwenfleet.cluster import plan_command
+
+    return plan_command.run(options, _ray_nodes)
+
+
+def _ray_nodes(address: str) -> list[Mapping[str, Any]]:
+    from qwenfleet.deployments import attach
+
+    with attach.cluster(None, address):
+        import ray
+
+        nodes: list[Mapping[str, Any]] = ray.nodes()
+        return nodes
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from qwenfleet.cluster.errors import (
     ModelRequired,
     ModelSourceError,
     NoEngine,
+    NoLayoutFits,
     ProtocolError,
     RequestError,
     RequestKillsEngines,
@@ -46,6 +47,10 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     (
         DrainRefused("no engine is called 'e9'", "There are: e1."),
         "no engine is called 'e9'. There are: e1.",
+    ),
+    (
+        NoLayoutFits("no layout fits 8 x H100", "Use 2 nodes.", "memory"),
+        "no layout fits 8 x H100. Use 2 nodes.",
     ),
     (FleetNotFound("no fleet runs here", "Start one."), "no fleet runs here. Start one."),
     (

@@ -1,0 +1,140 @@
+"""The published models that the planner knows, and how a name leads to one.
+
+Sources: the config.json of each model on Hugging Face as other projects printed it, and the model
+cards. Qwen3-Coder-480B: BF16 and FP8 (snapshot 003f183a of the FP8 one). What was not seen in a
+verbatim file is a `doubt`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final
+
+from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.geometry import FP8_BLOCKS, Geometry
+from qwenfleet.cluster.model_directory import read_geometry
+
+CODER_480B: Final = Geometry(
+    architecture="Qwen3MoeForCausalLM",
+    num_layers=62,
+    hidden_size=6144,
+    num_heads=96,
+    num_kv_heads=8,
+    head_dim=128,
+    vocab_size=151_936,
+    intermediate_size=8192,
+    num_experts=160,
+    experts_per_token=8,
+    moe_intermediate_size=2560,
+    tie_word_embeddings=False,
+    max_position_embeddings=262_144,
+    rope_theta=10_000_000,
+    has_qk_norm=True,
+    has_qkv_bias=False,
+)
+CODER_30B: Final = replace(
+    CODER_480B,
+    num_layers=48,
+    hidden_size=2048,
+    num_heads=32,
+    num_kv_heads=4,
+    intermediate_size=5472,
+    num_experts=128,
+    moe_intermediate_size=768,
+)
+INSTRUCT_2507: Final = replace(CODER_30B, intermediate_size=6144)
+ROPE_DOUBT: Final = "rope_theta was not seen in a verbatim file; the first Qwen3-30B-A3B had 1e6"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model of the catalog, or a directory."""
+
+    name: str
+    """Hugging Face id, or the directory's path."""
+    geometry: Geometry
+    source: str
+    """Where the geometry was read."""
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def short_name(self) -> str:
+        """The last part of its name."""
+        return self.name.rstrip("/").rpartition("/")[2]
+
+
+def _published(name: str, geometry: Geometry, doubts: tuple[str, ...] = ()) -> list[KnownModel]:
+    """A model and its FP8 form."""
+    return [
+        KnownModel(
+            f"Qwen/{name}{suffix}", form, f"Qwen/{name}{suffix} config.json, Hugging Face", doubts
+        )
+        for suffix, form in [("", geometry), ("-FP8", replace(geometry, quantization=FP8_BLOCKS))]
+    ]
+
+
+CATALOG: Final = (
+    *_published("Qwen3-Coder-480B-A35B-Instruct", CODER_480B),
+    *_published("Qwen3-Coder-30B-A3B-Instruct", CODER_30B),
+    *_published("Qwen3-30B-A3B-Instruct-2507", INSTRUCT_2507, (ROPE_DOUBT,)),
+)
+
+
+def find_model(name: str) -> KnownModel:
+    """The model of a Hugging Face id, its last part, a short name such as qwen3-coder-480b-fp8, or
+    a directory. Raises PlanError, with the nearest names, and for a directory that is named like a
+    model of the catalog and is another; ModelSourceError for one that cannot be read."""
+    known = find_published(name)
+    if not _is_directory(name):
+        if known is None:
+            raise _unknown(name)
+        return known
+    found = KnownModel(name, read_geometry(Path(name).expanduser()), f"{name}/config.json")
+    if known is not None:
+        _check_same(found, known)
+    return found
+
+
+def find_published(name: str) -> KnownModel | None:
+    """The model of the catalog that a name means, or None; the last part of a path counts."""
+    last = name.rstrip("/").rpartition("/")[2].lower()
+    return next((model for model in CATALOG if last in _names(model)), None)
+
+
+def _names(model: KnownModel) -> tuple[str, ...]:
+    """All of one model, in lower case, but for its id: that is matched by its last part."""
+    full = model.short_name.lower()
+    short = full.replace("-instruct", "").replace("-a35b", "").replace("-a3b", "")
+    return (full, short)
+
+
+def _is_directory(name: str) -> bool:
+    return name.startswith((".", "~", "/")) or Path(name).is_dir()
+
+
+def _check_same(found: KnownModel, known: KnownModel) -> None:
+    """An operator's long-context method may say its length in either of two fields."""
+    is_long = found.geometry.long_context_tokens is not None
+    free = {"long_context_tokens"} | ({"max_position_embeddings"} if is_long else set())
+    for name in (field.name for field in fields(Geometry) if field.name not in free):
+        there, published = getattr(found.geometry, name), getattr(known.geometry, name)
+        if there != published:
+            raise PlanError(
+                f"the config.json of '{found.name}' says {name} {there}, and {known.name} has "
+                f"{published}",
+                "Copy the model again, or give the directory another name if it is another model.",
+            )
+
+
+def _unknown(name: str) -> PlanError:
+    names = {short: model.name for model in CATALOG for short in _names(model)}
+    near = difflib.get_close_matches(name.lower().rpartition("/")[2], names, n=3, cutoff=0.4)
+    nearest = list(dict.fromkeys(names[short] for short in near))
+    hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
+    return PlanError(
+        f"the planner knows no model '{name}'",
+        f"{hint}It knows {', '.join(_names(m)[1] for m in CATALOG)}, and directories with a "
+        "config.json.",
+    )

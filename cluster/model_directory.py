@@ -1,0 +1,154 @@
+"""The geometry of a model directory, from its Hugging Face config.json.
+
+Sources: `configuration_{llama,qwen2,qwen3,qwen3_moe}.py` of transformers 5, whose newer spelling
+(`rope_parameters`, `num_local_experts`) is read beside the older one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from qwenfleet.cluster.errors import ModelSourceError, PlanError
+from qwenfleet.cluster.geometry import Geometry, Quantization, QuantMethod
+
+ARCHITECTURES: Final = (
+    "LlamaForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+)
+HAVE_QK_NORM: Final = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+HAVE_QKV_BIAS: Final = ("Qwen2ForCausalLM",)
+"""Whatever `attention_bias` says: it is not in Qwen2's config."""
+DEFAULT_ROPE_THETA: Final = 10_000.0
+"""transformers' own, for all four architectures."""
+
+
+def read_geometry(directory: str | Path) -> Geometry:
+    """Read config.json of a directory. Raises ModelSourceError, and PlanError for a model that the
+    planner does not know."""
+    path = Path(directory) / "config.json"
+    source = str(directory)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        remedy = "Name the directory that holds the model's files, not one above or below it."
+        raise ModelSourceError(source, f"there is no {path}", remedy) from e
+    except (OSError, ValueError) as e:
+        raise ModelSourceError(
+            source, f"{path} cannot be read ({e})", "Copy it from the model again."
+        ) from e
+    if not isinstance(config, dict):
+        remedy = "Copy it from the model again."
+        raise ModelSourceError(source, f"{path} holds no JSON object", remedy)
+    return from_config(config, source)
+
+
+def from_config(config: Mapping[str, Any], source: str) -> Geometry:
+    """The geometry that a config.json tells. `source` names it in errors.
+
+    Raises PlanError for another architecture, for one that mixes dense layers and experts, and for
+    a size that is missing or not a positive number.
+    """
+    architecture = _architecture(config, source)
+    is_moe = architecture == "Qwen3MoeForCausalLM"
+    if is_moe and (config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers")):
+        raise PlanError(
+            f"'{source}' mixes dense layers with experts (decoder_sparse_step "
+            f"{config.get('decoder_sparse_step', 1)}, mlp_only_layers "
+            f"{config.get('mlp_only_layers') or []})",
+            "The planner knows models with experts in every layer only; give a layout yourself.",
+        )
+    heads, hidden = (
+        _size(config, source, "num_attention_heads"),
+        _size(config, source, "hidden_size"),
+    )
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    positions = _size(config, source, "max_position_embeddings")
+    return Geometry(
+        architecture=architecture,
+        num_layers=_size(config, source, "num_hidden_layers"),
+        hidden_size=hidden,
+        num_heads=heads,
+        num_kv_heads=_size(config, source, "num_key_value_heads", default=heads),
+        head_dim=_size(config, source, "head_dim", default=hidden // heads),
+        vocab_size=_size(config, source, "vocab_size"),
+        intermediate_size=_size(config, source, "intermediate_size"),
+        num_experts=_size(config, source, "num_experts", "num_local_experts") if is_moe else 0,
+        experts_per_token=_size(config, source, "num_experts_per_tok") if is_moe else 0,
+        moe_intermediate_size=_size(config, source, "moe_intermediate_size") if is_moe else 0,
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        max_position_embeddings=positions,
+        rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or DEFAULT_ROPE_THETA),
+        has_qk_norm=architecture in HAVE_QK_NORM,
+        has_qkv_bias=architecture in HAVE_QKV_BIAS or bool(config.get("attention_bias")),
+        quantization=_quantization(config, source),
+        long_context_tokens=_long_context_tokens(config, rope, positions),
+    )
+
+
+def _architecture(config: Mapping[str, Any], source: str) -> str:
+    named = config.get("architectures") or []
+    for architecture in named:
+        if architecture in ARCHITECTURES:
+            return str(architecture)
+    raise PlanError(
+        f"'{source}' is a model of architecture {', '.join(map(str, named)) or 'not named'}",
+        f"The planner knows {', '.join(ARCHITECTURES)}; give a layout yourself for others.",
+    )
+
+
+def _size(config: Mapping[str, Any], source: str, *keys: str, default: int | None = None) -> int:
+    value = next((config[key] for key in keys if config.get(key) is not None), default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        said = "is missing" if value is None else f"is {value!r}, not a positive number"
+        raise PlanError(
+            f"{keys[0]} {said} in the config.json of '{source}'", "Copy it from the model again."
+        )
+    return value
+
+
+def _long_context_tokens(
+    config: Mapping[str, Any], rope: Mapping[str, Any], positions: int
+) -> int | None:
+    """For YaRN vLLM's rule (`config/model.py`, 0.32): the factor times the length before it. With
+    dual chunk attention, positions count already."""
+    if config.get("dual_chunk_attention_config"):
+        return positions
+    if rope.get("rope_type", rope.get("type")) != "yarn":
+        return None
+    original = rope.get("original_max_position_embeddings") or positions
+    return int(original * rope.get("factor", 1.0))
+
+
+def _quantization(config: Mapping[str, Any], source: str) -> Quantization | None:
+    found = config.get("quantization_config")
+    if not found:
+        return None
+    kept = found.get("modules_to_not_convert") or found.get("ignore") or []
+    unconverted = tuple(sorted({_layer_kind(str(name)) for name in kept}))
+    match found:
+        case {"quant_method": "fp8", "weight_block_size": [int(rows), int(columns)]}:
+            return Quantization(QuantMethod.FP8, (rows, columns), _linears(unconverted))
+        case {"quant_method": "modelopt", "quant_algo": "NVFP4"}:
+            group = int(found.get("group_size") or 16)
+            return Quantization(QuantMethod.NVFP4, (1, group), _linears(unconverted))
+    raise PlanError(
+        f"'{source}' is quantised as '{found.get('quant_method')}', in a form that the planner "
+        "cannot count",
+        "It knows fp8 with weight_block_size, and modelopt's NVFP4; give a layout yourself.",
+    )
+
+
+def _layer_kind(name: str) -> str:
+    """`model.layers.7.mlp.gate` is `mlp.gate`, as in every layer."""
+    head, _, tail = name.partition("layers.")
+    return tail.partition(".")[2] if tail else head
+
+
+def _linears(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Norms are listed too, and are never quantised."""
+    return tuple(name for name in names if not name.endswith("layernorm"))

@@ -1,0 +1,163 @@
+"""`qwenfleet plan`: from its options to what it prints or writes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from rich.console import Console
+
+from qwenfleet.cluster import plan_kube, plan_machines, plan_output, plan_speed, plan_table
+from qwenfleet.cluster.accelerators import find_accelerator
+from qwenfleet.cluster.catalog import find_model
+from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_machines import ClusterMachines
+from qwenfleet.cluster.plan_output import Format
+from qwenfleet.cluster.plan_request import Load, PlanRequest, Slo, parse_slo
+from qwenfleet.cluster.planner import judge, plan
+
+RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
+"""Reads `ray.nodes()` of the cluster at an address."""
+LEAST_COLUMNS: Final = 132
+"""A terminal that has fewer folds the table's lines, which reads better than cells cut short."""
+
+
+def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
+    """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
+    layout that does not fit. Raises FleetError."""
+    wanted = _output(options)
+    if options.calibration:
+        return _calibration(wanted)
+    if options.model is None:
+        raise PlanError("no model is named", "Give --model.")
+    model = find_model(options.model)
+    there = _machines(options, ray_nodes)
+    if wanted is not None and len(there.kinds) > 1:
+        names = " and ".join(kind.name for kind in there.kinds)
+        raise PlanError(f"the cluster has {names}", "Choose one with --accelerator.")
+    requests = [
+        PlanRequest(
+            model=model,
+            machines=kind,
+            context_tokens=options.context,
+            kv_dtype=options.kv_dtype,
+            goal=options.goal,
+            slo=parse_slo(options.slo) if options.slo else Slo(),
+            load=_load(options),
+            layout=_layout(options.layout),
+        )
+        for kind in there.kinds
+    ]
+    console = Console(soft_wrap=True)
+    console.width = max(console.width, LEAST_COLUMNS)
+    for skipped in there.skipped:
+        print(f"qwenfleet: left out: {skipped}", file=sys.stderr)
+    if options.explain is not None:
+        return max(_explain(request, options.explain, console) for request in requests)
+    for request in requests:
+        _answer(request, wanted, console)
+    return 0
+
+
+def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Console) -> None:
+    found = plan(request, plan_speed.speed_of)
+    if wanted is None:
+        doubts = plan_speed.doubts(found)
+        plan_table.show(found, console, [*doubts, *plan_output.settings(found).notes])
+        return
+    form, file = wanted
+    _write(plan_output.write(found, form), file)
+    if file != "-":
+        print(f"{file}: {found.reason}")
+
+
+def _calibration(wanted: tuple[Format, str] | None) -> int:
+    from qwenfleet.cluster import calibration, calibration_report
+
+    if wanted is None:
+        print(calibration_report.text(calibration.fitted()))
+        return 0
+    form, file = wanted
+    if form is not Format.JSON:
+        raise PlanError(f"--calibration has no {form}", "Formats are json.")
+    _write(json.dumps(calibration_report.as_json(calibration.fitted()), indent=2) + "\n", file)
+    return 0
+
+
+def _write(text: str, file: str) -> None:
+    """To a file, or - for standard output."""
+    if file == "-":
+        sys.stdout.write(text)
+    else:
+        Path(file).write_text(text, encoding="utf-8")
+
+
+def _explain(request: PlanRequest, name: str, console: Console) -> int:
+    layout = _layout(name)
+    assert layout is not None
+    judgement, memory = judge(layout, replace(request, layout=layout))
+    length = min(memory.kv_tokens, request.wanted_context_tokens)
+    title = f"{request.model.short_name}, {layout.name} on {request.machines.name}"
+    console.print(plan_table.explain(title, memory, length))
+    for remark in (*judgement.breaches, *judgement.notes):
+        console.print(f"{remark.rule.value}: {remark.sentence}", highlight=False)
+    return 0 if judgement.is_legal else 1
+
+
+def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachines:
+    if options.from_cluster or options.kube is not None:
+        if options.nodes is not None or options.gpus_per_node is not None:
+            raise PlanError(
+                "--nodes or --gpus-per-node is given beside --from-cluster",
+                "Leave them out: they are read from the cluster.",
+            )
+        if options.kube is None:
+            found = plan_machines.from_ray(ray_nodes(options.address))
+        else:
+            found = plan_machines.from_kubernetes(plan_kube.read_nodes(options.kube or None))
+        return found.only(options.accelerator)
+    if options.accelerator is None:
+        raise PlanError("no machines are named", "Give --accelerator, or --from-cluster.")
+    accelerator = find_accelerator(options.accelerator)
+    nodes = 1 if options.nodes is None else options.nodes
+    usual = accelerator.gpus_per_node
+    gpus = usual if options.gpus_per_node is None else options.gpus_per_node
+    return ClusterMachines((Machines(accelerator, nodes, gpus),))
+
+
+def _load(options: argparse.Namespace) -> Load:
+    """A prompt that is not given is short enough for the context."""
+    prompt = options.prompt_tokens
+    if prompt is None:
+        room = (options.context or Load().sequence_tokens) - options.output_tokens
+        prompt = max(1, min(Load().prompt_tokens, room))
+    return Load(options.concurrency, prompt, options.output_tokens)
+
+
+def _layout(text: str | None) -> Layout | None:
+    if text is None:
+        return None
+    try:
+        return Layout.parse(text)
+    except ValueError as e:
+        raise PlanError(str(e).rstrip("."), "Sizes are 1 or more.") from e
+
+
+def _output(options: argparse.Namespace) -> tuple[Format, str] | None:
+    """The format, and the file or - for standard output."""
+    if options.output is None:
+        return None
+    name, *file = options.output
+    if name not in list(Format) or len(file) > 1:
+        raise PlanError(
+            f"--output {' '.join(options.output)} is no format and file",
+            f"Formats are {', '.join(Format)}.",
+        )
+    return Format(name), file[0] if file else "-"

@@ -1,0 +1,77 @@
+"""The options of `qwenfleet plan`; apart from the command, so that others start without it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+from qwenfleet.cluster.geometry import KVDtype
+from qwenfleet.cluster.plan_output import Format
+from qwenfleet.cluster.plan_request import Goal, Load
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add(commands: Commands) -> argparse.ArgumentParser:
+    """Add `plan` to the command line; the caller sets what it runs."""
+    parser = commands.add_parser(
+        "plan",
+        help="choose how a model is sharded over GPUs, and say why",
+        description="Judge every split of a model over the GPUs of some machines, rank those that "
+        "fit, and say which to take and why. Memory is computed from the model's shapes; speed is "
+        "predicted from published measurements.",
+    )
+    parser.add_argument(
+        "--model", help="Hugging Face id, short name or directory with a config.json"
+    )
+    _add_machines(parser)
+    wishes = parser.add_argument_group("what is wanted")
+    wishes.add_argument("--goal", choices=list(Goal), default=Goal.THROUGHPUT, type=Goal)
+    wishes.add_argument("--slo", default="", metavar="ttft=2s,tpot=50ms", help="what users get")
+    wishes.add_argument("--context", type=int, metavar="N", help="longest prompt plus output")
+    wishes.add_argument("--kv-dtype", choices=list(KVDtype), default=KVDtype.AUTO, type=KVDtype)
+    wishes.add_argument("--layout", metavar="TP8+EP8", help="judge this one only")
+    usual = Load()
+    wishes.add_argument(
+        "--concurrency", type=int, default=usual.concurrency, metavar="N",
+        help=f"requests at once, over all engines (default {usual.concurrency})",
+    )  # fmt: skip
+    wishes.add_argument("--prompt-tokens", type=int, metavar="N")
+    wishes.add_argument("--output-tokens", type=int, default=usual.output_tokens, metavar="N")
+    answers = parser.add_argument_group("what is printed")
+    answers.add_argument(
+        "--output",
+        nargs="+",
+        metavar=("FORMAT", "FILE"),
+        help=f"{', '.join(Format)}; to FILE, or in place of the table",
+    )
+    answers.add_argument(
+        "--explain", metavar="LAYOUT", help="one GPU's memory: weights, KV cache, free"
+    )
+    answers.add_argument(
+        "--calibration",
+        action="store_true",
+        help="the speed model: its parameters, and how far off each held-out measurement was",
+    )
+    return parser
+
+
+def _add_machines(parser: argparse.ArgumentParser) -> None:
+    machines = parser.add_argument_group("machines")
+    machines.add_argument("--accelerator", help="H100, H200, B200, MI300X, MI325X, MI355X, A100")
+    machines.add_argument("--nodes", type=int, metavar="N", help="default 1")
+    machines.add_argument(
+        "--gpus-per-node", type=int, metavar="N", help="default: of the usual server"
+    )
+    machines.add_argument(
+        "--from-cluster", action="store_true", help="plan for the nodes of a cluster at hand"
+    )
+    where = machines.add_mutually_exclusive_group()
+    where.add_argument("--address", default="auto", help="of the Ray cluster (default auto)")
+    where.add_argument(
+        "--kube",
+        nargs="?",
+        const="",
+        metavar="CONTEXT",
+        help="of Kubernetes, by the kubeconfig's current context or this one",
+    )

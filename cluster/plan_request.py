@@ -1,0 +1,140 @@
+"""What a plan is asked for: a model, machines, a load, a goal; checked when it is made. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from qwenfleet.cluster.catalog import KnownModel
+from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.geometry import KVDtype
+from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.memory import UTILISATION
+
+SLO_EXAMPLE: Final = "Write it like ttft=2s,tpot=50ms."
+DURATION: Final = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>ms|s)")
+
+
+class Goal(StrEnum):
+    """What the choice between layouts that fit is made by."""
+
+    THROUGHPUT = "throughput"
+    """Output tokens per second of all machines."""
+    LATENCY = "latency"
+    """Time between two tokens, then time to the first."""
+    COST = "cost"
+    """Output tokens per second of each GPU."""
+
+
+@dataclass(frozen=True)
+class Slo:
+    """What users are promised, in seconds; None promises nothing."""
+
+    ttft_s: float | None = None
+    """Time to the first token."""
+    tpot_s: float | None = None
+    """Time between two tokens after it."""
+
+    @property
+    def name(self) -> str:
+        """As `parse_slo` reads it; empty when nothing is promised."""
+        promised = [("ttft", self.ttft_s), ("tpot", self.tpot_s)]
+        return ",".join(f"{what}={value * 1000:g}ms" for what, value in promised if value)
+
+
+def parse_slo(text: str) -> Slo:
+    """Read `ttft=2s,tpot=50ms`, either part alone too. Raises PlanError."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip().lower() for piece in part.partition("="))
+        duration = DURATION.fullmatch(value)
+        if name not in ("ttft", "tpot") or duration is None:
+            raise PlanError(f"'{part.strip()}' is no part of an SLO", SLO_EXAMPLE)
+        if name in found:
+            raise PlanError(f"the SLO '{text}' names {name} twice", SLO_EXAMPLE)
+        seconds = float(duration["number"]) / (1000 if duration["unit"] == "ms" else 1)
+        if seconds <= 0:
+            raise PlanError(f"the SLO's {name} is {value}", "Give a time above 0.")
+        found[name] = seconds
+    return Slo(found.get("ttft"), found.get("tpot"))
+
+
+@dataclass(frozen=True)
+class Load:
+    """A steady load on the whole fleet; the defaults stand for a few coding agents."""
+
+    concurrency: int = 32
+    """Requests that run at once, over all engines."""
+    prompt_tokens: int = 8192
+    output_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "prompt_tokens", "output_tokens"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise PlanError(
+                    f"--{option} is {getattr(self, name)}", "Give a number of 1 or more."
+                )
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Of one request at its end."""
+        return self.prompt_tokens + self.output_tokens
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """Everything that the planner looks at."""
+
+    model: KnownModel
+    machines: Machines
+    context_tokens: int | None = None
+    """Longest prompt plus output that must fit; None prefers the model's own and takes less."""
+    kv_dtype: KVDtype = KVDtype.AUTO
+    goal: Goal = Goal.THROUGHPUT
+    slo: Slo = field(default_factory=Slo)
+    load: Load = field(default_factory=Load)
+    layout: Layout | None = None
+    """Asked for by name; None lets the planner choose."""
+    utilisation: float = UTILISATION
+
+    def __post_init__(self) -> None:
+        if not 0 < self.utilisation <= 1:
+            raise PlanError(
+                f"the share of memory that vLLM may use is {self.utilisation:g}",
+                "Give a number above 0 and up to 1.",
+            )
+        check_context(self.model, self.context_tokens)
+        if self.context_tokens and self.load.sequence_tokens > self.context_tokens:
+            raise PlanError(
+                f"a request of {self.load.prompt_tokens:,} + {self.load.output_tokens:,} tokens is "
+                f"longer than the context of {self.context_tokens:,}",
+                "Raise --context, or lower --prompt-tokens.",
+            )
+
+    @property
+    def wanted_context_tokens(self) -> int:
+        """What is asked for, or the model's own."""
+        return self.context_tokens or self.model.geometry.max_context_tokens
+
+
+def check_context(model: KnownModel, context_tokens: int | None) -> None:
+    """Raise PlanError for a context that the model is not made for."""
+    if context_tokens is None:
+        return
+    if context_tokens < 1:
+        raise PlanError(f"the context is {context_tokens} tokens", "Give a number of 1 or more.")
+    longest = model.geometry.max_context_tokens
+    if context_tokens > longest:
+        original = model.geometry.max_position_embeddings
+        factor = -(-context_tokens // original)
+        raise PlanError(
+            f"a context of {context_tokens:,} tokens is beyond the {longest:,} of {model.name}, "
+            "and no long-context method is configured",
+            f"Ask for {longest:,} or less, or set YaRN in config.json, in a directory of its own: "
+            f'"rope_scaling": {{"rope_type": "yarn", "factor": {factor}.0, '
+            f'"original_max_position_embeddings": {original}}}. It harms short prompts a little.',
+        )

@@ -1,0 +1,93 @@
+"""What the planner adds to a fleet's configuration, and what it refuses before Ray starts. Pure but
+for the config.json of a model directory, which it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from qwenfleet.cluster.accelerators import Accelerator, find_accelerator
+from qwenfleet.cluster.catalog import KnownModel, find_model, find_published
+from qwenfleet.cluster.errors import FleetError, PlanError
+from qwenfleet.cluster.geometry import KVDtype
+from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.memory import UTILISATION
+from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.model_directory import read_geometry
+from qwenfleet.cluster.plan import SpeedModel, no_speed
+from qwenfleet.cluster.plan_request import Load, PlanRequest
+from qwenfleet.cluster.planner import plan
+
+CHANGES_THE_MODEL: Final = ("quantization", "hf_overrides", "hf_config_path", "load_format")
+"""vLLM arguments after which weights or context are not what config.json says: whoever sets one
+plans for himself."""
+
+
+def planned(model: ModelConfig) -> ModelConfig:
+    """One model, or one pool of it, with the layout that it leaves out and the context that fits.
+
+    A model on CPUs, on an accelerator or of an architecture that the planner does not know, or with
+    arguments that change it, is returned as it is. Raises PlanError: NoLayoutFits for a layout that
+    breaks a rule, or for a model that no layout on one usual server holds; and for a directory that
+    contradicts the published model that it is named like.
+    """
+    accelerator = _known_accelerator(model)
+    if accelerator is None or any(name in model.engine_args for name in CHANGES_THE_MODEL):
+        return model
+    known = _known_model(model.resolved_source)
+    if known is None:
+        return model
+    request = _request(model, known, accelerator)
+    choice = plan(request, no_speed if model.layout else _speed_model()).choice
+    context = model.max_model_len or choice.max_model_len
+    return model.model_copy(update={"layout": choice.layout, "max_model_len": context})
+
+
+def _speed_model() -> SpeedModel:
+    """That of `qwenfleet plan`, imported when it is needed: it fits its parameters with numpy."""
+    from qwenfleet.cluster.plan_speed import speed_of
+
+    return speed_of
+
+
+def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) -> PlanRequest:
+    """On as many nodes as the layout says, or on one usual server."""
+    layout = model.layout
+    machines = Machines(accelerator, 1, accelerator.gpus_per_node)
+    if layout is not None:
+        machines = Machines(accelerator, layout.nodes, layout.gpus_per_node)
+    context = model.max_model_len
+    share = model.engine_args.get("gpu_memory_utilization", UTILISATION)
+    is_fp8 = str(model.engine_args.get("kv_cache_dtype", "")).startswith("fp8")
+    usual = Load()
+    output = min(usual.output_tokens, context // 2) if context else usual.output_tokens
+    prompt = min(usual.prompt_tokens, context - output) if context else usual.prompt_tokens
+    return PlanRequest(
+        model=known,
+        machines=machines,
+        context_tokens=context,
+        kv_dtype=KVDtype.FP8 if is_fp8 else KVDtype.AUTO,
+        load=Load(usual.concurrency, max(1, prompt), max(1, output)),
+        layout=layout,
+        utilisation=float(share) if isinstance(share, int | float) else UTILISATION,
+    )
+
+
+def _known_accelerator(model: ModelConfig) -> Accelerator | None:
+    if model.accelerator is None or model.engine != "vllm":
+        return None
+    try:
+        return find_accelerator(model.accelerator)
+    except PlanError:
+        return None
+
+
+def _known_model(source: str) -> KnownModel | None:
+    directory = Path(source).expanduser()
+    if not directory.is_dir():
+        return find_published(source)
+    try:
+        read_geometry(directory)
+    except FleetError:  # other checks say what is wrong with a directory
+        return None
+    return find_model(str(directory))

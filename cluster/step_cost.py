@@ -1,0 +1,123 @@
+"""The cost of a step as parts that each scale with one fitted parameter, and the load. Pure.
+
+A part is the time that its cause would take on paper, at the full rate of memory, links or matrix
+units; `calibration` fits by how much each is slower in truth, and the time that no rate explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from qwenfleet.cluster.errors import PlanError
+
+
+class Parameter(StrEnum):
+    """What is fitted. Times are seconds per layer and step; the others are factors on paper."""
+
+    LAYER_NVIDIA = "layer, NVIDIA"
+    LAYER_AMD = "layer, AMD"
+    TENSOR_PARALLEL = "tensor parallelism"
+    DATA_PARALLEL = "data and expert parallelism"
+    MEMORY_HOPPER = "memory, Hopper and older"
+    MEMORY_BLACKWELL = "memory, Blackwell"
+    MEMORY_AMD = "memory, AMD"
+    COMPUTE = "compute"
+
+    @property
+    def is_time(self) -> bool:
+        """Seconds per layer, not a factor."""
+        return self in TIMES
+
+
+TIMES = frozenset(
+    {
+        Parameter.LAYER_NVIDIA,
+        Parameter.LAYER_AMD,
+        Parameter.TENSOR_PARALLEL,
+        Parameter.DATA_PARALLEL,
+    }
+)
+
+
+class Cause(StrEnum):
+    """What the time of a step goes to."""
+
+    OVERHEAD = "overhead"
+    """Launches, scheduling and the latency of collectives: no rate explains it."""
+    WEIGHTS = "weights"
+    KV_CACHE = "KV cache"
+    LINKS = "links"
+    COMPUTE = "compute"
+    PREFILL = "prefill"
+    """Of the prompts that come between the steps of other sequences."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A steady load: `concurrency` sequences run at all times, each of the same lengths."""
+
+    concurrency: float
+    """Sequences that one engine runs at once."""
+    prompt_tokens: float
+    output_tokens: float
+    routing_skew: float = 0.0
+    """0: every expert is called as often; 1: as measured, see `expert_coverage`."""
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "prompt_tokens", "output_tokens"):
+            if not getattr(self, name) > 0:
+                raise PlanError(
+                    f"{name} is {getattr(self, name):g}", "Give a number that is above 0."
+                )
+        if not 0 <= self.routing_skew <= 1:
+            raise PlanError(
+                f"routing_skew is {self.routing_skew:g}",
+                "Give a number from 0 (uniform) to 1 (as measured).",
+            )
+
+    @property
+    def context_tokens(self) -> float:
+        """Of one sequence in the middle of its answer."""
+        return self.prompt_tokens + self.output_tokens / 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One cause of a step's time."""
+
+    cause: Cause
+    parameter: Parameter | None
+    """What it is multiplied with; None takes it as it is."""
+    amount: float
+    """Layers for a time, seconds on paper for a factor."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A sum of parts."""
+
+    parts: tuple[Part, ...] = ()
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.parts + other.parts)
+
+    def __mul__(self, factor: float) -> Cost:
+        return Cost(tuple(replace(part, amount=part.amount * factor) for part in self.parts))
+
+    def amount(self, parameter: Parameter | None) -> float:
+        """What is multiplied with one parameter."""
+        return sum(part.amount for part in self.parts if part.parameter is parameter)
+
+    def by_cause(self, values: Mapping[Parameter, float]) -> dict[Cause, float]:
+        """Seconds of each cause."""
+        seconds = dict.fromkeys(Cause, 0.0)
+        for part in self.parts:
+            value = 1.0 if part.parameter is None else values[part.parameter]
+            seconds[part.cause] += part.amount * value
+        return seconds
+
+    def seconds(self, values: Mapping[Parameter, float]) -> float:
+        """Altogether."""
+        return sum(self.by_cause(values).values())

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qwenfleet.cluster.catalog import CATALOG, find_model, find_published
+from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.models import NO_DEFAULTS, defaults_for
+from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8", "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"),
+        ("Qwen3-Coder-480B-A35B-Instruct", "Qwen/Qwen3-Coder-480B-A35B-Instruct"),
+        ("qwen3-coder-480b-fp8", "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"),
+        ("QWEN3-CODER-480B", "Qwen/Qwen3-Coder-480B-A35B-Instruct"),
+        ("qwen3-coder-30b", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
+        ("qwen3-30b-2507-fp8", "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8"),
+    ],
+)
+def test_a_model_is_found_by_its_id_its_last_part_and_its_short_name(name: str, model: str) -> None:
+    assert find_model(name).name == model
+
+
+def test_each_model_of_the_catalog_has_a_source_and_the_defaults_of_its_card() -> None:
+    assert len(CATALOG) == 6
+    for model in CATALOG:
+        assert "config.json" in model.source
+        assert defaults_for(model.name) is not NO_DEFAULTS
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_and_with_all() -> None:
+    with pytest.raises(PlanError) as caught:
+        find_model("qwen3-code-480b-fp8")
+    assert "Did you mean Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8" in str(caught.value)
+    assert "qwen3-30b-2507-fp8" in str(caught.value)
+
+
+def test_what_resembles_nothing_gets_the_list_alone() -> None:
+    with pytest.raises(PlanError) as caught:
+        find_model("zzz")
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_a_directory_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    found = find_model(str(tmp_path))
+    assert (found.geometry.num_experts, found.name) == (8, str(tmp_path))
+
+
+def test_a_directory_named_like_a_model_that_it_is_not_is_refused_with_both_values(
+    tmp_path: Path,
+) -> None:
+    """Before anyone loads 480 GB into the wrong layout."""
+    directory = tmp_path / "Qwen3-Coder-480B-A35B-Instruct-FP8"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(PlanError, match=r"says num_layers 2, and Qwen/.*-FP8 has 62"):
+        find_model(str(directory))
+
+
+def test_only_the_models_of_the_catalog_are_published() -> None:
+    assert find_published("meta/llama") is None
+    assert find_published("/models/Qwen3-Coder-30B-A3B-Instruct/") is CATALOG[2]

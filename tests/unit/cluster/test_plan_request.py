@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qwenfleet.cluster.accelerators import H200
+from qwenfleet.cluster.catalog import find_model
+from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_request import Load, PlanRequest, Slo, parse_slo
+
+CODER = find_model("qwen3-coder-30b")
+HERE = Machines(H200)
+
+
+@pytest.mark.parametrize(
+    ("text", "slo"),
+    [
+        ("ttft=2s,tpot=50ms", Slo(2.0, 0.05)),
+        ("tpot=20ms", Slo(None, 0.02)),
+        (" TTFT = 1.5s ", Slo(1.5, None)),
+        ("tpot=50ms, ttft=800ms", Slo(0.8, 0.05)),
+    ],
+)
+def test_an_slo_is_read(text: str, slo: Slo) -> None:
+    assert parse_slo(text) == slo
+    assert parse_slo(slo.name) == slo
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "'' is no part"),
+        ("2s", "'2s' is no part"),
+        ("ttft=2", "'ttft=2' is no part"),
+        ("ttft=-2s", "is no part"),
+        ("ttft=2s,", "'' is no part"),
+        ("latency=2s", "'latency=2s' is no part"),
+        ("ttft=2s,ttft=3s", "names ttft twice"),
+        ("tpot=0ms", "tpot is 0ms"),
+        ("ttft=nans", "is no part"),
+    ],
+)
+def test_a_malformed_slo_is_refused(text: str, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        parse_slo(text)
+
+
+@pytest.mark.parametrize("field", ["concurrency", "prompt_tokens", "output_tokens"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_a_load_of_nothing_is_refused_by_its_option(field: str, value: int) -> None:
+    with pytest.raises(PlanError, match=f"--{field.replace('_', '-')} is {value}"):
+        Load(**{field: value})
+
+
+@pytest.mark.parametrize("tokens", [0, -1])
+def test_a_context_of_nothing_is_refused(tokens: int) -> None:
+    with pytest.raises(PlanError, match=f"the context is {tokens} tokens"):
+        PlanRequest(CODER, HERE, context_tokens=tokens)
+
+
+def test_a_context_beyond_the_model_is_refused_with_the_long_context_method() -> None:
+    with pytest.raises(PlanError) as caught:
+        PlanRequest(CODER, HERE, context_tokens=1_000_000)
+    said = str(caught.value)
+    assert "1,000,000 tokens is beyond the 262,144" in said
+    assert '"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 262144' in said
+
+
+def test_a_model_with_yarn_takes_its_longer_context() -> None:
+    long = replace(CODER.geometry, long_context_tokens=1_048_576)
+    request = PlanRequest(replace(CODER, geometry=long), HERE, context_tokens=1_000_000)
+    assert request.wanted_context_tokens == 1_000_000
+
+
+def test_requests_longer_than_the_context_are_refused() -> None:
+    with pytest.raises(PlanError, match=r"8,192 \+ 512 tokens is longer than the context of 8,192"):
+        PlanRequest(CODER, HERE, context_tokens=8192)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_of_memory_that_cannot_be_is_refused(share: float) -> None:
+    with pytest.raises(PlanError, match="share of memory"):
+        PlanRequest(CODER, HERE, utilisation=share)
