@@ -6,6 +6,7 @@
     ├── Refusal
     │   ├── MachineError      this machine cannot run what was asked of it
     │   ├── FleetNotFound     no running fleet answers
+    │   ├── StartTimeout      a fleet takes longer to start than somebody waits
     │   ├── DrainRefused      an engine was not drained
     │   ├── BenchmarkError    a benchmark cannot measure
     │   └── PlanError         a model cannot be planned for, or a name is not known
@@ -114,6 +115,12 @@ class FleetNotFound(Refusal):
     """A command that speaks to a running fleet found none."""
 
     code = "fleet_not_found"
+
+
+class StartTimeout(Refusal):
+    """A fleet did not come up in the time that somebody wanted to wait."""
+
+    code = "start_timeout"
 
 
 class DrainRefused(Refusal):

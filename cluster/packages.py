@@ -150,6 +150,15 @@ def _extensions(vllm: metadata.Distribution) -> tuple[str, ...]:
     return tuple(sorted(path.name.partition(".")[0] for path in folder.glob("_C*.so")))
 
 
+def own_version() -> str:
+    """Ours, also in a checkout that is not installed, as a Ray job's working directory is."""
+    try:
+        return metadata.version("qwenfleet")
+    except metadata.PackageNotFoundError:
+        text = (_root() / "pyproject.toml").read_text(encoding="utf-8")
+        return str(tomllib.loads(text)["project"]["version"])
+
+
 def _own_requirements(own: metadata.Distribution | None) -> tuple[dict[str, str], str]:
     """From our metadata or, in a checkout that is not installed, from its pyproject.toml."""
     if own is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import version
 from typing import Any, cast
 
 from ray.serve import Application, Deployment
 
+from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, dump
 from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.cluster.models import completed
@@ -23,14 +23,15 @@ START_ATTEMPTS = 3
 """A start that fails three times in a row fails for a reason that a fourth does not cure."""
 
 
-def build(config: FleetConfig | dict[str, Any]) -> Application:
+def build(config: FleetConfig | dict[str, Any], working_dir: str | None = None) -> Application:
     """What `import_path: qwenfleet.deployments.app:build` deploys; `args` is the FleetConfig as a
-    mapping."""
+    mapping. Replicas run from the package `working_dir`; None: from the job's, or what is
+    installed."""
     fleet = completed(
         config if isinstance(config, FleetConfig) else FleetConfig.model_validate(config)
     )
     engines = [
-        _engine(fleet, pool, f"engine-{index}{f'-{name}' if name else ''}", name)
+        _engine(fleet, pool, f"engine-{index}{f'-{name}' if name else ''}", name, working_dir)
         for index, model in enumerate(fleet.models)
         for pool, name in zip(model.engine_pools, _pool_names(model), strict=True)
     ]
@@ -43,7 +44,10 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
         health_check_period_s=2,
         health_check_timeout_s=30,
         logging_config=REPLICA_LOG,
-        ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": gateway_environment(fleet)}},
+        ray_actor_options={
+            "num_cpus": 1,
+            "runtime_env": _runtime_env(gateway_environment(fleet), working_dir),
+        },
     )
     return gateway.bind(view, *engines)
 
@@ -52,7 +56,9 @@ def _pool_names(model: ModelConfig) -> list[str]:
     return [pool.name for pool in model.pools] or [""]
 
 
-def _engine(fleet: FleetConfig, pool: ModelConfig, name: str, pool_name: str) -> Application:
+def _engine(
+    fleet: FleetConfig, pool: ModelConfig, name: str, pool_name: str, working_dir: str | None
+) -> Application:
     """The deployment of one pool's engines."""
     view = _of_engine(fleet, pool)
     return (
@@ -66,7 +72,7 @@ def _engine(fleet: FleetConfig, pool: ModelConfig, name: str, pool_name: str) ->
             health_check_period_s=2,
             health_check_timeout_s=30,
             logging_config=REPLICA_LOG,
-            **_placement(fleet, pool),
+            **_placement(pool, _runtime_env(engine_environment(fleet, pool), working_dir)),
         )
         .bind(view, pool.id, pool_name)
     )
@@ -104,20 +110,21 @@ def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
 def _version(view: dict[str, Any]) -> dict[str, Any]:
     """Serve's own option, which it keeps to itself: without it a deployment that is run again
     restarts every replica. With `serveConfigV2` Serve puts its hash of all arguments there."""
-    text = json.dumps([version("qwenfleet"), view], sort_keys=True)
+    text = json.dumps([packages.own_version(), view], sort_keys=True)
     return {"version": hashlib.sha256(text.encode()).hexdigest()[:16], "_internal": True}
 
 
-def _placement(fleet: FleetConfig, pool: ModelConfig) -> dict[str, Any]:
+def _runtime_env(environment: dict[str, str], working_dir: str | None) -> dict[str, Any]:
+    package = {} if working_dir is None else {"working_dir": working_dir}
+    return {"env_vars": environment, **package}
+
+
+def _placement(pool: ModelConfig, runtime_env: dict[str, Any]) -> dict[str, Any]:
     """One bundle for each node of one engine, with all its GPUs there; the replica is in the
     first."""
     bundle = node_bundle(pool)
-    actor = actor_resources(bundle)
     options: dict[str, Any] = {
-        "ray_actor_options": {
-            **actor,
-            "runtime_env": {"env_vars": engine_environment(fleet, pool)},
-        }
+        "ray_actor_options": {**actor_resources(bundle), "runtime_env": runtime_env}
     }
     if pool.sharding.nodes > 1:
         options["placement_group_bundles"] = [bundle] * pool.sharding.nodes

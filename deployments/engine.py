@@ -22,6 +22,7 @@ from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.deployments import plugin_metadata
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.environment import ENGINE_SERVICE
@@ -227,6 +228,7 @@ def _make_core(
     stages.begin("finding the model")
     path = sources.locate(model.resolved_source, lambda text: logger.info(text))
     stages.begin("importing vLLM")
+    plugin_metadata.ensure()
     # vLLM's set-up of logging closes every handler there is; its core processes still want it.
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     from qwenfleet.deployments.vllm_core import VllmCore

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from qwenfleet.cluster import machine, sources
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.deployments import plugin_metadata
 from qwenfleet.deployments.sharding import NodePlace, actor_resources, node_bundle
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Follower:
         config = ModelConfig.model_validate(model)
         try:
             path = sources.locate(config.resolved_source, lambda text: logger.info(text))
+            plugin_metadata.ensure()
             from qwenfleet.deployments.vllm_node import run_node
 
             run_node(config, path, place, traces_url)

@@ -20,12 +20,13 @@ from ray.serve.config import HTTPOptions
 
 from qwenfleet.cluster import gone_settings, long_context, machine, run_file, sources
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import EngineStartError, MachineError
+from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.machine import EngineNeed
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
 from qwenfleet.deployments.app import build
+from qwenfleet.deployments.deploy import raise_failed_deployment
 from qwenfleet.deployments.progress import Progress, Stages
 
 POLL_S: Final = 0.25
@@ -193,18 +194,11 @@ def _watch(progress: Progress, config: FleetConfig) -> None:
             snapshot = registry.read(config.name)
         except (ValueError, ray.exceptions.RayError):
             # Not there yet, or busy: no fleet ends for that. Serve knows if nothing will come.
-            _raise_failed_deployment(config)
+            raise_failed_deployment(config)
             continue
         progress.tell(snapshot)
         if not snapshot.engines:
-            _raise_failed_deployment(config)
-
-
-def _raise_failed_deployment(config: FleetConfig) -> None:
-    application = ray_serve.status().applications.get(config.name)
-    if application is not None and application.status == "DEPLOY_FAILED":
-        reason = " ".join(application.message.split())[:300]
-        raise EngineStartError(config.models[0].id, reason)
+            raise_failed_deployment(config)
 
 
 def _shut_down() -> None:

@@ -55,12 +55,19 @@ class Progress:
     """Compares each snapshot of the registry with what it has told."""
 
     def __init__(
-        self, config: FleetConfig, url: str, stages: Stages, *, wants_timings: bool = False
+        self,
+        config: FleetConfig,
+        url: str,
+        stages: Stages,
+        *,
+        wants_timings: bool = False,
+        last_words: str = "Ctrl-C stops the fleet",
     ) -> None:
         self._config = config
         self._url = url
         self._stages = stages
         self._wants_timings = wants_timings
+        self._last_words = last_words
         self._told: dict[str, str] = {}
         self._is_announced = False
         self.is_complete = False
@@ -80,7 +87,7 @@ class Progress:
         wanted = self._config.num_engines
         is_complete = ready >= wanted and len(answered) == len(self._config.models)
         if is_complete and not self.is_complete:
-            self._stages.say(f"all {ready} engines ready; Ctrl-C stops the fleet")
+            self._stages.say(f"all {ready} engines ready; {self._last_words}")
             if self._wants_timings:
                 self._wants_timings = False
                 self._stages.print(table(self._timings(snapshot)))

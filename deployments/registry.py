@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar, cast
 
@@ -124,6 +125,7 @@ class Registry:
         self._gateways: dict[str, tuple[GatewayRecord, float]] = {}
         self._failures: deque[StartFailure] = deque(maxlen=32)
         self._drains: dict[str, DrainOrder] = {}
+        self._packages: dict[str, str] = {}
 
     def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
         """List an engine."""
@@ -161,6 +163,10 @@ class Registry:
     def report_failure(self, failure: StartFailure) -> None:
         self._failures.append(failure)
         self.withdraw(failure.engine)
+
+    def first_package(self, code: str, uri: str) -> str:
+        """The package in which this code came first: this one, if it never did."""
+        return self._packages.setdefault(code, uri)
 
     def snapshot(self) -> Snapshot:
         self._engines = self._live(self._engines)
@@ -220,6 +226,17 @@ def drain(fleet: str, engine: str, order: DrainOrder) -> None:
     """Order an engine to drain. Raises ValueError when the fleet has no registry."""
     actor = ray.get_actor(actor_name(fleet), namespace=NAMESPACE)
     ray.get(actor.drain.remote(engine, order), timeout=CALL_TIMEOUT_S)
+
+
+def first_package(fleet: str, code: str, uri: str) -> str:
+    """The package in which a fleet's replicas run this code. Starts the registry."""
+    return cast(str, ray.get(_actor(fleet).first_package.remote(code, uri), timeout=CALL_TIMEOUT_S))
+
+
+def end(fleet: str) -> None:
+    """Forget the fleet."""
+    with suppress(ValueError):
+        ray.kill(ray.get_actor(actor_name(fleet), namespace=NAMESPACE))
 
 
 def actor_name(fleet: str) -> str:

@@ -339,6 +339,12 @@ def running_fleet(text: str, engines: int, directory: Path) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
+def expect() -> Callable[[Callable[[], bool], float, str], None]:
+    """Polls until a claim holds; fails when it does not in time."""
+    return wait_until
+
+
+@pytest.fixture(scope="session")
 def new_transcript() -> type[Transcript]:
     return Transcript
 

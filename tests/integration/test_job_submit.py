@@ -1,0 +1,219 @@
+"""`ray job submit` onto a real head with dashboard and token auth that has no qwenfleet installed:
+its code, and its vLLM plugin, come with the working directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import httpx
+import pytest
+
+from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.machine import free_ports
+from qwenfleet.deployments.environment import ray_environment
+from qwenfleet.deployments.haproxy import write_launcher
+from qwenfleet.deployments.processes import of_fleet
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+CODE = ("qwenfleet", "cluster", "deployments", "kernels", "loadtest", "pyproject.toml")
+FLEET = """
+name: job
+models:
+  - id: tiny
+    source: tiny-qwen3-moe
+    max_model_len: 4096
+    kv_cache_gib: 0.1
+    replicas: {min: ENGINES}
+gateway: {port: PORT}
+"""
+ENGINES = """
+import json, ray
+from qwenfleet.deployments import registry
+ray.init(address="auto", namespace=registry.NAMESPACE, log_to_driver=False)
+print(json.dumps([e.id for e in registry.read("job").engines if e.state == "ready"]))
+"""
+
+
+class Cluster:
+    """A Ray head, the Python that it runs in, and a working directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.python = _python_without_qwenfleet(directory / "venv")
+        self.work = directory / "work"
+        self.work.mkdir()
+        for name in CODE:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, self.work / name, symlinks=True)
+            else:
+                shutil.copy(ROOT / name, self.work)
+        self.port, gcs, self.dashboard, *agents = free_ports(7, "127.0.0.1")
+        self.token = directory / "ray.token"
+        self.token.write_text(secrets.token_hex(32))
+        launcher = directory / "haproxy"
+        write_launcher(launcher)
+        path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            **ray_environment(FleetConfig(), self.token, launcher),
+            "PATH": path,
+        }
+        self.log = (directory / "ray.log").open("wb")
+        # Ray's sockets lie below it, and their paths may have 107 bytes.
+        self.temporary = tempfile.mkdtemp(prefix="qf-", dir="/tmp")
+        ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+        self.head = subprocess.Popen(
+            [
+                *self.ray("start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats"),
+                "--node-ip-address=127.0.0.1",
+                f"--port={gcs}",
+                "--dashboard-host=127.0.0.1",
+                f"--dashboard-port={self.dashboard}",
+                *(f"--{name}={port}" for name, port in zip(ports, agents, strict=False)),
+                f"--temp-dir={self.temporary}",
+                "--object-store-memory=100000000",
+            ],
+            env=self.environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.environment["RAY_ADDRESS"] = f"127.0.0.1:{gcs}"
+
+    def ray(self, *arguments: str) -> list[str]:
+        return [str(self.python), "-m", "ray.scripts.scripts", *arguments]
+
+    def is_up(self) -> bool:
+        assert self.head.poll() is None, (self.directory / "ray.log").read_text()
+        try:
+            url = f"http://127.0.0.1:{self.dashboard}/api/version"
+            headers = {"authorization": f"Bearer {self.token.read_text()}"}
+            return httpx.get(url, headers=headers, timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """As a user does it."""
+        command = self.ray(
+            *("job", "submit", "--address", f"http://127.0.0.1:{self.dashboard}"),
+            *("--working-dir", ".", "--", "python", "-m", "qwenfleet.deployments", *arguments),
+        )
+        return subprocess.run(
+            command,
+            cwd=self.work,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+
+    def deploy(self, engines: int) -> subprocess.CompletedProcess[str]:
+        text = FLEET.replace("ENGINES", str(engines)).replace("PORT", str(self.port))
+        (self.work / "fleet.yaml").write_text(text)
+        return self.submit("fleet.yaml")
+
+    def engines(self) -> list[str]:
+        asked = subprocess.run(
+            [str(self.python), "-c", ENGINES],
+            cwd=self.work,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        engines: list[str] = json.loads(asked.stdout.splitlines()[-1])
+        return engines
+
+    def end(self) -> None:
+        self.head.terminate()
+        try:
+            self.head.wait(timeout=60)
+        finally:
+            for process in of_fleet(self.token):
+                process.kill()
+            self.log.close()
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def _python_without_qwenfleet(folder: Path) -> Path:
+    """A Python that has all that ours has, but for us."""
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for installed in Path(site.getsitepackages()[0]).iterdir():
+        if "qwenfleet" not in installed.name:
+            (packages / installed.name).symlink_to(installed)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("job"))
+    try:
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
+    expect(cluster.is_up, 120, "Ray's dashboard answers")
+
+    first = cluster.deploy(1)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "all 1 engines ready; the fleet stays when this job ends" in first.stdout
+    answer = httpx.post(
+        f"http://127.0.0.1:{cluster.port}/v1/completions",
+        json={"model": "tiny", "prompt": "def f(", "max_tokens": 8},
+        timeout=60,
+    )
+    assert answer.json()["usage"]["completion_tokens"] == 8, answer.text
+    (engine,) = cluster.engines()
+
+    again = cluster.deploy(2)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "all 2 engines ready" in again.stdout
+    assert engine in cluster.engines(), "an engine that nothing changed for goes on"
+
+    removed = cluster.submit("fleet.yaml", "--stop")
+    assert removed.returncode == 0, removed.stdout
+    assert "fleet 'job' is removed" in removed.stdout
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://127.0.0.1:{cluster.port}/v1/models", timeout=5).raise_for_status()
+
+
+def test_what_is_wrong_is_one_sentence(cluster):
+    gone = cluster.submit("fleet.yaml", "--stop")
+    assert gone.returncode != 0
+    assert "no fleet 'job' runs on this Ray cluster" in gone.stdout + gone.stderr
+
+    (cluster.work / "wrong.yaml").write_text("models:\n  - id: tiny\n    repliccas: {min: 1}\n")
+    wrong = cluster.submit("wrong.yaml")
+    assert "wrong.yaml line 3" in wrong.stdout + wrong.stderr
+    assert "Traceback" not in wrong.stdout
+
+
+def test_outside_a_cluster_it_says_where_it_belongs():
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "qwenfleet.deployments", "/nowhere/fleet.yaml"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("qwenfleet: /nowhere/fleet.yaml")
