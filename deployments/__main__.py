@@ -1,4 +1,4 @@
-"""`python -m qwenfleet.deployments fleet.yaml`: deploy a fleet on the Ray cluster around this process.
+"""`python -m qwenfleet.deployments fleet.yaml`: a fleet onto the Ray cluster around this process.
 
 Made for `ray job submit`: the job ends when all engines are ready, and the fleet stays. Run again,
 it changes what the file changed; `--stop` removes the fleet.

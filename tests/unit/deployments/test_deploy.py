@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwenfleet.cluster import packages
+from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.deployments import __main__ as command
+from qwenfleet.deployments.app import build
+from qwenfleet.deployments.deploy import _code_hash
+from qwenfleet.deployments.registry import Registry
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "code" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "code" / "a.py").write_text("a = 1\n")
+    (tmp_path / "fleet.yaml").write_text("name: one\n")
+    return tmp_path
+
+
+def test_the_configuration_and_caches_are_no_part_of_the_code(checkout: Path) -> None:
+    before = _code_hash(checkout, checkout / "fleet.yaml")
+    (checkout / "fleet.yaml").write_text("name: two\n")
+    (checkout / "code" / "__pycache__" / "a.pyc").write_bytes(b"x")
+    assert _code_hash(checkout, checkout / "fleet.yaml") == before
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "renamed"])
+def test_any_other_file_is(checkout: Path, change: str) -> None:
+    before = _code_hash(checkout, checkout / "fleet.yaml")
+    source = checkout / "code" / "a.py"
+    if change == "edited":
+        source.write_text("a = 2\n")
+    elif change == "added":
+        (checkout / "template.jinja").write_text("x")
+    else:
+        source.rename(source.with_name("b.py"))
+    assert _code_hash(checkout, checkout / "fleet.yaml") != before
+
+
+def test_the_registry_keeps_the_package_in_which_code_came_first() -> None:
+    registry = Registry()
+    assert registry.first_package("code", "gcs://one.zip") == "gcs://one.zip"
+    assert registry.first_package("code", "gcs://two.zip") == "gcs://one.zip"
+    assert registry.first_package("other", "gcs://two.zip") == "gcs://two.zip"
+
+
+def test_replicas_run_from_the_package_that_is_given() -> None:
+    application = build(FleetConfig(), working_dir="gcs://one.zip")
+    options = application._bound_deployment.ray_actor_options
+    assert options["runtime_env"]["working_dir"] == "gcs://one.zip"
+    plain = build(FleetConfig())._bound_deployment.ray_actor_options
+    assert "working_dir" not in plain["runtime_env"]
+
+
+def test_a_checkout_that_is_not_installed_knows_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = packages.own_version()
+
+    def absent(name: str) -> str:
+        raise packages.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(packages.metadata, "version", absent)
+    assert packages.own_version() == installed
+
+
+def test_a_file_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["/nowhere/fleet.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("qwenfleet: /nowhere/fleet.yaml")
+    assert error.count("\n") == 1
