@@ -121,7 +121,7 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
 
 
 def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
-    with pytest.raises(NoLayoutFits, match=r"113,696 tokens.*What works: --context 113696 in TP1"):
+    with pytest.raises(NoLayoutFits, match=r"113,696 tokens.*\(--context 113696\) in TP1"):
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=262_144)
 
 
