@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -32,6 +33,10 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
     layout that does not fit. Raises FleetError."""
     wanted = _output(options)
+    if options.calibration:
+        return _calibration(wanted)
+    if options.model is None:
+        raise PlanError("no model is named", "Give --model.")
     model = find_model(options.model)
     there = _machines(options, ray_nodes)
     if wanted is not None and len(there.kinds) > 1:
@@ -64,15 +69,34 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
 def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Console) -> None:
     found = plan(request, plan_speed.speed_of)
     if wanted is None:
-        plan_table.show(found, console, plan_speed.doubts(found))
+        doubts = plan_speed.doubts(found)
+        plan_table.show(found, console, [*doubts, *plan_output.settings(found).notes])
         return
     form, file = wanted
-    text = plan_output.write(found, form)
+    _write(plan_output.write(found, form), file)
+    if file != "-":
+        print(f"{file}: {found.reason}")
+
+
+def _calibration(wanted: tuple[Format, str] | None) -> int:
+    from qwenfleet.cluster import calibration, calibration_report
+
+    if wanted is None:
+        print(calibration_report.text(calibration.fitted()))
+        return 0
+    form, file = wanted
+    if form is not Format.JSON:
+        raise PlanError(f"--calibration has no {form}", "Formats are json.")
+    _write(json.dumps(calibration_report.as_json(calibration.fitted()), indent=2) + "\n", file)
+    return 0
+
+
+def _write(text: str, file: str) -> None:
+    """To a file, or - for standard output."""
     if file == "-":
         sys.stdout.write(text)
-        return
-    Path(file).write_text(text, encoding="utf-8")
-    print(f"{file}: {found.reason}")
+    else:
+        Path(file).write_text(text, encoding="utf-8")
 
 
 def _explain(request: PlanRequest, name: str, console: Console) -> int:

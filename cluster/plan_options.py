@@ -22,7 +22,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         "predicted from published measurements.",
     )
     parser.add_argument(
-        "--model", required=True, help="Hugging Face id, short name or directory with a config.json"
+        "--model", help="Hugging Face id, short name or directory with a config.json"
     )
     _add_machines(parser)
     wishes = parser.add_argument_group("what is wanted")
@@ -47,6 +47,11 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     )
     answers.add_argument(
         "--explain", metavar="LAYOUT", help="one GPU's memory: weights, KV cache, free"
+    )
+    answers.add_argument(
+        "--calibration",
+        action="store_true",
+        help="the speed model: its parameters, and how far off each held-out measurement was",
     )
     return parser
 

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import yaml
 
-from qwenfleet.cluster.geometry import KVDtype
+from qwenfleet.cluster.engine_settings import EngineNeeds, EngineSettings, settings_for
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.models import defaults_for
 from qwenfleet.cluster.plan import Candidate, Plan, Refused
 
 HEADER: Final = "# {name}, by `qwenfleet plan`: {reason}\n"
@@ -45,7 +44,8 @@ def write(plan: Plan, wanted: Format) -> str:
 
 def fleet(plan: Plan) -> dict[str, Any]:
     """The tree of a `FleetConfig` that serves the choice."""
-    model, choice = plan.request.model, plan.choice
+    model, choice, found = plan.request.model, plan.choice, settings(plan)
+    env = {"env": dict(found.env)} if found.env else {}
     return {
         "models": [
             {
@@ -55,7 +55,8 @@ def fleet(plan: Plan) -> dict[str, Any]:
                 "replicas": {"min": choice.engines},
                 "layout": layout_tree(choice.layout),
                 "max_model_len": choice.max_model_len,
-                "engine_args": engine_args(plan),
+                "engine_args": dict(found.engine_args),
+                **env,
             }
         ]
     }
@@ -67,17 +68,29 @@ def layout_tree(layout: Layout) -> dict[str, Any]:
     return {"tensor_parallel_size": layout.tensor_parallel_size, **tree}
 
 
-def engine_args(plan: Plan) -> dict[str, Any]:
-    """What the plan's memory rests on, by vLLM's names."""
-    request = plan.request
-    dtype = {} if request.kv_dtype is KVDtype.AUTO else {"kv_cache_dtype": request.kv_dtype.value}
-    return {"gpu_memory_utilization": request.utilisation, **dtype}
+def settings(plan: Plan) -> EngineSettings:
+    """Arguments, environment and parser of the choice's engines."""
+    request, choice = plan.request, plan.choice
+    ranks = choice.layout.data_parallel_size
+    return settings_for(
+        EngineNeeds(
+            model_name=request.model.name,
+            geometry=request.model.geometry,
+            accelerator=request.machines.accelerator,
+            layout=choice.layout,
+            context_tokens=choice.max_model_len,
+            kv_dtype=request.kv_dtype,
+            sequences=-(-choice.concurrency // ranks),
+            utilisation=request.utilisation,
+        )
+    )
 
 
 def vllm_args(plan: Plan) -> list[str]:
     """What follows `vllm serve`, for one engine; of several nodes, on the first of them."""
     layout, model = plan.choice.layout, plan.request.model
-    parser = defaults_for(model.name).tool_call_parser
+    wanted = settings(plan)
+    parser = wanted.tool_call_parser
     pairs: list[tuple[str, object]] = [
         ("tensor-parallel-size", layout.tensor_parallel_size),
         ("pipeline-parallel-size", layout.pipeline_parallel_size),
@@ -86,7 +99,9 @@ def vllm_args(plan: Plan) -> list[str]:
     ]
     sizes = [(name, value) for name, value in pairs if value != 1]
     sizes += [("max-model-len", plan.choice.max_model_len)]
-    sizes += [(name.replace("_", "-"), value) for name, value in engine_args(plan).items()]
+    for name, value in wanted.engine_args.items():
+        text = json.dumps(value) if isinstance(value, dict) else value
+        sizes.append((name.replace("_", "-"), text))
     found = [model.name]
     for name, value in sizes:
         found += [f"--{name}", str(value)]
@@ -114,6 +129,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "choice": plan.choice.layout.name,
         "reason": plan.reason,
         "warnings": list(plan.warnings),
+        "settings": {
+            "engine_args": dict(settings(plan).engine_args),
+            "env": dict(settings(plan).env),
+            "notes": list(settings(plan).notes),
+        },
         "candidates": [_candidate(one) for one in plan.candidates],
         "refused": [_refused(one) for one in plan.refused],
     }

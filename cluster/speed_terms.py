@@ -108,13 +108,14 @@ def weight_bytes_read(shape: EngineShape, tokens: float, skew: float) -> float:
     if not geometry.is_moe:
         per_layer += geometry.mlp_params_per_layer * each / tensor_parallel
     elif layout.expert_parallel:
-        ranks = layout.expert_parallel_size
-        experts = busiest_rank_experts(geometry, tokens, ranks, skew)
+        experts = busiest_rank_experts(geometry, tokens, layout.expert_parallel_size, skew)
         per_layer += experts * geometry.expert_params * each
     else:
-        of_rank = max(1.0, tokens / layout.data_parallel_size)
-        experts = experts_touched(geometry, of_rank, skew)
-        per_layer += experts * geometry.expert_params * each / tensor_parallel
+        # vLLM splits each expert over all ranks then, so every rank sees every token.
+        experts = experts_touched(geometry, tokens, skew) / (
+            tensor_parallel * layout.data_parallel_size
+        )
+        per_layer += experts * geometry.expert_params * each
     head = geometry.embedding_params * BF16_BYTES / tensor_parallel
     return geometry.num_layers * per_layer + head
 
@@ -122,8 +123,8 @@ def weight_bytes_read(shape: EngineShape, tokens: float, skew: float) -> float:
 def link_seconds(shape: EngineShape, tokens: float) -> float:
     """What collectives move in one step, at the links' full rate; their latency is overhead.
 
-    Two all-reduces a layer over the tensor parallel ranks. With data parallel ranks that share
-    experts, an all-gather and a reduce-scatter of all tokens: vLLM's `allgather_reducescatter`.
+    Two all-reduces a layer over the tensor parallel ranks. Data parallel ranks share experts,
+    which takes an all-gather and a reduce-scatter of all tokens: vLLM's `allgather_reducescatter`.
     """
     layout, geometry = shape.layout, shape.geometry
     ranks, groups = layout.tensor_parallel_size, layout.data_parallel_size
@@ -132,7 +133,7 @@ def link_seconds(shape: EngineShape, tokens: float) -> float:
     if ranks > 1:
         per_rank = max(1.0, tokens / groups) * token_bytes
         moved += 2 * 2 * (ranks - 1) / ranks * per_rank / shape.link_bytes_per_s(ranks)
-    if groups > 1 and layout.expert_parallel:
+    if groups > 1 and geometry.is_moe:
         share = (ranks * groups - 1) / (ranks * groups)
         moved += 2 * share * tokens * token_bytes / shape.link_bytes_per_s(ranks * groups)
     return geometry.num_layers * moved
@@ -143,6 +144,6 @@ def _overhead(shape: EngineShape) -> Cost:
     parts = [Part(Cause.OVERHEAD, shape.layer_parameter, layers)]
     if layout.tensor_parallel_size > 1:
         parts.append(Part(Cause.OVERHEAD, Parameter.TENSOR_PARALLEL, layers))
-    if layout.data_parallel_size > 1 and layout.expert_parallel:
+    if layout.data_parallel_size > 1 and shape.geometry.is_moe:
         parts.append(Part(Cause.OVERHEAD, Parameter.DATA_PARALLEL, layers))
     return Cost(tuple(parts))

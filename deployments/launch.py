@@ -18,7 +18,7 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 
-from qwenfleet.cluster import machine, run_file, sources
+from qwenfleet.cluster import gone_settings, long_context, machine, run_file, sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError, MachineError
 from qwenfleet.cluster.machine import EngineNeed
@@ -69,6 +69,9 @@ def serve(
 def check(config: FleetConfig, stages: Stages) -> None:
     """What can be known to fail is said before anything starts."""
     stages.begin("checking this machine and its models")
+    for sentence in gone_settings.of_config(config):
+        stages.say(f"warning: {sentence}")
+    long_context.check_config(config)
     machine.check_cpu(machine.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
     completed(config)  # the planner refuses a layout that a model cannot have

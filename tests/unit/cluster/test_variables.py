@@ -27,6 +27,7 @@ def test_an_environment_without_surprises_is_ok() -> None:
         ("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1", "Ray Serve will read"),
         ("VLLM_CPU_KVCACHE_SPACE", "40", "overrides kv_cache_gib"),
         ("VLLM_USE_FLASHINFER_SAMPLER", "1", "inherit VLLM_USE_FLASHINFER_SAMPLER"),
+        ("VLLM_ATTENTION_BACKEND", "X", "vLLM 0.32 does not read VLLM_ATTENTION_BACKEND"),
         ("HF_HUB_OFFLINE", "1", "cannot be loaded"),
         ("https_proxy", "http://proxy:3128", "no_proxy=127.0.0.1,localhost"),
     ],
