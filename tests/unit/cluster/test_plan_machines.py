@@ -8,10 +8,12 @@ from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.plan_machines import ClusterMachines, from_kubernetes, from_ray
 
 
-def ray_node(host: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
+def ray_node(
+    host: str, resources: dict[str, float] | None = None, *, alive: bool = True
+) -> dict[str, Any]:
     """As `ray.nodes()` gives it, cut to what is read and a little beside."""
-    named = {name.replace("__", ":").replace("_OAM", "-OAM"): v for name, v in resources.items()}
-    return {"Alive": alive, "NodeManagerHostname": host, "Resources": {"CPU": 8.0, **named}}
+    there = {"CPU": 8.0, **(resources or {})}
+    return {"Alive": alive, "NodeManagerHostname": host, "Resources": there}
 
 
 H100 = {"GPU": 8.0, "accelerator_type:H100": 1.0}
@@ -19,20 +21,20 @@ MI300X = {"GPU": 8.0, "accelerator_type:AMD-Instinct-MI300X-OAM": 1.0}
 
 
 def test_rays_nodes_of_one_kind_are_counted_together() -> None:
-    nodes = [ray_node("head"), ray_node("a", **H100), ray_node("b", **H100)]
-    found = from_ray([*nodes, ray_node("c", **MI300X), ray_node("d", alive=False, **H100)])
+    nodes = [ray_node("head"), ray_node("a", H100), ray_node("b", H100)]
+    found = from_ray([*nodes, ray_node("c", MI300X), ray_node("d", H100, alive=False)])
     assert [kind.name for kind in found.kinds] == ["2 x 8 x H100", "8 x MI300X"]
     assert found.skipped == ()
 
 
 def test_nodes_of_one_kind_and_two_sizes_are_two_kinds() -> None:
-    found = from_ray([ray_node("a", **H100), ray_node("b", **{**H100, "GPU": 4.0})])
+    found = from_ray([ray_node("a", H100), ray_node("b", {**H100, "GPU": 4.0})])
     assert [kind.name for kind in found.kinds] == ["8 x H100", "4 x H100"]
 
 
 def test_gpus_that_are_not_known_are_told_by_host() -> None:
     laptop = {"GPU": 1.0, "accelerator_type:T4": 1.0}
-    found = from_ray([ray_node("a", **H100), ray_node("b", **laptop), ray_node("c", GPU=2.0)])
+    found = from_ray([ray_node("a", H100), ray_node("b", laptop), ray_node("c", {"GPU": 2.0})])
     assert found.skipped == ("b (T4)", "c (GPUs of a kind that Ray does not name)")
 
 
@@ -91,7 +93,7 @@ def test_kubernetes_nodes_that_cannot_be_used_are_told_with_the_reason() -> None
 
 
 def test_one_kind_can_be_asked_for() -> None:
-    both = from_ray([ray_node("a", **H100), ray_node("b", **MI300X)])
+    both = from_ray([ray_node("a", H100), ray_node("b", MI300X)])
     assert [kind.name for kind in both.only("mi300x").kinds] == ["8 x MI300X"]
     assert both.only(None) == both
 
@@ -99,7 +101,7 @@ def test_one_kind_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("there", "wanted", "said"),
     [
-        (from_ray([ray_node("a", **H100)]), "H200", "the cluster has 8 x H100, and no H200"),
+        (from_ray([ray_node("a", H100)]), "H200", "the cluster has 8 x H100, and no H200"),
         (from_ray([ray_node("a")]), None, "has no node with GPUs that are known"),
         (ClusterMachines((), ("b (T4)",)), None, r"Left out: b \(T4\)"),
     ],
