@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwenfleet.cluster.accelerators import ComputeDtype
+from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.memory import expert_split
 from qwenfleet.cluster.plan import Candidate, SloVerdict, middle
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
@@ -154,5 +156,11 @@ def warnings(choice: Candidate, request: PlanRequest) -> list[str]:
     weak = [origin.text for origin in accelerator.origins if origin.is_weak]
     if accelerator.is_weak("flops_per_s"):
         found.append(f"Rates of {accelerator.name} have a weak source ({weak[-1]}).")
+    if request.kv_dtype is KVDtype.FP8 and accelerator.flops(ComputeDtype.FP8) is None:
+        found.append(
+            f"{accelerator.name} has no FP8 matrix units, and not every attention backend of vLLM "
+            "reads an FP8 KV cache there (Triton's refuses): try it before you rely on it."
+        )
+    found += accelerator.cautions
     found += [f"{request.model.short_name}: {doubt}." for doubt in request.model.doubts]
     return found

@@ -67,7 +67,7 @@ def _add_machines(parser: argparse.ArgumentParser) -> None:
         "--from-cluster", action="store_true", help="plan for the nodes of a cluster at hand"
     )
     where = machines.add_mutually_exclusive_group()
-    where.add_argument("--address", default="auto", help="of the Ray cluster (default auto)")
+    where.add_argument("--address", help="of the Ray cluster; auto without it")
     where.add_argument(
         "--kube",
         nargs="?",

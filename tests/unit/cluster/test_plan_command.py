@@ -104,6 +104,16 @@ def test_a_cluster_of_two_kinds_gets_a_plan_for_each(run: Run) -> None:
     assert "H100" not in one
 
 
+def test_a_kind_of_machine_that_holds_no_layout_does_not_hide_the_others(
+    run: Run,
+) -> None:
+    small = H100 | {"Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}
+    status, said = run(*CODER, "--from-cluster", ray=[small, MI300X])
+    assert (status, "Choice: TP8+EP8" in said) == (0, True)
+    with pytest.raises(NoLayoutFits):
+        run(*CODER, "--address", "10.0.0.1:6379", ray=[small])
+
+
 def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 
@@ -140,7 +150,8 @@ BAD = [
     ((*CODER, *H200, "--output-tokens", "0"), "--output-tokens is 0"),
     ((*CODER, *H200, "--slo", "fast"), "'fast' is no part of an SLO"),
     ((*CODER, *H200, "--layout", "8"), "'8' is no layout"),
-    ((*CODER, *H200, "--layout", "TP0"), "Sizes are 1 or more"),
+    ((*CODER, *H200, "--layout", "TP0"), "'TP0' is no layout: Input should be greater"),
+    ((*CODER, *H200, "--layout", "TP8@3"), "nodes 3 cannot share 8 GPUs"),
     ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM makes TP x DP = 8"),
     ((*CODER, *H200, "--explain", "TPx"), "'TPx' is no layout"),
     ((*CODER, *H200, "--output", "toml"), "Formats are fleet.yaml"),
