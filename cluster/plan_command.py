@@ -48,6 +48,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
             model=model,
             machines=kind,
             context_tokens=options.context,
+            long_context=options.long_context,
             kv_dtype=options.kv_dtype,
             goal=options.goal,
             slo=parse_slo(options.slo) if options.slo else Slo(),

@@ -17,7 +17,7 @@ from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.plan import Plan
 from qwenfleet.cluster.plan_output import Format, write
-from qwenfleet.cluster.plan_request import PlanRequest
+from qwenfleet.cluster.plan_request import LongContext, PlanRequest
 from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
 
@@ -95,3 +95,18 @@ def test_json_has_every_candidate_with_its_range_and_every_refusal_with_its_rule
         assert 0 < low < high
     assert {breach["rule"] for one in tree["refused"] for breach in one["breaches"]} >= {"memory"}
     assert tree["machines"] == {"accelerator": "H100", "nodes": 1, "gpus_per_node": 8}
+
+
+def test_a_context_that_yarn_reaches_is_written_with_its_overrides(tmp_path: Path) -> None:
+    found = of(
+        "qwen3-coder-30b-fp8", "H200", context_tokens=1_000_000, long_context=LongContext.YARN
+    )
+    file = tmp_path / "fleet.yaml"
+    file.write_text(write(found, Format.FLEET), encoding="utf-8")
+    (served,) = load(file).models
+    overrides = served.engine_args["hf_overrides"]
+    assert isinstance(overrides, dict)
+    rope = overrides["rope_parameters"]
+    assert isinstance(rope, dict)
+    assert (rope["rope_theta"], rope["factor"]) == (10_000_000, 4.0)
+    assert served.max_model_len == 1_000_000
