@@ -36,6 +36,8 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     wanted = _output(options)
     if options.calibration:
         return _calibration(wanted)
+    if options.html is not None:
+        return _page(options)
     if options.model is None:
         raise PlanError("no model is named", "Give --model.")
     model = find_model(options.model)
@@ -98,6 +100,27 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
     if form is not Format.JSON:
         raise PlanError(f"--calibration has no {form}", "Formats are json.")
     _write(json.dumps(calibration_report.as_json(calibration.fitted()), indent=2) + "\n", file)
+    return 0
+
+
+def _page(options: argparse.Namespace) -> int:
+    """What is named comes first in the page's lists."""
+    from qwenfleet.cluster import plan_page
+
+    usual = Load()
+    grid = plan_page.Grid(
+        load=Load(
+            options.concurrency, options.prompt_tokens or usual.prompt_tokens, options.output_tokens
+        )
+    )
+    wanted = grid.with_first(
+        None if options.model is None else find_model(options.model),
+        None if options.accelerator is None else find_accelerator(options.accelerator),
+        options.nodes,
+        options.context,
+    )
+    Path(options.html).write_text(plan_page.page(wanted), encoding="utf-8")
+    print(f"{options.html}: open it in a browser; it needs no network")
     return 0
 
 

@@ -55,6 +55,11 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         "--explain", metavar="LAYOUT", help="one GPU's memory: weights, KV cache, free"
     )
     answers.add_argument(
+        "--html",
+        metavar="FILE",
+        help="a page to choose model, machines and context from, with the plan of each",
+    )
+    answers.add_argument(
         "--calibration",
         action="store_true",
         help="the speed model: its parameters, and how far off each held-out measurement was",
