@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import yaml
+from pydantic import JsonValue
 
 from qwenfleet.cluster.engine_settings import EngineNeeds, EngineSettings, settings_for
 from qwenfleet.cluster.layout import Layout
@@ -91,7 +92,7 @@ def vllm_args(plan: Plan) -> list[str]:
     layout, model = plan.choice.layout, plan.request.model
     wanted = settings(plan)
     parser = wanted.tool_call_parser
-    pairs: list[tuple[str, object]] = [
+    pairs: list[tuple[str, JsonValue]] = [
         ("tensor-parallel-size", layout.tensor_parallel_size),
         ("pipeline-parallel-size", layout.pipeline_parallel_size),
         ("data-parallel-size", layout.data_parallel_size),

@@ -134,7 +134,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             _metrics_export_port=metrics_port,
         )
         stop_on_signals()  # Ray has a handler of its own for SIGTERM
-        _check_gpus(config)
+        _check_gpus(completed(config))
         stages.begin("deploying the gateway and the engines")
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray_serve.start(
@@ -171,7 +171,8 @@ def _check_gpus(config: FleetConfig) -> None:
     if wanted > there:
         raise MachineError(
             f"the engines want {wanted} GPUs and this machine has {there}",
-            "Leave 'accelerator' out to run on CPUs, or ask for fewer engines.",
+            "Leave 'accelerator' out to run on CPUs, ask for fewer engines, or set the layout that "
+            f"`qwenfleet plan --gpus-per-node {max(there, 1)}` chooses.",
         )
 
 
