@@ -18,7 +18,7 @@ CODER = find_model("qwen3-coder-480b-fp8")
 SMALL = Grid(models=(CODER,), accelerators=(H100, H200), nodes=(1,), contexts=(131_072,))
 
 
-def embedded(text: str) -> dict:
+def embedded(text):
     (found,) = re.findall(r'id="plans">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
 
