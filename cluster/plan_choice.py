@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwenfleet.cluster.accelerators import ComputeDtype
+from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.memory import expert_split
 from qwenfleet.cluster.plan import Candidate, SloVerdict, middle
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
@@ -78,8 +80,9 @@ def reason(order: list[Candidate], request: PlanRequest) -> str:
     faster = [one for one in others if figure(one, request) > figure(choice, request)]
     behind = max(faster, key=lambda one: figure(one, request), default=None)
     if behind is not None and behind is not others[0]:
-        text += f" By {request.goal.value} alone {behind.layout.name} looks better, but "
-        text += f"{_before(choice, behind, request)}."
+        name, why = behind.layout.name, _before(choice, behind, request)
+        why = f"it{why.removeprefix(name)}" if why.startswith(name) else why
+        text += f" By {request.goal.value} alone {name} looks better, but {why}."
     return text
 
 
@@ -88,7 +91,7 @@ def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
     name = other.layout.name
     if choice.holds_wanted_context != other.holds_wanted_context:
         wanted = request.wanted_context_tokens
-        return f"it holds a sequence of {wanted:,} tokens, and {name} {other.max_model_len:,} only"
+        return f"{name} holds a sequence of {other.max_model_len:,} tokens only, not {wanted:,}"
     if choice.slo is not other.slo:
         words = {
             SloVerdict.KEPT: "keeps",
@@ -96,7 +99,7 @@ def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
             SloVerdict.MISSED: "misses",
         }
         kept, not_kept = words[choice.slo], words[other.slo]
-        return f"by prediction it {kept} {request.slo.name}, and {name} {not_kept} it"
+        return f"by prediction the choice {kept} {request.slo.name}, and {name} {not_kept} it"
     mine, its = ([n for n in one.judgement.notes if n.is_discouraged] for one in (choice, other))
     if len(mine) < len(its):
         rule = next(note for note in its if note not in mine).rule
@@ -153,5 +156,11 @@ def warnings(choice: Candidate, request: PlanRequest) -> list[str]:
     weak = [origin.text for origin in accelerator.origins if origin.is_weak]
     if accelerator.is_weak("flops_per_s"):
         found.append(f"Rates of {accelerator.name} have a weak source ({weak[-1]}).")
+    if request.kv_dtype is KVDtype.FP8 and accelerator.flops(ComputeDtype.FP8) is None:
+        found.append(
+            f"{accelerator.name} has no FP8 matrix units, and not every attention backend of vLLM "
+            "reads an FP8 KV cache there (Triton's refuses): try it before you rely on it."
+        )
+    found += accelerator.cautions
     found += [f"{request.model.short_name}: {doubt}." for doubt in request.model.doubts]
     return found

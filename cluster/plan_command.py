@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from qwenfleet.cluster import plan_kube, plan_machines, plan_output, plan_speed, plan_table
 from qwenfleet.cluster.accelerators import find_accelerator
 from qwenfleet.cluster.catalog import find_model
-from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan_machines import ClusterMachines
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
             model=model,
             machines=kind,
             context_tokens=options.context,
+            long_context=options.long_context,
             kv_dtype=options.kv_dtype,
             goal=options.goal,
             slo=parse_slo(options.slo) if options.slo else Slo(),
@@ -63,8 +65,16 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
         print(f"qwenfleet: left out: {skipped}", file=sys.stderr)
     if options.explain is not None:
         return max(_explain(request, options.explain, console) for request in requests)
+    refusals = []
     for request in requests:
-        _answer(request, wanted, console)
+        try:
+            _answer(request, wanted, console)
+        except NoLayoutFits as error:
+            refusals.append(error)
+    if len(refusals) == len(requests):
+        raise refusals[0]
+    for refusal in refusals:
+        print(f"qwenfleet: {refusal}", file=sys.stderr)
     return 0
 
 
@@ -135,14 +145,14 @@ def _explain(request: PlanRequest, name: str, console: Console) -> int:
 
 
 def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachines:
-    if options.from_cluster or options.kube is not None:
+    if options.from_cluster or options.kube is not None or options.address is not None:
         if options.nodes is not None or options.gpus_per_node is not None:
             raise PlanError(
                 "--nodes or --gpus-per-node is given beside --from-cluster",
                 "Leave them out: they are read from the cluster.",
             )
         if options.kube is None:
-            found = plan_machines.from_ray(ray_nodes(options.address))
+            found = plan_machines.from_ray(ray_nodes(options.address or "auto"))
         else:
             found = plan_machines.from_kubernetes(plan_kube.read_nodes(options.kube or None))
         return found.only(options.accelerator)
@@ -169,8 +179,11 @@ def _layout(text: str | None) -> Layout | None:
         return None
     try:
         return Layout.parse(text)
+    except ValidationError as e:
+        problem = "; ".join(error["msg"] for error in e.errors())
+        raise PlanError(f"'{text}' is no layout: {problem}", "Sizes are 1 or more.") from e
     except ValueError as e:
-        raise PlanError(str(e).rstrip("."), "Sizes are 1 or more.") from e
+        raise PlanError(str(e), "See qwenfleet plan --help.") from e
 
 
 def _output(options: argparse.Namespace) -> tuple[Format, str] | None:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Goal, Load
+from qwenfleet.cluster.plan_request import Goal, Load, LongContext
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -29,6 +29,12 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     wishes.add_argument("--goal", choices=list(Goal), default=Goal.THROUGHPUT, type=Goal)
     wishes.add_argument("--slo", default="", metavar="ttft=2s,tpot=50ms", help="what users get")
     wishes.add_argument("--context", type=int, metavar="N", help="longest prompt plus output")
+    wishes.add_argument(
+        "--long-context",
+        choices=list(LongContext),
+        type=LongContext,
+        help="how a context above the model's own is reached",
+    )
     wishes.add_argument("--kv-dtype", choices=list(KVDtype), default=KVDtype.AUTO, type=KVDtype)
     wishes.add_argument("--layout", metavar="TP8+EP8", help="judge this one only")
     usual = Load()
@@ -72,7 +78,7 @@ def _add_machines(parser: argparse.ArgumentParser) -> None:
         "--from-cluster", action="store_true", help="plan for the nodes of a cluster at hand"
     )
     where = machines.add_mutually_exclusive_group()
-    where.add_argument("--address", default="auto", help="of the Ray cluster (default auto)")
+    where.add_argument("--address", help="of the Ray cluster; auto without it")
     where.add_argument(
         "--kube",
         nargs="?",

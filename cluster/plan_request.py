@@ -12,6 +12,7 @@ from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.long_context import yarn_overrides
 from qwenfleet.cluster.memory import UTILISATION
 
 SLO_EXAMPLE: Final = "Write it like ttft=2s,tpot=50ms."
@@ -27,6 +28,12 @@ class Goal(StrEnum):
     """Time between two tokens, then time to the first."""
     COST = "cost"
     """Output tokens per second of each GPU."""
+
+
+class LongContext(StrEnum):
+    """How a model serves more tokens than it was trained on; see `long_context`."""
+
+    YARN = "yarn"
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ class PlanRequest:
     machines: Machines
     context_tokens: int | None = None
     """Longest prompt plus output that must fit; None prefers the model's own and takes less."""
+    long_context: LongContext | None = None
+    """How a context above the model's own is reached."""
     kv_dtype: KVDtype = KVDtype.AUTO
     goal: Goal = Goal.THROUGHPUT
     slo: Slo = field(default_factory=Slo)
@@ -107,7 +116,7 @@ class PlanRequest:
                 f"the share of memory that vLLM may use is {self.utilisation:g}",
                 "Give a number above 0 and up to 1.",
             )
-        check_context(self.model, self.context_tokens)
+        check_context(self.model, self.context_tokens, self.long_context)
         if self.context_tokens and self.load.sequence_tokens > self.context_tokens:
             raise PlanError(
                 f"a request of {self.load.prompt_tokens:,} + {self.load.output_tokens:,} tokens is "
@@ -121,20 +130,23 @@ class PlanRequest:
         return self.context_tokens or self.model.geometry.max_context_tokens
 
 
-def check_context(model: KnownModel, context_tokens: int | None) -> None:
-    """Raise PlanError for a context that the model is not made for."""
+def check_context(
+    model: KnownModel, context_tokens: int | None, method: LongContext | None = None
+) -> None:
+    """Raise PlanError for a context that the model is not made for and `method` does not reach."""
     if context_tokens is None:
         return
     if context_tokens < 1:
         raise PlanError(f"the context is {context_tokens} tokens", "Give a number of 1 or more.")
     longest = model.geometry.max_context_tokens
-    if context_tokens > longest:
-        original = model.geometry.max_position_embeddings
-        factor = -(-context_tokens // original)
-        raise PlanError(
-            f"a context of {context_tokens:,} tokens is beyond the {longest:,} of {model.name}, "
-            "and no long-context method is configured",
-            f"Ask for {longest:,} or less, or set YaRN in config.json, in a directory of its own: "
-            f'"rope_scaling": {{"rope_type": "yarn", "factor": {factor}.0, '
-            f'"original_max_position_embeddings": {original}}}. It harms short prompts a little.',
-        )
+    if context_tokens <= longest:
+        return
+    if method is LongContext.YARN:
+        yarn_overrides(model.geometry, context_tokens)  # raises beyond what YaRN is used for
+        return
+    raise PlanError(
+        f"a context of {context_tokens:,} tokens is beyond the {longest:,} of {model.name}, and no "
+        "long-context method is chosen",
+        f"Ask for {longest:,} or less, or add --long-context yarn, which harms short prompts a "
+        "little.",
+    )

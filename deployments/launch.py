@@ -23,6 +23,7 @@ from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError, MachineError
 from qwenfleet.cluster.machine import EngineNeed
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
 from qwenfleet.deployments.app import build
@@ -73,6 +74,7 @@ def check(config: FleetConfig, stages: Stages) -> None:
     long_context.check_config(config)
     machine.check_cpu(machine.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
+    completed(config)  # the planner refuses a layout that a model cannot have
     needs = []
     for model in config.models:
         path = sources.locate(model.resolved_source, stages.say)

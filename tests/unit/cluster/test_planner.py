@@ -121,7 +121,7 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
 
 
 def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
-    with pytest.raises(NoLayoutFits, match=r"113,696 tokens.*What works: --context 113696 in TP1"):
+    with pytest.raises(NoLayoutFits, match=r"113,696 tokens.*\(--context 113696\) in TP1"):
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=262_144)
 
 
@@ -178,6 +178,12 @@ def test_a_load_beyond_the_kv_cache_is_told() -> None:
 def test_amds_weak_figures_are_told() -> None:
     assert any("weak source" in text for text in planned("qwen3-coder-480b-fp8", "MI300X").warnings)
     assert planned("qwen3-coder-480b-fp8", "H200").warnings == ()
+
+
+def test_what_an_a100_may_not_do_is_told() -> None:
+    said = planned("qwen3-coder-480b-fp8", "A100", kv_dtype=KVDtype.FP8).warnings
+    for part in ("card of 40 GB", "FP8 KV cache", "Marlin"):
+        assert any(part in text for text in said)
 
 
 requests = st.builds(
