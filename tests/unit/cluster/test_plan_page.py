@@ -57,6 +57,12 @@ def test_where_nothing_fits_the_page_says_why():
     assert "GiB" in found["reason"]
 
 
+def test_a_context_beyond_the_model_is_said_and_not_shortened():
+    (found,) = data(replace(SMALL, accelerators=(H200,), contexts=(300_000,)))["plans"].values()
+    assert found["rows"] == []
+    assert "300,000" in found["reason"]
+
+
 def test_commands_are_those_of_the_row(capsys, monkeypatch, tmp_path):
     row = data(SMALL)["plans"][f"{CODER.name}|H200|1|131072"]["rows"][1]
     assert f"--layout {row['layout']}" in row["plan"]
