@@ -100,8 +100,8 @@ def vllm_args(plan: Plan) -> list[str]:
     ]
     sizes = [(name, value) for name, value in pairs if value != 1]
     sizes += [("max-model-len", plan.choice.max_model_len)]
-    for name, value in wanted.engine_args.items():
-        text = json.dumps(value) if isinstance(value, dict) else value
+    for name, setting in wanted.engine_args.items():
+        text = json.dumps(setting) if isinstance(setting, dict) else setting
         sizes.append((name.replace("_", "-"), text))
     found = [model.name]
     for name, value in sizes:

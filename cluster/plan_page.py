@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from qwenfleet.cluster import plan_output, plan_speed
 from qwenfleet.cluster.accelerators import ACCELERATORS, GIB, Accelerator
 from qwenfleet.cluster.catalog import CATALOG, KnownModel
-from qwenfleet.cluster.errors import NoLayoutFits
+from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan
@@ -81,7 +81,7 @@ def data(grid: Grid) -> dict[str, Any]:
         f"{grid.load.output_tokens:,} tokens",
         "plans": {
             f"{model.name}|{accelerator.name}|{nodes}|{context}": _plan(
-                _request(grid, model, accelerator, nodes, context)
+                grid, model, accelerator, nodes, context
             )
             for model in grid.models
             for accelerator in grid.accelerators
@@ -91,22 +91,13 @@ def data(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _request(
+def _plan(
     grid: Grid, model: KnownModel, accelerator: Accelerator, nodes: int, context: int
-) -> PlanRequest:
-    """Requests are never longer than the context."""
-    output = min(grid.load.output_tokens, max(1, context // 2))
-    prompt = max(1, min(grid.load.prompt_tokens, context - output))
-    machines = Machines(accelerator, nodes, accelerator.gpus_per_node)
-    load = Load(grid.load.concurrency, prompt, output)
-    wanted = min(context, model.geometry.max_context_tokens)
-    return PlanRequest(model=model, machines=machines, context_tokens=wanted, load=load)
-
-
-def _plan(request: PlanRequest) -> dict[str, Any]:
+) -> dict[str, Any]:
+    """What the page shows of one plan; of one that cannot be, why."""
     try:
-        found = plan(request, plan_speed.speed_of)
-    except NoLayoutFits as error:
+        found = plan(_request(grid, model, accelerator, nodes, context), plan_speed.speed_of)
+    except PlanError as error:
         return {"reason": str(error), "rows": [], "notes": [], "refused": []}
     notes = [*found.warnings, *plan_speed.doubts(found), *plan_output.settings(found).notes]
     return {
@@ -115,6 +106,21 @@ def _plan(request: PlanRequest) -> dict[str, Any]:
         "notes": notes,
         "refused": refusals(found.refused),
     }
+
+
+def _request(
+    grid: Grid, model: KnownModel, accelerator: Accelerator, nodes: int, context: int
+) -> PlanRequest:
+    """Of the grid's load, with requests cut to the context. Raises PlanError for a context that is
+    beyond the model."""
+    output = min(grid.load.output_tokens, max(1, context // 2))
+    prompt = max(1, min(grid.load.prompt_tokens, context - output))
+    return PlanRequest(
+        model=model,
+        machines=Machines(accelerator, nodes, accelerator.gpus_per_node),
+        context_tokens=context,
+        load=Load(grid.load.concurrency, prompt, output),
+    )
 
 
 def _row(one: Candidate, found: Plan) -> dict[str, Any]:

@@ -18,7 +18,7 @@ CODER = find_model("qwen3-coder-480b-fp8")
 SMALL = Grid(models=(CODER,), accelerators=(H100, H200), nodes=(1,), contexts=(131_072,))
 
 
-def embedded(text: str) -> dict:
+def embedded(text):
     (found,) = re.findall(r'id="plans">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
 
@@ -55,6 +55,12 @@ def test_where_nothing_fits_the_page_says_why():
     (found,) = tree["plans"].values()
     assert found["rows"] == []
     assert "GiB" in found["reason"]
+
+
+def test_a_context_beyond_the_model_is_said_and_not_shortened():
+    (found,) = data(replace(SMALL, accelerators=(H200,), contexts=(300_000,)))["plans"].values()
+    assert found["rows"] == []
+    assert "300,000" in found["reason"]
 
 
 def test_commands_are_those_of_the_row(capsys, monkeypatch, tmp_path):
