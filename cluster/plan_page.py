@@ -22,6 +22,7 @@ from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan
 from qwenfleet.cluster.plan_request import Load, PlanRequest
 from qwenfleet.cluster.plan_table import refusals
+from qwenfleet.cluster.plan_tradeoffs import by_context, cells
 from qwenfleet.cluster.planner import plan
 
 T = TypeVar("T")
@@ -140,6 +141,7 @@ def _row(one: Candidate, found: Plan) -> dict[str, Any]:
             ", ".join(sorted(slow)),
         ],
         "memory": _memory(one.memory),
+        "contexts": [cells(row) for row in by_context(one, found.request)],
         "plan": _command(found.request, one),
         "vllm": " ".join([*env, "vllm serve", shlex.join(plan_output.vllm_args(chosen))]),
     }
