@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final
 
 from qwenfleet.cluster.accelerators import Vendor
-from qwenfleet.cluster.calibration import fitted, tpot_cost, ttft_cost
+from qwenfleet.cluster.calibration import FEWEST_POINTS, fitted, tpot_cost, ttft_cost
 from qwenfleet.cluster.calibration_points import POINTS, TTFT_POINTS
 from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step
@@ -172,6 +172,13 @@ def doubts(shape: EngineShape, load: Workload) -> list[str]:
         f"Time to first token: {len(TTFT_POINTS)} published measurements, all of the 480B model, "
         "too few for an error; waiting for a place is not in it.",
     ]
+    name = shape.accelerator.name
+    known = sum(point.shape.accelerator.name == name for point in POINTS)
+    if known < FEWEST_POINTS:
+        said.append(
+            f"Of the {len(POINTS)} measurements that speeds are fitted to, {known or 'none'} "
+            f"{'is' if known < 2 else 'are'} of {name}."
+        )
     if shape.accelerator.vendor is Vendor.AMD:
         said.append(
             "AMD: three published set-ups, two of them with AITER off, so ranges are wide; measure "

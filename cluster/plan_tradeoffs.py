@@ -61,9 +61,11 @@ def slo_sentence(one: Candidate, request: PlanRequest) -> str:
     if most is None:
         return ""
     promised = f"{(request.slo.tpot_s or 0) * 1000:g} ms per token"
+    end = "at the slow end of the range"
     if most == 0:
-        return f"By prediction not even one request at a time surely has {promised}."
+        return f"By prediction not even one request at a time keeps {promised} {end}."
     return (
-        f"By prediction up to {most:,} requests at once on each engine surely have {promised}, of "
-        f"{request.load.prompt_tokens:,} + {request.load.output_tokens:,} tokens."
+        f"By prediction up to {most:,} requests at once on each engine, of "
+        f"{request.load.prompt_tokens:,} + {request.load.output_tokens:,} tokens, keep {promised} "
+        f"even {end}."
     )

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenfleet.cluster.accelerators import B200, H100, H200, MI300X, Vendor
+from qwenfleet.cluster.accelerators import B200, H100, H200, MI300X, MI325X, Vendor
 from qwenfleet.cluster.calibration import fitted
 from qwenfleet.cluster.calibration_points import FP8_480B, POINTS, TTFT_POINTS, Quantity
 from qwenfleet.cluster.catalog import CODER_30B
@@ -117,7 +117,14 @@ def test_what_was_not_measured_is_said():
     said = " ".join(doubts(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
     for words in ("AMD", "several nodes", "pipeline", "above 10,000 tokens", "first token"):
         assert words in said
-    assert len(doubts(shape(), LOAD)) == 1
+    assert len(doubts(shape(H100), LOAD)) == 1
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "said"), [(H200, "1 is of H200"), (MI325X, "none is of MI325X")]
+)
+def test_accelerators_with_few_measurements_are_named(accelerator, said):
+    assert any(said in sentence for sentence in doubts(shape(accelerator), LOAD))
 
 
 def test_a_small_model_on_one_gpu_is_in_the_published_region():
