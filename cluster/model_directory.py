@@ -87,6 +87,7 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
         has_qkv_bias=architecture in HAVE_QKV_BIAS or bool(config.get("attention_bias")),
         quantization=_quantization(config, source),
         long_context_tokens=_long_context_tokens(config, rope, positions),
+        has_dual_chunk=bool(config.get("dual_chunk_attention_config")),
     )
 
 

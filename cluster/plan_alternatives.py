@@ -56,7 +56,8 @@ def _ways_out(request: PlanRequest, nearest: Refused, search: Search) -> Iterato
     here = _best(free, search)
     if request.layout is not None and here:
         yield f"{here.layout.name} on the same machines"
-    if nearest.breaches[0].rule is Rule.CONTEXT and nearest.memory.kv_tokens:
+    holds_a_request = nearest.memory.kv_tokens >= request.load.sequence_tokens
+    if nearest.breaches[0].rule is Rule.CONTEXT and request.context_tokens and holds_a_request:
         tokens = nearest.memory.kv_tokens
         yield f"a context of {tokens:,} tokens (--context {tokens}) in {nearest.layout.name}"
     if here:

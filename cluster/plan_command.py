@@ -15,7 +15,7 @@ from rich.console import Console
 
 from qwenfleet.cluster import plan_kube, plan_machines, plan_output, plan_speed, plan_table
 from qwenfleet.cluster.accelerators import find_accelerator
-from qwenfleet.cluster.catalog import find_model
+from qwenfleet.cluster.catalog import KnownModel, find_model
 from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
             kv_dtype=options.kv_dtype,
             goal=options.goal,
             slo=parse_slo(options.slo) if options.slo else Slo(),
-            load=_load(options),
+            load=_load(options, model),
             layout=_layout(options.layout),
         )
         for kind in there.kinds
@@ -110,7 +110,9 @@ def _page(options: argparse.Namespace) -> int:
     usual = Load()
     grid = plan_page.Grid(
         load=Load(
-            options.concurrency, options.prompt_tokens or usual.prompt_tokens, options.output_tokens
+            options.concurrency,
+            usual.prompt_tokens if options.prompt_tokens is None else options.prompt_tokens,
+            usual.output_tokens if options.output_tokens is None else options.output_tokens,
         )
     )
     wanted = grid.with_first(
@@ -165,13 +167,13 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
     return ClusterMachines((Machines(accelerator, nodes, gpus),))
 
 
-def _load(options: argparse.Namespace) -> Load:
-    """A prompt that is not given is short enough for the context."""
-    prompt = options.prompt_tokens
-    if prompt is None:
-        room = (options.context or Load().sequence_tokens) - options.output_tokens
-        prompt = max(1, min(Load().prompt_tokens, room))
-    return Load(options.concurrency, prompt, options.output_tokens)
+def _load(options: argparse.Namespace, model: KnownModel) -> Load:
+    return Load.within(
+        options.context or model.geometry.max_context_tokens,
+        concurrency=options.concurrency,
+        prompt_tokens=options.prompt_tokens,
+        output_tokens=options.output_tokens,
+    )
 
 
 def _layout(text: str | None) -> Layout | None:

@@ -42,8 +42,12 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         "--concurrency", type=int, default=usual.concurrency, metavar="N",
         help=f"requests at once, over all engines (default {usual.concurrency})",
     )  # fmt: skip
-    wishes.add_argument("--prompt-tokens", type=int, metavar="N")
-    wishes.add_argument("--output-tokens", type=int, default=usual.output_tokens, metavar="N")
+    wishes.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help=f"default {usual.prompt_tokens}"
+    )
+    wishes.add_argument(
+        "--output-tokens", type=int, metavar="N", help=f"default {usual.output_tokens}"
+    )
     answers = parser.add_argument_group("what is printed")
     answers.add_argument(
         "--output",

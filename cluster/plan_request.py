@@ -16,6 +16,8 @@ from qwenfleet.cluster.long_context import yarn_overrides
 from qwenfleet.cluster.memory import UTILISATION
 
 SLO_EXAMPLE: Final = "Write it like ttft=2s,tpot=50ms."
+LEAST_CONTEXT_TOKENS: Final = 8192
+"""What an engine must hold when no context is asked for: one step's prefill."""
 DURATION: Final = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>ms|s)")
 
 
@@ -86,6 +88,24 @@ class Load:
                     f"--{option} is {getattr(self, name)}", "Give a number of 1 or more."
                 )
 
+    @classmethod
+    def within(
+        cls,
+        context_tokens: int,
+        *,
+        concurrency: int = concurrency,
+        prompt_tokens: int | None = None,
+        output_tokens: int | None = None,
+    ) -> Load:
+        """The usual lengths where none are given, shorter where the context asks for it."""
+        output = output_tokens
+        if output is None:
+            output = max(1, min(cls.output_tokens, context_tokens // 2))
+        prompt = prompt_tokens
+        if prompt is None:
+            prompt = max(1, min(cls.prompt_tokens, context_tokens - output))
+        return cls(concurrency, prompt, output)
+
     @property
     def sequence_tokens(self) -> int:
         """Of one request at its end."""
@@ -117,10 +137,10 @@ class PlanRequest:
                 "Give a number above 0 and up to 1.",
             )
         check_context(self.model, self.context_tokens, self.long_context)
-        if self.context_tokens and self.load.sequence_tokens > self.context_tokens:
+        if self.load.sequence_tokens > self.wanted_context_tokens:
             raise PlanError(
                 f"a request of {self.load.prompt_tokens:,} + {self.load.output_tokens:,} tokens is "
-                f"longer than the context of {self.context_tokens:,}",
+                f"longer than the context of {self.wanted_context_tokens:,}",
                 "Raise --context, or lower --prompt-tokens.",
             )
 
@@ -128,6 +148,12 @@ class PlanRequest:
     def wanted_context_tokens(self) -> int:
         """What is asked for, or the model's own."""
         return self.context_tokens or self.model.geometry.max_context_tokens
+
+    @property
+    def least_context_tokens(self) -> int:
+        """What an engine must hold: what is asked for, or a request of the load and a little."""
+        little = min(LEAST_CONTEXT_TOKENS, self.model.geometry.max_context_tokens)
+        return self.context_tokens or max(little, self.load.sequence_tokens)
 
 
 def check_context(

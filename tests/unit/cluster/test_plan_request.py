@@ -88,3 +88,21 @@ def test_requests_longer_than_the_context_are_refused() -> None:
 def test_a_share_of_memory_that_cannot_be_is_refused(share: float) -> None:
     with pytest.raises(PlanError, match="share of memory"):
         PlanRequest(CODER, HERE, utilisation=share)
+
+
+def test_a_request_longer_than_the_models_own_context_is_refused() -> None:
+    with pytest.raises(PlanError, match="longer than the context of 262,144"):
+        PlanRequest(CODER, HERE, load=Load(prompt_tokens=300_000))
+
+
+@pytest.mark.parametrize("context", [1, 2, 100, 4096, 8704, 262_144])
+def test_the_usual_load_is_shorter_where_the_context_is(context: int) -> None:
+    load = Load.within(context)
+    assert load.sequence_tokens <= max(2, context)
+    assert (load == Load()) is (context >= 8704)
+
+
+def test_without_a_context_an_engine_must_hold_a_request() -> None:
+    request = PlanRequest(CODER, HERE, load=Load(prompt_tokens=100_000))
+    assert request.least_context_tokens == 100_512
+    assert PlanRequest(CODER, HERE, load=Load(prompt_tokens=1)).least_context_tokens == 8192
