@@ -107,6 +107,15 @@ def test_dense_models_differ_in_norms_and_biases(
         ({"num_attention_heads": "32"}, "num_attention_heads is '32'"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised as 'awq'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size"),
+        (
+            {
+                "quantization_config": {
+                    **FP8_CONFIG,
+                    "modules_to_not_convert": ["model.layers.*.self_attn*"],
+                }
+            },
+            r"leaves self_attn\* unquantised",
+        ),
     ],
 )
 def test_what_the_planner_does_not_know_is_refused_by_name(
