@@ -4,7 +4,8 @@ import pytest
 
 from qwenfleet.cluster import machine, sources
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import NoLayoutFits
+from qwenfleet.cluster.errors import MachineError, NoLayoutFits
+from qwenfleet.cluster.models import completed
 from qwenfleet.deployments import launch
 from qwenfleet.deployments.progress import Stages
 
@@ -29,3 +30,12 @@ def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(m
     with pytest.raises(NoLayoutFits, match="96 attention heads do not divide over TP5"):
         launch.check(FleetConfig.model_validate({"models": [model]}), stages)
     stages.say("stopped")
+
+
+def test_a_machine_with_fewer_gpus_than_planned_is_told_how_to_plan_for_it(monkeypatch):
+    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"GPU": 1.0})
+    source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+    model = {"id": "coder", "source": source, "accelerator": "H100"}
+    fleet = completed(FleetConfig.model_validate({"models": [model]}))
+    with pytest.raises(MachineError, match=r"want 8 GPUs .* has 1.*--gpus-per-node 1"):
+        launch._check_gpus(fleet)
