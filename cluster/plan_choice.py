@@ -19,7 +19,8 @@ TP4 without expert parallelism and TP8 with it."""
 NOT_SEPARATED: Final = (
     "Prefill and decode share their engines. Separating them is not planned, as it does not pay "
     "for coding sessions: in llm-d's guide for Qwen3-Coder-480B-FP8 (on TPUs) two prefill and six "
-    "decode engines had a median time to first token of 7.3 s, eight unified ones 2.5 s."
+    "decode engines had a median time to first token of 7.3 s, eight unified ones with prefix "
+    "routing 2.5 s."
 )
 """llm-d guides/models/qwen3-coder-480b/README.md; splits of 5:3 and 6:2 were at 158 and 329 s."""
 
@@ -71,13 +72,16 @@ def reason(order: list[Candidate], request: PlanRequest) -> str:
     """Why the first of them is the choice, in one or two sentences."""
     choice, *others = order
     count = "one engine" if choice.engines == 1 else f"{choice.engines} engines"
-    said = [f"{choice.layout.name}, {count} on {choice.num_gpus} of {request.machines.name}"]
+    by = "" if choice.speed is None else " by prediction"
+    machines = f"{count} on {choice.num_gpus} of {request.machines.name}"
+    said = [f"{choice.layout.name}, {machines}, {_said(choice, request)}{by}"]
     if others:
         said.append(f"{_before(choice, others[0], request)}")
     else:
         said.append("no other layout fits")
     text = f"{': '.join(said)}."
-    faster = [one for one in others if figure(one, request) > figure(choice, request)]
+    least = figure(choice, request) * (1 + TIE)
+    faster = [one for one in others if figure(one, request) > least]
     behind = max(faster, key=lambda one: figure(one, request), default=None)
     if behind is not None and behind is not others[0]:
         name, why = behind.layout.name, _before(choice, behind, request)
@@ -105,11 +109,10 @@ def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
         rule = next(note for note in its if note not in mine).rule
         return f"{name} loads and is not recommended (rule {rule.value})"
     if request.goal is Goal.COST and choice.num_gpus != other.num_gpus:
-        return f"{_gpus(choice)} for the load, {name} {_gpus(other)}"
+        return f"{name} takes {_gpus(other)} for the load"
     best, next_best = figure(choice, request), figure(other, request)
     if request.goal is Goal.COST or best > next_best * (1 + TIE):
-        by = "" if choice.speed is None else " by prediction"
-        return f"{_said(choice, request)}{by}, {name} {_said(other, request)}"
+        return f"{name} has {_said(other, request)}"
     as_good = f"{name} is as good within {TIE:.0%}"
     if choice.layout.nodes < other.layout.nodes:
         return f"{as_good} and takes {other.layout.nodes} nodes for one engine"
