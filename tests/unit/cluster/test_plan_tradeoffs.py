@@ -1,6 +1,6 @@
 import pytest
 
-from qwenfleet.cluster import plan_speed
+from qwenfleet.cluster import performance, plan_speed
 from qwenfleet.cluster.accelerators import H200
 from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.layout import Layout
@@ -40,7 +40,7 @@ def test_the_slo_leaves_room_for_what_it_says():
     assert most
     shape = plan_speed.shape_of(request, choice.layout)
     load = Workload(most, request.load.prompt_tokens, request.load.output_tokens)
-    assert plan_speed.performance.predict(shape, load).tpot_s.high <= 0.080
+    assert performance.predict(shape, load).tpot_s.high <= 0.080
     assert f"up to {most:,} requests" in slo_sentence(choice, request)
 
 
