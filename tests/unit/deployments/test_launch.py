@@ -33,7 +33,7 @@ def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(m
 
 
 def test_a_machine_with_fewer_gpus_than_planned_is_told_how_to_plan_for_it(monkeypatch):
-    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"GPU": 1.0})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0})
     source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
     model = {"id": "coder", "source": source, "accelerator": "H100"}
     fleet = completed(FleetConfig.model_validate({"models": [model]}))
