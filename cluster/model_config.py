@@ -168,7 +168,8 @@ class ModelConfig(Section):
     max_model_len: int | None = Field(
         default=None,
         gt=0,
-        description="Longest prompt plus output, in tokens; null: the model's own.",
+        description="Longest prompt plus output, in tokens; null: the model's own, or less where "
+        "the layout holds less.",
     )
     tool_call_parser: str | None = Field(
         default=None, description="vLLM's name of the tool-call parser; null serves no tool calls."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 from qwenfleet.cluster.errors import PlanError
 
 TIMEOUT_S: Final = 15.0
+IN_A_POD: Final = "KUBERNETES_SERVICE_HOST"
+"""Set in every pod by the kubelet."""
 REMEDY: Final = (
     "Check with `kubectl get nodes`; the service account or user must be allowed to list nodes."
 )
@@ -21,19 +24,23 @@ def read_nodes(context: str | None = None) -> list[dict[str, Any]]:
     from kubernetes import client, config
     from urllib3.exceptions import HTTPError
 
+    settings = client.Configuration()
     try:
-        config.load_config(context=context)
+        if context is None and IN_A_POD in os.environ:
+            config.load_incluster_config(client_configuration=settings)
+        else:
+            config.load_kube_config(context=context, client_configuration=settings)
     except config.ConfigException as e:
         remedy = "Set KUBECONFIG, or name machines with --accelerator and --nodes."
         raise PlanError(f"no Kubernetes configuration was found ({e})", remedy) from e
-    api = client.ApiClient()
+    api = client.ApiClient(settings)
     try:
         answer = client.CoreV1Api(api).list_node(_request_timeout=TIMEOUT_S)
     except client.ApiException as e:
         said = f"the Kubernetes API answered {e.status} {e.reason}"
         raise PlanError(said, REMEDY) from e
     except HTTPError as e:
-        said = f"the Kubernetes API at {api.configuration.host} does not answer ({e})"
+        said = f"the Kubernetes API at {settings.host} does not answer ({e})"
         raise PlanError(said, REMEDY) from e
     tree = api.sanitize_for_serialization(answer)
     return list(tree["items"])

@@ -25,7 +25,7 @@ def spread(tmp_path_factory):
         timeout=850,
         check=False,
     )
-    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-2000:]
     return json.loads((directory / "results.json").read_text())
 
 

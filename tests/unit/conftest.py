@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
@@ -18,6 +19,10 @@ from qwenfleet.deployments.spans import Spans
 
 PATIENCE_S = 10.0
 """Far beyond what any wait here needs: a machine may be busy."""
+
+# Hypothesis' deadline of 200 ms for an example measures the machine; each test has its timeout.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 class FakeClock:
