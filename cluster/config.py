@@ -3,10 +3,12 @@
 Objects take their own section (`GatewayConfig`, `ModelConfig`, …), not the whole tree.
 """
 
+from ipaddress import ip_address
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from qwenfleet.cluster.auth import AuthConfig, AuthSetting
 from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.cluster.section import Section, refuse
 
@@ -88,6 +90,9 @@ class TracingConfig(Section):
 class FleetConfig(Section):
     """The whole fleet."""
 
+    # A value in the wrong place may be a key; `config_sentences` shows those that cannot be.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     name: str = Field(
         default="qwenfleet",
         pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$",
@@ -111,6 +116,11 @@ class FleetConfig(Section):
     tracing: TracingConfig | None = Field(
         default=None, description="OpenTelemetry traces; null makes none."
     )
+    auth: AuthSetting | None = Field(
+        default=None,
+        description="Who may use the fleet: a mapping with keys or keys_file, or the word none, "
+        "which lets anyone in; null: anyone, on loopback only.",
+    )
 
     @property
     def traces_url(self) -> str | None:
@@ -130,7 +140,16 @@ class FleetConfig(Section):
     @property
     def is_local(self) -> bool:
         """Whether HTTP is answered on loopback only, so that the whole fleet is on one machine."""
-        return self.gateway.host in {"127.0.0.1", "localhost", "::1"}
+        host = self.gateway.host
+        try:
+            return host == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return isinstance(self.auth, AuthConfig)
 
     @model_validator(mode="after")
     def _model_ids_are_unique(self) -> Self:
@@ -143,6 +162,17 @@ class FleetConfig(Section):
                     ("models", index, "id"),
                 )
             first[model.id] = index
+        return self
+
+    @model_validator(mode="after")
+    def _keys_guard_what_others_can_reach(self) -> Self:
+        if self.auth is None and not self.is_local:
+            raise refuse(
+                f"other machines can reach {self.gateway.host}, and no key guards the fleet",
+                'Write `auth: {keys: ["HASH"]}` in its file (--config), with the HASH that '
+                "`qwenfleet keys new` prints, or `auth: none` to let anyone in.",
+                ("gateway", "host"),
+            )
         return self
 
 

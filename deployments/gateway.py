@@ -59,6 +59,8 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> App:
         """Serve awaits this once, after the constructor; HTTP is answered from its return on."""
         self._tasks = [asyncio.create_task(self._join()), asyncio.create_task(self._announce())]
+        if self._app.guard.has_file:
+            self._tasks.append(asyncio.create_task(self._app.guard.watch()))
         self._tasks[0].add_done_callback(_log_end)
         return self._app
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from qwenfleet.cluster import config_file, plan_options, run_file
+from qwenfleet.cluster import config_file, keys_command, plan_options, run_file
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     drain.set_defaults(command=_drain)
     _add_doctor(commands)
     plan_options.add(commands).set_defaults(command=_plan)
+    keys_command.add(commands)
     return parser
 
 
