@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 import pytest_asyncio
 import uvicorn
@@ -212,3 +214,39 @@ async def test_over_http_headers_are_read_as_http_has_them(
     length = b"Content-Length: %d\r\n" % len(BODY)
     said = await exchange(port, HEAD + length + header % KEY.encode() + b"\r\n\r\n" + BODY)
     assert said.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def openai_models(port: int, key: str) -> list[str]:
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{port}/v1", api_key=key, timeout=10
+    ) as client:
+        return [model.id async for model in client.models.list()]
+
+
+async def test_the_openai_sdk_is_known_by_its_key(port: int) -> None:
+    assert await openai_models(port, KEY) == ["coder"]
+    with pytest.raises(openai.AuthenticationError) as caught:
+        await openai_models(port, WRONG)
+    assert caught.value.code == "invalid_api_key"
+    assert WRONG not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["api_key", "auth_token"])
+async def test_the_anthropic_sdk_is_known_by_its_key(
+    port: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends an `api_key` as x-api-key, and an `auth_token` as a bearer."""
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def count(key: str) -> Any:
+        client: Any = anthropic.AsyncAnthropic
+        async with client(base_url=f"http://127.0.0.1:{port}", timeout=10, **{kind: key}) as asking:
+            messages = [{"role": "user", "content": "Hello"}]
+            return await asking.messages.count_tokens(model="coder", messages=messages)
+
+    assert await count(KEY) is not None
+    with pytest.raises(anthropic.AuthenticationError) as caught:
+        await count(WRONG)
+    assert caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+    assert WRONG not in str(caught.value)
