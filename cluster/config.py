@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from qwenfleet.cluster.auth import AuthConfig, AuthSetting
+from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.cluster.section import Section, refuse
 
@@ -140,11 +141,7 @@ class FleetConfig(Section):
     @property
     def is_local(self) -> bool:
         """Whether HTTP is answered on loopback only, so that the whole fleet is on one machine."""
-        host = self.gateway.host
-        try:
-            return host == "localhost" or ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.gateway.host)
 
     @property
     def has_keys(self) -> bool:
@@ -166,14 +163,29 @@ class FleetConfig(Section):
 
     @model_validator(mode="after")
     def _keys_guard_what_others_can_reach(self) -> Self:
-        if self.auth is None and not self.is_local:
-            raise refuse(
-                f"other machines can reach {self.gateway.host}, and no key guards the fleet",
+        try:
+            self.check_guarded(self.gateway.host)
+        except ConfigError as error:
+            raise refuse(error.problem, error.remedy, ("gateway", "host")) from error
+        return self
+
+    def check_guarded(self, host: str) -> None:
+        """Raises ConfigError when other machines reach this host and nothing says who may use the
+        fleet. A Serve that ran before may listen elsewhere than at `gateway.host`."""
+        if self.auth is None and not is_loopback(host):
+            raise ConfigError(
+                f"other machines can reach {host}, and no key guards the fleet",
                 'Write `auth: {keys: ["HASH"]}` in its file (--config), with the HASH that '
                 "`qwenfleet keys new` prints, or `auth: none` to let anyone in.",
-                ("gateway", "host"),
             )
-        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to an address or name to listen on."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def dump(config: FleetConfig) -> dict[str, Any]:

@@ -138,6 +138,14 @@ def test_on_loopback_nothing_has_to_be_said(host: str) -> None:
     assert not config.has_keys
 
 
+def test_a_serve_that_listens_elsewhere_than_the_file_says_is_judged_by_its_own_host() -> None:
+    with pytest.raises(ConfigError, match=r"reach 0\.0\.0\.0, and no key guards the fleet"):
+        FleetConfig().check_guarded("0.0.0.0")
+    FleetConfig().check_guarded("127.0.0.1")
+    FleetConfig(auth="none").check_guarded("0.0.0.0")
+    FleetConfig(auth=AuthConfig(keys=(HASH,))).check_guarded("0.0.0.0")
+
+
 def test_the_sentence_holds_lines_that_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config_of(tmp_path, "name: x\ngateway:\n  host: 0.0.0.0\n")
