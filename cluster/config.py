@@ -3,10 +3,13 @@
 Objects take their own section (`GatewayConfig`, `ModelConfig`, …), not the whole tree.
 """
 
+from ipaddress import ip_address
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from qwenfleet.cluster.auth import AuthConfig, AuthSetting
+from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.cluster.section import Section, refuse
 
@@ -88,6 +91,9 @@ class TracingConfig(Section):
 class FleetConfig(Section):
     """The whole fleet."""
 
+    # A value in the wrong place may be a key; `config_sentences` shows those that cannot be.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     name: str = Field(
         default="qwenfleet",
         pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$",
@@ -111,6 +117,11 @@ class FleetConfig(Section):
     tracing: TracingConfig | None = Field(
         default=None, description="OpenTelemetry traces; null makes none."
     )
+    auth: AuthSetting | None = Field(
+        default=None,
+        description="Who may use the fleet: a mapping with keys or keys_file, or the word none, "
+        "which lets anyone in; null: anyone, on loopback only.",
+    )
 
     @property
     def traces_url(self) -> str | None:
@@ -130,7 +141,12 @@ class FleetConfig(Section):
     @property
     def is_local(self) -> bool:
         """Whether HTTP is answered on loopback only, so that the whole fleet is on one machine."""
-        return self.gateway.host in {"127.0.0.1", "localhost", "::1"}
+        return is_loopback(self.gateway.host)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return isinstance(self.auth, AuthConfig)
 
     @model_validator(mode="after")
     def _model_ids_are_unique(self) -> Self:
@@ -144,6 +160,32 @@ class FleetConfig(Section):
                 )
             first[model.id] = index
         return self
+
+    @model_validator(mode="after")
+    def _keys_guard_what_others_can_reach(self) -> Self:
+        try:
+            self.check_guarded(self.gateway.host)
+        except ConfigError as error:
+            raise refuse(error.problem, error.remedy, ("gateway", "host")) from error
+        return self
+
+    def check_guarded(self, host: str) -> None:
+        """Raises ConfigError when other machines reach this host and nothing says who may use the
+        fleet. A Serve that ran before may listen elsewhere than at `gateway.host`."""
+        if self.auth is None and not is_loopback(host):
+            raise ConfigError(
+                f"other machines can reach {host}, and no key guards the fleet",
+                'Write `auth: {keys: ["HASH"]}` in its file (--config), with the HASH that '
+                "`qwenfleet keys new` prints, or `auth: none` to let anyone in.",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to an address or name to listen on."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def dump(config: FleetConfig) -> dict[str, Any]:

@@ -74,6 +74,9 @@ def _sentence(detail: ErrorDetails, tree: type[BaseModel], spot: Spot) -> tuple[
         return _unknown_key(str(loc[-1]), loc[:-1], tree)
     if kind == "missing":
         return f"{spell(loc[:-1])} has no '{loc[-1]}'", f"Add it: {_description(tree, loc)}"
+    if loc[:1] == ("auth",):
+        hidden = f"{spot.name} is wrong; its value is not shown, for it may be a key"
+        return hidden, f"Wanted: {_description(tree, loc)}"
     if kind in _WANTED:
         wanted = _WANTED[kind]
         return f"{spot.name} is {_describe(value)}, not {wanted}", _way_to(wanted, value)
@@ -105,7 +108,10 @@ def _is_number(text: str) -> bool:
 
 
 def _plain(loc: Loc) -> Loc:
-    """`loc` without the type tags that pydantic puts after each key inside a `JsonValue`."""
+    """`loc` without the tags that pydantic puts after `auth`, and after each key inside a
+    `JsonValue`."""
+    if loc[:1] == ("auth",):
+        return loc[:1] + loc[2:]
     if "engine_args" not in loc:
         return loc
     inside = loc.index("engine_args") + 1
@@ -161,10 +167,13 @@ def _section(tree: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     return next(_models(annotation), None)
 
 
+_HOLDERS = (UnionType, typing.Union, typing.Annotated, tuple)
+
+
 def _models(annotation: object) -> Iterator[type[BaseModel]]:
     """The models inside a type such as `tuple[Model, ...]` or `Model | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif isinstance(annotation, UnionType) or typing.get_origin(annotation) is tuple:
+    elif typing.get_origin(annotation) in _HOLDERS:
         for argument in typing.get_args(annotation):
             yield from _models(argument)

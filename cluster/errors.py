@@ -16,6 +16,9 @@
     └── RequestError          the answer to one HTTP request; its sentence is for the client
         ├── MalformedBody     400
         ├── ModelRequired     400
+        ├── KeyRefused        401, with WWW-Authenticate
+        │   ├── MissingKey
+        │   └── WrongKey
         ├── UnknownModel      404
         ├── UnknownRoute      404
         ├── BodyTooLarge      413
@@ -217,6 +220,31 @@ class ModelRequired(RequestError):
 
     def __str__(self) -> str:
         return f"the request names no model. Set 'model' to {_one_of(self.available)}."
+
+
+class KeyRefused(RequestError):
+    """The fleet wants an API key, and the request has none that it knows."""
+
+    status = 401
+    kind = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class MissingKey(KeyRefused):
+    """No header holds a key."""
+
+    def __str__(self) -> str:
+        return (
+            "the request has no API key. Send the header 'Authorization: Bearer KEY' or "
+            "'x-api-key: KEY'."
+        )
+
+
+class WrongKey(KeyRefused):
+    """The key is not one of the fleet's; it is not part of the sentence."""
+
+    def __str__(self) -> str:
+        return "the API key is none of this fleet's. Check it, or ask the operator for one."
 
 
 class UnknownModel(RequestError):

@@ -13,6 +13,12 @@ SHOWN = 8
 """Programs that are named one by one."""
 NAMED = ("gcs_server", "raylet")
 """Ray's own servers, whose ports are worth a number."""
+_ASKS = {
+    True: ("for an API key", "asks for an API key"),
+    False: ("for nothing", "answers anyone, without a key"),
+    None: ("for a key if its file has `auth`", "asks for a key if the fleet's file has `auth`"),
+}
+"""What HTTP asks for, of a gateway and of HAProxy, by whether the fleet has keys."""
 
 
 def judge_ports(
@@ -76,20 +82,23 @@ def _judge_own(owner: Owner, group: Sequence[Listener]) -> Finding:
     counters = [f"{listener.counters} {listener.port}" for listener in group if listener.counters]
     if counters:
         parts.append(f"{_listed(counters)} show counters to anyone")
+    keys = group[0].has_keys
     replicas = [str(x.port) for x in group if x.program == "ServeReplica" and not x.counters]
     if replicas:
         parts.append(
             f"of its gateways and engines {_listed(replicas)}: Ray's ask for a token, an engine's "
-            "wire for its secret, and a gateway's HTTP, if one is among them, for nothing"
+            f"wire for its secret, and a gateway's HTTP, if one is among them, {_ASKS[keys][0]}"
         )
     http = [str(x.port) for x in group if x.program == "haproxy" and not x.counters]
     if http:
-        parts.append(f"HTTP {_listed(http)} answers anyone, without a key")
+        parts.append(f"HTTP {_listed(http)} {_ASKS[keys][1]}")
     sentence = f"{_whose(owner)} listens beyond loopback: {'; '.join(filter(None, parts))}"
     way_out = (
         "Let a firewall keep other machines from them; on one machine nothing needs them open. "
         "A cluster's nodes need Ray's among themselves."
     )
+    if http and not keys:
+        way_out += " Keys for HTTP: write `auth` into the fleet's file, see `qwenfleet keys new`."
     return note(Subject.LISTENERS, sentence, way_out)
 
 

@@ -37,6 +37,8 @@ class Listener:
     """RAY_AUTH_MODE of its Ray cluster; empty when it has none, or cannot be seen."""
     counters: str = ""
     """Whose counters the port shows to anyone; empty when it is no such port."""
+    has_keys: bool | None = None
+    """Whether its fleet's HTTP asks for an API key; None when that cannot be seen."""
 
     @property
     def is_local(self) -> bool:
@@ -99,6 +101,7 @@ def read(visitor: int = 0) -> Listening:
                 owner=owners[pid],
                 auth_mode=cluster.auth_mode,
                 counters=cluster.counters.get(port, ""),
+                has_keys=cluster.has_keys,
             )
         )
     found.sort(key=lambda listener: (listener.port, listener.address))
@@ -124,6 +127,7 @@ class _Cluster:
 
     auth_mode: str = ""
     counters: dict[int, str] = field(default_factory=dict)
+    has_keys: bool | None = None
 
 
 def _clusters(
@@ -135,7 +139,9 @@ def _clusters(
             clusters[owner].auth_mode = clusters[owner].auth_mode or known[pid].auth_mode
             clusters[owner].counters |= known[pid].counters
     for fleet in fleets:
-        clusters[Owner(fleet.name, fleet.pid)].counters[fleet.metrics_port] = "Ray's metrics"
+        cluster = clusters[Owner(fleet.name, fleet.pid)]
+        cluster.counters[fleet.metrics_port] = "Ray's metrics"
+        cluster.has_keys = fleet.has_keys
     return clusters
 
 

@@ -25,6 +25,8 @@ class RunningFleet:
     metrics_port: int
     models: list[str]
     """The ids of the configuration, whether engines run for them or not."""
+    has_keys: bool = False
+    """Whether requests need an API key."""
 
 
 def state_directory() -> Path:

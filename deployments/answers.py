@@ -11,6 +11,7 @@ from qwenfleet.cluster.errors import FleetError
 
 _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
+    401: "authentication_error",
     404: "not_found_error",
     413: "request_too_large",
     422: "invalid_request_error",
@@ -74,6 +75,8 @@ def headers(error: FleetError) -> list[tuple[bytes, bytes]]:
     fields = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
         fields.append((b"retry-after", str(error.retry_after_s).encode()))
+    if error.status == 401:
+        fields.append((b"www-authenticate", b"Bearer"))
     return fields
 
 

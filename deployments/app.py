@@ -87,6 +87,7 @@ def _of_engine(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
         update={
             "models": (model.model_copy(update={"replicas": Replicas()}),),
             "gateway": GatewayConfig(host=fleet.gateway.host),
+            "auth": "none",  # nobody asks an engine for a key: another one restarts none
         }
     )
     return dump(view)

@@ -43,6 +43,8 @@ class Outcome(Enum):
 
     COMPLETED = "completed"
     REFUSED = "refused"
+    NO_KEY = "no_key"
+    WRONG_KEY = "wrong_key"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     ENGINE_LOST = "engine_lost"

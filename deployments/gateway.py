@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 MEET_INTERVAL_S: Final = 0.5
 """How late a gateway meets an engine that is listed."""
 
+SERVE_TIMEOUT_S: Final = 30.0
+"""Serve's controller starts this very replica, so that it is there."""
+
 
 @serve.deployment
 @serve.ingress(None)
@@ -57,8 +60,15 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __serve_build_asgi_app__(self) -> App:
-        """Serve awaits this once, after the constructor; HTTP is answered from its return on."""
+        """Serve awaits this once, after the constructor; HTTP is answered from its return on.
+
+        Raises ConfigError when Serve listens for other machines and nothing says who may ask.
+        """
+        if self._config.auth is None:
+            self._config.check_guarded(await _serve_host())
         self._tasks = [asyncio.create_task(self._join()), asyncio.create_task(self._announce())]
+        if self._app.guard.has_file:
+            self._tasks.append(asyncio.create_task(self._app.guard.watch()))
         self._tasks[0].add_done_callback(_log_end)
         return self._app
 
@@ -140,6 +150,17 @@ class Gateway:
             self._listed = await self._registry.announce_gateway(record)
             self._was_told.set()
             await asyncio.sleep(MEET_INTERVAL_S)
+
+
+async def _serve_host() -> str:
+    """Where Serve listens for HTTP: on a cluster its own options say that, not our file."""
+    # Names of ray 2.60 `serve/_private/constants.py`; a replica asks its controller just so.
+    async with asyncio.timeout(SERVE_TIMEOUT_S):
+        controller = await asyncio.to_thread(
+            ray.get_actor, "SERVE_CONTROLLER_ACTOR", namespace="serve"
+        )
+        options = await controller.get_http_config.remote()
+    return options.host or "127.0.0.1"
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -1,7 +1,7 @@
 """GatewayApp: the ASGI application of a gateway, in front of one vLLM app for each model.
 
 It says 503 with Retry-After until an engine has answered its warm-up, and reaches vLLM's apps only
-through an allow-list of routes.
+with a key, where the fleet has some, and through an allow-list of routes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from qwenfleet.cluster.errors import (
     DeadlineExceeded,
     FleetError,
     MalformedBody,
+    MissingKey,
     ModelLoading,
     ModelRequired,
     UnknownModel,
     UnknownRoute,
+    WrongKey,
 )
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.answers import Family, family_of
 from qwenfleet.deployments.exchange import Exchange, Outcome, Receive, Scope, Send, respond
+from qwenfleet.deployments.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.telemetry import NO_MODEL, GatewayMetrics
 
 if TYPE_CHECKING:
@@ -48,9 +51,15 @@ MODEL_ROUTES: Final = frozenset(
 )
 """POST routes that go to a model's app. vLLM mounts others beside them, some of which reshape the
 engine."""
-OWN_ROUTES: Final = frozenset({"/v1/models", "/health/live", "/health/ready"})
+OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
 TIMEOUT_HEADER: Final = b"x-request-timeout-s"
 """Shortens one request's deadline, in seconds; never past gateway.request_timeout_s."""
+
+
+_REFUSALS: Final[dict[type[FleetError], Outcome]] = {
+    MissingKey: Outcome.NO_KEY,
+    WrongKey: Outcome.WRONG_KEY,
+}
 
 
 class _ModelField(msgspec.Struct):
@@ -78,10 +87,15 @@ class GatewayApp:
     """The ASGI application: routes, errors, and one vLLM app for each model."""
 
     def __init__(
-        self, config: FleetConfig, metrics: GatewayMetrics, spans: Spans | None = None
+        self,
+        config: FleetConfig,
+        metrics: GatewayMetrics,
+        spans: Spans | None = None,
     ) -> None:
+        """Raises ConfigError when the fleet's keys file cannot be used."""
         self.models = {model.id: Served(model) for model in config.models}
         self.ongoing = 0
+        self.guard = Guard(config.auth)
         self._gateway = config.gateway
         self._metrics = metrics
         self._spans = spans
@@ -98,6 +112,7 @@ class GatewayApp:
         method, path = scope["method"], scope["path"]
         family = family_of(path)
         try:
+            scope = self.guard.admit(scope)
             if method == "GET" and path in OWN_ROUTES:
                 await self._answer_own(path, send)
             elif method == "POST" and path in MODEL_ROUTES:
@@ -110,8 +125,9 @@ class GatewayApp:
             else:
                 raise UnknownRoute(method, path)
         except FleetError as error:
-            if method != "GET" or path not in OWN_ROUTES:  # health probes are no requests
-                self._metrics.request_ended(NO_MODEL, Outcome.REFUSED.value)
+            if method != "GET" or path not in OPEN_ROUTES:  # health probes are no requests
+                outcome = _REFUSALS.get(type(error), Outcome.REFUSED)
+                self._metrics.request_ended(NO_MODEL, outcome.value)
             await respond(send, error, family)
 
     async def _answer_own(self, path: str, send: Send) -> None:

@@ -18,7 +18,8 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 
-from qwenfleet.cluster import gone_settings, long_context, machine, run_file, sources
+from qwenfleet.cluster import auth, gone_settings, long_context, machine, run_file, sources
+from qwenfleet.cluster.auth import AuthConfig
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.machine import EngineNeed
@@ -72,6 +73,8 @@ def check(config: FleetConfig, stages: Stages) -> None:
     stages.begin("checking this machine and its models")
     for sentence in gone_settings.of_config(config):
         stages.say(f"warning: {sentence}")
+    if isinstance(config.auth, AuthConfig) and not auth.known_hashes(config.auth):
+        stages.say(f"warning: {config.auth.keys_file} has no key: every request is refused")
     long_context.check_config(config)
     machine.check_cpu(machine.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
@@ -174,6 +177,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
         ray_token_path=str(token_path),
         metrics_port=metrics_port,
         models=[model.id for model in config.models],
+        has_keys=config.has_keys,
     )
 
 

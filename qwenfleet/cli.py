@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from qwenfleet.cluster import config_file, plan_options, run_file
+from qwenfleet.cluster import config_file, keys_command, plan_options, run_file
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
@@ -53,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--engines", type=int, metavar="N", help="engines of each model")
     serve.add_argument("--gateways", type=int, metavar="N", help="gateway processes")
-    serve.add_argument("--host", help="address to answer HTTP on (default 127.0.0.1)")
+    serve.add_argument(
+        "--host",
+        help="address to answer HTTP on (default 127.0.0.1; one that other machines reach needs "
+        "`auth` in the file)",
+    )
     serve.add_argument("--port", type=int, help="port to answer HTTP on (default 8000)")
     serve.add_argument(
         "--timings", action="store_true", help="say what the start spent its time on"
@@ -80,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     drain.set_defaults(command=_drain)
     _add_doctor(commands)
     plan_options.add(commands).set_defaults(command=_plan)
+    keys_command.add(commands)
     return parser
 
 

@@ -52,6 +52,30 @@ def test_an_unknown_key_with_file_line_and_the_nearest(fleet, tmp_path):
     assert "'replicas'" in sentence
 
 
+def test_a_host_beyond_loopback_without_keys_with_the_line_to_add(fleet):
+    sentence = refusal(fleet, "--model", "tiny-qwen3-moe", "--host", "0.0.0.0", "--port", "18999")
+
+    assert "other machines can reach 0.0.0.0" in sentence
+    assert '`auth: {keys: ["HASH"]}`' in sentence
+    assert "`auth: none`" in sentence
+
+
+def test_a_key_in_a_keys_file_in_place_of_its_hash(fleet, tmp_path):
+    key, line = fleet.cli("keys", "new", "--name", "ann").stdout.splitlines()
+    keys = tmp_path / "keys"
+    keys.write_text(f"{line}\n{key}\n")
+    config = tmp_path / "fleet.yaml"
+    config.write_text(
+        "models:\n  - id: tiny\n    source: tiny-qwen3-moe\n"
+        f"gateway: {{host: 0.0.0.0, port: 18999}}\nauth: {{keys_file: {keys}}}\n"
+    )
+
+    sentence = refusal(fleet, "--config", str(config))
+
+    assert f"{keys} line 2: this is no hash of a key" in sentence
+    assert key not in sentence
+
+
 def test_a_layout_over_more_nodes_than_this_machine(fleet, tmp_path):
     config = tmp_path / "fleet.yaml"
     config.write_text(

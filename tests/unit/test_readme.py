@@ -9,6 +9,7 @@ from qwenfleet.cluster.config_file import load
 from qwenfleet.cluster.metrics import METRICS
 from qwenfleet.deployments.exchange import Outcome
 from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
+from qwenfleet.deployments.keys import OPEN_ROUTES
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -20,9 +21,10 @@ def test_the_example_configurations_load(tmp_path):
         (tmp_path / name).write_text(block, encoding="utf-8")
         fleets[name] = load(tmp_path / name)
 
-    assert fleets.keys() == {"fleet.yaml", "mixed.yaml"}
+    assert fleets.keys() == {"fleet.yaml", "guarded.yaml", "mixed.yaml"}
     assert [model.id for model in fleets["fleet.yaml"].models] == ["coder", "small"]
     assert fleets["fleet.yaml"].models[0].num_gpus == 2
+    assert fleets["guarded.yaml"].has_keys
     assert [pool.num_gpus for pool in fleets["mixed.yaml"].engine_pools] == [8, 8]
 
 
@@ -50,6 +52,14 @@ def test_the_commands_take_the_options_shown():
         for option in shown:
             value = [] if option in {"--json", "--verbose", "--timings"} else ["1"]
             _parser().parse_args([command, option, *value])
+
+
+def test_the_keys_commands_and_open_routes_are_those_there_are():
+    for words in (["keys", "new", "--name", "NAME"], ["keys", "hash"]):
+        assert f"`qwenfleet {words[0]} {words[1]}" in README
+        _parser().parse_args(words)
+    (passage,) = re.findall(r"Without a key nothing answers but (.*?):", README, re.DOTALL)
+    assert set(re.findall(r"`(/[a-z0-9_/]+)`", passage)) == OPEN_ROUTES
 
 
 def test_what_it_is_takes_20_words():

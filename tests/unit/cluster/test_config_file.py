@@ -34,7 +34,7 @@ CASES = {
     "an unknown key like no other lists the known ones": (
         "zzz: 1\n",
         "fleet.yaml line 1: unknown key 'zzz' at the top level. "
-        "Known keys are name, models, gateway, wire, cache_dir, tracing.",
+        "Known keys are name, models, gateway, wire, cache_dir, tracing, auth.",
     ),
     "a collector that does not speak HTTP": (
         "tracing: {endpoint: 'grpc://collector:4317'}",
@@ -257,7 +257,7 @@ def test_a_whole_file_is_read_with_aliases_and_merges(tmp_path: Path) -> None:
 
 def test_options_replace_what_the_file_says() -> None:
     config = with_overrides(
-        FleetConfig(), model="m", engines=3, gateways=2, host="0.0.0.0", port=9000
+        FleetConfig(auth="none"), model="m", engines=3, gateways=2, host="0.0.0.0", port=9000
     )
     assert config.models == (ModelConfig(id="m", replicas=Replicas(min=3, max=3)),)
     gateway = config.gateway
@@ -285,6 +285,12 @@ OPTIONS: dict[str, tuple[dict[str, int | str], str]] = {
     "engines": ({"engines": 0}, "--engines 0 is out of range. Set it to at least 1."),
     "gateways": ({"gateways": 0}, "--gateways 0 is out of range. Set it to at least 1."),
     "host": ({"host": ""}, "--host is empty. Wanted: Address to listen on."),
+    "host beyond loopback": (
+        {"host": "0.0.0.0"},
+        "other machines can reach 0.0.0.0, and no key guards the fleet. Write `auth: {keys: "
+        '["HASH"]}` in its file (--config), with the HASH that `qwenfleet keys new` prints, or '
+        "`auth: none` to let anyone in.",
+    ),
     "model": (
         {"model": " a"},
         "--model ' a' is not allowed. Wanted: The name that clients send as `model`: "

@@ -16,6 +16,7 @@ from qwenfleet.cluster.errors import (
     GatewayFailed,
     MachineError,
     MalformedBody,
+    MissingKey,
     ModelLoading,
     ModelRequired,
     ModelSourceError,
@@ -26,6 +27,7 @@ from qwenfleet.cluster.errors import (
     RequestKillsEngines,
     UnknownModel,
     UnknownRoute,
+    WrongKey,
 )
 
 EXAMPLES: list[tuple[FleetError, str]] = [
@@ -66,6 +68,12 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "the request body cannot be read: no JSON. Send one JSON object.",
     ),
     (ModelRequired(("a", "b")), "the request names no model. Set 'model' to 'a' or 'b'."),
+    (
+        MissingKey(),
+        "the request has no API key. Send the header 'Authorization: Bearer KEY' or "
+        "'x-api-key: KEY'.",
+    ),
+    (WrongKey(), "the API key is none of this fleet's. Check it, or ask the operator for one."),
     (UnknownModel("x", ("a",)), "model 'x' is not served here. Set 'model' to 'a'."),
     (UnknownRoute("GET", "/x"), "there is no route GET /x. Try POST /v1/chat/completions."),
     (
@@ -133,6 +141,8 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
     assert answers == {
         MalformedBody: (400, "invalid_request_error", "malformed_body"),
         ModelRequired: (400, "invalid_request_error", "model_required"),
+        MissingKey: (401, "invalid_request_error", "invalid_api_key"),
+        WrongKey: (401, "invalid_request_error", "invalid_api_key"),
         UnknownModel: (404, "not_found_error", "model_not_found"),
         UnknownRoute: (404, "not_found_error", "route_not_found"),
         BodyTooLarge: (413, "invalid_request_error", "body_too_large"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from qwenfleet.cluster import exposure
 from qwenfleet.cluster.finding import Finding, Level, Subject
 from qwenfleet.cluster.listeners import Listener, Listening, Ports
@@ -80,9 +82,23 @@ def test_a_fleets_listeners_are_one_note_that_says_what_guards_them() -> None:
     assert "firewall" in said
 
 
-def test_http_beyond_loopback_has_no_key() -> None:
-    said = only(judged(replace(OF_FLEET[0], address="0.0.0.0")), Level.NOTE)
-    assert "HTTP 8000 answers anyone, without a key" in said
+@pytest.mark.parametrize(
+    ("has_keys", "http", "gateway", "is_advised"),
+    [
+        (False, "HTTP 8000 answers anyone, without a key", "a gateway's HTTP, if one", True),
+        (True, "HTTP 8000 asks for an API key", "is among them, for an API key", False),
+        (None, "HTTP 8000 asks for a key if the fleet's file has `auth`", "if its file", True),
+    ],
+)
+def test_http_beyond_loopback_is_said_with_what_guards_it(
+    has_keys: bool | None, http: str, gateway: str, is_advised: bool
+) -> None:
+    proxy = replace(OF_FLEET[0], address="0.0.0.0", has_keys=has_keys)
+    replica = Listener("0.0.0.0", 13930, 121, "ServeReplica", "ann", DEMO, has_keys=has_keys)
+    said = only(judged(proxy, replica), Level.NOTE)
+    assert http in said
+    assert gateway in said
+    assert ("qwenfleet keys new" in said) is is_advised
 
 
 def test_another_ray_cluster_is_named_with_what_guards_it() -> None:

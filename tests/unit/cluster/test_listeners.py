@@ -30,6 +30,7 @@ def test_a_listener_is_found_with_its_process_and_user() -> None:
     assert listener.user
     assert listener.is_local
     assert listener.owner == NOBODY
+    assert listener.has_keys is None
 
 
 def test_the_command_that_asks_is_left_out_where_it_is_a_visitor() -> None:
@@ -50,12 +51,14 @@ def test_a_fleets_listener_is_its_own_and_its_metrics_are_named() -> None:
                 ray_token_path="/state/7.token",
                 metrics_port=port,
                 models=[],
+                has_keys=True,
             )
         )
         (listener,) = found(port)
         own = listeners.read().own
     assert listener.owner == own == Owner("demo", os.getpid())
     assert listener.counters == "Ray's metrics"
+    assert listener.has_keys
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from qwenfleet.cluster.errors import (
     FleetError,
     GatewayFailed,
     MalformedBody,
+    MissingKey,
     NoEngine,
     UnknownModel,
+    WrongKey,
 )
 from qwenfleet.deployments.answers import (
     Family,
@@ -27,6 +29,7 @@ from qwenfleet.deployments.answers import (
 
 ERRORS: list[FleetError] = [
     MalformedBody("no JSON"),
+    WrongKey(),
     UnknownModel('a "model"\n\n', ["coder"]),
     BodyTooLarge(10, 11),
     NoEngine("coder", 5),
@@ -69,6 +72,8 @@ def test_openai_clients_get_an_error_object(error: FleetError, family: Family) -
     ("error", "kind"),
     [
         (MalformedBody("no JSON"), "invalid_request_error"),
+        (MissingKey(), "authentication_error"),
+        (WrongKey(), "authentication_error"),
         (UnknownModel("x", ["coder"]), "not_found_error"),
         (BodyTooLarge(10, 11), "request_too_large"),
         (NoEngine("coder", 5), "api_error"),
@@ -117,3 +122,9 @@ def test_a_keep_alive_is_a_comment_or_anthropics_ping() -> None:
 def test_only_errors_that_pass_say_when_to_come_back() -> None:
     assert (b"retry-after", b"5") in headers(NoEngine("coder", 5))
     assert [name for name, _ in headers(GatewayFailed())] == [b"content-type"]
+
+
+@pytest.mark.parametrize("error", [MissingKey(), WrongKey()])
+def test_only_a_refused_key_is_challenged(error: FleetError) -> None:
+    assert (b"www-authenticate", b"Bearer") in headers(error)
+    assert b"www-authenticate" not in dict(headers(NoEngine("coder", 5)))

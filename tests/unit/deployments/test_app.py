@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qwenfleet.cluster.auth import AuthConfig, hash_of
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig, dump
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.model_config import ModelConfig, Pool, Replicas, ScriptConfig
@@ -103,6 +104,19 @@ def test_traces_concern_gateways_and_engines() -> None:
     before = trees(CONFIG)
     after = trees(CONFIG.model_copy(update={"tracing": TracingConfig(sample_ratio=0.5)}))
     assert [old == new for old, new in zip(before, after, strict=True)] == [False] * 3
+
+
+def test_keys_concern_gateways_only() -> None:
+    gateway = CONFIG.gateway.model_copy(update={"host": "0.0.0.0"})
+    one, other = (
+        CONFIG.model_copy(update={"gateway": gateway, "auth": AuthConfig(keys=(hash_of(key),))})
+        for key in ("first", "second")
+    )
+    before, after = trees(one), trees(other)
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
+    told = [FleetConfig.model_validate(tree) for tree in after]
+    assert [tree.has_keys for tree in told] == [True, False, False]
+    assert not any(tree.is_local for tree in told)
 
 
 def test_serves_own_config_file_gives_the_same_application() -> None:

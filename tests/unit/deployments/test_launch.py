@@ -3,8 +3,9 @@ import io
 import pytest
 
 from qwenfleet.cluster import machine, sources
+from qwenfleet.cluster.auth import hash_of
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import MachineError, NoLayoutFits
+from qwenfleet.cluster.errors import ConfigError, MachineError, NoLayoutFits
 from qwenfleet.cluster.models import completed
 from qwenfleet.deployments import launch
 from qwenfleet.deployments.progress import Stages
@@ -39,3 +40,29 @@ def test_a_machine_with_fewer_gpus_than_planned_is_told_how_to_plan_for_it(monke
     fleet = completed(FleetConfig.model_validate({"models": [model]}))
     with pytest.raises(MachineError, match=r"want 8 GPUs .* has 1.*--gpus-per-node 1"):
         launch._check_gpus(fleet)
+
+
+def test_a_keys_file_is_read_before_anything_starts(monkeypatch, tmp_path):
+    for name in ("check_cpu", "check_port", "check_memory"):
+        monkeypatch.setattr(machine, name, lambda *_: None)
+    monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
+    file = tmp_path / "keys"
+
+    def said_of(auth):
+        stream = io.StringIO()
+        model = {"id": "coder", "source": str(tmp_path)}
+        launch.check(FleetConfig.model_validate({"models": [model], "auth": auth}), Stages(stream))
+        return stream.getvalue()
+
+    with pytest.raises(ConfigError, match="cannot be read"):
+        said_of({"keys_file": str(file)})
+    file.write_text("qf-x\n")
+    with pytest.raises(ConfigError, match="line 1: this is no hash of a key"):
+        said_of({"keys_file": str(file)})
+    file.write_text("# nobody yet\n")
+    said = said_of({"keys_file": str(file)})
+    assert f"warning: {file} has no key: every request is refused" in said
+    assert "warning" not in said_of({"keys_file": str(file), "keys": [hash_of("a")]})
+    file.write_text(hash_of("a"))
+    assert "warning" not in said_of({"keys_file": str(file)})
+    assert "warning" not in said_of("none")
