@@ -105,7 +105,8 @@ class Kube:
     ) -> dict[str, Any]:
         with kube_failures.translated(verb, query, self.api.configuration.host):
             response = self._request(method, path, parameters or {}, body, TIMEOUT_S)
-            return dict(json.loads(response.read()))
+            tree = json.loads(response.read())
+            return {**tree, "metadata": dict(tree["metadata"])}
 
     def _request(
         self,
@@ -142,13 +143,15 @@ def connect(context: str | None = None, namespace: str | None = None) -> Kube:
 
     own = client.Configuration()
     own.retries = 0  # a command tells at once; a watch has its own pace
+    files = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    has_files = any(Path(file).is_file() for file in files.split(os.pathsep))
     try:
-        if context is None and is_in_pod() and not _has_kubeconfig():
+        if context is None and is_in_pod() and not has_files:
             config.load_incluster_config(client_configuration=own)
             chosen = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
         else:
-            config.load_kube_config(context=context, client_configuration=own)
-            chosen = _namespace_of(context)
+            config.load_kube_config(files, context=context, client_configuration=own)
+            chosen = _namespace_of(files, context)
     except (config.ConfigException, OSError) as error:
         raise kube_failures.unconfigured(str(error), context) from error
     return Kube(client.ApiClient(own), namespace or chosen or "default")
@@ -159,17 +162,10 @@ def is_in_pod() -> bool:
     return (SERVICE_ACCOUNT / "token").is_file() and "KUBERNETES_SERVICE_HOST" in os.environ
 
 
-def _has_kubeconfig() -> bool:
-    from kubernetes.config import KUBE_CONFIG_DEFAULT_LOCATION
-
-    files = KUBE_CONFIG_DEFAULT_LOCATION.split(os.pathsep)
-    return any(Path(file).expanduser().is_file() for file in files if file)
-
-
-def _namespace_of(context: str | None) -> str:
+def _namespace_of(files: str, context: str | None) -> str:
     from kubernetes import config
 
-    contexts, active = config.list_kube_config_contexts()
+    contexts, active = config.list_kube_config_contexts(files)
     if context is not None:
         active = next(known for known in contexts if known["name"] == context)
     return str(active["context"].get("namespace", ""))
