@@ -40,7 +40,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """A sentence with the names that are most like one that is not there."""
     close = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0.5)
     if close:
-        return f"Did you mean {' or '.join(close)}?"
+        return f"Did you mean {' or '.join(sorted(close))}?"
     more = f" and {len(names) - NEAREST} more" if len(names) > NEAREST else ""
     return f"There are: {', '.join(sorted(names)[:NEAREST]) or 'none'}{more}."
 

@@ -34,6 +34,9 @@ class Exec:
 
     output: list[str] = field(default_factory=list)
     exit_status: int = 0
+    lasts_s: float = 0.0
+    breaks: bool = False
+    """Ends without a word, and without a status."""
     calls: list[tuple[str, list[str]]] = field(default_factory=list)
     """Pods, and the commands that ran in them."""
 
@@ -249,6 +252,11 @@ class KubernetesApi:
         self.exec.calls.append((pod, request.query.getall("command")))
         for text in self.exec.output:
             await socket.send_bytes(b"\x01" + text.encode())
+        await asyncio.sleep(self.exec.lasts_s)
+        if self.exec.breaks:
+            assert request.transport is not None
+            request.transport.abort()
+            return socket
         end: Tree = {"status": "Success"}
         if self.exec.exit_status:
             causes = [{"reason": "ExitCode", "message": str(self.exec.exit_status)}]
