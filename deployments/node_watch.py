@@ -83,6 +83,7 @@ class NodeWatch:
         self._has_looked = asyncio.Event()
         self._has_news = asyncio.Event()
         self._leave: Callable[[DrainOrder], None] | None = None
+        self._followers: list[Follower] = []
         for address in sorted(self._unseen):
             query = Query("pods", client.namespace, fields=f"status.podIP={address}")
             self._follow("pod", address, query)
@@ -109,12 +110,18 @@ class NodeWatch:
         for sign in list(self._signs.values()):
             self._order(sign)
 
+    def close(self) -> None:
+        """The threads end with their watches."""
+        for follower in self._followers:
+            follower.is_stopped = True
+
     def _follow(self, kind: str, address: str, query: Query) -> None:
         follower = Follower(
             what=f"{kind} {query.fields}",
             source=Selected(self._client, query),
             see=partial(self._hear, kind, address),
         )
+        self._followers.append(follower)
         Thread(target=follower.run, name=f"watch-{kind}-{address}", daemon=True).start()
 
     def _hear(self, kind: str, address: str, objects: Objects | None) -> None:
