@@ -113,6 +113,8 @@ def run(
         from qwenfleet.deployments import registry
 
         nodes = node_ids(ray.nodes(), addresses)
+        if not nodes:
+            say(f"Ray has no living node at {', '.join(addresses)}: no engine is there")
         for fleet in registry.fleets():
             drain_fleet(registry, fleet, nodes, deadline_s=deadline_s, is_forced=is_forced, say=say)
 

@@ -99,7 +99,7 @@ def thinned(tree: Any, holes: list[bool]) -> Any:
     """A tree with some of its branches missing or null."""
     if not isinstance(tree, dict):
         return tree
-    kept = {}
+    kept: dict[str, Any] = {}
     for key, value in tree.items():
         if holes and holes.pop():
             if holes and holes.pop():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.errors import DrainRefused
+from qwenfleet.deployments import registry
 from qwenfleet.deployments.host_drain import (
     CLOSED_S,
     GRACE_S,
@@ -15,7 +16,7 @@ from qwenfleet.deployments.host_drain import (
     leaving,
     node_ids,
 )
-from qwenfleet.deployments.registry import DrainOrder, EngineRecord, Registry, Snapshot
+from qwenfleet.deployments.registry import EngineRecord, Registry, Snapshot
 
 NODES = frozenset({"node-1"})
 
@@ -60,13 +61,13 @@ def test_engines_that_are_not_ready_are_no_loss() -> None:
 class Fleet:
     """A registry in place of the module that asks one, and time that passes."""
 
-    DrainOrder = DrainOrder
+    DrainOrder = registry.DrainOrder
 
     def __init__(self, *engines: EngineRecord, takes_s: float) -> None:
         self.now = 100.0
         self.engines = list(engines)
         self.takes_s = takes_s
-        self.orders: dict[str, DrainOrder] = {}
+        self.orders: dict[str, registry.DrainOrder] = {}
         self.gone_at: dict[str, float] = {}
         self.closed: dict[str, float] = {}
         self.is_empty_at: float | None = None
@@ -78,7 +79,7 @@ class Fleet:
         living = [e for e in self.engines if self.gone_at.get(e.id, 1e9) > self.now]
         return Snapshot(tuple(living), (), ())
 
-    def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
+    def drain(self, fleet: str, engine: str, order: registry.DrainOrder) -> None:
         self.orders[engine] = order
         self.gone_at.setdefault(engine, self.now + self.takes_s)
 
@@ -108,7 +109,7 @@ def test_all_engines_of_a_node_drain_at_once_and_none_starts_there_meanwhile() -
     fleet = Fleet(engine("e1", running=2, waiting=1), engine("e2"), other, takes_s=10)
     said = fleet.run()
     assert set(fleet.orders) == {"e1", "e2"}
-    assert fleet.orders["e1"] == DrainOrder("an operator drains its node", 60.0)
+    assert fleet.orders["e1"] == registry.DrainOrder("an operator drains its node", 60.0)
     assert fleet.closed == {"node-1": 60 + GRACE_S + CLOSED_S}
     assert said[0] == "draining e1 of coder: 3 requests"
     assert sorted(said[2:]) == ["e1 is gone", "e2 is gone"]
@@ -145,12 +146,12 @@ def test_engines_that_stay_are_named_after_the_deadline() -> None:
 
 def test_a_closed_node_gives_no_turn_to_start_until_it_opens() -> None:
     now = [100.0]
-    registry = Registry(clock=lambda: now[0])
-    registry.close_node("node-1", 30.0)
+    held = Registry(clock=lambda: now[0])
+    held.close_node("node-1", 30.0)
     starting = engine("e1", state="starting")
     spread = engine("e2", "node-2", "starting", nodes=("node-2", "node-1"))
-    assert not registry.announce_engine(starting, node_cores=64).may_load
-    assert not registry.announce_engine(spread, node_cores=64).may_load
+    assert not held.announce_engine(starting, node_cores=64).may_load
+    assert not held.announce_engine(spread, node_cores=64).may_load
     now[0] += 31.0
-    assert registry.announce_engine(starting, node_cores=64).may_load
-    assert registry.announce_engine(spread, node_cores=64).may_load
+    assert held.announce_engine(starting, node_cores=64).may_load
+    assert held.announce_engine(spread, node_cores=64).may_load

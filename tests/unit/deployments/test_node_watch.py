@@ -107,7 +107,10 @@ async def test_a_pod_that_is_deleted_drains_within_its_grace_period(
     one = await watched()
     one.begin()
     await eventually(lambda: kubernetes_api.watches() == 2)
-    deleted = {"deletionTimestamp": "2026-11-22T10:00:00Z", "deletionGracePeriodSeconds": 90}
+    deleted: dict[str, Any] = {
+        "deletionTimestamp": "2026-11-22T10:00:00Z",
+        "deletionGracePeriodSeconds": 90,
+    }
     await put(kubernetes_api, "pods", pod(**deleted))
     await eventually(lambda: bool(one.orders))
     assert one.orders == [DrainOrder("pod worker-1 is being deleted", 90 - MARGIN_S)]
