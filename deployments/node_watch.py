@@ -19,6 +19,7 @@ from qwenfleet.cluster import departure, kube, kube_objects
 from qwenfleet.cluster.departure import DELETED_NODE_S, Departure
 from qwenfleet.cluster.errors import KubernetesError
 from qwenfleet.cluster.kube import Kube, Query
+from qwenfleet.cluster.kube_objects import CLUSTER_LABEL
 from qwenfleet.cluster.kube_watch import SILENCE_S, WATCH_S, Follower, Objects
 from qwenfleet.deployments.registry import DrainOrder
 
@@ -57,7 +58,8 @@ def pod_sign(objects: Objects, was_known: bool) -> Sign:
     living = [pod for pod in pods if pod.phase not in {"Succeeded", "Failed"}]
     if not living:
         return Sign(Departure("its pod is gone", DELETED_NODE_S)) if was_known else Sign()
-    return Sign(departure.of_pod(living[0]))
+    found = departure.of_pod(living[0])
+    return Sign(found, found.reason if found else "")
 
 
 def node_sign(objects: Objects, was_known: bool) -> Sign:
@@ -85,7 +87,9 @@ class NodeWatch:
         self._leave: Callable[[DrainOrder], None] | None = None
         self._followers: list[Follower] = []
         for address in sorted(self._unseen):
-            query = Query("pods", client.namespace, fields=f"status.podIP={address}")
+            # The label, since pods on the host's network have its address, all of them.
+            fields = f"status.podIP={address}"
+            query = Query("pods", client.namespace, labels=CLUSTER_LABEL, fields=fields)
             self._follow("pod", address, query)
 
     @property

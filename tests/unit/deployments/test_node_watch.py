@@ -28,7 +28,7 @@ def pod(
     name: str = "worker-1", home: str = "gpu-1", phase: str = "Running", **metadata: Any
 ) -> dict[str, Any]:
     return {
-        "metadata": {"name": name, **metadata},
+        "metadata": {"name": name, "labels": {"ray.io/cluster": "coder-a"}, **metadata},
         "spec": {"nodeName": home},
         "status": {"phase": phase, "podIP": ADDRESS},
     }
@@ -140,6 +140,33 @@ async def test_a_start_waits_while_its_node_is_cordoned(
     await put(kubernetes_api, "nodes", node())
     await asyncio.wait_for(start, 10)
     assert one.orders == [], "a cordon alone drains nothing"
+
+
+async def test_no_engine_starts_in_a_pod_that_is_being_deleted(
+    kubernetes_api: Any, watched: Any, eventually: Any
+) -> None:
+    await put(kubernetes_api, "nodes", node())
+    await put(kubernetes_api, "pods", pod(deletionTimestamp="2026-11-22T10:00:00Z"))
+    one = await watched()
+    start = asyncio.create_task(one.watch.may_start(one.told.append))
+    await eventually(lambda: one.told == ["waiting: pod worker-1 is being deleted"])
+    start.cancel()
+
+
+async def test_a_pod_of_somebody_else_at_the_same_address_says_nothing(
+    kubernetes_api: Any, watched: Any, eventually: Any
+) -> None:
+    """As on the host's network."""
+    await put(kubernetes_api, "nodes", node())
+    other = pod("agent", deletionTimestamp="2026-11-22T10:00:00Z")
+    other["metadata"]["labels"] = {}
+    await put(kubernetes_api, "pods", other)
+    await put(kubernetes_api, "pods", pod())
+    one = await watched()
+    one.begin()
+    await asyncio.wait_for(one.watch.may_start(one.told.append), 10)
+    await eventually(lambda: kubernetes_api.watches() == 2)
+    assert (one.orders, one.told) == ([], [])
 
 
 async def test_every_pod_of_an_engine_over_several_counts(

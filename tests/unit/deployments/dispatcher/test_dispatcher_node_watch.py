@@ -28,7 +28,7 @@ async def test_streams_leave_an_engine_whose_node_or_pod_goes(
 ) -> None:
     node: dict[str, Any] = {"metadata": {"name": "gpu-1"}, "spec": {}}
     pod: dict[str, Any] = {
-        "metadata": {"name": "worker-1"},
+        "metadata": {"name": "worker-1", "labels": {"ray.io/cluster": "coder-a"}},
         "spec": {"nodeName": "gpu-1"},
         "status": {"phase": "Running", "podIP": ADDRESS},
     }
