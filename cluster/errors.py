@@ -9,6 +9,7 @@
     │   ├── StartTimeout      a fleet takes longer to start than somebody waits
     │   ├── DrainRefused      an engine was not drained
     │   ├── BenchmarkError    a benchmark cannot measure
+    │   ├── KubernetesError   the Kubernetes API does not answer, or not what was asked
     │   └── PlanError         a model cannot be planned for, or a name is not known
     │       └── NoLayoutFits  every layout breaks a rule
     ├── EngineStartError      an engine did not come up
@@ -136,6 +137,17 @@ class BenchmarkError(Refusal):
     """A benchmark cannot measure what it was asked to."""
 
     code = "benchmark"
+
+
+class KubernetesError(Refusal):
+    """The Kubernetes API refused or did not answer; `api_status` is its HTTP status, if any."""
+
+    code = "kubernetes"
+
+    def __init__(self, problem: str, remedy: str, api_status: int | None = None) -> None:
+        super().__init__(problem, remedy)
+        self.args = (problem, remedy, api_status)
+        self.api_status = api_status
 
 
 class PlanError(Refusal):

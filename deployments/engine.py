@@ -22,12 +22,13 @@ from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.deployments import plugin_metadata
+from qwenfleet.deployments import node_watch, plugin_metadata
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.environment import ENGINE_SERVICE
 from qwenfleet.deployments.followers import Followers, start_followers
 from qwenfleet.deployments.logs import join_serve_log
+from qwenfleet.deployments.members import members
 from qwenfleet.deployments.registry import (
     ANNOUNCE_INTERVAL_S,
     DrainOrder,
@@ -62,6 +63,7 @@ class Engine:
         self._pool = pool
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
+        self._members = await asyncio.to_thread(members)
         self._id = serve.get_replica_context().replica_id.unique_id
         self._secret = secrets.token_hex(16)
         self._registry = RegistryClient(self._fleet.name)
@@ -81,6 +83,9 @@ class Engine:
         self._tasks = [asyncio.create_task(self._announce())]
         turn = asyncio.create_task(self._may_load.wait())
         await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        watch = await node_watch.start(self._members.values())
+        if watch is not None:
+            await watch.may_start(self._stages.begin)
         self._stages.begin("starting")
         self._has_news.set()
         try:
@@ -90,6 +95,8 @@ class Engine:
             await self._give_up(error)
             raise
         self._tasks.append(asyncio.create_task(self._run()))
+        if watch is not None:
+            watch.on_departure(self._leave)
 
     async def check_health(self) -> None:
         """A replica whose announcements or core ended has no use."""
@@ -112,8 +119,13 @@ class Engine:
         if self._host is not None:
             await self._host.drain(order.reason, order.deadline_s)
 
+    def _leave(self, order: DrainOrder) -> None:
+        if self._state != "draining":
+            self._state = "draining"
+            self._tasks.append(asyncio.create_task(self._obey(order)))
+
     async def _obey(self, order: DrainOrder) -> None:
-        """Drain for an operator and end; Serve starts another engine in this one's place."""
+        """Drain and end; Serve starts another engine in this one's place."""
         logger.info("drain ordered", extra={"engine": self._id, "reason": order.reason})
         await self._drain(order)
         for task in self._tasks:  # an announcement would list this engine again
@@ -182,8 +194,8 @@ class Engine:
             orders = await self._registry.announce_engine(record, cores)
             if orders.may_load:
                 self._may_load.set()
-            if orders.drain is not None and self._state != "draining":
-                self._tasks.append(asyncio.create_task(self._obey(orders.drain)))
+            if orders.drain is not None:
+                self._leave(orders.drain)
             self._metrics.record(record)
             if self._host is not None:
                 self._metrics.orphans(self._model.id, self._host.orphans)
@@ -202,6 +214,7 @@ class Engine:
             model=self._model.id,
             pool=self._pool,
             node=self._node,
+            nodes=tuple(self._members),
             pid=os.getpid(),
             state=state,
             reason=reason,

@@ -62,6 +62,8 @@ class EngineRecord:
     """Of its start."""
     pool: str = ""
     """The model's pool that it belongs to; empty when the model has none."""
+    nodes: tuple[str, ...] = ()
+    """Every node that it spans, `node` among them; empty from an engine that does not say."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class Registry:
         self._failures: deque[StartFailure] = deque(maxlen=32)
         self._drains: dict[str, DrainOrder] = {}
         self._packages: dict[str, str] = {}
+        self._closed: dict[str, float] = {}
+        """Nodes on which no engine starts, and until when."""
 
     def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
         """List an engine."""
@@ -134,7 +138,10 @@ class Registry:
             for other, _ in self._live(self._engines).values()
             if other.is_loading and other.node == record.node and other.id != record.id
         ]
-        may_load = len(loading) < max(1, node_cores // CORES_PER_START)
+        is_closed = any(
+            self._closed.get(node, 0.0) > self._clock() for node in (record.node, *record.nodes)
+        )
+        may_load = len(loading) < max(1, node_cores // CORES_PER_START) and not is_closed
         if record.state == "starting" and may_load:
             record = replace(record, is_loading=True)
         if record.state == "ready":
@@ -148,6 +155,10 @@ class Registry:
     def drain(self, engine: str, order: DrainOrder) -> None:
         """The engine gets the order with its next announcement."""
         self._drains[engine] = order
+
+    def close_node(self, node: str, for_s: float) -> None:
+        """No engine gets its turn to start there for so many seconds."""
+        self._closed[node] = self._clock() + for_s
 
     def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
         """List a gateway. Answers with every engine."""
@@ -237,6 +248,20 @@ def end(fleet: str) -> None:
     """Forget the fleet."""
     with suppress(ValueError):
         ray.kill(ray.get_actor(actor_name(fleet), namespace=NAMESPACE))
+
+
+def close_node(fleet: str, node: str, for_s: float) -> None:
+    """Let no engine start on a node. Raises ValueError when the fleet has no registry."""
+    actor = ray.get_actor(actor_name(fleet), namespace=NAMESPACE)
+    ray.get(actor.close_node.remote(node, for_s), timeout=CALL_TIMEOUT_S)
+
+
+def fleets() -> list[str]:
+    """The fleets of the Ray cluster that this process has joined, by their registries."""
+    suffix = actor_name("")
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    names = [str(actor["name"]) for actor in actors if actor["namespace"] == NAMESPACE]
+    return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
 
 
 def actor_name(fleet: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from qwenfleet.cluster.columns import columns
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments.attach import attached
 
@@ -105,17 +105,17 @@ def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
 def table(status: FleetStatus) -> str:
     """For a person at a terminal."""
     lines = [f"{status.name} at {status.url}, metrics at {status.metrics_url}", ""]
-    lines += _columns(
+    lines += columns(
         [("MODEL", "ENGINES", "READY")]
         + [(m.id, str(m.engines), str(m.ready)) for m in status.models]
     )
     lines += [""]
-    lines += _columns(
+    lines += columns(
         [("GATEWAY", "PID", "READY", "REQUESTS")]
         + [(g.id, str(g.pid), "yes" if g.ready else "no", str(g.requests)) for g in status.gateways]
     )
     lines += [""]
-    lines += _columns(
+    lines += columns(
         [("ENGINE", "MODEL", "PID", "STATE", "RUNNING", "WAITING", "KV")]
         + [
             (
@@ -132,11 +132,3 @@ def table(status: FleetStatus) -> str:
     )
     lines += [f"{e.id} is {e.state}: {e.reason}" for e in status.engines if e.reason]
     return "\n".join(lines)
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from qwenfleet.cluster import config_file, keys_command, plan_options, run_file
+from qwenfleet.cluster import config_file, keys_command, kube_options, plan_options, run_file
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
@@ -63,14 +63,19 @@ def _parser() -> argparse.ArgumentParser:
         "--timings", action="store_true", help="say what the start spent its time on"
     )
     serve.set_defaults(command=_serve)
-    status = commands.add_parser("status", help="show the fleet that runs on this machine")
-    status.add_argument("--json", action="store_true", help="as JSON")
-    status.add_argument("--port", type=int, help="the fleet at this port, when several run")
-    status.set_defaults(command=_status)
+    kube_options.add_status(commands).set_defaults(command=_status)
+    _add_drain(commands)
+    _add_doctor(commands)
+    plan_options.add(commands).set_defaults(command=_plan)
+    keys_command.add(commands)
+    return parser
+
+
+def _add_drain(commands: Commands) -> None:
     drain = commands.add_parser(
         "drain", help="move an engine's streams to others, then replace the engine"
     )
-    drain.add_argument("engine", metavar="ENGINE", help="its id, or the start of it")
+    kube_options.add_drain(drain)
     drain.add_argument(
         "--deadline",
         type=_seconds,
@@ -82,10 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--force", action="store_true", help="even the last engine of its model")
     drain.add_argument("--port", type=int, help="of the fleet at this port, when several run")
     drain.set_defaults(command=_drain)
-    _add_doctor(commands)
-    plan_options.add(commands).set_defaults(command=_plan)
-    keys_command.add(commands)
-    return parser
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -157,6 +158,12 @@ def _run(config: FleetConfig, *, wants_timings: bool) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
+    kube_options.check_status(options)
+    if options.kube:
+        from qwenfleet.cluster import kube_command
+
+        kube_command.run(options)
+        return
     from qwenfleet.deployments import attach, status
 
     answer = status.read(attach.find(options.port))
@@ -164,6 +171,12 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _drain(options: argparse.Namespace) -> None:
+    kube_options.check_drain(options)
+    if options.node is not None:
+        from qwenfleet.deployments import node_drain
+
+        node_drain.run(options, lambda text: print(text, flush=True))
+        return
     from qwenfleet.deployments import attach, drain
 
     drain.drain(

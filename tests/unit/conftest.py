@@ -7,7 +7,10 @@ here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import importlib.util
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,3 +198,34 @@ def recorder() -> Recorder:
 @pytest.fixture(scope="session")
 def new_recorder() -> type[Recorder]:
     return Recorder
+
+
+@pytest.fixture
+def kubernetes_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """kubernetes_api.py's server, and a kubeconfig with a context for it, `test`, in namespace
+    `fleet`."""
+    module = sys.modules.get("kubernetes_api")
+    if module is None:
+        path = Path(__file__).with_name("kubernetes_api.py")
+        spec = importlib.util.spec_from_file_location("kubernetes_api", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules["kubernetes_api"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    api = module.KubernetesApi()
+    config = tmp_path / "kubeconfig"
+    config.write_text(
+        f"""
+apiVersion: v1
+kind: Config
+current-context: test
+clusters: [{{name: here, cluster: {{server: "{api.url}"}}}}]
+users: [{{name: me, user: {{token: secret}}}}]
+contexts:
+  - {{name: test, context: {{cluster: here, user: me, namespace: fleet}}}}
+  - {{name: bare, context: {{cluster: here, user: me}}}}
+"""
+    )
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    yield api
+    api.close()

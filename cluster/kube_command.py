@@ -1,0 +1,71 @@
+"""`qwenfleet status --kube`: once, or again and again until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from qwenfleet.cluster import kube, kube_status, kube_table
+from qwenfleet.cluster.errors import KubernetesError
+from qwenfleet.cluster.kube import Kube
+from qwenfleet.cluster.kube_status import KubeStatus
+
+INTERVAL_S: Final = 2.0
+CLEAR: Final = "\x1b[H\x1b[2J"
+
+
+def run(options: argparse.Namespace) -> None:
+    """What `kube_options.add_status` parsed. Raises KubernetesError."""
+    client = kube.connect(options.context, options.namespace)
+    if options.watch:
+        is_terminal = sys.stdout.isatty() and not options.json
+        say = partial(print, flush=True)
+        watch(client, as_json=options.json, say=say, is_terminal=is_terminal)
+    else:
+        print(_text(kube_status.read(client), options.json, indent=2))
+
+
+def watch(
+    client: Kube,
+    *,
+    as_json: bool,
+    say: Callable[[str], None],
+    is_terminal: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Say the status whenever it has changed, in JSON as one line each; never returns.
+
+    It is asked for anew each time, so that what is shown is never older than its last line says:
+    an API server that stops answering is said, with the age of what was seen last. Raises
+    KubernetesError when the first answer fails.
+    """
+    said, seen_at = "", None
+    while True:
+        try:
+            text = news = _text(kube_status.read(client), as_json, indent=None)
+            seen_at = clock()
+        except KubernetesError as error:
+            if seen_at is None:
+                raise
+            news = str(error)  # its age alone is none
+            text = _stale(news, clock() - seen_at, as_json)
+        if is_terminal or news != said:
+            say(CLEAR + text if is_terminal else text)
+            said = news
+        sleep(INTERVAL_S)
+
+
+def _stale(said: str, age_s: float, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"error": said, "age_s": round(age_s, 1)})
+    return f"what was shown before is {age_s:.0f} s old: {said}"
+
+
+def _text(found: KubeStatus, as_json: bool, indent: int | None) -> str:
+    return json.dumps(found.as_json(), indent=indent) if as_json else kube_table.table(found)
