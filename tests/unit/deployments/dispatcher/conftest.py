@@ -83,10 +83,11 @@ class Desk:
         return self.dispatcher._roster._links.get(engine.record.id)
 
     async def meet(self, *engines: Any) -> None:
+        """Until each was met; a request that waits for one may have killed it by then."""
         self.dispatcher.update([engine.record for engine in engines])
         links = [self.link(engine) for engine in engines]
         async with asyncio.timeout(PATIENCE_S):
-            while not all(link is not None and link.is_open for link in links):  # noqa: ASYNC110
+            while not all(link is not None and link.description is not None for link in links):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
     async def close(self) -> None:
