@@ -14,6 +14,7 @@ from qwenfleet.cluster.errors import (
     FleetError,
     FleetNotFound,
     GatewayFailed,
+    KubernetesError,
     MachineError,
     MalformedBody,
     MissingKey,
@@ -25,6 +26,7 @@ from qwenfleet.cluster.errors import (
     ProtocolError,
     RequestError,
     RequestKillsEngines,
+    StartTimeout,
     UnknownModel,
     UnknownRoute,
     WrongKey,
@@ -40,6 +42,11 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     (
         ModelSourceError("acme/m", "there is no such folder", "Check the path."),
         "model source 'acme/m': there is no such folder. Check the path.",
+    ),
+    (StartTimeout("'a' is not ready after 9 s", "Wait."), "'a' is not ready after 9 s. Wait."),
+    (
+        KubernetesError("the API answered 403", "Ask for list on nodes.", 403),
+        "the API answered 403. Ask for list on nodes.",
     ),
     (MachineError("port 80 is in use", "Use --port."), "port 80 is in use. Use --port."),
     (

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,11 +50,11 @@ def test_the_registry_keeps_the_package_in_which_code_came_first() -> None:
 
 
 def test_replicas_run_from_the_package_that_is_given() -> None:
-    application = build(FleetConfig(), working_dir="gcs://one.zip")
-    options = application._bound_deployment.ray_actor_options
-    assert options["runtime_env"]["working_dir"] == "gcs://one.zip"
-    plain = build(FleetConfig())._bound_deployment.ray_actor_options
-    assert "working_dir" not in plain["runtime_env"]
+    gateway: Any = build(FleetConfig(), working_dir="gcs://one.zip")._bound_deployment
+    for deployment in (gateway, gateway.init_args[1]._bound_deployment):
+        assert deployment.ray_actor_options["runtime_env"]["working_dir"] == "gcs://one.zip"
+    plain: Any = build(FleetConfig())._bound_deployment
+    assert "working_dir" not in plain.ray_actor_options["runtime_env"]
 
 
 def test_a_checkout_that_is_not_installed_knows_its_version(
@@ -61,9 +63,9 @@ def test_a_checkout_that_is_not_installed_knows_its_version(
     installed = packages.own_version()
 
     def absent(name: str) -> str:
-        raise packages.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(packages.metadata, "version", absent)
+    monkeypatch.setattr(metadata, "version", absent)
     assert packages.own_version() == installed
 
 
