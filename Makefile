@@ -29,9 +29,8 @@ test-unit: env ## tests without Ray or network
 	@.ci/stage "unit tests" $(BIN)/pytest tests/unit $(ARGS)
 
 test-integration: env ## tests on a real Ray and a real vLLM on CPU
-	@if ls tests/integration/test_*.py >/dev/null 2>&1; then \
-		.ci/stage "integration tests" $(BIN)/pytest tests/integration -m integration --timeout 600 $(ARGS); \
-	else echo "no integration tests yet"; fi
+	@.ci/stage "browser" .ci/browser
+	@.ci/stage "integration tests" $(BIN)/pytest tests/integration -m integration --timeout 600 $(ARGS)
 
 test-loss: env ## kill, freeze and drain engines under six streams; prints the gaps (half an hour)
 	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)

@@ -79,6 +79,8 @@ class Accelerator:
     gpus_per_node: int = 8
     """Of the usual server."""
     other_names: tuple[str, ...] = field(default=(), compare=False)
+    cautions: tuple[str, ...] = field(default=(), compare=False)
+    """What a plan for it should say, as whole sentences."""
 
     @property
     def memory_bytes(self) -> int:
@@ -157,6 +159,7 @@ B200: Final = Accelerator(
 A100: Final = Accelerator(
     "A100-80GB", Vendor.NVIDIA, 79.2, 2.039e12, _rates(312, None), 300e9,
     ("A100",), ("NVIDIA-A100-SXM4-80GB",), (_A100,), MARLIN_BOTH, nic_bytes_per_s=25e9,
+    cautions=("Ray calls the card of 40 GB A100 too; this plan is for 80 GB.",),
 )  # fmt: skip
 MI300X: Final = Accelerator(
     "MI300X", Vendor.AMD, 191.7, 5.3e12, _rates(1307, 2615), 448e9,

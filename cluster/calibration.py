@@ -11,17 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from qwenfleet.cluster.accelerators import Vendor
 from qwenfleet.cluster.calibration_points import POINTS, CalibrationPoint, Quantity
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step, prefill
 from qwenfleet.cluster.step_cost import Cost, Parameter, Workload
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
 
 START_TIME_S: Final = 1e-4
 START_FACTOR: Final = 2.0
@@ -96,6 +97,8 @@ def cost_of(point: CalibrationPoint) -> Cost:
 
 def fit(points: Sequence[CalibrationPoint]) -> dict[Parameter, float]:
     """Values of all parameters. Every series counts as much as every other."""
+    import numpy as np  # here, so that commands that predict nothing start without it
+
     costs = [cost_of(point) for point in points]
     amounts = np.array([[cost.amount(parameter) for parameter in PARAMETERS] for cost in costs])
     constant = np.array([cost.amount(None) for cost in costs])
@@ -109,6 +112,8 @@ def fit(points: Sequence[CalibrationPoint]) -> dict[Parameter, float]:
 
 def _solve(amounts: Array, constant: Array, measured: Array, weights: Array, start: Array) -> Array:
     """Logarithms of the parameters: Levenberg's damping, until nothing moves."""
+    import numpy as np
+
     hold = HOLD * np.eye(len(start))
 
     def residuals(at: Array) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from qwenfleet.cluster.errors import PlanError
-from qwenfleet.cluster.geometry import FP8_BLOCKS, Geometry
+from qwenfleet.cluster.geometry import FP8_BLOCKS, Geometry, Quantization
 from qwenfleet.cluster.model_directory import read_geometry
 
 CODER_480B: Final = Geometry(
@@ -47,6 +47,10 @@ CODER_30B: Final = replace(
 INSTRUCT_2507: Final = replace(CODER_30B, intermediate_size=6144)
 ROPE_DOUBT: Final = "rope_theta was not seen in a verbatim file; the first Qwen3-30B-A3B had 1e6"
 
+DUAL_CHUNK_DOUBT: Final = (
+    "its config.json asks for dual chunk attention, of which vLLM 0.32 has no backend"
+)
+
 
 @dataclass(frozen=True)
 class KnownModel:
@@ -58,6 +62,9 @@ class KnownModel:
     source: str
     """Where the geometry was read."""
     doubts: tuple[str, ...] = ()
+    """What a reader of a plan should know, without full stops."""
+    doubted: frozenset[str] = frozenset()
+    """Fields of the geometry that no directory is refused for."""
 
     @property
     def short_name(self) -> str:
@@ -65,20 +72,21 @@ class KnownModel:
         return self.name.rstrip("/").rpartition("/")[2]
 
 
-def _published(name: str, geometry: Geometry, doubts: tuple[str, ...] = ()) -> list[KnownModel]:
+def _published(name: str, geometry: Geometry) -> list[KnownModel]:
     """A model and its FP8 form."""
-    return [
-        KnownModel(
-            f"Qwen/{name}{suffix}", form, f"Qwen/{name}{suffix} config.json, Hugging Face", doubts
-        )
-        for suffix, form in [("", geometry), ("-FP8", replace(geometry, quantization=FP8_BLOCKS))]
-    ]
+    forms = [("", geometry), ("-FP8", replace(geometry, quantization=FP8_BLOCKS))]
+    names = [(f"Qwen/{name}{suffix}", form) for suffix, form in forms]
+    return [KnownModel(name, form, f"{name} config.json, Hugging Face") for name, form in names]
+
+
+def _with_doubted_rope(model: KnownModel) -> KnownModel:
+    return replace(model, doubts=(ROPE_DOUBT,), doubted=frozenset({"rope_theta"}))
 
 
 CATALOG: Final = (
     *_published("Qwen3-Coder-480B-A35B-Instruct", CODER_480B),
     *_published("Qwen3-Coder-30B-A3B-Instruct", CODER_30B),
-    *_published("Qwen3-30B-A3B-Instruct-2507", INSTRUCT_2507, (ROPE_DOUBT,)),
+    *map(_with_doubted_rope, _published("Qwen3-30B-A3B-Instruct-2507", INSTRUCT_2507)),
 )
 
 
@@ -87,13 +95,24 @@ def find_model(name: str) -> KnownModel:
     a directory. Raises PlanError, with the nearest names, and for a directory that is named like a
     model of the catalog and is another; ModelSourceError for one that cannot be read."""
     known = find_published(name)
-    if not _is_directory(name):
-        if known is None:
-            raise _unknown(name)
+    if _is_directory(name):
+        return _read(name, known)
+    if known is None:
+        raise _unknown(name)
+    owner = name.rpartition("/")[0].lower()
+    if owner in ("", "qwen"):
         return known
-    found = KnownModel(name, read_geometry(Path(name).expanduser()), f"{name}/config.json")
+    taken = f"its shapes are taken to be those of {known.name}, by its name"
+    return replace(known, name=name, doubts=(*known.doubts, taken))
+
+
+def _read(name: str, known: KnownModel | None) -> KnownModel:
+    geometry = read_geometry(Path(name).expanduser())
+    found = KnownModel(name, geometry, f"{name}/config.json")
     if known is not None:
         _check_same(found, known)
+    if geometry.has_dual_chunk:
+        return replace(found, doubts=(DUAL_CHUNK_DOUBT,))
     return found
 
 
@@ -115,17 +134,24 @@ def _is_directory(name: str) -> bool:
 
 
 def _check_same(found: KnownModel, known: KnownModel) -> None:
-    """An operator's long-context method may say its length in either of two fields."""
-    is_long = found.geometry.long_context_tokens is not None
-    free = {"long_context_tokens"} | ({"max_position_embeddings"} if is_long else set())
-    for name in (field.name for field in fields(Geometry) if field.name not in free):
+    """An operator's long-context method may say its length in either of two fields, and a model
+    with experts does not use the width of its dense layers."""
+    free = {"long_context_tokens", *known.doubted}
+    free |= {"max_position_embeddings"} if found.geometry.long_context_tokens else set()
+    free |= {"intermediate_size"} if known.geometry.is_moe else set()
+    compared = (field.name for field in fields(Geometry) if field.compare)
+    for name in (name for name in compared if name not in free):
         there, published = getattr(found.geometry, name), getattr(known.geometry, name)
         if there != published:
             raise PlanError(
-                f"the config.json of '{found.name}' says {name} {there}, and {known.name} has "
-                f"{published}",
+                f"the config.json of '{found.name}' says {name} {_text(there)}, and {known.name} "
+                f"has {_text(published)}",
                 "Copy the model again, or give the directory another name if it is another model.",
             )
+
+
+def _text(value: object) -> str:
+    return value.name if isinstance(value, Quantization) else str(value)
 
 
 def _unknown(name: str) -> PlanError:

@@ -5,7 +5,7 @@ Every count is of the whole model; `memory` splits it over the GPUs of a layout.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -44,8 +44,13 @@ class Quantization:
     method: QuantMethod
     block: tuple[int, int]
     """Output by input weights that share one scale: (128, 128), or (1, 16) for NVFP4."""
-    unconverted: tuple[str, ...] = ("lm_head", "mlp.gate")
+    unconverted: tuple[str, ...] = field(default=("lm_head", "mlp.gate"), compare=False)
     """Linear layers that stay bfloat16; embeddings and norms always do."""
+
+    @property
+    def name(self) -> str:
+        """Such as `fp8 in blocks of 128 x 128`."""
+        return f"{self.method.value} in blocks of {self.block[0]} x {self.block[1]}"
 
     @property
     def bits_per_weight(self) -> int:
@@ -93,6 +98,8 @@ class Geometry:
     quantization: Quantization | None = None
     long_context_tokens: int | None = None
     """The longest context of the YaRN that config.json itself sets; None without one."""
+    has_dual_chunk: bool = field(default=False, compare=False)
+    """Whether config.json asks for Qwen's own method, as its config_1m.json does."""
 
     @property
     def is_moe(self) -> bool:

@@ -110,25 +110,9 @@ class ScriptConfig(Section):
     start_s: float = Field(default=0, ge=0, description="Time to start an engine, in seconds.")
 
 
-def check_engine_args(engine_args: dict[str, JsonValue]) -> None:
-    """Raises a rule's error for an argument that qwenfleet sets itself."""
-    for name in engine_args:
-        field = OWNED_ENGINE_ARGS.get(name)
-        if field is not None:
-            raise refuse(
-                f"engine_args.{name} is set by qwenfleet",
-                f"Use the model's '{field}' instead.",
-                ("engine_args", name),
-            )
+class EngineGroup(Section):
+    """Engines of one kind: how many, on what, and how each is sharded."""
 
-
-class Pool(Section):
-    """A group of a model's engines that run on the same kind of machine."""
-
-    name: str = Field(
-        pattern=r"^[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?$",
-        description="1 to 30 lower-case letters, digits and '-', a letter or digit at both ends.",
-    )
     replicas: Replicas = Field(default=Replicas(), description="How many engines run.")
     accelerator: str | None = Field(
         default=None,
@@ -141,20 +125,36 @@ class Pool(Section):
         "and one GPU or CPU process for a model that it does not know.",
     )
     env: dict[str, str] = Field(
-        default={},
-        description="Environment of this pool's engines, over the model's own.",
+        default={}, description="Environment of these engines, over what qwenfleet sets."
     )
     engine_args: dict[str, JsonValue] = Field(
-        default={}, description="Passed to vLLM's AsyncEngineArgs, over the model's own."
+        default={}, description="Passed to vLLM's AsyncEngineArgs as they are."
     )
 
     @model_validator(mode="after")
     def _engine_args_are_not_ours(self) -> Self:
-        check_engine_args(self.engine_args)
+        for name in self.engine_args:
+            field = OWNED_ENGINE_ARGS.get(name)
+            if field is not None:
+                raise refuse(
+                    f"engine_args.{name} is set by qwenfleet",
+                    f"Use the model's '{field}' instead.",
+                    ("engine_args", name),
+                )
         return self
 
 
-class ModelConfig(Section):
+class Pool(EngineGroup):
+    """A group of a model's engines, on the same kind of machine. `env` and `engine_args` go over
+    the model's own."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?$",
+        description="1 to 30 lower-case letters, digits and '-', a letter or digit at both ends.",
+    )
+
+
+class ModelConfig(EngineGroup):
     """One model that the fleet serves."""
 
     id: ModelId = Field(
@@ -164,11 +164,11 @@ class ModelConfig(Section):
     source: str = Field(
         default="", description="Hugging Face name or directory of the weights; empty means `id`."
     )
-    replicas: Replicas = Field(default=Replicas(), description="How many engines run.")
     max_model_len: int | None = Field(
         default=None,
         gt=0,
-        description="Longest prompt plus output, in tokens; null: the model's own.",
+        description="Longest prompt plus output, in tokens; null: the model's own, or less where "
+        "the layout holds less.",
     )
     tool_call_parser: str | None = Field(
         default=None, description="vLLM's name of the tool-call parser; null serves no tool calls."
@@ -195,22 +195,6 @@ class ModelConfig(Section):
     )
     script: ScriptConfig | None = Field(
         default=None, description="What a scripted engine plays; null plays the defaults."
-    )
-    accelerator: str | None = Field(
-        default=None,
-        description="Ray's accelerator type of the GPUs that an engine runs on, such as H100 or "
-        "AMD-Instinct-MI300X-OAM; null runs engines on CPUs.",
-    )
-    layout: Layout | None = Field(
-        default=None,
-        description="How one engine is sharded; null takes what `qwenfleet plan` would choose, "
-        "and one GPU or CPU process for a model that it does not know.",
-    )
-    env: dict[str, str] = Field(
-        default={}, description="Environment of this model's engines, over what qwenfleet sets."
-    )
-    engine_args: dict[str, JsonValue] = Field(
-        default={}, description="Passed to vLLM's AsyncEngineArgs as they are."
     )
     pools: tuple[Pool, ...] = Field(
         default=(),
@@ -264,11 +248,6 @@ class ModelConfig(Section):
                 "Set engine to 'scripted' or remove script.",
                 ("script",),
             )
-        return self
-
-    @model_validator(mode="after")
-    def _engine_args_are_not_ours(self) -> Self:
-        check_engine_args(self.engine_args)
         return self
 
     @model_validator(mode="after")

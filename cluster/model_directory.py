@@ -23,6 +23,8 @@ ARCHITECTURES: Final = (
 HAVE_QK_NORM: Final = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 HAVE_QKV_BIAS: Final = ("Qwen2ForCausalLM",)
 """Whatever `attention_bias` says: it is not in Qwen2's config."""
+COUNTED_AS_CONVERTED: Final = ("self_attn", "mlp.experts", "mlp.gate_", "mlp.up_", "mlp.down_")
+"""Beginnings of the layers that `Geometry.quantised_params` takes to be quantised."""
 DEFAULT_ROPE_THETA: Final = 10_000.0
 """transformers' own, for all four architectures."""
 
@@ -87,6 +89,7 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
         has_qkv_bias=architecture in HAVE_QKV_BIAS or bool(config.get("attention_bias")),
         quantization=_quantization(config, source),
         long_context_tokens=_long_context_tokens(config, rope, positions),
+        has_dual_chunk=bool(config.get("dual_chunk_attention_config")),
     )
 
 
@@ -130,6 +133,13 @@ def _quantization(config: Mapping[str, Any], source: str) -> Quantization | None
         return None
     kept = found.get("modules_to_not_convert") or found.get("ignore") or []
     unconverted = tuple(sorted({_layer_kind(str(name)) for name in kept}))
+    left_out = [name for name in unconverted if name.startswith(COUNTED_AS_CONVERTED)]
+    if left_out:
+        raise PlanError(
+            f"'{source}' leaves {', '.join(left_out)} unquantised, which the planner counts as "
+            "quantised",
+            "Give a layout yourself.",
+        )
     match found:
         case {"quant_method": "fp8", "weight_block_size": [int(rows), int(columns)]}:
             return Quantization(QuantMethod.FP8, (rows, columns), _linears(unconverted))

@@ -6,16 +6,16 @@ that its fit did not know; there is no bare number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from qwenfleet.cluster.accelerators import Vendor
-from qwenfleet.cluster.calibration import fitted, tpot_cost, ttft_cost
+from qwenfleet.cluster.calibration import FEWEST_POINTS, fitted, tpot_cost, ttft_cost
 from qwenfleet.cluster.calibration_points import POINTS, TTFT_POINTS
 from qwenfleet.cluster.errors import PlanError
-from qwenfleet.cluster.speed_terms import EngineShape
+from qwenfleet.cluster.speed_terms import EngineShape, decode_step
 from qwenfleet.cluster.step_cost import Cause, Workload
 
 MOST_SEQUENCES: Final = 4096
@@ -83,9 +83,14 @@ class ContextRow:
 
     context_tokens: int
     sequences: int
-    """That fit at this length, at most `max_num_seqs`; 0 when not one does."""
-    speed: Speed | None
-    """With that many; None for 0."""
+    """That have room at this length; 0 when not one has."""
+    tpot_s: Range | None
+    """With that many, and nothing to prefill; None for 0."""
+
+    @property
+    def output_tokens_per_s(self) -> Range | None:
+        """Of all of them together."""
+        return None if self.tpot_s is None else self.tpot_s.divides(self.sequences)
 
 
 def predict(shape: EngineShape, load: Workload) -> Speed:
@@ -145,20 +150,19 @@ def most_sequences(
 
 
 def context_table(
-    shape: EngineShape,
-    kv_tokens: int,
-    contexts: Iterable[int],
-    max_num_seqs: int,
-    output_tokens: int,
+    shape: EngineShape, room: Callable[[int], int], contexts: Iterable[int], output_tokens: int
 ) -> list[ContextRow]:
-    """For each context, how many sequences of that length the engine's `kv_tokens` of KV cache
-    hold, and how fast it is with as many; `output_tokens` of each context are the answer."""
+    """For each context, how many sequences of that length have `room` in the engine, and how fast
+    they decode at the end of it: prompts are in the KV cache already."""
+    model = fitted()
+    spread = model.spread(shape.accelerator.vendor)
     rows = []
     for context in contexts:
-        sequences = min(kv_tokens // context, max_num_seqs)
+        sequences = room(context)
         answer = max(1, min(output_tokens, context - 1))
         load = Workload(max(sequences, 1), max(context - answer, 1), answer)
-        rows.append(ContextRow(context, sequences, predict(shape, load) if sequences else None))
+        step = Range.around(decode_step(shape, load).seconds(model.values), spread)
+        rows.append(ContextRow(context, sequences, step if sequences else None))
     return rows
 
 
@@ -168,6 +172,13 @@ def doubts(shape: EngineShape, load: Workload) -> list[str]:
         f"Time to first token: {len(TTFT_POINTS)} published measurements, all of the 480B model, "
         "too few for an error; waiting for a place is not in it.",
     ]
+    name = shape.accelerator.name
+    known = sum(point.shape.accelerator.name == name for point in POINTS)
+    if known < FEWEST_POINTS:
+        said.append(
+            f"Of the {len(POINTS)} measurements that speeds are fitted to, {known or 'none'} "
+            f"{'is' if known < 2 else 'are'} of {name}."
+        )
     if shape.accelerator.vendor is Vendor.AMD:
         said.append(
             "AMD: three published set-ups, two of them with AITER off, so ranges are wide; measure "

@@ -27,12 +27,12 @@ def nothing_fits(request: PlanRequest, refused: list[Refused], search: Search) -
     model, machines = request.model.short_name, request.machines.name
     ways = _ways_out(request, nearest, search)
     remedy = "; or ".join(way for way, _ in zip(ways, range(MOST_WAYS_OUT), strict=False))
-    what = "does not fit" if request.layout else "in no layout fits"
-    asked = f" in {request.layout.name}" if request.layout else ""
+    if request.layout is not None:
+        said = f"{model} cannot run in {request.layout.name} on {machines}:"
+    else:
+        said = f"no layout of {model} fits {machines}: in {nearest.layout.name}, the nearest,"
     return NoLayoutFits(
-        f"{model}{asked} {what} {machines}: "
-        f"{'' if request.layout else f'in {nearest.layout.name}, the nearest, '}"
-        f"{breach.sentence} (rule {breach.rule.value})",
+        f"{said} {breach.sentence} (rule {breach.rule.value})",
         f"What works: {remedy}." if remedy else "No machine that the planner knows holds it.",
         breach.rule.value,
     )
@@ -56,8 +56,10 @@ def _ways_out(request: PlanRequest, nearest: Refused, search: Search) -> Iterato
     here = _best(free, search)
     if request.layout is not None and here:
         yield f"{here.layout.name} on the same machines"
-    if nearest.breaches[0].rule is Rule.CONTEXT and nearest.memory.kv_tokens:
-        yield f"--context {nearest.memory.kv_tokens} in {nearest.layout.name}"
+    holds_a_request = nearest.memory.kv_tokens >= request.load.sequence_tokens
+    if nearest.breaches[0].rule is Rule.CONTEXT and request.context_tokens and holds_a_request:
+        tokens = nearest.memory.kv_tokens
+        yield f"a context of {tokens:,} tokens (--context {tokens}) in {nearest.layout.name}"
     if here:
         return
     with_fp8_kv = _best(replace(free, kv_dtype=KVDtype.FP8), search)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwenfleet.cluster.accelerators import ComputeDtype
+from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.memory import expert_split
 from qwenfleet.cluster.plan import Candidate, SloVerdict, middle
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
@@ -17,7 +19,8 @@ TP4 without expert parallelism and TP8 with it."""
 NOT_SEPARATED: Final = (
     "Prefill and decode share their engines. Separating them is not planned, as it does not pay "
     "for coding sessions: in llm-d's guide for Qwen3-Coder-480B-FP8 (on TPUs) two prefill and six "
-    "decode engines had a median time to first token of 7.3 s, eight unified ones 2.5 s."
+    "decode engines had a median time to first token of 7.3 s, eight unified ones with prefix "
+    "routing 2.5 s."
 )
 """llm-d guides/models/qwen3-coder-480b/README.md; splits of 5:3 and 6:2 were at 158 and 329 s."""
 
@@ -69,17 +72,21 @@ def reason(order: list[Candidate], request: PlanRequest) -> str:
     """Why the first of them is the choice, in one or two sentences."""
     choice, *others = order
     count = "one engine" if choice.engines == 1 else f"{choice.engines} engines"
-    said = [f"{choice.layout.name}, {count} on {choice.num_gpus} of {request.machines.name}"]
+    by = "" if choice.speed is None else " by prediction"
+    machines = f"{count} on {choice.num_gpus} of {request.machines.name}"
+    said = [f"{choice.layout.name}, {machines}, {_said(choice, request)}{by}"]
     if others:
         said.append(f"{_before(choice, others[0], request)}")
     else:
         said.append("no other layout fits")
     text = f"{': '.join(said)}."
-    faster = [one for one in others if figure(one, request) > figure(choice, request)]
+    least = figure(choice, request) * (1 + TIE)
+    faster = [one for one in others if figure(one, request) > least]
     behind = max(faster, key=lambda one: figure(one, request), default=None)
     if behind is not None and behind is not others[0]:
-        text += f" By {request.goal.value} alone {behind.layout.name} looks better, but "
-        text += f"{_before(choice, behind, request)}."
+        name, why = behind.layout.name, _before(choice, behind, request)
+        why = f"it{why.removeprefix(name)}" if why.startswith(name) else why
+        text += f" By {request.goal.value} alone {name} looks better, but {why}."
     return text
 
 
@@ -88,7 +95,7 @@ def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
     name = other.layout.name
     if choice.holds_wanted_context != other.holds_wanted_context:
         wanted = request.wanted_context_tokens
-        return f"it holds a sequence of {wanted:,} tokens, and {name} {other.max_model_len:,} only"
+        return f"{name} holds a sequence of {other.max_model_len:,} tokens only, not {wanted:,}"
     if choice.slo is not other.slo:
         words = {
             SloVerdict.KEPT: "keeps",
@@ -96,17 +103,16 @@ def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
             SloVerdict.MISSED: "misses",
         }
         kept, not_kept = words[choice.slo], words[other.slo]
-        return f"by prediction it {kept} {request.slo.name}, and {name} {not_kept} it"
+        return f"by prediction the choice {kept} {request.slo.name}, and {name} {not_kept} it"
     mine, its = ([n for n in one.judgement.notes if n.is_discouraged] for one in (choice, other))
     if len(mine) < len(its):
         rule = next(note for note in its if note not in mine).rule
         return f"{name} loads and is not recommended (rule {rule.value})"
     if request.goal is Goal.COST and choice.num_gpus != other.num_gpus:
-        return f"{_gpus(choice)} for the load, {name} {_gpus(other)}"
+        return f"{name} takes {_gpus(other)} for the load"
     best, next_best = figure(choice, request), figure(other, request)
     if request.goal is Goal.COST or best > next_best * (1 + TIE):
-        by = "" if choice.speed is None else " by prediction"
-        return f"{_said(choice, request)}{by}, {name} {_said(other, request)}"
+        return f"{name} has {_said(other, request)}"
     as_good = f"{name} is as good within {TIE:.0%}"
     if choice.layout.nodes < other.layout.nodes:
         return f"{as_good} and takes {other.layout.nodes} nodes for one engine"
@@ -153,5 +159,11 @@ def warnings(choice: Candidate, request: PlanRequest) -> list[str]:
     weak = [origin.text for origin in accelerator.origins if origin.is_weak]
     if accelerator.is_weak("flops_per_s"):
         found.append(f"Rates of {accelerator.name} have a weak source ({weak[-1]}).")
+    if request.kv_dtype is KVDtype.FP8 and accelerator.flops(ComputeDtype.FP8) is None:
+        found.append(
+            f"{accelerator.name} has no FP8 matrix units, and not every attention backend of vLLM "
+            "reads an FP8 KV cache there (Triton's refuses): try it before you rely on it."
+        )
+    found += accelerator.cautions
     found += [f"{request.model.short_name}: {doubt}." for doubt in request.model.doubts]
     return found

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from qwenfleet.cluster import plan_kube, plan_machines, plan_output, plan_speed, plan_table
 from qwenfleet.cluster.accelerators import find_accelerator
-from qwenfleet.cluster.catalog import find_model
-from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.catalog import KnownModel, find_model
+from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan_machines import ClusterMachines
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     wanted = _output(options)
     if options.calibration:
         return _calibration(wanted)
+    if options.html is not None:
+        return _page(options)
     if options.model is None:
         raise PlanError("no model is named", "Give --model.")
     model = find_model(options.model)
@@ -47,10 +50,11 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
             model=model,
             machines=kind,
             context_tokens=options.context,
+            long_context=options.long_context,
             kv_dtype=options.kv_dtype,
             goal=options.goal,
             slo=parse_slo(options.slo) if options.slo else Slo(),
-            load=_load(options),
+            load=_load(options, model),
             layout=_layout(options.layout),
         )
         for kind in there.kinds
@@ -61,8 +65,16 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
         print(f"qwenfleet: left out: {skipped}", file=sys.stderr)
     if options.explain is not None:
         return max(_explain(request, options.explain, console) for request in requests)
+    refusals = []
     for request in requests:
-        _answer(request, wanted, console)
+        try:
+            _answer(request, wanted, console)
+        except NoLayoutFits as error:
+            refusals.append(error)
+    if len(refusals) == len(requests):
+        raise refusals[0]
+    for refusal in refusals:
+        print(f"qwenfleet: {refusal}", file=sys.stderr)
     return 0
 
 
@@ -91,6 +103,29 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
     return 0
 
 
+def _page(options: argparse.Namespace) -> int:
+    """What is named comes first in the page's lists."""
+    from qwenfleet.cluster import plan_page
+
+    usual = Load()
+    grid = plan_page.Grid(
+        load=Load(
+            options.concurrency,
+            usual.prompt_tokens if options.prompt_tokens is None else options.prompt_tokens,
+            usual.output_tokens if options.output_tokens is None else options.output_tokens,
+        )
+    )
+    wanted = grid.with_first(
+        None if options.model is None else find_model(options.model),
+        None if options.accelerator is None else find_accelerator(options.accelerator),
+        options.nodes,
+        options.context,
+    )
+    Path(options.html).write_text(plan_page.page(wanted), encoding="utf-8")
+    print(f"{options.html}: open it in a browser; it needs no network")
+    return 0
+
+
 def _write(text: str, file: str) -> None:
     """To a file, or - for standard output."""
     if file == "-":
@@ -112,14 +147,14 @@ def _explain(request: PlanRequest, name: str, console: Console) -> int:
 
 
 def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachines:
-    if options.from_cluster or options.kube is not None:
+    if options.from_cluster or options.kube is not None or options.address is not None:
         if options.nodes is not None or options.gpus_per_node is not None:
             raise PlanError(
                 "--nodes or --gpus-per-node is given beside --from-cluster",
                 "Leave them out: they are read from the cluster.",
             )
         if options.kube is None:
-            found = plan_machines.from_ray(ray_nodes(options.address))
+            found = plan_machines.from_ray(ray_nodes(options.address or "auto"))
         else:
             found = plan_machines.from_kubernetes(plan_kube.read_nodes(options.kube or None))
         return found.only(options.accelerator)
@@ -132,13 +167,13 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
     return ClusterMachines((Machines(accelerator, nodes, gpus),))
 
 
-def _load(options: argparse.Namespace) -> Load:
-    """A prompt that is not given is short enough for the context."""
-    prompt = options.prompt_tokens
-    if prompt is None:
-        room = (options.context or Load().sequence_tokens) - options.output_tokens
-        prompt = max(1, min(Load().prompt_tokens, room))
-    return Load(options.concurrency, prompt, options.output_tokens)
+def _load(options: argparse.Namespace, model: KnownModel) -> Load:
+    return Load.within(
+        options.context or model.geometry.max_context_tokens,
+        concurrency=options.concurrency,
+        prompt_tokens=options.prompt_tokens,
+        output_tokens=options.output_tokens,
+    )
 
 
 def _layout(text: str | None) -> Layout | None:
@@ -146,8 +181,11 @@ def _layout(text: str | None) -> Layout | None:
         return None
     try:
         return Layout.parse(text)
+    except ValidationError as e:
+        problem = "; ".join(error["msg"] for error in e.errors())
+        raise PlanError(f"'{text}' is no layout: {problem}", "Sizes are 1 or more.") from e
     except ValueError as e:
-        raise PlanError(str(e).rstrip("."), "Sizes are 1 or more.") from e
+        raise PlanError(str(e), "See qwenfleet plan --help.") from e
 
 
 def _output(options: argparse.Namespace) -> tuple[Format, str] | None:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Goal, Load
+from qwenfleet.cluster.plan_request import Goal, Load, LongContext
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -29,6 +29,12 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     wishes.add_argument("--goal", choices=list(Goal), default=Goal.THROUGHPUT, type=Goal)
     wishes.add_argument("--slo", default="", metavar="ttft=2s,tpot=50ms", help="what users get")
     wishes.add_argument("--context", type=int, metavar="N", help="longest prompt plus output")
+    wishes.add_argument(
+        "--long-context",
+        choices=list(LongContext),
+        type=LongContext,
+        help="how a context above the model's own is reached",
+    )
     wishes.add_argument("--kv-dtype", choices=list(KVDtype), default=KVDtype.AUTO, type=KVDtype)
     wishes.add_argument("--layout", metavar="TP8+EP8", help="judge this one only")
     usual = Load()
@@ -36,8 +42,12 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         "--concurrency", type=int, default=usual.concurrency, metavar="N",
         help=f"requests at once, over all engines (default {usual.concurrency})",
     )  # fmt: skip
-    wishes.add_argument("--prompt-tokens", type=int, metavar="N")
-    wishes.add_argument("--output-tokens", type=int, default=usual.output_tokens, metavar="N")
+    wishes.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help=f"default {usual.prompt_tokens}"
+    )
+    wishes.add_argument(
+        "--output-tokens", type=int, metavar="N", help=f"default {usual.output_tokens}"
+    )
     answers = parser.add_argument_group("what is printed")
     answers.add_argument(
         "--output",
@@ -47,6 +57,11 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     )
     answers.add_argument(
         "--explain", metavar="LAYOUT", help="one GPU's memory: weights, KV cache, free"
+    )
+    answers.add_argument(
+        "--html",
+        metavar="FILE",
+        help="a page to choose model, machines and context from, with the plan of each",
     )
     answers.add_argument(
         "--calibration",
@@ -67,7 +82,7 @@ def _add_machines(parser: argparse.ArgumentParser) -> None:
         "--from-cluster", action="store_true", help="plan for the nodes of a cluster at hand"
     )
     where = machines.add_mutually_exclusive_group()
-    where.add_argument("--address", default="auto", help="of the Ray cluster (default auto)")
+    where.add_argument("--address", help="of the Ray cluster; auto without it")
     where.add_argument(
         "--kube",
         nargs="?",

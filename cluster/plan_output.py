@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import yaml
+from pydantic import JsonValue
 
 from qwenfleet.cluster.engine_settings import EngineNeeds, EngineSettings, settings_for
 from qwenfleet.cluster.layout import Layout
@@ -91,7 +92,7 @@ def vllm_args(plan: Plan) -> list[str]:
     layout, model = plan.choice.layout, plan.request.model
     wanted = settings(plan)
     parser = wanted.tool_call_parser
-    pairs: list[tuple[str, object]] = [
+    pairs: list[tuple[str, JsonValue]] = [
         ("tensor-parallel-size", layout.tensor_parallel_size),
         ("pipeline-parallel-size", layout.pipeline_parallel_size),
         ("data-parallel-size", layout.data_parallel_size),
@@ -99,8 +100,8 @@ def vllm_args(plan: Plan) -> list[str]:
     ]
     sizes = [(name, value) for name, value in pairs if value != 1]
     sizes += [("max-model-len", plan.choice.max_model_len)]
-    for name, value in wanted.engine_args.items():
-        text = json.dumps(value) if isinstance(value, dict) else value
+    for name, setting in wanted.engine_args.items():
+        text = json.dumps(setting) if isinstance(setting, dict) else setting
         sizes.append((name.replace("_", "-"), text))
     found = [model.name]
     for name, value in sizes:

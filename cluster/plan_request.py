@@ -12,9 +12,12 @@ from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.long_context import yarn_overrides
 from qwenfleet.cluster.memory import UTILISATION
 
 SLO_EXAMPLE: Final = "Write it like ttft=2s,tpot=50ms."
+LEAST_CONTEXT_TOKENS: Final = 8192
+"""What an engine must hold when no context is asked for: one step's prefill."""
 DURATION: Final = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>ms|s)")
 
 
@@ -27,6 +30,12 @@ class Goal(StrEnum):
     """Time between two tokens, then time to the first."""
     COST = "cost"
     """Output tokens per second of each GPU."""
+
+
+class LongContext(StrEnum):
+    """How a model serves more tokens than it was trained on; see `long_context`."""
+
+    YARN = "yarn"
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,24 @@ class Load:
                     f"--{option} is {getattr(self, name)}", "Give a number of 1 or more."
                 )
 
+    @classmethod
+    def within(
+        cls,
+        context_tokens: int,
+        *,
+        concurrency: int = concurrency,
+        prompt_tokens: int | None = None,
+        output_tokens: int | None = None,
+    ) -> Load:
+        """The usual lengths where none are given, shorter where the context asks for it."""
+        output = output_tokens
+        if output is None:
+            output = max(1, min(cls.output_tokens, context_tokens // 2))
+        prompt = prompt_tokens
+        if prompt is None:
+            prompt = max(1, min(cls.prompt_tokens, context_tokens - output))
+        return cls(concurrency, prompt, output)
+
     @property
     def sequence_tokens(self) -> int:
         """Of one request at its end."""
@@ -93,6 +120,8 @@ class PlanRequest:
     machines: Machines
     context_tokens: int | None = None
     """Longest prompt plus output that must fit; None prefers the model's own and takes less."""
+    long_context: LongContext | None = None
+    """How a context above the model's own is reached."""
     kv_dtype: KVDtype = KVDtype.AUTO
     goal: Goal = Goal.THROUGHPUT
     slo: Slo = field(default_factory=Slo)
@@ -107,11 +136,11 @@ class PlanRequest:
                 f"the share of memory that vLLM may use is {self.utilisation:g}",
                 "Give a number above 0 and up to 1.",
             )
-        check_context(self.model, self.context_tokens)
-        if self.context_tokens and self.load.sequence_tokens > self.context_tokens:
+        check_context(self.model, self.context_tokens, self.long_context)
+        if self.load.sequence_tokens > self.wanted_context_tokens:
             raise PlanError(
                 f"a request of {self.load.prompt_tokens:,} + {self.load.output_tokens:,} tokens is "
-                f"longer than the context of {self.context_tokens:,}",
+                f"longer than the context of {self.wanted_context_tokens:,}",
                 "Raise --context, or lower --prompt-tokens.",
             )
 
@@ -120,21 +149,30 @@ class PlanRequest:
         """What is asked for, or the model's own."""
         return self.context_tokens or self.model.geometry.max_context_tokens
 
+    @property
+    def least_context_tokens(self) -> int:
+        """What an engine must hold: what is asked for, or a request of the load and a little."""
+        little = min(LEAST_CONTEXT_TOKENS, self.model.geometry.max_context_tokens)
+        return self.context_tokens or max(little, self.load.sequence_tokens)
 
-def check_context(model: KnownModel, context_tokens: int | None) -> None:
-    """Raise PlanError for a context that the model is not made for."""
+
+def check_context(
+    model: KnownModel, context_tokens: int | None, method: LongContext | None = None
+) -> None:
+    """Raise PlanError for a context that the model is not made for and `method` does not reach."""
     if context_tokens is None:
         return
     if context_tokens < 1:
         raise PlanError(f"the context is {context_tokens} tokens", "Give a number of 1 or more.")
     longest = model.geometry.max_context_tokens
-    if context_tokens > longest:
-        original = model.geometry.max_position_embeddings
-        factor = -(-context_tokens // original)
-        raise PlanError(
-            f"a context of {context_tokens:,} tokens is beyond the {longest:,} of {model.name}, "
-            "and no long-context method is configured",
-            f"Ask for {longest:,} or less, or set YaRN in config.json, in a directory of its own: "
-            f'"rope_scaling": {{"rope_type": "yarn", "factor": {factor}.0, '
-            f'"original_max_position_embeddings": {original}}}. It harms short prompts a little.',
-        )
+    if context_tokens <= longest:
+        return
+    if method is LongContext.YARN:
+        yarn_overrides(model.geometry, context_tokens)  # raises beyond what YaRN is used for
+        return
+    raise PlanError(
+        f"a context of {context_tokens:,} tokens is beyond the {longest:,} of {model.name}, and no "
+        "long-context method is chosen",
+        f"Ask for {longest:,} or less, or add --long-context yarn, which harms short prompts a "
+        "little.",
+    )

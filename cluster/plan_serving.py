@@ -56,18 +56,15 @@ def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) ->
     machines = Machines(accelerator, 1, accelerator.gpus_per_node)
     if layout is not None:
         machines = Machines(accelerator, layout.nodes, layout.gpus_per_node)
-    context = model.max_model_len
+    context, longest = model.max_model_len, known.geometry.max_context_tokens
     share = model.engine_args.get("gpu_memory_utilization", UTILISATION)
     is_fp8 = str(model.engine_args.get("kv_cache_dtype", "")).startswith("fp8")
-    usual = Load()
-    output = min(usual.output_tokens, context // 2) if context else usual.output_tokens
-    prompt = min(usual.prompt_tokens, context - output) if context else usual.prompt_tokens
     return PlanRequest(
         model=known,
         machines=machines,
         context_tokens=context,
         kv_dtype=KVDtype.FP8 if is_fp8 else KVDtype.AUTO,
-        load=Load(usual.concurrency, max(1, prompt), max(1, output)),
+        load=Load.within(min(context or longest, longest)),
         layout=layout,
         utilisation=float(share) if isinstance(share, int | float) else UTILISATION,
     )

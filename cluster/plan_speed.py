@@ -12,17 +12,18 @@ from qwenfleet.cluster.step_cost import Workload
 
 def speed_of(request: PlanRequest, layout: Layout, concurrency: int) -> performance.Speed:
     """A `SpeedModel`: one engine of this layout under its share of the request's load."""
-    return performance.predict(_shape(request, layout), _workload(request, concurrency))
+    return performance.predict(shape_of(request, layout), _workload(request, concurrency))
 
 
 def doubts(plan: Plan) -> list[str]:
     """What a reader of the plan's speeds should know."""
     choice = plan.choice
-    shape = _shape(plan.request, choice.layout)
+    shape = shape_of(plan.request, choice.layout)
     return performance.doubts(shape, _workload(plan.request, choice.concurrency))
 
 
-def _shape(request: PlanRequest, layout: Layout) -> EngineShape:
+def shape_of(request: PlanRequest, layout: Layout) -> EngineShape:
+    """One engine of a layout, as the speed model takes it."""
     machines = request.machines
     geometry = request.model.geometry
     return EngineShape(geometry, machines.accelerator, layout, request.kv_dtype)

@@ -13,6 +13,7 @@ from qwenfleet.cluster.accelerators import GIB
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict
 from qwenfleet.cluster.plan_choice import NOT_SEPARATED
+from qwenfleet.cluster.plan_tradeoffs import by_context, cells, slo_sentence
 from qwenfleet.cluster.rules import Rule
 
 BAR_CELLS: Final = 60
@@ -44,7 +45,11 @@ def show(plan: Plan, console: Console, doubts: list[str]) -> None:
     for line in refusals(plan.refused):
         console.print(line, style="dim", highlight=False)
     console.print(f"\nChoice: {plan.reason}", style="bold", highlight=False)
-    for text in (*plan.warnings, *doubts, NOT_SEPARATED):
+    name = plan.choice.layout.name
+    console.print(f"\nOne engine of {name} full of one length, prompts already in its cache:")
+    console.print(contexts(plan))
+    said = [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
+    for text in (*said, *plan.warnings, *doubts, NOT_SEPARATED):
         console.print(f"- {text}", highlight=False)
 
 
@@ -80,6 +85,16 @@ def _row(one: Candidate, *, promises: bool) -> list[str]:
     else:
         cells += [one.speed.ttft_s.text("s"), (one.speed.tpot_s * 1000).text("ms"), total.text("")]
     return cells + ([SLO_WORDS[one.slo]] if promises else []) + [", ".join(sorted(slow))]
+
+
+def contexts(plan: Plan) -> Table:
+    """How many sequences of each length the choice holds, and how fast it is then."""
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("prompt + output", "at once", "per token", "output tokens/s"):
+        found.add_column(name, justify="right", no_wrap=True)
+    for row in by_context(plan.choice, plan.request):
+        found.add_row(*cells(row))
+    return found
 
 
 def refusals(refused: tuple[Refused, ...]) -> list[str]:

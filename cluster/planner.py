@@ -81,8 +81,7 @@ def judge(layout: Layout, request: PlanRequest) -> tuple[Judgement, GpuMemory]:
     )
     breaches = shape.breaches + place.breaches
     if not breaches:
-        asked = request.context_tokens
-        breaches = judge_memory(geometry, accelerator, memory, asked).breaches
+        breaches = judge_memory(accelerator, memory, request.least_context_tokens).breaches
     return Judgement(breaches, shape.notes), memory
 
 

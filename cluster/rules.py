@@ -15,14 +15,11 @@ from typing import Final
 from qwenfleet.cluster.accelerators import GIB, Accelerator, ComputeDtype
 from qwenfleet.cluster.geometry import Geometry, QuantMethod
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.memory import GpuMemory, expert_split, pipeline_layers
+from qwenfleet.cluster.memory import VOCAB_PADDING, GpuMemory, expert_split, pipeline_layers
 
 LEAST_BLOCK: Final = 32
 """vLLM 0.32 `fused_moe/oracle/fp8.py`, refine_fp8_moe_block_shape: it splits scale blocks down to
 the greatest common divisor, and to 32 at the least."""
-LEAST_CONTEXT_TOKENS: Final = 8192
-"""What an engine must hold when no context is asked for: one step's prefill."""
-VOCAB_PADDING: Final = 64
 
 
 class Rule(StrEnum):
@@ -114,11 +111,8 @@ def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgement:
     return Judgement((Remark(Rule.NODES, problem),) if problem else ())
 
 
-def judge_memory(
-    geometry: Geometry, accelerator: Accelerator, memory: GpuMemory, context_tokens: int | None
-) -> Judgement:
-    """Whether weights fit, and one sequence of `context_tokens`; None asks for a little."""
-    least = context_tokens or min(LEAST_CONTEXT_TOKENS, geometry.max_context_tokens)
+def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: int) -> Judgement:
+    """Whether weights fit, and one sequence of `context_tokens`."""
     weights = f"{memory.weight_bytes / GIB:.1f} GiB"
     if memory.kv_bytes <= 0:
         sentence = (
@@ -127,10 +121,11 @@ def judge_memory(
             f"GiB of one {accelerator.name}"
         )
         return Judgement((Remark(Rule.MEMORY, sentence),))
-    if memory.kv_tokens < least:
+    if memory.kv_tokens < context_tokens:
         sentence = (
             f"beside {weights} of weights one {accelerator.name} has {memory.kv_bytes / GIB:.1f} "
-            f"GiB for KV: {memory.kv_tokens:,} tokens, and one sequence of {least:,} must fit"
+            f"GiB for KV: {memory.kv_tokens:,} tokens, and one sequence of {context_tokens:,} must "
+            "fit"
         )
         return Judgement((Remark(Rule.CONTEXT, sentence),))
     return Judgement()

@@ -38,11 +38,11 @@ class Follower:
             path = sources.locate(config.resolved_source, lambda text: logger.info(text))
             from qwenfleet.deployments.vllm_node import run_node
 
-            run_node(config, path, place, traces_url)
+            title = run_node(config, path, place, traces_url)
         except Exception as error:  # the process edge: the engine's log says it
             logger.exception("ranks did not start", extra={"node_rank": place.node_rank})
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return "one of its processes ended"
+        return f"its process {title} ended"
 
 
 class Followers:

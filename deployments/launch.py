@@ -23,6 +23,7 @@ from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError, MachineError
 from qwenfleet.cluster.machine import EngineNeed
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
 from qwenfleet.deployments.app import build
@@ -73,7 +74,8 @@ def check(config: FleetConfig, stages: Stages) -> None:
     long_context.check_config(config)
     machine.check_cpu(machine.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
-    _check_nodes(config)
+    # The planner refuses a layout that a model cannot have.
+    _check_nodes(completed(config))
     needs = []
     for model in config.models:
         path = sources.locate(model.resolved_source, stages.say)
@@ -144,7 +146,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             _metrics_export_port=metrics_port,
         )
         stop_on_signals()  # Ray has a handler of its own for SIGTERM
-        _check_gpus(config)
+        _check_gpus(completed(config))
         stages.begin("deploying the gateway and the engines")
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray_serve.start(
@@ -181,7 +183,8 @@ def _check_gpus(config: FleetConfig) -> None:
     if wanted > there:
         raise MachineError(
             f"the engines want {wanted} GPUs and this machine has {there}",
-            "Leave 'accelerator' out to run on CPUs, or ask for fewer engines.",
+            "Leave 'accelerator' out to run on CPUs, ask for fewer engines, or set the layout that "
+            f"`qwenfleet plan --gpus-per-node {max(there, 1)}` chooses.",
         )
 
 

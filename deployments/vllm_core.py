@@ -35,6 +35,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.deployments import family
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.resume_plugin import PLUGIN, RECEIVED_TOKENS
 from qwenfleet.deployments.stages import StageClock
@@ -71,8 +72,9 @@ class VllmCore:
         self._path = path
         self._traces_url = traces_url
         self._followers = followers
-        self._lost_node = ""
-        """What became of another node of ours; empty while all is well."""
+        self._lost_part = ""
+        """What became of a process or node of ours; empty while all is well."""
+        self._is_ending = False
         self._tasks: list[asyncio.Task[None]] = []
         self._stages = stages or StageClock()
         self._client: AsyncMPClient | None = None
@@ -91,7 +93,7 @@ class VllmCore:
             config = await asyncio.to_thread(self._create_config)
             self._client = await self._start_core(config)
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
-            reason = self._lost_node or _first_sentence(error)
+            reason = self._lost_part or _first_sentence(error)
             raise EngineStartError(self._model.id, reason) from error
         ranks = self._alive.engine_ranks_managed
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
@@ -100,6 +102,7 @@ class VllmCore:
         self._stages.begin("warming up")
         for rank in ranks:
             await self._warm_up(rank)
+        await family.watch(self._member_ended)
         freeze_gc_heap()  # as vLLM's own server does once it is up
         cache = config.cache_config
         return EngineDescription(
@@ -161,6 +164,7 @@ class VllmCore:
         return CoreStep([self._to_wire(output) for output in outputs], self._loads(), scheduled)
 
     def shutdown(self) -> None:
+        self._is_ending = True
         if self._followers is not None:
             self._followers.end()
         if self._client is not None:
@@ -188,13 +192,18 @@ class VllmCore:
 
     async def _follow(self, followers: Followers) -> None:
         """An engine that lost a node waits for it for ever, unless what is left of it ends too."""
-        self._lost_node = await followers.first_end()
-        logger.error("a node of the engine is lost", extra={"reason": self._lost_node})
+        self._lost_part = await followers.first_end()
+        logger.error("a node of the engine is lost", extra={"reason": self._lost_part})
         while True:  # a core that is about to start too
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    process.kill()
+            family.kill()
             await asyncio.sleep(1.0)
+
+    def _member_ended(self, title: str) -> None:
+        """No rank goes on without the others: end them, which vLLM takes for a dead core."""
+        if not self._is_ending and not self._lost_part:
+            self._lost_part = f"its process {title} ended"
+            logger.error("a process of the engine ended", extra={"title": title})
+            family.kill()
 
     async def _watch_import(self) -> None:
         """A core takes its title once vLLM is imported; then it loads weights and compiles."""
@@ -206,7 +215,7 @@ class VllmCore:
         try:
             outputs: EngineCoreOutputs = await self._alive.get_output_async()
         except EngineDeadError as error:
-            raise CoreDead(self._lost_node or "the engine core process died") from error
+            raise CoreDead(self._lost_part or "the engine core process died") from error
         stats = outputs.scheduler_stats
         if stats is not None:
             rank = outputs.engine_index

@@ -13,29 +13,28 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.deployments import family
 from qwenfleet.deployments.sharding import NodePlace
 from qwenfleet.deployments.vllm_args import engine_args
 
 
-def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | None) -> None:
-    """Run this node's ranks; returns when one of them has ended, and ends the others."""
+def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | None) -> str:
+    """Run this node's ranks until one of them ends, and end the others; returns which it was."""
     config = engine_args(model, path, traces_url, place).create_engine_config(headless=True)
     if config.parallel_config.node_rank_within_dp > 0:
-        _run_workers(config)
+        keeper: object = MultiprocExecutor(config, monitor_workers=False)
     else:
-        _run_cores(config)
+        keeper = _start_cores(config)
+    title = family.first_end()
+    family.kill()  # before the keeper goes: it would give them seconds to go by themselves
+    del keeper
+    return title
 
 
-def _run_workers(config: VllmConfig) -> None:
-    """Workers of a core on an earlier node."""
-    executor = MultiprocExecutor(config, monitor_workers=False)
-    executor.start_worker_monitor(inline=True)
-
-
-def _run_cores(config: VllmConfig) -> None:
+def _start_cores(config: VllmConfig) -> CoreEngineProcManager:
     """Cores of data parallel ranks of our own."""
     parallel = config.parallel_config
-    manager = CoreEngineProcManager(
+    return CoreEngineProcManager(
         local_engine_count=parallel.data_parallel_size_local,
         start_index=parallel.data_parallel_rank,
         local_start_index=0,
@@ -47,7 +46,3 @@ def _run_cores(config: VllmConfig) -> None:
         executor_class=Executor.get_class(config),
         log_stats=True,
     )
-    try:
-        manager.monitor_engine_liveness()
-    finally:
-        manager.shutdown(timeout=1.0)

@@ -339,6 +339,26 @@ def running_fleet(text: str, engines: int, directory: Path) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
+def run_program() -> Callable[[str, Path], dict[str, Any]]:
+    """Runs a program of these tests by its module's name; it leaves results.json in a directory."""
+
+    def run(module: str, directory: Path) -> dict[str, Any]:
+        ran = subprocess.run(
+            [sys.executable, "-m", module, str(directory)],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            timeout=850,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stdout[-1000:] + ran.stderr[-2000:]
+        results: dict[str, Any] = json.loads((directory / "results.json").read_text())
+        return results
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def new_transcript() -> type[Transcript]:
     return Transcript
 

@@ -24,7 +24,7 @@ from qwenfleet.deployments.haproxy import write_launcher
 from qwenfleet.deployments.processes import of_fleet
 
 STREAMS = 6
-PATIENCE_S = 180
+PATIENCE_S = 400
 
 
 class Stream(threading.Thread):

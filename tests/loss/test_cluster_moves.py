@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 WHOLE = "".join(chr(97 + index % 23) for index in range(399))
 """The script's tokens but for the last, which vLLM takes for a stop token."""
 
 
 @pytest.fixture(scope="module")
-def moves(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("two-nodes")
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.loss.moves", str(directory)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads((directory / "results.json").read_text())
+def moves(run_program, tmp_path_factory):
+    return run_program("tests.loss.moves", tmp_path_factory.mktemp("two-nodes"))
 
 
 def test_the_fleet_was_on_two_nodes(moves):

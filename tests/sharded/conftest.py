@@ -24,7 +24,7 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def layouts(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One engine of each layout, each a model of its own."""
     models = "".join(
@@ -35,7 +35,7 @@ def layouts(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield fleet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mixed(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One model in two pools of different layout."""
     pools = "".join(

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("spread")
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.sharded.spread", str(directory)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=850,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads((directory / "results.json").read_text())
+def spread(run_program, tmp_path_factory):
+    return run_program("tests.sharded.spread", tmp_path_factory.mktemp("spread"))
 
 
 def test_its_bundles_are_on_two_nodes(spread):

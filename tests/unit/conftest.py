@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
@@ -21,6 +22,10 @@ from qwenfleet.deployments.spans import Spans
 
 PATIENCE_S = 10.0
 """Far beyond what any wait here needs: a machine may be busy."""
+
+# Hypothesis' deadline of 200 ms for an example measures the machine; each test has its timeout.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 class FakeClock:

@@ -47,6 +47,7 @@ def test_the_command_runs_as_a_program_without_ray_or_vllm() -> None:
         ("serve", ["--config", "--model", "--engines", "--gateways", "--host", "--port"]),
         ("status", ["--json", "--port"]),
         ("drain", ["ENGINE", "--deadline", "--force", "--port"]),
+        ("plan", ["--model", "--accelerator", "--goal", "--explain", "--output", "--kube"]),
         ("doctor", ["--json", "--verbose", "--address", "--port", "exit status"]),
     ],
 )
@@ -288,3 +289,24 @@ def test_doctor_as_a_program_is_quick_and_loads_neither_ray_nor_torch() -> None:
     )
     assert set(json.loads(answer.stdout)) == {"findings", "problems"}
     assert answer.stderr == "([], True)"
+
+
+def test_a_plan_needs_no_ray_and_a_refusal_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = ["plan", "--model", "qwen3-coder-480b-fp8"]
+    assert cli.main([*model, "--accelerator", "MI300X"]) == 0
+    assert "Choice: TP8+EP8" in capsys.readouterr().out
+    assert cli.main([*model, "--accelerator", "H100", "--layout", "TP5"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "96 attention heads do not divide over TP5 (rule heads)" in said
+
+
+def test_a_plan_for_a_cluster_that_is_not_there_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    options = ["--from-cluster", "--address", "127.0.0.1:9"]
+    assert cli.main(["plan", "--model", "qwen3-coder-480b-fp8", *options]) == 1
+    assert "no Ray cluster answers at 127.0.0.1:9" in capsys.readouterr().err

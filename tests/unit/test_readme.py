@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from qwenfleet import cli
 from qwenfleet.cli import _parser
 from qwenfleet.cluster.config_file import load
 from qwenfleet.cluster.metrics import METRICS
@@ -55,3 +56,16 @@ def test_what_it_is_takes_20_words():
     line = README.split("\n\n")[1]
 
     assert 5 < len(line.split()) <= 20
+
+
+def test_what_plan_is_shown_to_print_is_what_it_prints(capsys):
+    """But for where lines are cut, which `…` tells, and folded."""
+    shown = re.findall(r"^```\n(\$ qwenfleet plan .*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert len(shown) == 2
+    for passage in "\n".join(shown).split("$ qwenfleet ")[1:]:
+        command, _, printed = passage.partition("\n")
+        cli.main(command.split())
+        answer = capsys.readouterr()
+        said = " ".join((answer.out + answer.err).split())
+        for piece in printed.split("…"):
+            assert " ".join(piece.split()) in said

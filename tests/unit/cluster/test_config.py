@@ -24,8 +24,9 @@ def rule_of(error: ValidationError) -> tuple[str, str]:
     return context["problem"], context["remedy"]
 
 
-def sections() -> list[type[Section]]:
-    return Section.__subclasses__()
+def sections(root: type[Section] = Section) -> list[type[Section]]:
+    below = root.__subclasses__()
+    return [*below, *(section for child in below for section in sections(child))]
 
 
 def test_the_default_fleet_runs_the_embedded_model_twice() -> None:

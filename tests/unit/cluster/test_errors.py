@@ -14,6 +14,7 @@ from qwenfleet.cluster.errors import (
     FleetError,
     FleetNotFound,
     GatewayFailed,
+    KubernetesError,
     MachineError,
     MalformedBody,
     ModelLoading,
@@ -52,6 +53,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         NoLayoutFits("no layout fits 8 x H100", "Use 2 nodes.", "memory"),
         "no layout fits 8 x H100. Use 2 nodes.",
     ),
+    (KubernetesError("pods are refused", "Ask.", 403), "pods are refused. Ask."),
     (FleetNotFound("no fleet runs here", "Start one."), "no fleet runs here. Start one."),
     (
         EngineStartError("coder", "out of memory", "/tmp/e.log"),

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.gone_settings import (
@@ -73,7 +74,7 @@ def test_what_is_gone_is_said_with_what_to_use(args, env, words):
 
 
 def test_what_is_there_is_not_warned_of():
-    args = {"all2all_backend": "deepep_low_latency", "max_num_seqs": 64, "hf_overrides": {}}
+    args: dict[str, JsonValue] = {"all2all_backend": "deepep_low_latency", "max_num_seqs": 64}
     assert gone_settings(args, {"VLLM_ROCM_USE_AITER": "1"}) == []
 
 

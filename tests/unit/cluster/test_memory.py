@@ -54,7 +54,7 @@ def test_the_table_is_reproduced(
         memory = gpu_memory(geometry, Layout.parse(layout), accelerator)
         assert memory.weight_bytes / GIB == pytest.approx(weights_gib, abs=0.06)
         assert memory.kv_tokens / 1000 == pytest.approx(expected, abs=1.1)
-        verdict = judge_memory(geometry, accelerator, memory, None)
+        verdict = judge_memory(accelerator, memory, 8192)
         assert [b.rule for b in verdict.breaches] == ([] if expected else [Rule.MEMORY])
 
 

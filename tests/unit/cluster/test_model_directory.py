@@ -50,12 +50,14 @@ def test_a_published_config_gives_the_geometry_of_the_catalog() -> None:
 def test_qwens_fp8_is_read_with_what_it_leaves_alone() -> None:
     found = from_config(CODER_CONFIG | {"quantization_config": FP8_CONFIG}, "coder")
     assert found.quantization == FP8_BLOCKS
+    assert found.quantization.unconverted == FP8_BLOCKS.unconverted
 
 
 def test_modelopts_four_bits_are_read() -> None:
     config = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}
     found = from_config(CODER_CONFIG | {"quantization_config": config}, "coder")
-    assert found.quantization == Quantization(QuantMethod.NVFP4, (1, 16), ("lm_head",))
+    assert found.quantization == Quantization(QuantMethod.NVFP4, (1, 16))
+    assert found.quantization.unconverted == ("lm_head",)
 
 
 def test_the_newer_spelling_of_transformers_means_the_same() -> None:
@@ -105,6 +107,15 @@ def test_dense_models_differ_in_norms_and_biases(
         ({"num_attention_heads": "32"}, "num_attention_heads is '32'"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised as 'awq'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size"),
+        (
+            {
+                "quantization_config": {
+                    **FP8_CONFIG,
+                    "modules_to_not_convert": ["model.layers.*.self_attn*"],
+                }
+            },
+            r"leaves self_attn\* unquantised",
+        ),
     ],
 )
 def test_what_the_planner_does_not_know_is_refused_by_name(
@@ -130,5 +141,5 @@ def test_a_directory_named_fp8_that_is_not_quantised_is_refused(tmp_path: Path) 
     directory = tmp_path / "Qwen3-Coder-30B-A3B-Instruct-FP8"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CODER_CONFIG))
-    with pytest.raises(PlanError, match=r"says quantization None, and .* has Quantization\("):
+    with pytest.raises(PlanError, match=r"says quantization None, and .* has fp8 in blocks"):
         find_model(str(directory))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenfleet.cluster.accelerators import B200, H100, H200, MI300X, Vendor
+from qwenfleet.cluster.accelerators import B200, H100, H200, MI300X, MI325X, Vendor
 from qwenfleet.cluster.calibration import fitted
 from qwenfleet.cluster.calibration_points import FP8_480B, POINTS, TTFT_POINTS, Quantity
 from qwenfleet.cluster.catalog import CODER_30B
@@ -85,24 +85,46 @@ def test_an_slo_of_nothing_is_refused():
 
 
 def test_longer_contexts_leave_room_for_fewer_sequences():
-    rows = context_table(shape(), 2_219_000, (8192, 131_072, 262_144, 4_000_000), 256, 1000)
-    assert [row.sequences for row in rows] == [256, 16, 8, 0]
-    assert rows[-1].speed is None
-    assert rows[0].speed
-    assert rows[0].speed.load == Workload(256, 7192, 1000)
+    contexts = (8192, 131_072, 262_144, 4_000_000)
+    rows = context_table(shape(), lambda context: 2_219_000 // context, contexts, 1000)
+    assert [row.sequences for row in rows] == [270, 16, 8, 0]
+    assert rows[-1].tpot_s is None
+    assert rows[-1].output_tokens_per_s is None
+    times = [row.tpot_s.low for row in rows if row.tpot_s]
+    assert len(times) == 3
 
 
-def test_a_context_shorter_than_the_answer_still_has_a_prompt():
-    (row,) = context_table(shape(), 1000, (2,), 8, 1000)
-    assert row.speed
-    assert row.speed.load == Workload(8, 1, 1)
+def test_a_full_engine_makes_as_many_tokens_as_its_steps_allow():
+    (row,) = context_table(shape(), lambda _: 8, (32_768,), 1000)
+    assert row.tpot_s
+    assert row.output_tokens_per_s
+    assert row.output_tokens_per_s.low == pytest.approx(8 / row.tpot_s.high)
+
+
+def test_the_same_sequences_are_slower_the_longer_they_are():
+    rows = context_table(shape(), lambda _: 8, (1000, 10_000, 100_000, 262_144), 500)
+    times = [row.tpot_s.low for row in rows if row.tpot_s]
+    assert times == sorted(times)
+    assert len(set(times)) == 4
+
+
+def test_a_context_shorter_than_the_answer_is_one_token_and_its_prompt():
+    (row,) = context_table(shape(), lambda _: 8, (2,), 1000)
+    assert row.tpot_s
 
 
 def test_what_was_not_measured_is_said():
     said = " ".join(doubts(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
     for words in ("AMD", "several nodes", "pipeline", "above 10,000 tokens", "first token"):
         assert words in said
-    assert len(doubts(shape(), LOAD)) == 1
+    assert len(doubts(shape(H100), LOAD)) == 1
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "said"), [(H200, "1 is of H200"), (MI325X, "none is of MI325X")]
+)
+def test_accelerators_with_few_measurements_are_named(accelerator, said):
+    assert any(said in sentence for sentence in doubts(shape(accelerator), LOAD))
 
 
 def test_a_small_model_on_one_gpu_is_in_the_published_region():

@@ -8,7 +8,7 @@ from qwenfleet.cluster.accelerators import H200
 from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.plan_request import Load, PlanRequest, Slo, parse_slo
+from qwenfleet.cluster.plan_request import Load, LongContext, PlanRequest, Slo, parse_slo
 
 CODER = find_model("qwen3-coder-30b")
 HERE = Machines(H200)
@@ -61,11 +61,16 @@ def test_a_context_of_nothing_is_refused(tokens: int) -> None:
 
 
 def test_a_context_beyond_the_model_is_refused_with_the_long_context_method() -> None:
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(PlanError, match=r"1,000,000 .* beyond the 262,144.*--long-context yarn"):
         PlanRequest(CODER, HERE, context_tokens=1_000_000)
-    said = str(caught.value)
-    assert "1,000,000 tokens is beyond the 262,144" in said
-    assert '"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 262144' in said
+
+
+def test_yarn_reaches_four_times_the_models_own_context_and_no_more() -> None:
+    yarn = LongContext.YARN
+    request = PlanRequest(CODER, HERE, context_tokens=1_048_576, long_context=yarn)
+    assert request.wanted_context_tokens == 1_048_576
+    with pytest.raises(PlanError, match="more than 4 times the 262,144"):
+        PlanRequest(CODER, HERE, context_tokens=1_048_577, long_context=yarn)
 
 
 def test_a_model_with_yarn_takes_its_longer_context() -> None:
@@ -83,3 +88,21 @@ def test_requests_longer_than_the_context_are_refused() -> None:
 def test_a_share_of_memory_that_cannot_be_is_refused(share: float) -> None:
     with pytest.raises(PlanError, match="share of memory"):
         PlanRequest(CODER, HERE, utilisation=share)
+
+
+def test_a_request_longer_than_the_models_own_context_is_refused() -> None:
+    with pytest.raises(PlanError, match="longer than the context of 262,144"):
+        PlanRequest(CODER, HERE, load=Load(prompt_tokens=300_000))
+
+
+@pytest.mark.parametrize("context", [1, 2, 100, 4096, 8704, 262_144])
+def test_the_usual_load_is_shorter_where_the_context_is(context: int) -> None:
+    load = Load.within(context)
+    assert load.sequence_tokens <= max(2, context)
+    assert (load == Load()) is (context >= 8704)
+
+
+def test_without_a_context_an_engine_must_hold_a_request() -> None:
+    request = PlanRequest(CODER, HERE, load=Load(prompt_tokens=100_000))
+    assert request.least_context_tokens == 100_512
+    assert PlanRequest(CODER, HERE, load=Load(prompt_tokens=1)).least_context_tokens == 8192

@@ -121,7 +121,7 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
 
 
 def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
-    with pytest.raises(NoLayoutFits, match=r"113,696 tokens.*What works: --context 113696 in TP1"):
+    with pytest.raises(NoLayoutFits, match=r"113,696 tokens.*\(--context 113696\) in TP1"):
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=262_144)
 
 
@@ -144,6 +144,11 @@ def test_without_a_context_the_models_own_is_preferred_and_less_is_taken_and_tol
     whole = planned("qwen3-coder-480b-fp8", "H200")
     assert whole.choice.max_model_len == 262_144
     assert "TP4" in [c.layout.name for c in whole.candidates if not c.holds_wanted_context]
+
+
+def test_an_engine_that_cannot_hold_one_request_of_the_load_is_refused() -> None:
+    with pytest.raises(NoLayoutFits, match=r"one sequence of 150,512 must fit \(rule context\)"):
+        planned("qwen3-coder-30b", "H100", 1, 1, load=Load(prompt_tokens=150_000))
 
 
 def test_fp8_kv_holds_a_context_that_bfloat16_does_not() -> None:
@@ -178,6 +183,12 @@ def test_a_load_beyond_the_kv_cache_is_told() -> None:
 def test_amds_weak_figures_are_told() -> None:
     assert any("weak source" in text for text in planned("qwen3-coder-480b-fp8", "MI300X").warnings)
     assert planned("qwen3-coder-480b-fp8", "H200").warnings == ()
+
+
+def test_what_an_a100_may_not_do_is_told() -> None:
+    said = planned("qwen3-coder-480b-fp8", "A100", kv_dtype=KVDtype.FP8).warnings
+    for part in ("card of 40 GB", "FP8 KV cache", "Marlin"):
+        assert any(part in text for text in said)
 
 
 requests = st.builds(
@@ -216,7 +227,7 @@ def test_more_memory_never_makes_what_fits_unfit(request: PlanRequest, factor: f
     assert before <= {one.layout for one in search(roomy)[0]}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(requests)
 def test_every_request_gets_a_plan_or_a_rule_with_a_way_out(request: PlanRequest) -> None:
     if search(request)[0]:

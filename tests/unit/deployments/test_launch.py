@@ -1,7 +1,11 @@
 import io
 
+import pytest
+
 from qwenfleet.cluster import machine, sources
 from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.errors import MachineError, NoLayoutFits
+from qwenfleet.cluster.models import completed
 from qwenfleet.deployments import launch
 from qwenfleet.deployments.progress import Stages
 
@@ -14,3 +18,24 @@ def test_settings_that_are_gone_are_said_before_anything_starts(monkeypatch, tmp
     stream = io.StringIO()
     launch.check(FleetConfig.model_validate({"models": [model]}), Stages(stream))
     assert "warning: model 'coder': vLLM 0.32 does not read VLLM_USE_V1." in stream.getvalue()
+
+
+def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(monkeypatch):
+    for name in ("check_cpu", "check_port"):
+        monkeypatch.setattr(machine, name, lambda *_: None)
+    layout = {"tensor_parallel_size": 5}
+    source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+    model = {"id": "coder", "source": source, "accelerator": "H100", "layout": layout}
+    stages = Stages(io.StringIO())
+    with pytest.raises(NoLayoutFits, match="96 attention heads do not divide over TP5"):
+        launch.check(FleetConfig.model_validate({"models": [model]}), stages)
+    stages.say("stopped")
+
+
+def test_a_machine_with_fewer_gpus_than_planned_is_told_how_to_plan_for_it(monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0})
+    source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+    model = {"id": "coder", "source": source, "accelerator": "H100"}
+    fleet = completed(FleetConfig.model_validate({"models": [model]}))
+    with pytest.raises(MachineError, match=r"want 8 GPUs .* has 1.*--gpus-per-node 1"):
+        launch._check_gpus(fleet)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qwenfleet.cluster import plan_command, plan_kube, plan_table
+from qwenfleet.cluster.errors import FleetError, NoLayoutFits, PlanError
+from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
+
+H100 = {
+    "Alive": True,
+    "NodeManagerHostname": "a",
+    "Resources": {"GPU": 8.0, "accelerator_type:H100": 1.0},
+}
+MI300X = {
+    "Alive": True,
+    "NodeManagerHostname": "b",
+    "Resources": {"GPU": 8.0, "accelerator_type:AMD-Instinct-MI300X-OAM": 1.0},
+}
+CODER = ("--model", "qwen3-coder-480b-fp8")
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command with these options; the exit status and what it printed."""
+    import argparse
+
+    from qwenfleet.cluster import plan_options
+
+    def call(*options: str, ray: list[dict[str, Any]] | None = None) -> tuple[int, str]:
+        parser = argparse.ArgumentParser()
+        plan_options.add(parser.add_subparsers())
+        parsed = parser.parse_args(["plan", *options])
+        status = plan_command.run(parsed, lambda address: ray or [])
+        return status, capsys.readouterr().out
+
+    return call
+
+
+def test_the_table_has_every_candidate_the_choice_and_its_reason(run: Run) -> None:
+    status, said = run(*CODER, "--accelerator", "MI300X", "--slo", "ttft=2s,tpot=50ms")
+    assert status == 0
+    for text in ("TP8+EP8", "TP4xDP2+EP8", "DP8+EP8", "262,144", "3,798,560", "SLO"):
+        assert text in said
+    assert "Choice: TP8+EP8, one engine on 8 of 8 x MI300X" in said
+    assert "refused by memory: TP1" in said
+    assert "Memory is computed, speed is predicted; nothing here was measured" in said
+    assert "Prefill and decode share their engines" in said
+
+
+def test_no_cell_of_the_table_is_cut_short(run: Run) -> None:
+    _, said = run(*CODER, "--accelerator", "MI300X")
+    assert "…" not in said
+    assert "blocks" in said
+
+
+def test_explain_draws_one_gpus_memory(run: Run) -> None:
+    status, said = run(*CODER, "--accelerator", "H200", "--explain", "TP8+EP8")
+    assert status == 0
+    assert re.search(r"█{24}▓{28}▒░·{6}", said)
+    for line in ("weights +56.2 GiB +40%", "KV cache +65.6 GiB +47% +2,218,592 tokens"):
+        assert re.search(line, said)
+
+
+def test_explain_shows_what_does_not_fit_and_says_so_by_its_status(run: Run) -> None:
+    status, said = run(*CODER, "--accelerator", "H100", "--explain", "DP8+EP8")
+    assert status == 1
+    assert "memory: weights take 67.5 GiB" in said
+
+
+def test_a_bar_uses_all_its_cells() -> None:
+    names = list(plan_table.SHADES)
+    for sizes in [(1, 1, 1, 1, 1), (100, 0, 1, 1, 7), (5, 90, 0, 0, 5)]:
+        assert len(plan_table.bar(dict(zip(names, sizes, strict=True)))) == plan_table.BAR_CELLS
+
+
+def test_output_goes_to_standard_output_alone_or_to_a_file(run: Run, tmp_path: Path) -> None:
+    machines = ("--accelerator", "H200")
+    _, said = run(*CODER, *machines, "--output", "fleet.yaml")
+    assert yaml.safe_load(said)["models"][0]["accelerator"] == "H200"
+    file = tmp_path / "values.yaml"
+    _, told = run(*CODER, *machines, "--output", "values.yaml", str(file))
+    assert yaml.safe_load(file.read_text())["fleet"] == yaml.safe_load(said)
+    assert told.startswith(f"{file}: TP8+EP8, ")
+
+
+def test_json_is_json(run: Run) -> None:
+    _, said = run(*CODER, "--accelerator", "B200", "--goal", "cost", "--output", "json")
+    assert json.loads(said)["goal"] == "cost"
+
+
+def test_a_cluster_of_two_kinds_gets_a_plan_for_each(run: Run) -> None:
+    _, said = run(*CODER, "--from-cluster", ray=[H100, H100, MI300X])
+    assert "FP8 on 2 x 8 x H100" in said
+    assert "FP8 on 8 x MI300X" in said
+    _, one = run(*CODER, "--from-cluster", "--accelerator", "MI300X", ray=[H100, MI300X])
+    assert "H100" not in one
+
+
+def test_a_kind_of_machine_that_holds_no_layout_does_not_hide_the_others(
+    run: Run,
+) -> None:
+    small = H100 | {"Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}
+    status, said = run(*CODER, "--from-cluster", ray=[small, MI300X])
+    assert (status, "Choice: TP8+EP8" in said) == (0, True)
+    with pytest.raises(NoLayoutFits):
+        run(*CODER, "--address", "10.0.0.1:6379", ray=[small])
+
+
+def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def nodes(context: str | None = None) -> list[dict[str, Any]]:
+        asked.append(context)
+        labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI355X_OAM"}
+        ready = [{"type": "Ready", "status": "True"}]
+        status = {"allocatable": {"amd.com/gpu": "8"}, "conditions": ready}
+        return [{"metadata": {"name": "n", "labels": labels}, "spec": {}, "status": status}]
+
+    monkeypatch.setattr(plan_kube, "read_nodes", nodes)
+    _, said = run(*CODER, "--from-cluster", "--kube")
+    run(*CODER, "--kube", "prod")
+    assert "8 x MI355X" in said
+    assert asked == [None, "prod"]
+
+
+def test_a_directory_is_planned_for(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    _, said = run("--model", str(tmp_path), "--accelerator", "H100", "--gpus-per-node", "1")
+    assert "TP1" in said
+
+
+H200 = ("--accelerator", "H200")
+BAD = [
+    ((*CODER, "--accelerator", "H300"), "knows no accelerator 'H300'. Did you mean H200"),
+    (("--model", "qwen3-code-480", *H200), "Did you mean Qwen/Qwen3-Coder-480B"),
+    (CODER, "no machines are named. Give --accelerator, or --from-cluster"),
+    ((*CODER, *H200, "--nodes", "0"), "the number of nodes is 0"),
+    ((*CODER, *H200, "--gpus-per-node", "-8"), "the number of gpus per node is -8"),
+    ((*CODER, *H200, "--context", "1000000"), "no long-context method"),
+    ((*CODER, *H200, "--context", "-1"), "the context is -1"),
+    ((*CODER, *H200, "--concurrency", "0"), "--concurrency is 0"),
+    ((*CODER, *H200, "--output-tokens", "0"), "--output-tokens is 0"),
+    ((*CODER, *H200, "--slo", "fast"), "'fast' is no part of an SLO"),
+    ((*CODER, *H200, "--layout", "8"), "'8' is no layout"),
+    ((*CODER, *H200, "--layout", "TP0"), "'TP0' is no layout: Input should be greater"),
+    ((*CODER, *H200, "--layout", "TP8@3"), "nodes 3 cannot share 8 GPUs"),
+    ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM makes TP x DP = 8"),
+    ((*CODER, *H200, "--explain", "TPx"), "'TPx' is no layout"),
+    ((*CODER, *H200, "--output", "toml"), "Formats are fleet.yaml"),
+    ((*CODER, *H200, "--output", "json", "a", "b"), "json a b is no format and file"),
+    ((*CODER, "--from-cluster", "--nodes", "2"), "Leave them out"),
+    ((*CODER, "--from-cluster"), "no node with GPUs that are known"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD)
+def test_bad_input_is_refused_in_a_sentence_with_the_way_out(
+    run: Run, options: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        run(*options)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (("--layout", "TP8+EP8", "--gpus-per-node", "6"), "nodes"),
+        (("--layout", "TP8xDP2+EP16@2"), "nodes"),
+        (("--layout", "TP7", "--gpus-per-node", "7"), "heads"),
+        (("--gpus-per-node", "1"), "memory"),
+        (("--layout", "DP8+EP8", "--context", "262144"), "context"),
+    ],
+)
+def test_layouts_that_cannot_be_are_refused_by_a_rule(
+    run: Run, options: tuple[str, ...], rule: str
+) -> None:
+    with pytest.raises(NoLayoutFits) as caught:
+        run(*CODER, *H200, *options)
+    assert caught.value.rule == rule
+
+
+def test_quantisation_that_the_accelerator_lacks_is_refused(run: Run, tmp_path: Path) -> None:
+    four_bits = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
+    config = CONFIG | {"quantization_config": four_bits}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(NoLayoutFits, match=r"MI300X multiplies bf16, fp8 only \(rule quantis"):
+        run("--model", str(tmp_path), "--accelerator", "MI300X")
+
+
+def test_a_directory_that_contradicts_its_name_is_refused(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "Qwen3-Coder-480B-A35B-Instruct-FP8"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(FleetError, match="says num_layers 2, and Qwen/"):
+        run("--model", str(directory), *H200)
+
+
+def test_a_cluster_of_two_kinds_needs_a_choice_before_a_file_is_written(run: Run) -> None:
+    with pytest.raises(PlanError, match="Choose one with --accelerator"):
+        run(*CODER, "--from-cluster", "--output", "fleet.yaml", ray=[H100, MI300X])
