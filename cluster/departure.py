@@ -68,10 +68,12 @@ def of_node(node: KubeNode) -> Departure | None:
 
 
 def of_pod(pod: KubePod) -> Departure | None:
-    """A pod that is being deleted has its grace period; one with the condition DisruptionTarget is
-    about to be (kubernetes.io, "Pod disruption conditions")."""
+    """A pod that is being deleted has its grace period, and until SIGTERM its preStop sleep; one
+    with the condition DisruptionTarget is about to be (kubernetes.io, "Pod disruption conditions").
+    """
     if pod.is_deleted:
-        return Departure(f"pod {pod.name} is being deleted", pod.grace_s)
+        notice_s = pod.grace_s if pod.sleep_s is None else min(pod.grace_s, pod.sleep_s)
+        return Departure(f"pod {pod.name} is being deleted", notice_s)
     if pod.disruption:
         return Departure(f"pod {pod.name} is about to go ({pod.disruption})", SPOT_S)
     return None

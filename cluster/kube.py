@@ -62,9 +62,12 @@ class Kube:
     def get(self, query: Query, name: str) -> dict[str, Any]:
         return self._json("get", query, "GET", query.path(name))
 
-    def patch(self, query: Query, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Merge `body` into an object (RFC 7396)."""
-        return self._json("patch", query, "PATCH", query.path(name), body=dict(body))
+    def patch(
+        self, query: Query, name: str, body: Mapping[str, Any], *, is_trial: bool = False
+    ) -> dict[str, Any]:
+        """Merge `body` into an object (RFC 7396); a trial is checked and changes nothing."""
+        asked = {"dryRun": "All"} if is_trial else {}
+        return self._json("patch", query, "PATCH", query.path(name), asked, dict(body))
 
     def watch(
         self, query: Query, version: str, *, lasts_s: float, silence_s: float

@@ -85,9 +85,10 @@ def by_hand(fleet: NodeFleet, node: str, command: Sequence[str]) -> str:
     return f"Run `kubectl exec {where} -- {shlex.join(command)}`, then `kubectl cordon {node}`."
 
 
-def cordon(kube: Kube, node: str) -> None:
-    """Let Kubernetes put no pod there any more. Raises KubernetesError."""
-    kube.patch(Query("nodes"), node, {"spec": {"unschedulable": True}})
+def cordon(kube: Kube, node: str, *, is_trial: bool = False) -> None:
+    """Let Kubernetes put no pod there any more, or only see whether we may. Raises
+    KubernetesError."""
+    kube.patch(Query("nodes"), node, {"spec": {"unschedulable": True}}, is_trial=is_trial)
 
 
 def run(
@@ -102,9 +103,11 @@ def run(
     """Move the streams off the node's engines with `move`, which runs the inner command and returns
     its exit status, then cordon the node.
 
-    Raises DrainRefused when an engine did not go, and then the node is as it was; KubernetesError.
+    Raises DrainRefused when an engine did not go, and then the node is as it was; KubernetesError,
+    before any stream moves when we may not cordon.
     """
     fleets = find(kube, node)
+    cordon(kube, node, is_trial=True)
     if not fleets:
         say(f"no Ray pod of namespace {kube.namespace} runs on {node}")
     for fleet in fleets:

@@ -55,6 +55,8 @@ class KubePod:
     is_deleted: bool
     grace_s: float
     """From its deletion to the kill, in seconds."""
+    sleep_s: float | None
+    """From its deletion to SIGTERM, in seconds, where its first container has a preStop sleep."""
     disruption: str
     """The reason of its condition DisruptionTarget; empty without."""
     gpus: tuple[tuple[Vendor, int], ...]
@@ -103,6 +105,7 @@ def pod(tree: Tree) -> KubePod:
         is_ready=_condition(status, "Ready").get("status") == "True",
         is_deleted="deletionTimestamp" in metadata,
         grace_s=float(metadata.get("deletionGracePeriodSeconds") or 0),
+        sleep_s=_sleep(spec),
         disruption=str(disruption.get("reason") or "disruption")
         if disruption.get("status") == "True"
         else "",
@@ -112,6 +115,12 @@ def pod(tree: Tree) -> KubePod:
         is_head=labels.get(TYPE_LABEL) == "head",
         container=next((str(c.get("name", "")) for c in spec.get("containers") or ()), ""),
     )
+
+
+def _sleep(spec: Tree) -> float | None:
+    first: Tree = next(iter(spec.get("containers") or ()), {})
+    seconds = _part(_part(_part(first, "lifecycle"), "preStop"), "sleep").get("seconds")
+    return None if seconds is None else float(seconds)
 
 
 def _reason(metadata: Tree, status: Tree, states: list[Mapping[str, Any]]) -> str:

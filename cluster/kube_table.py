@@ -18,6 +18,8 @@ def table(status: KubeStatus) -> str:
     for part in parts:
         if len(part) > 1:
             lines += ["", *columns(part)]
+        if part is parts[0]:
+            lines += [f"{s.name} is {s.progress}" for s in status.services if s.progress]
     if status.remarks:
         lines += ["", *(f"note: {remark}." for remark in status.remarks)]
     return "\n".join(lines)
@@ -25,7 +27,7 @@ def table(status: KubeStatus) -> str:
 
 def _services(status: KubeStatus) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("RAYSERVICE", "CONDITIONS", "ACTIVE", "PENDING", "APPLICATIONS", "UPGRADE")
+        ("RAYSERVICE", "CONDITIONS", "ACTIVE", "PENDING", "APPLICATIONS")
     ]
     for service in status.services:
         rows.append(
@@ -35,7 +37,6 @@ def _services(status: KubeStatus) -> list[tuple[str, ...]]:
                 _side(service.active),
                 _side(service.pending),
                 ", ".join(f"{name} {state}" for name, state in service.applications) or "-",
-                service.progress or "-",
             )
         )
     return rows
@@ -53,8 +54,7 @@ def _conditions(service: RayServiceStatus) -> str:
 def _side(side: ClusterSide | None) -> str:
     if side is None:
         return "-"
-    traffic = "" if side.traffic_percent is None else f" {side.traffic_percent} %"
-    return f"{side.ray_cluster} {side.state}{traffic}"
+    return f"{side.ray_cluster} {side.state}"
 
 
 def _pods(status: KubeStatus) -> list[tuple[str, ...]]:

@@ -84,7 +84,7 @@ class GatewayRecord:
 
 @dataclass(frozen=True)
 class DrainOrder:
-    """An operator wants an engine gone."""
+    """An operator wants an engine gone, or its node or pod is about to go."""
 
     reason: str
     deadline_s: float

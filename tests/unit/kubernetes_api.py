@@ -207,7 +207,8 @@ class KubernetesApi:
             assert request.content_type == "application/merge-patch+json"
             tree = copy.deepcopy(tree)
             _merge(tree, await request.json())
-            await self._put(key[0], tree)
+            if "dryRun" not in request.query:
+                await self._put(key[0], tree)
         return web.json_response(tree)
 
     async def _watch(

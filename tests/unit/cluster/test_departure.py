@@ -71,6 +71,17 @@ def test_a_pod_that_is_being_deleted_has_its_grace_period() -> None:
     assert found.deadline_s == 120.0 - MARGIN_S
 
 
+@pytest.mark.parametrize(("sleep_s", "notice_s"), [(60, 60.0), (300, 120.0), (0, 0.0)])
+def test_a_pod_that_is_being_deleted_has_until_its_processes_are_told_to_end(
+    sleep_s: int, notice_s: float
+) -> None:
+    metadata = {"deletionTimestamp": "2026-11-22T10:00:00Z", "deletionGracePeriodSeconds": 120}
+    container = {"name": "ray", "lifecycle": {"preStop": {"sleep": {"seconds": sleep_s}}}}
+    found = departure.of_pod(pod(metadata=metadata, spec={"containers": [container]}))
+    assert found is not None
+    assert found.notice_s == notice_s
+
+
 def test_a_pod_that_the_kubelet_or_an_eviction_takes_goes() -> None:
     condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
     found = departure.of_pod(pod(status={"conditions": [condition]}))

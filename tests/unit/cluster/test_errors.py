@@ -61,6 +61,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         NoLayoutFits("no layout fits 8 x H100", "Use 2 nodes.", "memory"),
         "no layout fits 8 x H100. Use 2 nodes.",
     ),
+    (KubernetesError("pods are refused", "Ask.", 403), "pods are refused. Ask."),
     (FleetNotFound("no fleet runs here", "Start one."), "no fleet runs here. Start one."),
     (
         EngineStartError("coder", "out of memory", "/tmp/e.log"),

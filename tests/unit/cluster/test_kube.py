@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster import kube, plan_kube
+from qwenfleet.cluster import kube
 from qwenfleet.cluster.errors import KubernetesError
 from qwenfleet.cluster.kube import Query
 from qwenfleet.cluster.machine import free_ports
@@ -29,11 +29,6 @@ def test_objects_are_listed_with_the_version_to_watch_from(kubernetes_api: Any) 
     items, version = kube.connect().list(Query("nodes"))
     assert [item["metadata"]["name"] for item in items] == ["n1", "n2"]
     assert version == items[-1]["metadata"]["resourceVersion"]
-
-
-def test_a_plan_reads_nodes_the_same_way(kubernetes_api: Any) -> None:
-    kubernetes_api.put("nodes", node("n1"))
-    assert [tree["metadata"]["name"] for tree in plan_kube.read_nodes("test")] == ["n1"]
 
 
 def test_selectors_choose(kubernetes_api: Any) -> None:

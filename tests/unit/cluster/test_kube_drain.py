@@ -64,8 +64,9 @@ def test_the_command_moves_streams_by_the_head_pod_and_then_cordons(
         "gpu-1 is cordoned; `kubectl uncordon gpu-1` takes that back",
     ]
     assert is_cordoned(api, "gpu-1")
-    verbs = [verb for verb, _, _ in api.requests]
-    assert verbs.index("create") < verbs.index("patch"), "streams leave before the cordon"
+    asked = [(verb, query.get("dryRun")) for verb, _, query in api.requests]
+    order = [call for call in asked if call[0] in ("create", "patch")]
+    assert order == [("patch", "All"), ("create", None), ("patch", None)], "streams leave first"
 
 
 def test_a_drain_that_fails_leaves_the_node_as_it_was(
@@ -150,11 +151,12 @@ def test_where_nothing_is_near_there_is_a_list(names: list[str], said: str) -> N
     assert nearest("completely-different", names) == said
 
 
-def test_a_cordon_that_is_refused_names_verb_and_resource(
+def test_who_may_not_cordon_is_told_the_verb_and_the_resource_before_a_stream_moves(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.denied = {("patch", "nodes")}
-    assert cli.main(["drain", "--node", "gpu-3"]) == 1
+    assert cli.main(["drain", "--node", "gpu-1"]) == 1
+    assert api.exec.calls == []
     said = capsys.readouterr().err
     assert "does not let you patch nodes of the cluster" in said
     assert "the verb `patch` on `nodes`" in said

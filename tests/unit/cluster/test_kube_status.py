@@ -135,6 +135,7 @@ def test_the_table_has_every_part(api: Any) -> None:
     text = kube_table.table(kube_status.read(kube.connect()))
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
     assert rows["coder"][1:5] == ["Ready,", "UpgradeInProgress", "coder-aaaaa", "ready"]
+    assert "coder is upgrading: coder-bbbbb has 50 % of the capacity, 25 % of the traffic" in text
     assert rows["coder-h100"] == ["coder-h100", "h100", "h100-1", "Running", "yes", "0", "8", "-"]
     assert rows["waiting"][2:5] == ["-", "Pending", "no"]
     assert rows["h100-1"] == ["h100-1", "ready", "8", H100, "-"]

@@ -115,13 +115,13 @@ def test_a_version_that_is_gone_is_listed_anew(
 ) -> None:
     kubernetes_api.put("nodes", node("n1"))
     one = live()
-    kubernetes_api.put("nodes", node("n1", "missed"))
-    kubernetes_api.delete("nodes", "n1")
-    kubernetes_api.put("nodes", node("n2"))
     kubernetes_api.compact()
     kubernetes_api.cut()
-    one.until(lambda: kubernetes_api.verbs("nodes")[-2:] == ["list", "watch"])
-    one.until(lambda: one.seen[-1] is not None and list(one.seen[-1]) == ["n2"])
+    asked = ["list", "watch", "watch", "list", "watch"]
+    one.until(lambda: kubernetes_api.verbs("nodes") == asked and kubernetes_api.watches() == 1)
+    kubernetes_api.delete("nodes", "n1")
+    kubernetes_api.put("nodes", node("n2"))
+    one.until(lambda: list(one.seen[-1] or ()) == ["n2"])
 
 
 def test_a_bookmark_saves_the_list(kubernetes_api: Any, live: Callable[..., Live]) -> None:

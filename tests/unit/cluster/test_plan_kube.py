@@ -1,13 +1,17 @@
-"""What the planner makes of a cluster's nodes, read over HTTP."""
+"""A plan for the nodes of a Kubernetes cluster, over HTTP; what else may fail is `test_kube.py`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from qwenfleet.cluster.errors import KubernetesError
 from qwenfleet.cluster.plan_kube import read_nodes
 from qwenfleet.cluster.plan_machines import from_kubernetes
 
-NODE = {
+NODE: dict[str, Any] = {
     "metadata": {
         "name": "gpu-1",
         "labels": {"nvidia.com/gpu.product": "NVIDIA-H200", "nvidia.com/gpu.count": "8"},
@@ -22,5 +26,19 @@ NODE = {
 
 def test_the_nodes_of_a_cluster_become_machines(kubernetes_api: Any) -> None:
     kubernetes_api.put("nodes", NODE)
-    found = from_kubernetes(read_nodes())
-    assert [kind.name for kind in found.kinds] == ["8 x H200"]
+    assert [kind.name for kind in from_kubernetes(read_nodes()).kinds] == ["8 x H200"]
+
+
+def test_who_may_not_list_nodes_is_told(kubernetes_api: Any) -> None:
+    kubernetes_api.denied = {("list", "nodes")}
+    with pytest.raises(KubernetesError, match="does not let you list nodes of the cluster"):
+        read_nodes("test")
+
+
+def test_in_a_pod_without_a_service_account_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(KubernetesError, match="the Kubernetes configuration names no cluster"):
+        read_nodes()
