@@ -19,6 +19,9 @@ from qwenfleet.deployments.gateway import Gateway
 from qwenfleet.deployments.logs import REPLICA_LOG
 from qwenfleet.deployments.sharding import actor_resources, node_bundle
 
+ROLE_LABEL = "qwenfleet.io/role"
+"""A Ray label with which a cluster keeps nodes for engines or for gateways; without it a node takes
+both."""
 START_ATTEMPTS = 3
 """A start that fails three times in a row fails for a reason that a fourth does not cure."""
 
@@ -43,7 +46,11 @@ def build(config: FleetConfig | dict[str, Any]) -> Application:
         health_check_period_s=2,
         health_check_timeout_s=30,
         logging_config=REPLICA_LOG,
-        ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": gateway_environment(fleet)}},
+        ray_actor_options={
+            "num_cpus": 1,
+            "label_selector": {ROLE_LABEL: "!engine"},
+            "runtime_env": {"env_vars": gateway_environment(fleet)},
+        },
     )
     return gateway.bind(view, *engines)
 
@@ -114,13 +121,17 @@ def _placement(fleet: FleetConfig, pool: ModelConfig) -> dict[str, Any]:
     first."""
     bundle = node_bundle(pool)
     actor = actor_resources(bundle)
+    selector = {ROLE_LABEL: "!gateway"}
     options: dict[str, Any] = {
         "ray_actor_options": {
             **actor,
             "runtime_env": {"env_vars": engine_environment(fleet, pool)},
         }
     }
-    if pool.sharding.nodes > 1:
+    if pool.sharding.nodes == 1:
+        options["ray_actor_options"]["label_selector"] = selector
+    else:
+        options["placement_group_bundle_label_selector"] = [selector] * pool.sharding.nodes
         options["placement_group_bundles"] = [bundle] * pool.sharding.nodes
         options["placement_group_strategy"] = "STRICT_SPREAD"
     return options

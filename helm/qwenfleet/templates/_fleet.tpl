@@ -51,12 +51,13 @@ what it finds under other arguments. */}}
 {{- $pools := list -}}
 {{- range .pools -}}{{- $pools = append $pools (omit . "replicas") -}}{{- end -}}
 {{- $model := omit . "replicas" "pools" -}}
-{{- $models = append $models (ternary $model (merge $model (dict "pools" $pools)) (empty $pools)) -}}
+{{- if $pools -}}{{- $model = set $model "pools" $pools -}}{{- end -}}
+{{- $models = append $models $model -}}
 {{- end -}}
 {{- $keys := dict "keys_file" "/etc/qwenfleet/keys/keys" -}}
 {{- $auth := ternary "none" $keys (eq .Values.auth.mode "none") -}}
-{{- $gateway := omit $fleet.gateway "replicas" -}}
-{{- toJson (merge (dict "models" $models "gateway" $gateway "auth" $auth) $fleet) -}}
+{{- $fleet = set $fleet "gateway" (omit $fleet.gateway "replicas") -}}
+{{- toJson (set (set $fleet "models" $models) "auth" $auth) -}}
 {{- end -}}
 
 {{/* JSON within YAML, since helm would print large numbers as 3.3e+07. */}}

@@ -204,10 +204,12 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with include "qwenfleet.affinity" . }}
-  {{- . | nindent 2 }}
+  {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with include "qwenfleet.tolerations" . | fromYamlArray }}
   tolerations:
-    {{- include "qwenfleet.tolerations" . | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- if eq .component "gateway" }}
   topologySpreadConstraints:
     - maxSkew: 1
@@ -233,7 +235,7 @@ spec:
       image: {{ include "qwenfleet.image" (list .root .flavour) }}
       imagePullPolicy: {{ .root.Values.image.pullPolicy }}
       env:
-        {{- include "qwenfleet.containerEnv" . | nindent 8 }}
+        {{- include "qwenfleet.containerEnv" . | trim | nindent 8 }}
       ports:
         {{- include "qwenfleet.ports" . | nindent 8 }}
       resources:
