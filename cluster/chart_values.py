@@ -45,16 +45,16 @@ class Image(Section):
 class Resources(Section):
     """Of a container."""
 
-    requests: dict[str, Quantity] = {}
-    limits: dict[str, Quantity] = {}
+    requests: dict[str, Quantity] = Field(default={})
+    limits: dict[str, Quantity] = Field(default={})
 
 
 class Placement(Section):
     """Where the pods of a group run, and with what."""
 
     resources: Resources = Resources()
-    nodeSelector: dict[str, str] = {}
-    tolerations: list[Object] = []
+    nodeSelector: dict[str, str] = Field(default={})
+    tolerations: list[Object] = Field(default=[])
     priorityClassName: str = ""
 
 
