@@ -197,7 +197,7 @@ class PodDisruptionBudget(Section):
 
 
 class ServiceAccount(Section):
-    """Whom the fleet's watcher is to Kubernetes."""
+    """Who engines are to Kubernetes."""
 
     create: bool
     name: ObjectName
@@ -205,7 +205,7 @@ class ServiceAccount(Section):
 
 
 class Rbac(Section):
-    """What it may do."""
+    """What they may do."""
 
     create: bool
     nodes: bool

@@ -74,10 +74,6 @@ labels:
 {{- get ($secret.data | default dict) (index . 2) | b64dec -}}
 {{- end -}}
 
-{{/* Gateways, and the head when its account is ours: KubeRay binds its autoscaler's role to that one. */}}
 {{- define "qwenfleet.subjects" -}}
 - {kind: ServiceAccount, name: {{ include "qwenfleet.serviceAccount" . }}, namespace: {{ .Release.Namespace }}}
-{{- if .Values.serviceAccount.create }}
-- {kind: ServiceAccount, name: {{ include "qwenfleet.fullname" . }}-head, namespace: {{ .Release.Namespace }}}
-{{- end }}
 {{- end -}}

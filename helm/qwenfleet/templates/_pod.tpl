@@ -178,6 +178,7 @@ affinity:
 {{- toYaml $all -}}
 {{- end -}}
 
+{{/* Each engine watches its own pod and node. The head's account is KubeRay's, with the autoscaler's rights. */}}
 {{- define "qwenfleet.pod" -}}
 metadata:
   labels:
@@ -185,11 +186,8 @@ metadata:
 spec:
   {{- if eq .component "engine" }}
   serviceAccountName: {{ include "qwenfleet.serviceAccount" .root }}
-  automountServiceAccountToken: false
   {{- else if eq .component "gateway" }}
-  serviceAccountName: {{ include "qwenfleet.serviceAccount" .root }}
-  {{- else if .root.Values.serviceAccount.create }}
-  serviceAccountName: {{ include "qwenfleet.fullname" .root }}-head
+  automountServiceAccountToken: false
   {{- end }}
   terminationGracePeriodSeconds: {{ add (int (.placement.drainSeconds | default 30)) 60 }}
   {{- with .root.Values.image.pullSecrets }}
