@@ -20,7 +20,7 @@ from qwenfleet.cluster.catalog import CATALOG
 
 CHART: Final = Path(__file__).resolve().parents[1] / "helm" / "qwenfleet"
 TABLE: Final = re.compile(r"(<!-- values -->\n).*?(<!-- /values -->)", re.DOTALL)
-KEY: Final = re.compile(r"( *)([A-Za-z_]+):")
+KEY: Final = re.compile(r"( *)([A-Za-z_]\w*):")
 
 
 def catalog() -> dict[str, Any]:

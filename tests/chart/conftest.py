@@ -7,7 +7,7 @@ import copy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +156,13 @@ def completed(tree: Any, schema: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def ray_service_schema() -> Iterator[Document]:
+def ray_service_schema() -> Document:
     path = CRDS / "ray.io_rayservices.yaml"
     if not path.exists():
         pytest.skip(f"KubeRay's CRDs are missing: {path.name} was looked for in ../shared/crds")
     crd = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     (version,) = (one for one in crd["spec"]["versions"] if one["name"] == "v1")
-    yield version["schema"]["openAPIV3Schema"]
+    return version["schema"]["openAPIV3Schema"]
 
 
 @pytest.fixture(scope="session")

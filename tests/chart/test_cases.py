@@ -1,4 +1,4 @@
-"""Every case in helm/qwenfleet/ci renders to objects that Kubernetes, KubeRay and the fleet take."""
+"""Every case in helm/qwenfleet/ci renders to what Kubernetes, KubeRay and the fleet take."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_ray_finds_haproxy_and_its_ports_in_every_pod(documents, serve_config, g
 
 
 def test_every_pod_keeps_to_the_restricted_standard(documents, groups):
-    """The Pod Security Standards' own list; runtime default seccomp is said for pod and container."""
+    """The list of the Pod Security Standards."""
     specs = [group["template"]["spec"] for group in groups(documents).values()]
     specs += [tree["spec"] for tree in documents if tree["kind"] == "Pod"]
     for spec in specs:
