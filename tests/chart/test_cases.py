@@ -6,6 +6,7 @@ import copy
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,8 @@ def test_every_deployment_of_the_fleet_has_its_number_and_its_pods(documents, se
     numbers = {one["name"]: one["num_replicas"] for one in application["deployments"]}
     pods = {name: group["replicas"] for name, group in groups(documents).items() if name != "head"}
     gateway = build(application["args"])._bound_deployment
-    engines = [argument._bound_deployment.name for argument in gateway.init_args[1:]]
+    bound: list[Any] = list(gateway.init_args[1:])
+    engines = [argument._bound_deployment.name for argument in bound]
     assert pods == numbers
     assert list(numbers) == [gateway.name, *engines]
 

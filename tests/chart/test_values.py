@@ -109,8 +109,8 @@ def test_a_contradiction_is_refused_with_its_numbers(render, refused, values, se
 
 
 OUTSIDE = {
-    "an unknown key": ({"gatway": {}}, "gatway"),
-    "an unknown key below": ({"cache": {"sise": "1Gi"}}, "sise"),
+    "an unknown key": ({"gateways": {}}, "gateways"),
+    "an unknown key below": ({"cache": {"amount": "1Gi"}}, "amount"),
     "an unknown key of the fleet": ({"fleet": {"gateway": {"replcias": 2}}}, "replcias"),
     "an unknown key of a model": (fleet(layout=EIGHT, max_len=1), "max_len"),
     "an unknown layout": (fleet(layout={"tensor_parallel": 8}), "tensor_parallel"),
