@@ -1,5 +1,5 @@
-"""The CPU case on a real Ray: a head, a gateway's and an engine's node with the labels, resources and
-environment of their pods, and the chart's serveConfigV2 through `serve deploy`.
+"""The CPU case on a real Ray: a head, a gateway's and an engine's node with the labels, resources
+and environment of their pods, and the chart's serveConfigV2 through `serve deploy`.
 
 What differs from a cluster is what one machine forces: loopback, free ports, paths, and one HAProxy
 for the three nodes, which share an address.
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Cluster:
         self.token_path.write_text(self.token)
         (directory / "keys").write_text(decoded(secrets["coder-qwenfleet-api-keys"]["keys"]))
         write_launcher(directory / "haproxy")
-        self.http, self.gcs, self.dashboard = free_ports(3, "127.0.0.1")
+        self.http, self.gcs, self.dashboard, self.client = free_ports(4, "127.0.0.1")
         self.started: list[subprocess.Popen[bytes]] = []
 
     def environment(self, group: str) -> dict[str, str]:
@@ -79,6 +80,7 @@ class Cluster:
             dict(os.environ)
             | found
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_path)}
+            | {"RAY_raylet_start_wait_time_s": "120"}  # 30, which two busy cores may need
         )
 
     def start(self, group: str) -> None:
@@ -92,7 +94,7 @@ class Cluster:
         if group == "head":
             command += ["--head", f"--port={self.gcs}", f"--temp-dir={self.directory}/ray"]
             command += [f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1"]
-            command += ["--ray-client-server-port=0", "--disable-usage-stats"]
+            command += [f"--ray-client-server-port={self.client}", "--disable-usage-stats"]
         else:
             command += [f"--address=127.0.0.1:{self.gcs}"]
             labels = ",".join(f"{key}={value}" for key, value in spec["labels"].items())
@@ -112,6 +114,23 @@ class Cluster:
     def api(self, path: str) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.token}"}
         return httpx.get(f"http://127.0.0.1:{self.dashboard}{path}", headers=headers, timeout=10)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Those that live; none while the head does not answer."""
+        assert self.started[0].poll() is None, self.log("head.log")
+        try:
+            answer = self.api("/api/v0/nodes")
+        except httpx.TransportError:
+            return []
+        if answer.status_code != 200:
+            return []
+        found: list[dict[str, Any]] = answer.json()["data"]["result"]["result"]
+        return [node for node in found if node["state"] == "ALIVE"]
+
+    def log(self, name: str) -> str:
+        """The end of a log, for a failure's message."""
+        path = self.directory / name
+        return f"{name}: {path.read_text()[-3000:]}" if path.exists() else f"{name} is not there"
 
     def deploy(self, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         """`serve deploy`, which is what KubeRay does with serveConfigV2 over REST."""
@@ -134,11 +153,9 @@ class Cluster:
                 process.wait(timeout=GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-        for process in of_fleet(self.token_path):
-            try:
-                process.terminate()
-            except psutil.NoSuchProcess:
-                continue
+        for left in of_fleet(self.token_path):
+            with suppress(psutil.NoSuchProcess):
+                left.terminate()
         end_fleet(self.token_path)
 
 
@@ -158,17 +175,10 @@ def cluster(render, groups, serve_config, directory):
     documents = render(VALUES, "cpu-kind")
     cluster = Cluster(documents, groups(documents), directory)
 
-    def answers() -> bool:
-        try:
-            return cluster.api("/api/gcs_healthz").status_code == 200
-        except httpx.TransportError:
-            return False
-
     try:
-        cluster.start("head")
-        until(answers, f"the head answers; {directory}/head.log")
-        for group in ("gateway", "engine-0"):
+        for count, group in enumerate(("head", "gateway", "engine-0"), start=1):
             cluster.start(group)
+            until(lambda count=count: len(cluster.nodes()) == count, f"{group} joins")
         yield cluster
     finally:
         cluster.stop()
@@ -185,7 +195,8 @@ def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_conf
     config["proxy_location"] = "HeadOnly"
 
     deployed = cluster.deploy(config)
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    dashboard = cluster.log("ray/session_latest/logs/dashboard.log")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr + dashboard
     asked = subprocess.run(
         [
             *(sys.executable, "-c", ASK.read_text(), f"http://127.0.0.1:{cluster.http}"),
@@ -204,7 +215,7 @@ def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_conf
     nodes = {name: one["replicas"][0]["node_id"] for name, one in deployments.items()}
     labels = {
         node["node_id"]: node["labels"]["qwenfleet.io/role"]
-        for node in cluster.api("/api/v0/nodes").json()["data"]["result"]["result"]
+        for node in cluster.nodes()
         if "qwenfleet.io/role" in (node["labels"] or {})
     }
     assert {name: labels[node] for name, node in nodes.items()} == {
