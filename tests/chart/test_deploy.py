@@ -72,9 +72,6 @@ class Cluster:
         found["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(ports[len(names)])
         found["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(ports[-1])
         found["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(self.directory / "haproxy")
-        for name in ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_FILE", "SERVER_STATE_BASE"):
-            end = "" if name.endswith("BASE") else f"/{name.lower()}"
-            found[f"RAY_SERVE_HAPROXY_{name}"] = f"{self.directory}/haproxy-serve{end}"
         # KubeRay's part, for authOptions; the path is what tells this cluster's processes.
         return (
             dict(os.environ)

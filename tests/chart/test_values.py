@@ -173,6 +173,15 @@ def test_only_gateways_see_keys_and_only_their_hashes(render, groups):
         assert all(s["items"] == [{"key": "keys", "path": "keys"}] for s in secrets)
 
 
+def test_the_head_does_not_see_the_token_of_the_hub(render, groups):
+    found = groups(render({"weights": {"huggingFace": {"existingSecret": "hub"}}}))
+    has = {
+        name: "HF_TOKEN" in str(group["template"]["spec"]["containers"])
+        for name, group in found.items()
+    }
+    assert has == {"head": False, "gateway": True, "engine-0": True}
+
+
 def test_a_group_s_override_stands_over_what_all_engines_have(render, groups):
     values = fleet(layout=EIGHT) | {
         "engines": {

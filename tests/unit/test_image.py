@@ -40,7 +40,7 @@ def test_its_check_wants_the_project_s_versions():
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
     )
-    ray, vllm = (element.value for element in values[:2] if isinstance(element, ast.Constant))
+    ray, vllm = (str(one.value) for one in values[:2] if isinstance(one, ast.Constant))
     assert f"ray[serve]=={ray}" in PROJECT["dependencies"]
     assert f"vllm=={vllm}" in PROJECT["optional-dependencies"]["cuda"]
 
@@ -51,3 +51,12 @@ def test_images_run_as_the_chart_s_user_and_hold_haproxy_where_it_looks():
     assert f"ARG UID={user}\n" in RECIPE
     assert RECIPE.index("USER ${UID}") > RECIPE.index("useradd")
     assert "'/opt/qwenfleet/haproxy'" in RECIPE
+
+
+def test_the_build_s_context_holds_what_the_recipe_copies():
+    (copied,) = re.findall(r"^COPY (.*) /tmp/image/$", RECIPE, re.MULTILINE)
+    allowed = (ROOT / ".dockerignore").read_text(encoding="utf-8")
+    for source in copied.split():
+        folder = "!dist/*.whl" if source.startswith("dist/") else "!helm/image"
+        assert f"{folder}\n" in allowed
+        assert source.startswith("dist/") or (ROOT / source).is_file()

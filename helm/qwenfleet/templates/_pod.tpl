@@ -32,7 +32,7 @@ seccompProfile:
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
 {{- with .root.Values.weights.huggingFace }}
-{{- if .existingSecret }}
+{{- if and .existingSecret (ne $.component "head") }}
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}
