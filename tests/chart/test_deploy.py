@@ -24,7 +24,7 @@ import yaml
 
 from qwenfleet.cluster.machine import free_port_range, free_ports
 from qwenfleet.deployments.haproxy import write_launcher
-from qwenfleet.deployments.processes import GRACE_S, end_fleet, of_fleet
+from qwenfleet.deployments.processes import of_fleet
 
 pytestmark = pytest.mark.integration
 
@@ -32,6 +32,7 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 ASK = ROOT / "helm" / "qwenfleet" / "files" / "ask.py"
 START_S = 420
+STOP_S = 30
 VALUES = {"fleet": {"models": [{"id": "smollm2-135m-instruct", "max_model_len": 2048}]}}
 """One engine of the case's two: two cores share its start with all of Ray."""
 
@@ -143,17 +144,17 @@ class Cluster:
         )
 
     def stop(self) -> None:
-        for process in reversed(self.started):
-            process.terminate()
-        for process in self.started:
-            try:
-                process.wait(timeout=GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        for left in of_fleet(self.token_path):
-            with suppress(psutil.NoSuchProcess):
-                left.terminate()
-        end_fleet(self.token_path)
+        """All at once, since Ray would drain each node for 30 s. What was about to start when
+        its parent was killed is found the next time."""
+        give_up_at = time.monotonic() + STOP_S
+        while left := of_fleet(self.token_path):
+            assert time.monotonic() < give_up_at, f"still there: {left}"
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            for started in self.started:
+                started.wait(timeout=STOP_S)
+            psutil.wait_procs(left, timeout=1)
 
 
 def decoded(text: str) -> str:
