@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve test test-unit test-integration test-loss test-sharded check clean
+.PHONY: help env serve test test-unit test-integration test-loss test-sharded chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -38,13 +38,17 @@ test-loss: env ## kill, freeze and drain engines under six streams; prints the g
 test-sharded: env ## engines over several processes and nodes, one of them killed (10 minutes)
 	@.ci/stage "sharded tests" $(BIN)/pytest tests/sharded -m integration --timeout 900 $(ARGS)
 
+chart-test: env ## lint, render, validate and deploy the helm chart (installs helm the first time)
+	@$(BIN)/python .ci/chart_tools.py
+	@.ci/stage "chart tests" $(BIN)/pytest tests/chart -m "chart or integration" --timeout 600 $(ARGS)
+
 check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "ruff format" $(BIN)/ruff format --check .
 	@.ci/stage "ruff check" $(BIN)/ruff check .
 	@.ci/stage "import rules" $(BIN)/lint-imports --no-logo
 	@.ci/stage "codespell" $(BIN)/codespell
 	@.ci/stage "mypy qwenfleet" $(BIN)/mypy -p qwenfleet
-	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py
+	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py .ci/chart_tools.py
 
 clean: ## remove .venv, caches and build outputs from this checkout
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

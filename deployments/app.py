@@ -19,6 +19,9 @@ from qwenfleet.deployments.gateway import Gateway
 from qwenfleet.deployments.logs import REPLICA_LOG
 from qwenfleet.deployments.sharding import actor_resources, node_bundle
 
+ROLE_LABEL = "qwenfleet.io/role"
+"""A Ray label with which a cluster keeps nodes for engines or for gateways; without it a node takes
+both."""
 START_ATTEMPTS = 3
 """A start that fails three times in a row fails for a reason that a fourth does not cure."""
 
@@ -46,6 +49,7 @@ def build(config: FleetConfig | dict[str, Any], working_dir: str | None = None) 
         logging_config=REPLICA_LOG,
         ray_actor_options={
             "num_cpus": 1,
+            "label_selector": {ROLE_LABEL: "!engine"},
             "runtime_env": _runtime_env(gateway_environment(fleet), working_dir),
         },
     )
@@ -124,10 +128,14 @@ def _placement(pool: ModelConfig, runtime_env: dict[str, Any]) -> dict[str, Any]
     """One bundle for each node of one engine, with all its GPUs there; the replica is in the
     first."""
     bundle = node_bundle(pool)
+    selector = {ROLE_LABEL: "!gateway"}
     options: dict[str, Any] = {
         "ray_actor_options": {**actor_resources(bundle), "runtime_env": runtime_env}
     }
-    if pool.sharding.nodes > 1:
+    if pool.sharding.nodes == 1:
+        options["ray_actor_options"]["label_selector"] = selector
+    else:
+        options["placement_group_bundle_label_selector"] = [selector] * pool.sharding.nodes
         options["placement_group_bundles"] = [bundle] * pool.sharding.nodes
         options["placement_group_strategy"] = "STRICT_SPREAD"
     return options

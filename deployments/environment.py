@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,11 @@ HAPROXY_THREADS: Final = 4
 INGRESS_PORTS: Final = 100
 """A port that a gateway replica leaves is not given out again for as long as a stream may live."""
 
+CLUSTER_INGRESS_PORTS: Final = range(30000, 30000 + INGRESS_PORTS)
+"""Above the ports that Ray gives to its workers (10002 to 19999), below the kernel's own."""
+IMAGE_HAPROXY: Final = Path("/opt/qwenfleet/haproxy")
+"""Where helm/image puts the launcher of `haproxy.write_launcher`."""
+
 
 def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dict[str, str]:
     """For the process that starts Ray on this machine, before Ray is imported: its children inherit
@@ -31,12 +37,26 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
     # Serve opens its replicas' ports to sharing and starts at 30000 in every cluster, so that two
     # fleets of one machine would answer each other's requests.
     ports = free_port_range(6 + INGRESS_PORTS, "0.0.0.0")
-    stats, metrics, autoscaler, dashboard, proxy, grpc = map(str, ports[:6])
-    replicas = ports[6:]
-    timeout_s = math.ceil(config.gateway.request_timeout_s)
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
+        **_common(config, haproxy, ports),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(HAPROXY_THREADS, len(os.sched_getaffinity(0)))),
+    }
+
+
+def cluster_environment(config: FleetConfig, haproxy: Path = IMAGE_HAPROXY) -> dict[str, str]:
+    """For every process that starts Ray on a node of its own, head and workers alike: the ports are
+    Ray's and Serve's own. The cluster's token is not among it."""
+    return _common(config, haproxy, (8404, 9101, 44217, 44227, 8500, 9500, *CLUSTER_INGRESS_PORTS))
+
+
+def _common(config: FleetConfig, haproxy: Path, ports: Sequence[int]) -> dict[str, str]:
+    """`ports`: those of HAProxy's statistics and metrics, of the autoscaler's and the dashboard's
+    metrics, of the fallback proxy's HTTP and gRPC, then those of gateway replicas."""
+    stats, metrics, autoscaler, dashboard, proxy, grpc = map(str, ports[:6])
+    timeout_s = math.ceil(config.gateway.request_timeout_s)
+    return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Gateways and engines are what the machine is for; Ray would run its workers at nice 15.
@@ -49,12 +69,12 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
         "DASHBOARD_METRIC_PORT": dashboard,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(HAPROXY_THREADS, len(os.sched_getaffinity(0)))),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(HAPROXY_THREADS),
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": proxy,  # HAProxy's backup: shared likewise
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": grpc,
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas.start),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas.stop - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports[6]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports[-1]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
         # HAProxy cuts what is older than this when gateways change; no stream is older than its
         # deadline.

@@ -10,7 +10,7 @@ from qwenfleet.cluster.auth import AuthConfig, hash_of
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig, dump
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.model_config import ModelConfig, Pool, Replicas, ScriptConfig
-from qwenfleet.deployments.app import START_ATTEMPTS, build
+from qwenfleet.deployments.app import ROLE_LABEL, START_ATTEMPTS, build
 from qwenfleet.deployments.environment import gateway_environment
 
 CONFIG = FleetConfig(
@@ -165,3 +165,19 @@ def test_each_pool_of_a_model_is_a_deployment_with_its_own_environment() -> None
     assert environments[1]["VLLM_ROCM_USE_AITER"] == "1"
     tree = FleetConfig.model_validate(gateway.init_args[0])
     assert tree.models[0].pools == (), "a change of pools restarts no gateway"
+
+
+def test_nodes_kept_for_one_role_take_no_replica_of_the_other() -> None:
+    gateway, engines = deployments(CONFIG)
+    assert gateway.ray_actor_options["label_selector"] == {ROLE_LABEL: "!engine"}
+    for engine in engines:
+        assert engine.ray_actor_options["label_selector"] == {ROLE_LABEL: "!gateway"}
+
+
+def test_so_do_the_nodes_of_an_engine_that_spans_several() -> None:
+    layout = Layout(tensor_parallel_size=8, data_parallel_size=2, expert_parallel=True, nodes=2)
+    wide = ModelConfig(id="wide", engine="scripted", accelerator="H100", layout=layout)
+    _, (engine,) = deployments(FleetConfig(models=(wide,)))
+    selectors = engine._replica_config.placement_group_bundle_label_selector
+    assert selectors == [{ROLE_LABEL: "!gateway"}] * 2
+    assert "label_selector" not in engine.ray_actor_options

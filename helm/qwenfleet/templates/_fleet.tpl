@@ -1,0 +1,124 @@
+{{/* What follows from the tree under `fleet`: pools, Serve's configuration, Ray's environment. */}}
+
+{{/* Every pool of engines as JSON, in the order of deployments/app.py: group, source, accelerator, vendor,
+gpus (of one engine), gpusPerNode, tp, width (ranks that an expert is split over), nodes, replicas, context. */}}
+{{- define "qwenfleet.pools" -}}
+{{- $catalog := .Files.Get "files/catalog.json" | fromJson -}}
+{{- $pools := list -}}
+{{- range $index, $model := .Values.fleet.models -}}
+{{- range $pool := ($model.pools | default (list (omit $model "name"))) -}}
+{{- $layout := $pool.layout | default dict -}}
+{{- $tp := int ($layout.tensor_parallel_size | default 1) -}}
+{{- $dp := int ($layout.data_parallel_size | default 1) -}}
+{{- $gpus := mul $tp $dp (int ($layout.pipeline_parallel_size | default 1)) -}}
+{{- $nodes := int ($layout.nodes | default 1) -}}
+{{- $accelerator := $pool.accelerator | default "" -}}
+{{- $known := get $catalog.accelerators $accelerator | default dict -}}
+{{- $vendor := $known.vendor | default (ternary "amd" "nvidia" (hasPrefix "AMD" $accelerator)) -}}
+{{- $source := $model.source | default $model.id -}}
+{{- $pools = append $pools (dict
+  "model" $model.id
+  "group" (printf "engine-%d%s" $index (ternary (printf "-%s" ($pool.name | default "")) "" (hasKey $pool "name")))
+  "source" $source
+  "card" (get $catalog.models (base $source) | default dict)
+  "context" (int ($model.max_model_len | default 0))
+  "isStretched" (hasKey (merge (dict) ($pool.engine_args | default dict) ($model.engine_args | default dict)) "hf_overrides")
+  "accelerator" $accelerator
+  "vendor" (ternary $vendor "" (ne $accelerator ""))
+  "flavour" (ternary (ternary "rocm" "cuda" (eq $vendor "amd")) "cpu" (ne $accelerator ""))
+  "nodeLabel" ($known.nodeLabel | default "")
+  "products" ($known.products | default list)
+  "hasLayout" (not (empty $layout))
+  "tp" $tp
+  "expertRanks" (ternary 1 (mul $tp $dp) ($layout.expert_parallel | default false))
+  "gpus" $gpus
+  "nodes" $nodes
+  "gpusPerNode" (div $gpus $nodes)
+  "replicas" (int (($pool.replicas | default dict).min | default 1))
+  "max" (int (($pool.replicas | default dict).max | default (($pool.replicas | default dict).min | default 1)))
+) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $pools -}}
+{{- end -}}
+
+{{/* The fleet as app:build takes it: numbers of replicas are said per deployment, since Serve would restart
+what it finds under other arguments. */}}
+{{- define "qwenfleet.arguments" -}}
+{{- $fleet := deepCopy .Values.fleet -}}
+{{- $models := list -}}
+{{- range $fleet.models -}}
+{{- $pools := list -}}
+{{- range .pools -}}{{- $pools = append $pools (omit . "replicas") -}}{{- end -}}
+{{- $model := omit . "replicas" "pools" -}}
+{{- if $pools -}}{{- $model = set $model "pools" $pools -}}{{- end -}}
+{{- $models = append $models $model -}}
+{{- end -}}
+{{- $keys := dict "keys_file" "/etc/qwenfleet/keys/keys" -}}
+{{- $auth := ternary "none" $keys (eq .Values.auth.mode "none") -}}
+{{- $fleet = set $fleet "gateway" (omit $fleet.gateway "replicas") -}}
+{{- toJson (set (set $fleet "models" $models) "auth" $auth) -}}
+{{- end -}}
+
+{{/* JSON within YAML, since helm would print large numbers as 3.3e+07. */}}
+{{- define "qwenfleet.serveConfig" -}}
+proxy_location: EveryNode
+http_options:
+  host: {{ .Values.fleet.gateway.host | quote }}
+  port: {{ int .Values.fleet.gateway.port }}
+applications:
+  - name: {{ .Values.fleet.name | default "qwenfleet" }}
+    route_prefix: /
+    import_path: qwenfleet.deployments.app:build
+    args: {{ include "qwenfleet.arguments" . }}
+    deployments:
+      - name: gateway
+        num_replicas: {{ int .Values.fleet.gateway.replicas }}
+      {{- range (include "qwenfleet.pools" . | fromJsonArray) }}
+      - name: {{ .group }}
+        num_replicas: {{ int .replicas }}
+      {{- end }}
+{{- end -}}
+
+{{- define "qwenfleet.timeoutSeconds" -}}
+{{ ceil (.Values.fleet.gateway.request_timeout_s | default 3600) | int }}
+{{- end -}}
+
+{{/* deployments/environment.py cluster_environment, which a test compares with this. */}}
+{{- define "qwenfleet.environment" -}}
+RAY_USAGE_STATS_ENABLED: "0"
+RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO: "0"
+RAY_worker_niceness: "0"
+RAY_task_events_report_interval_ms: "0"
+RAY_SERVE_CONTROL_LOOP_INTERVAL_S: "0.5"
+AUTOSCALER_METRIC_PORT: "44217"
+DASHBOARD_METRIC_PORT: "44227"
+RAY_SERVE_ENABLE_HA_PROXY: "1"
+RAY_SERVE_HAPROXY_BINARY_PATH: /opt/qwenfleet/haproxy
+RAY_SERVE_HAPROXY_NBTHREAD: "4"
+RAY_SERVE_HAPROXY_STATS_PORT: "8404"
+RAY_SERVE_HAPROXY_METRICS_PORT: "9101"
+RAY_SERVE_FALLBACK_PROXY_HTTP_PORT: "8500"
+RAY_SERVE_FALLBACK_PROXY_GRPC_PORT: "9500"
+RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT: "30000"
+RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT: "30099"
+RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S: {{ include "qwenfleet.timeoutSeconds" . | quote }}
+RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {{ include "qwenfleet.timeoutSeconds" . | quote }}
+RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S: "0"
+{{- with .Values.fleet.cache_dir }}
+HF_HUB_CACHE: {{ . }}/huggingface
+HF_XET_CACHE: {{ . }}/xet
+VLLM_CACHE_ROOT: {{ . }}/vllm
+TORCHINDUCTOR_CACHE_DIR: {{ . }}/inductor
+TRITON_CACHE_DIR: {{ . }}/triton
+{{- end }}
+VLLM_NO_USAGE_STATS: "1"
+DO_NOT_TRACK: "1"
+{{- end -}}
+
+{{/* Least percentage that moves one engine of the largest pool. */}}
+{{- define "qwenfleet.stepPercent" -}}
+{{- $most := 1 -}}
+{{- range (include "qwenfleet.pools" . | fromJsonArray) -}}{{- $most = max $most (int .replicas) -}}{{- end -}}
+{{- ceil (divf 100 $most) | int -}}
+{{- end -}}

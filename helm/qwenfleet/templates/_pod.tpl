@@ -1,0 +1,253 @@
+{{/* The pod of each group: the same but for what its dict says: root, component, group, placement (values),
+flavour, and for engines pool. */}}
+
+{{- define "qwenfleet.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "qwenfleet.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ int .Values.podSecurity.runAsUser }}
+runAsGroup: {{ int .Values.podSecurity.fsGroup }}
+fsGroup: {{ int .Values.podSecurity.fsGroup }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/* What is not for Ray alone: directories that may be written, and secrets. */}}
+{{- define "qwenfleet.containerEnv" -}}
+{{- range $name, $value := include "qwenfleet.environment" .root | fromYaml }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+- name: HOME
+  value: /home/qwenfleet
+- name: PYTHONDONTWRITEBYTECODE
+  value: "1"
+{{- with .root.Values.weights.huggingFace }}
+{{- if and .existingSecret (ne $.component "head") }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "qwenfleet.volumeMounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: home, mountPath: /home/qwenfleet}
+{{- with .root.Values.fleet.cache_dir }}
+- {name: cache, mountPath: {{ . }}}
+{{- end }}
+{{- if .root.Values.weights.pvc.claimName }}
+- {name: weights, mountPath: {{ .root.Values.weights.pvc.mountPath }}, readOnly: true}
+{{- end }}
+{{- if and (eq .component "gateway") (ne .root.Values.auth.mode "none") }}
+- {name: keys, mountPath: /etc/qwenfleet/keys, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "qwenfleet.volumes" -}}
+- {name: tmp, emptyDir: {}}
+- {name: home, emptyDir: {}}
+{{- if .root.Values.fleet.cache_dir }}
+- name: cache
+  {{- with include "qwenfleet.cacheClaim" .root }}
+  persistentVolumeClaim: {claimName: {{ . }}}
+  {{- else }}
+  emptyDir: {sizeLimit: {{ .root.Values.cache.size }}}
+  {{- end }}
+{{- end }}
+{{- with .root.Values.weights.pvc.claimName }}
+- {name: weights, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
+{{- end }}
+{{- if and (eq .component "gateway") (ne .root.Values.auth.mode "none") }}
+- name: keys
+  secret:
+    secretName: {{ include "qwenfleet.keysSecret" .root }}
+    defaultMode: 0440
+    items: [{key: keys, path: keys}]
+{{- end }}
+{{- end -}}
+
+{{/* A raylet that answers lives, however long a model loads. Only a pod with a proxy that answers gets requests:
+KubeRay's Service holds every worker that is ready. */}}
+{{- define "qwenfleet.probes" -}}
+{{- $isHead := eq .component "head" -}}
+startupProbe:
+  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 12
+readinessProbe:
+  httpGet:
+    path: {{ ternary "/api/gcs_healthz" "/-/healthz" $isHead }}
+    port: {{ ternary "dashboard" "serve" $isHead }}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 3
+{{- end -}}
+
+{{- define "qwenfleet.ports" -}}
+- {name: serve, containerPort: {{ int .root.Values.fleet.gateway.port }}}
+- {name: metrics, containerPort: 8080}
+{{- if eq .component "head" }}
+- {name: gcs-server, containerPort: 6379}
+- {name: dashboard, containerPort: 8265}
+- {name: client, containerPort: 10001}
+- {name: as-metrics, containerPort: 44217}
+- {name: dash-metrics, containerPort: 44227}
+{{- end }}
+{{- end -}}
+
+{{/* Copies a bucket before Ray starts; gateways need all but the weights themselves. */}}
+{{- define "qwenfleet.fetchWeights" -}}
+{{- $s3 := .root.Values.weights.s3 -}}
+- name: fetch-weights
+  image: {{ include "qwenfleet.image" (list .root .flavour) }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [aws]
+  args:
+    - s3
+    - sync
+    - --no-progress
+    {{- with $s3.endpoint }}
+    - --endpoint-url={{ . }}
+    {{- end }}
+    {{- if eq .component "gateway" }}
+    - --exclude=*.safetensors
+    {{- end }}
+    - {{ $s3.uri }}
+    - {{ $s3.directory }}
+  env:
+    - {name: HOME, value: /home/qwenfleet}
+    {{- with $s3.region }}
+    - {name: AWS_REGION, value: {{ . }}}
+    {{- end }}
+  {{- with $s3.existingSecret }}
+  envFrom:
+    - secretRef: {name: {{ . }}}
+  {{- end }}
+  resources: {requests: {cpu: "1", memory: 1Gi}, limits: {memory: 2Gi}}
+  securityContext:
+    {{- include "qwenfleet.securityContext" . | nindent 4 }}
+  volumeMounts:
+    {{- include "qwenfleet.volumeMounts" . | nindent 4 }}
+{{- end -}}
+
+{{/* GPUs of one pod beside what the values ask for. */}}
+{{- define "qwenfleet.resources" -}}
+{{- $gpus := dict -}}
+{{- with .pool -}}{{- if .accelerator -}}
+{{- $gpus = dict (get $.root.Values.accelerators .vendor).resource (int .gpusPerNode) -}}
+{{- end -}}{{- end -}}
+requests:
+  {{- merge (dict) $gpus (.placement.resources.requests | default dict) | toYaml | nindent 2 }}
+limits:
+  {{- merge (dict) $gpus (.placement.resources.limits | default dict) | toYaml | nindent 2 }}
+{{- end -}}
+
+{{- define "qwenfleet.affinity" -}}
+{{- with .pool -}}{{- if and .products (not $.placement.nodeSelector) }}
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            - {key: {{ .nodeLabel }}, operator: In, values: {{ toJson .products }}}
+{{- end -}}{{- end -}}
+{{- end -}}
+
+{{- define "qwenfleet.tolerations" -}}
+{{- $all := .placement.tolerations | default list -}}
+{{- with .pool -}}{{- if .vendor -}}
+{{- $all = concat $all (get $.root.Values.accelerators .vendor).tolerations -}}
+{{- end -}}{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
+{{/* Each engine watches its own pod and node. The head's account is KubeRay's, with the autoscaler's rights. */}}
+{{- define "qwenfleet.pod" -}}
+metadata:
+  labels:
+    {{- include "qwenfleet.podLabels" (list .root .component .group) | nindent 4 }}
+spec:
+  {{- if eq .component "engine" }}
+  serviceAccountName: {{ include "qwenfleet.serviceAccount" .root }}
+  {{- else if eq .component "gateway" }}
+  automountServiceAccountToken: false
+  {{- end }}
+  terminationGracePeriodSeconds: {{ add (int (.placement.drainSeconds | default 30)) 60 }}
+  {{- with .root.Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .placement.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .placement.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with include "qwenfleet.affinity" . }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "qwenfleet.tolerations" . | fromYamlArray }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if eq .component "gateway" }}
+  topologySpreadConstraints:
+    - maxSkew: 1
+      topologyKey: kubernetes.io/hostname
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          {{- include "qwenfleet.podLabels" (list .root .component .group) | nindent 10 }}
+  {{- end }}
+  securityContext:
+    {{- include "qwenfleet.podSecurity" .root | nindent 4 }}
+    {{- with .pool }}{{- if .vendor }}
+    {{- with (get $.root.Values.accelerators .vendor).supplementalGroups }}
+    supplementalGroups: {{ toJson . }}
+    {{- end }}
+    {{- end }}{{- end }}
+  {{- if and .root.Values.weights.s3.uri (ne .component "head") }}
+  initContainers:
+    {{- include "qwenfleet.fetchWeights" . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: {{ ternary "ray-head" "ray-worker" (eq .component "head") }}
+      image: {{ include "qwenfleet.image" (list .root .flavour) }}
+      imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+      env:
+        {{- include "qwenfleet.containerEnv" . | trim | nindent 8 }}
+      ports:
+        {{- include "qwenfleet.ports" . | nindent 8 }}
+      resources:
+        {{- include "qwenfleet.resources" . | nindent 8 }}
+      {{- include "qwenfleet.probes" . | nindent 6 }}
+      {{- with .placement.drainSeconds }}
+      lifecycle:
+        preStop:
+          sleep: {seconds: {{ int . }}}
+      {{- end }}
+      securityContext:
+        {{- include "qwenfleet.securityContext" . | nindent 8 }}
+      volumeMounts:
+        {{- include "qwenfleet.volumeMounts" . | nindent 8 }}
+  volumes:
+    {{- include "qwenfleet.volumes" . | nindent 4 }}
+{{- end -}}

@@ -1,0 +1,180 @@
+"""How chart tests render: by the helm that users run. What it renders is judged by Kubernetes' and
+KubeRay's own schemas."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm" / "qwenfleet"
+CASES = sorted((CHART / "ci").glob("*-values.yaml"))
+CRDS = ROOT.parent / "shared" / "crds"
+HELM_S = 60
+
+Document = dict[str, Any]
+Render = Callable[..., list[Document]]
+
+
+class Refused(Exception):
+    """helm's own words, when it fails."""
+
+
+class Helm:
+    """The program, and the documents that it renders."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    def run(self, *arguments: str | Path) -> str:
+        """What it prints. Raises Refused."""
+        done = subprocess.run(
+            [self.program, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=HELM_S,
+            check=False,
+        )
+        if done.returncode:
+            raise Refused(done.stdout + done.stderr)
+        return done.stdout
+
+    def template(self, *arguments: str | Path) -> list[Document]:
+        text = self.run("template", "coder", CHART, "--namespace", "ml", *arguments)
+        return [tree for tree in yaml.safe_load_all(text) if tree]
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    beside = Path(sys.executable).with_name("helm")
+    program = str(beside) if beside.exists() else shutil.which("helm")
+    if program is None:
+        pytest.skip("helm is missing: `make chart-test` installs it")
+    return Helm(program)
+
+
+@pytest.fixture(scope="session")
+def refused() -> type[Refused]:
+    return Refused
+
+
+@pytest.fixture
+def render(helm: Helm, tmp_path: Path) -> Render:
+    """The documents of some values, which stand over those of a case."""
+
+    def rendered(values: Document | None = None, case: str = "", *options: str) -> list[Document]:
+        files = [CHART / "ci" / f"{case}-values.yaml"] if case else []
+        if values is not None:
+            files.append(tmp_path / "values.yaml")
+            files[-1].write_text(yaml.safe_dump(values), encoding="utf-8")
+        return helm.template(*(part for file in files for part in ("-f", file)), *options)
+
+    return rendered
+
+
+def only(documents: list[Document], kind: str, name: str = "") -> Document:
+    """The one object of a kind, and of a name when several have that kind."""
+    (found,) = (
+        tree
+        for tree in documents
+        if tree["kind"] == kind and name in {"", tree["metadata"]["name"]}
+    )
+    return found
+
+
+@pytest.fixture(scope="session", name="only")
+def _only() -> Callable[..., Document]:
+    return only
+
+
+@pytest.fixture(scope="session")
+def groups() -> Callable[[list[Document]], dict[str, Document]]:
+    """The groups of the RayService by name, the head as `head`."""
+
+    def found(documents: list[Document]) -> dict[str, Document]:
+        cluster = only(documents, "RayService")["spec"]["rayClusterConfig"]
+        workers = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+        return {"head": cluster["headGroupSpec"], **workers}
+
+    return found
+
+
+@pytest.fixture(scope="session")
+def serve_config() -> Callable[[list[Document]], Document]:
+    """What the RayService hands to Serve."""
+
+    def found(documents: list[Document]) -> Document:
+        config: Document = yaml.safe_load(only(documents, "RayService")["spec"]["serveConfigV2"])
+        return config
+
+    return found
+
+
+def closed(schema: Any) -> Any:
+    """A CRD's schema as JSON Schema: nothing unknown passes, and what is an int or a string is."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: closed(value) for key, value in schema.items()}
+    if result.pop("x-kubernetes-int-or-string", False):
+        result.pop("type", None)
+        result.pop("anyOf", None)
+        return result | {"type": ["integer", "string"]}
+    if "properties" in result and not result.get("x-kubernetes-preserve-unknown-fields"):
+        result.setdefault("additionalProperties", False)
+    return result
+
+
+def completed(tree: Any, schema: Any) -> Any:
+    """As the API server sees it before it validates: nulls gone, defaults filled in."""
+    if isinstance(tree, list):
+        items = schema.get("items", {})
+        return [completed(item, items) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    properties = schema.get("properties", {})
+    more = schema.get("additionalProperties")
+    inner = more if isinstance(more, dict) else {}
+    result = {
+        key: completed(value, properties.get(key, inner))
+        for key, value in tree.items()
+        if value is not None
+    }
+    for key, value in properties.items():
+        if key not in result and "default" in value:
+            result[key] = copy.deepcopy(value["default"])
+    return result
+
+
+@pytest.fixture(scope="session")
+def ray_service_schema() -> Document:
+    path = CRDS / "ray.io_rayservices.yaml"
+    if not path.exists():
+        pytest.skip(f"KubeRay's CRDs are missing: {path.name} was looked for in ../shared/crds")
+    crd = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    (version,) = (one for one in crd["spec"]["versions"] if one["name"] == "v1")
+    return version["schema"]["openAPIV3Schema"]
+
+
+@pytest.fixture(scope="session")
+def check_ray_service(ray_service_schema: Document) -> Callable[[Document], None]:
+    """Raises jsonschema's ValidationError for what KubeRay's CRD refuses or would drop."""
+    from jsonschema import Draft202012Validator
+
+    schema = closed(ray_service_schema)
+    schema["properties"]["metadata"] = {"type": "object"}
+    validator = Draft202012Validator(schema)
+
+    def check(tree: Document) -> None:
+        validator.validate(completed(tree, ray_service_schema))
+
+    return check

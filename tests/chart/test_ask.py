@@ -1,0 +1,113 @@
+"""The script of `helm test`, against servers that answer rightly and wrongly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.chart
+
+SCRIPT = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet" / "files" / "ask.py"
+KEY = "qf-" + "k" * 43
+
+
+class Fleet:
+    """What the server does; tests change it."""
+
+    asks_for_keys = True
+    takes_any_key = False
+    is_ready = True
+    tokens = 8
+    url = ""
+
+
+@pytest.fixture
+def fleet():
+    fleet = Fleet()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.answer(200 if fleet.is_ready else 503, {"status": "ok"})
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            key = self.headers.get("authorization", "").removeprefix("Bearer ")
+            known = key == KEY or (fleet.takes_any_key and key)
+            if fleet.asks_for_keys and not known:
+                self.answer(401, {"error": "no key"})
+            else:
+                self.answer(200, {"usage": {"completion_tokens": fleet.tokens}})
+
+        def answer(self, status, body):
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    fleet.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield fleet
+    server.shutdown()
+    server.server_close()
+
+
+def ask(fleet, *, key=KEY, mode="keys", wait_s="5"):
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.read_text(), fleet.url, "coder", mode, wait_s],
+        env=os.environ | {"API_KEY": key},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_fleet_that_refuses_strangers_and_answers_passes(fleet):
+    done = ask(fleet)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok: ") == 5
+
+
+def test_a_fleet_without_keys_is_asked_without_one(fleet):
+    fleet.asks_for_keys = False
+    assert ask(fleet, key="", mode="open").returncode == 0
+
+
+def test_without_the_key_only_the_refusal_is_seen(fleet):
+    done = ask(fleet, key="")
+    assert done.returncode == 0
+    assert "no completion was asked for" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("asks_for_keys", False, "without a key the answer is 200, and must be 401"),
+        ("takes_any_key", True, "with an unknown key the answer is 200, and must be 401"),
+        ("tokens", 0, "0 tokens were generated"),
+    ],
+)
+def test_what_is_wrong_is_said(fleet, name, value, sentence):
+    setattr(fleet, name, value)
+    done = ask(fleet)
+    assert done.returncode == 1
+    assert f"FAILED: {sentence}" in done.stdout
+
+
+def test_a_fleet_that_is_never_ready_is_given_up(fleet):
+    fleet.is_ready = False
+    done = ask(fleet, wait_s="1")
+    assert done.returncode == 1
+    assert "/health/ready says 503" in done.stdout

@@ -1,0 +1,183 @@
+"""Every case in helm/qwenfleet/ci renders to what Kubernetes, KubeRay and the fleet take."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.plan_serving import planned
+from qwenfleet.deployments.app import build
+from qwenfleet.deployments.environment import cluster_environment
+
+pytestmark = pytest.mark.chart
+
+CHART = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet"
+CASES = sorted(
+    path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml")
+)
+WITHOUT_SCHEMA = {"RayService", "HTTPRoute"}
+"""Kinds that are not Kubernetes' own: KubeRay's has a test of its own, the Gateway API's CRDs are
+nowhere to be had."""
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def documents(case, render):
+    return render(None, case)
+
+
+def test_lint_has_no_complaint(case, helm):
+    helm.run("lint", "--strict", CHART, "-f", CHART / "ci" / f"{case}-values.yaml")
+
+
+def test_the_defaults_lint_and_render(helm, render):
+    helm.run("lint", "--strict", CHART)
+    assert render()
+
+
+def test_the_chart_is_packaged_without_its_cases(helm, tmp_path):
+    helm.run("package", CHART, "--destination", tmp_path)
+    (package,) = tmp_path.glob("qwenfleet-*.tgz")
+    with tarfile.open(package) as files:
+        names = {name.removeprefix("qwenfleet/") for name in files.getnames()}
+    assert {"values.schema.json", "files/catalog.json", "files/ask.py", "README.md"} <= names
+    assert not any(name.startswith("ci/") for name in names)
+    assert "kind: RayService" in helm.run("template", "coder", package)
+
+
+def test_kubernetes_takes_every_object(documents):
+    kubernetes_validate = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is missing: `make chart-test` has it"
+    )
+    version = kubernetes_validate.latest_version()
+    checked = [tree for tree in documents if tree["kind"] not in WITHOUT_SCHEMA]
+    assert len(checked) > 3
+    for tree in checked:
+        kubernetes_validate.validate(tree, version, strict=True)
+
+
+def test_kubernetes_takes_the_pods_of_every_group(documents, groups):
+    kubernetes_validate = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is missing: `make chart-test` has it"
+    )
+    for name, group in groups(documents).items():
+        pod = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(group["template"])}
+        pod["metadata"]["name"] = name
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_kuberay_takes_the_service(documents, only, check_ray_service):
+    check_ray_service(only(documents, "RayService"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("numOfHost", 2), ("replicas", "one"), ("groupName", None)],
+    ids=["a key that it does not know", "a wrong type", "what it must have"],
+)
+def test_that_judge_is_strict(render, only, check_ray_service, field, value):
+    from jsonschema import ValidationError
+
+    tree = only(render(None, CASES[0]), "RayService")
+    tree["spec"]["rayClusterConfig"]["workerGroupSpecs"][0][field] = value
+    with pytest.raises(ValidationError):
+        check_ray_service(tree)
+
+
+def test_the_fleet_takes_its_arguments_and_the_planner_each_pool(documents, serve_config):
+    (application,) = serve_config(documents)["applications"]
+    fleet = FleetConfig.model_validate(application["args"])
+    for pool in fleet.engine_pools:
+        planned(pool)
+    assert application["import_path"] == f"{build.__module__}:{build.__name__}"
+
+
+def test_every_deployment_of_the_fleet_has_its_number_and_its_pods(documents, serve_config, groups):
+    (application,) = serve_config(documents)["applications"]
+    numbers = {one["name"]: one["num_replicas"] for one in application["deployments"]}
+    pods = {name: group["replicas"] for name, group in groups(documents).items() if name != "head"}
+    gateway = build(application["args"])._bound_deployment
+    bound: list[Any] = list(gateway.init_args[1:])
+    engines = [argument._bound_deployment.name for argument in bound]
+    assert pods == numbers
+    assert list(numbers) == [gateway.name, *engines]
+
+
+def test_pods_have_gpus_and_nodes_as_the_layout_says(documents, serve_config, groups):
+    (application,) = serve_config(documents)["applications"]
+    pools = FleetConfig.model_validate(application["args"]).engine_pools
+    engines = [group for name, group in groups(documents).items() if name.startswith("engine")]
+    for pool, group in zip(pools, engines, strict=True):
+        (container,) = group["template"]["spec"]["containers"]
+        limits = container["resources"]["limits"]
+        gpus = sum(count for name, count in limits.items() if name.endswith("/gpu"))
+        assert gpus == (pool.sharding.gpus_per_node if pool.accelerator else 0)
+        assert group["numOfHosts"] == pool.sharding.nodes
+        if pool.accelerator:
+            assert group["resources"]["GPU"] == str(gpus)
+            assert group["resources"][f"accelerator_type:{pool.accelerator}"] == "1"
+
+
+def test_ray_finds_haproxy_and_its_ports_in_every_pod(documents, serve_config, groups):
+    (application,) = serve_config(documents)["applications"]
+    wanted = cluster_environment(FleetConfig.model_validate(application["args"]))
+    for group in groups(documents).values():
+        (container,) = group["template"]["spec"]["containers"]
+        found = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert found.items() >= wanted.items()
+        assert found.keys() - wanted.keys() <= {"HOME", "PYTHONDONTWRITEBYTECODE", "HF_TOKEN"}
+
+
+def test_every_pod_keeps_to_the_restricted_standard(documents, groups):
+    """The list of the Pod Security Standards."""
+    specs = [group["template"]["spec"] for group in groups(documents).values()]
+    specs += [tree["spec"] for tree in documents if tree["kind"] == "Pod"]
+    for spec in specs:
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
+        kinds = {key for volume in spec.get("volumes", ()) for key in volume} - {"name"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim", "secret"}
+        for container in [*spec["containers"], *spec.get("initContainers", ())]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert "privileged" not in security
+
+
+def test_every_image_is_pinned(documents, groups):
+    specs = [group["template"]["spec"] for group in groups(documents).values()]
+    specs += [tree["spec"] for tree in documents if tree["kind"] == "Pod"]
+    for spec in specs:
+        for container in [*spec["containers"], *spec.get("initContainers", ())]:
+            assert re.search(r":\d+\.\d+\.\d+-(cpu|cuda|rocm)(@sha256:.{64})?$", container["image"])
+
+
+def test_a_pod_outlives_its_drain(documents, groups):
+    for name, group in groups(documents).items():
+        spec = group["template"]["spec"]
+        if name != "head":
+            (container,) = spec["containers"]
+            sleep_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            assert spec["terminationGracePeriodSeconds"] > sleep_s + 30
+
+
+def test_no_label_that_kuberay_selects_on_is_taken(documents, groups):
+    """Its head service looks for app.kubernetes.io/name `kuberay`, and finds nothing else."""
+    for group in groups(documents).values():
+        labels = group["template"]["metadata"]["labels"]
+        assert not any(
+            key.startswith(("app.kubernetes.io/", "ray.io/", "helm.sh/")) for key in labels
+        )
+        assert "0.1.0" not in labels.values()

@@ -1,0 +1,216 @@
+"""What the chart says to a helm that talks to a cluster: a real helm, and a small API server on
+loopback that knows discovery and secrets."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.chart
+
+CHART = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet"
+RAY = {"rayservices": "RayService", "rayclusters": "RayCluster", "raycronjobs": "RayCronJob"}
+GROUPS = {
+    "v1": {"secrets": "Secret", "pods": "Pod", "serviceaccounts": "ServiceAccount"},
+    "ray.io/v1": RAY,
+    "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy", "ingresses": "Ingress"},
+    "policy/v1": {"poddisruptionbudgets": "PodDisruptionBudget"},
+    "rbac.authorization.k8s.io/v1": {"roles": "Role", "rolebindings": "RoleBinding"},
+}
+
+
+class Api:
+    """What the server has; tests change it."""
+
+    def __init__(self):
+        self.groups = {name: dict(kinds) for name, kinds in GROUPS.items()}
+        self.secrets = {}
+        self.url = ""
+
+    def add_secret(self, name, **data):
+        encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+        metadata = {"name": name, "namespace": "ml"}
+        self.secrets[name] = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata,
+            "data": encoded,
+        }
+
+    def answer(self, path):
+        """The object at a path, or None."""
+        if path == "/version":
+            return {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
+        if path == "/api":
+            return {"kind": "APIVersions", "versions": ["v1"]}
+        if path == "/apis":
+            names = [name.split("/") for name in self.groups if "/" in name]
+            return {"kind": "APIGroupList", "groups": [group(*parts) for parts in names]}
+        version = path.removeprefix("/apis/").removeprefix("/api/")
+        if version in self.groups:
+            kinds = self.groups[version].items()
+            return {
+                "kind": "APIResourceList",
+                "groupVersion": version,
+                "resources": [resource(name, kind) for name, kind in kinds],
+            }
+        secrets = "/api/v1/namespaces/ml/secrets"
+        if path == secrets:
+            return {"apiVersion": "v1", "kind": "SecretList", "items": [*self.secrets.values()]}
+        return self.secrets.get(path.removeprefix(f"{secrets}/"))
+
+
+def group(name, version):
+    one = {"groupVersion": f"{name}/{version}", "version": version}
+    return {"name": name, "versions": [one], "preferredVersion": one}
+
+
+def resource(name, kind):
+    verbs = ["create", "get", "list", "patch"]
+    return {"name": name, "kind": kind, "namespaced": True, "singularName": "", "verbs": verbs}
+
+
+@pytest.fixture
+def api():
+    api = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = api.answer(self.path.partition("?")[0])
+            missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404}
+            body = json.dumps(found or missing | {"reason": "NotFound"}).encode()
+            self.send_response(200 if found else 404)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    api.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield api
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def install(api, helm, tmp_path):
+    """Render as `helm install` does: with the answers of the cluster."""
+    config = tmp_path / "kubeconfig"
+    named = {"name": "test"}
+    context = {"cluster": "test", "user": "test", "namespace": "ml"}
+    tree = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [named | {"cluster": {"server": api.url}}],
+        "users": [named | {"user": {}}],
+        "contexts": [named | {"context": context}],
+        "current-context": "test",
+    }
+    config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+
+    def installed(*options):
+        text = helm.run(
+            *("template", "coder", CHART, "--namespace", "ml", "--dry-run=server"),
+            *("--disable-openapi-validation", "--kubeconfig", config, *options),
+        )
+        return [tree for tree in yaml.safe_load_all(text) if tree]
+
+    return installed
+
+
+def test_a_cluster_with_kuberay_takes_the_chart(install, only):
+    assert only(install(), "RayService")
+
+
+def test_absent_crds_are_said(api, install, refused):
+    del api.groups["ray.io/v1"]
+    with pytest.raises(refused, match=r"KubeRay's CRDs are absent\. Install KubeRay 1\.7"):
+        install()
+
+
+def test_old_crds_are_said(api, install, refused):
+    del api.groups["ray.io/v1"]["raycronjobs"]
+    with pytest.raises(refused, match=r"CRDs are older than 1\.6 .* authOptions"):
+        install()
+
+
+def test_that_check_can_be_skipped(api, install, only):
+    del api.groups["ray.io/v1"]["raycronjobs"]
+    assert only(install("--set", "checks.crds=never"), "RayService")
+
+
+def test_without_a_cluster_it_is_skipped_unless_asked_for(helm, render, refused):
+    assert render()
+    with pytest.raises(refused, match="CRDs are absent"):
+        render({"checks": {"crds": "always"}})
+    names = ("ray.io/v1/RayService", "ray.io/v1/RayCronJob")
+    options = [part for name in names for part in ("--api-versions", name)]
+    assert render({"checks": {"crds": "always"}}, "", *options)
+
+
+def test_an_upgrade_by_steps_needs_the_gateway_api(api, install, refused, only):
+    by_steps = ("--set", "upgrade.gatewayClassName=istio")
+    with pytest.raises(refused, match="this cluster has no Gateway API"):
+        install(*by_steps)
+    api.groups["gateway.networking.k8s.io/v1"] = {"httproutes": "HTTPRoute"}
+    assert only(install(*by_steps), "RayService")
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("auth.existingSecret", "keys"),
+        ("rayAuth.existingSecret", "auth_token"),
+        ("weights.huggingFace.existingSecret", "token"),
+        ("gcsFaultTolerance.existingSecret", "password"),
+    ],
+)
+def test_a_secret_that_is_not_there_is_named(api, install, refused, value, key):
+    options = ["--set", f"{value}=mine"]
+    if value.startswith("auth."):
+        options += ["--set", "auth.mode=existing"]
+    with pytest.raises(refused, match=f"{value} names secret mine, which is not in namespace ml"):
+        install(*options)
+    api.add_secret("mine", other="x")
+    with pytest.raises(refused, match=f"secret mine of {value} has no key {key}. It has: other"):
+        install(*options)
+    api.add_secret("mine", **{key: "x"})
+    assert install(*options)
+
+
+def test_generated_secrets_are_kept_by_an_upgrade(api, install, only):
+    first = install()
+    for name in ("coder-qwenfleet-api-keys", "coder-qwenfleet-ray-auth"):
+        secret = copy.deepcopy(only(first, "Secret", name))
+        owner = {"meta.helm.sh/release-name": "coder", "meta.helm.sh/release-namespace": "ml"}
+        secret["metadata"]["annotations"] = owner
+        api.secrets[name] = secret
+    second = install()
+    for name in ("coder-qwenfleet-api-keys", "coder-qwenfleet-ray-auth"):
+        assert only(second, "Secret", name)["data"] == only(first, "Secret", name)["data"]
+
+
+def test_a_generated_key_is_one_and_the_fleet_takes_its_hash(render, only, tmp_path):
+    from qwenfleet.cluster.auth import hash_of, read_keys
+
+    data = only(render(), "Secret", "coder-qwenfleet-api-keys")["data"]
+    key = base64.b64decode(data["key"]).decode()
+    assert key.startswith("qf-")
+    assert len(key) == 46
+    file = tmp_path / "keys"
+    file.write_bytes(base64.b64decode(data["keys"]))
+    assert read_keys(str(file)) == (hash_of(key),)
+    assert hash_of(key).removeprefix("sha256:") == hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,222 @@
+"""The CPU case on a real Ray: a head, a gateway's and an engine's node with the labels, resources
+and environment of their pods, and the chart's serveConfigV2 through `serve deploy`.
+
+What differs from a cluster is what one machine forces: loopback, free ports, paths, and one HAProxy
+for the three nodes, which share an address.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from qwenfleet.cluster.machine import free_port_range, free_ports
+from qwenfleet.deployments.haproxy import write_launcher
+from qwenfleet.deployments.processes import of_fleet
+
+pytestmark = pytest.mark.integration
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[2]
+ASK = ROOT / "helm" / "qwenfleet" / "files" / "ask.py"
+START_S = 420
+STOP_S = 30
+VALUES = {"fleet": {"models": [{"id": "smollm2-135m-instruct", "max_model_len": 2048}]}}
+"""One engine of the case's two: two cores share its start with all of Ray."""
+
+
+@pytest.fixture
+def directory():
+    """Short, since paths of Ray's sockets have at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="qf-", dir="/tmp", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+class Cluster:
+    """`ray start` by the chart's own words."""
+
+    def __init__(self, documents: list[Any], groups: dict[str, Any], directory: Path) -> None:
+        self.groups = groups
+        self.directory = directory
+        self.token_path = directory / "ray.token"
+        secrets = {t["metadata"]["name"]: t["data"] for t in documents if t["kind"] == "Secret"}
+        self.token = decoded(secrets["coder-qwenfleet-ray-auth"]["auth_token"])
+        self.key = decoded(secrets["coder-qwenfleet-api-keys"]["key"])
+        self.token_path.write_text(self.token)
+        (directory / "keys").write_text(decoded(secrets["coder-qwenfleet-api-keys"]["keys"]))
+        write_launcher(directory / "haproxy")
+        self.http, self.gcs, self.dashboard, self.client = free_ports(4, "127.0.0.1")
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def environment(self, group: str) -> dict[str, str]:
+        """Of the group's pods; ports and paths are this machine's."""
+        (container,) = self.groups[group]["template"]["spec"]["containers"]
+        found = {entry["name"]: entry["value"] for entry in container["env"]}
+        del found["HOME"]
+        for name, value in found.items():
+            found[name] = value.replace("/cache", str(self.directory / "cache"))
+        names = sorted(name for name in found if name.endswith("_PORT"))
+        ports = free_port_range(len(names) + 100, "0.0.0.0")
+        found |= dict(zip(names, map(str, ports), strict=False))
+        found["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(ports[len(names)])
+        found["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(ports[-1])
+        found["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(self.directory / "haproxy")
+        # KubeRay's part, for authOptions; the path is what tells this cluster's processes.
+        return (
+            dict(os.environ)
+            | found
+            | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_path)}
+            | {"RAY_raylet_start_wait_time_s": "120"}  # 30, which two busy cores may need
+        )
+
+    def start(self, group: str) -> None:
+        spec = self.groups[group]
+        resources = dict(spec.get("resources", {}))
+        cpus = resources.pop("CPU", spec["rayStartParams"].get("num-cpus"))
+        agent, metrics = free_ports(2, "127.0.0.1")
+        command = [str(BIN / "ray"), "start", "--block", "--node-ip-address=127.0.0.1"]
+        command += [f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=100000000"]
+        command += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
+        if group == "head":
+            command += ["--head", f"--port={self.gcs}", f"--temp-dir={self.directory}/ray"]
+            command += [f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1"]
+            command += [f"--ray-client-server-port={self.client}", "--disable-usage-stats"]
+        else:
+            command += [f"--address=127.0.0.1:{self.gcs}"]
+            labels = ",".join(f"{key}={value}" for key, value in spec["labels"].items())
+            command += [f"--labels={labels}"]
+        with (self.directory / f"{group}.log").open("wb") as log:
+            self.started.append(
+                subprocess.Popen(
+                    command,
+                    env=self.environment(group),
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    def api(self, path: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.token}"}
+        return httpx.get(f"http://127.0.0.1:{self.dashboard}{path}", headers=headers, timeout=10)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Those that live; none while the head does not answer."""
+        assert self.started[0].poll() is None, self.log("head.log")
+        try:
+            answer = self.api("/api/v0/nodes")
+        except httpx.TransportError:
+            return []
+        if answer.status_code != 200:
+            return []
+        found: list[dict[str, Any]] = answer.json()["data"]["result"]["result"]
+        return [node for node in found if node["state"] == "ALIVE"]
+
+    def log(self, name: str) -> str:
+        """The end of a log, for a failure's message."""
+        path = self.directory / name
+        return f"{name}: {path.read_text()[-3000:]}" if path.exists() else f"{name} is not there"
+
+    def deploy(self, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        """`serve deploy`, which is what KubeRay does with serveConfigV2 over REST."""
+        file = self.directory / "serve.yaml"
+        file.write_text(yaml.safe_dump(config))
+        return subprocess.run(
+            [str(BIN / "serve"), "deploy", "-a", f"http://127.0.0.1:{self.dashboard}", str(file)],
+            env=self.environment("head"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def stop(self) -> None:
+        """All at once, since Ray would drain each node for 30 s. What was about to start when
+        its parent was killed is found the next time."""
+        give_up_at = time.monotonic() + STOP_S
+        while left := of_fleet(self.token_path):
+            assert time.monotonic() < give_up_at, f"still there: {left}"
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            for started in self.started:
+                started.wait(timeout=STOP_S)
+            psutil.wait_procs(left, timeout=1)
+
+
+def decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
+
+
+def until(claim: Any, what: str) -> None:
+    give_up_at = time.monotonic() + START_S
+    while not claim():
+        assert time.monotonic() < give_up_at, f"not within {START_S} s: {what}"
+        time.sleep(1)
+
+
+@pytest.fixture
+def cluster(render, groups, serve_config, directory):
+    documents = render(VALUES, "cpu-kind")
+    cluster = Cluster(documents, groups(documents), directory)
+
+    try:
+        for count, group in enumerate(("head", "gateway", "engine-0"), start=1):
+            cluster.start(group)
+            until(lambda count=count: len(cluster.nodes()) == count, f"{group} joins")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.timeout(600)
+def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_config, groups):
+    config = serve_config(render(VALUES, "cpu-kind"))
+    (application,) = config["applications"]
+    application["args"]["gateway"] |= {"host": "127.0.0.1", "port": cluster.http}
+    application["args"]["auth"]["keys_file"] = str(cluster.directory / "keys")
+    application["args"]["cache_dir"] = str(cluster.directory / "cache")
+    config["http_options"] = {"host": "127.0.0.1", "port": cluster.http}
+    config["proxy_location"] = "HeadOnly"
+
+    deployed = cluster.deploy(config)
+    dashboard = cluster.log("ray/session_latest/logs/dashboard.log")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr + dashboard
+    asked = subprocess.run(
+        [
+            *(sys.executable, "-c", ASK.read_text(), f"http://127.0.0.1:{cluster.http}"),
+            *("smollm2-135m-instruct", "keys", str(START_S)),
+        ],
+        env=os.environ | {"API_KEY": cluster.key},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    status = cluster.api("/api/serve/applications/").json()
+    assert asked.returncode == 0, f"{asked.stdout}{asked.stderr}\n{status}"
+    assert "a completion is answered with 200" in asked.stdout
+
+    deployments = status["applications"]["qwenfleet"]["deployments"]
+    nodes = {name: one["replicas"][0]["node_id"] for name, one in deployments.items()}
+    labels = {
+        node["node_id"]: node["labels"]["qwenfleet.io/role"]
+        for node in cluster.nodes()
+        if "qwenfleet.io/role" in (node["labels"] or {})
+    }
+    assert {name: labels[node] for name, node in nodes.items()} == {
+        "gateway": "gateway",
+        "engine-0": "engine",
+    }

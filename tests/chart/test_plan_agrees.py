@@ -1,0 +1,55 @@
+"""The chart's arithmetic on FP8 blocks says what the planner's rules say, layout by layout."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenfleet.cluster.accelerators import H100
+from qwenfleet.cluster.catalog import CATALOG
+from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.rules import Rule, judge_shape
+
+pytestmark = pytest.mark.chart
+
+QUANTISED = [model for model in CATALOG if model.geometry.quantization is not None]
+LAYOUTS = [
+    Layout(tensor_parallel_size=tp, data_parallel_size=dp, expert_parallel=is_expert_parallel)
+    for tp, dp in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (8, 1), (2, 2), (4, 2), (1, 8)]
+    for is_expert_parallel in (False, True)
+]
+
+
+def complaints(geometry, layout):
+    """The planner's, of how an expert is split, breaches or notes."""
+    judgement = judge_shape(geometry, layout, H100)
+    remarks = (*judgement.breaches, *judgement.notes)
+    return [
+        remark.sentence
+        for remark in remarks
+        if remark.rule in {Rule.BLOCKS, Rule.INTERMEDIATE}
+        and "intermediate_size" in remark.sentence
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("model", QUANTISED, ids=lambda model: model.short_name)
+def test_the_chart_refuses_the_layouts_that_the_planner_complains_of(
+    render, refused, model, layout
+):
+    values = {
+        "fleet": {
+            "models": [
+                {
+                    "id": "coder",
+                    "source": model.name,
+                    "accelerator": "H100",
+                    "layout": layout.model_dump(exclude_defaults=True) or {"nodes": 1},
+                }
+            ]
+        }
+    }
+    if complaints(model.geometry, layout):
+        with pytest.raises(refused, match="no whole FP8 blocks of 128"):
+            render(values)
+    else:
+        assert render(values)
