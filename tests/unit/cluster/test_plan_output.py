@@ -20,6 +20,7 @@ from qwenfleet.cluster.plan_output import Format, write
 from qwenfleet.cluster.plan_request import LongContext, PlanRequest
 from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
+from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 
 def of(model: str, accelerator: str, nodes: int = 1, **more: Any) -> Plan:
@@ -43,6 +44,21 @@ def test_serve_takes_the_written_fleet(
     assert served.engine_args["gpu_memory_utilization"] == 0.9
     (again,) = completed(fleet).models
     assert (again.layout, again.max_model_len) == (served.layout, found.choice.max_model_len)
+
+
+def test_a_directory_of_ones_own_keeps_the_parser_of_its_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "our-qwen3-coder"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(directory)
+    for name in (str(directory), "~/our-qwen3-coder", "."):
+        (model,) = yaml.safe_load(write(of(name, "H100"), Format.FLEET))["models"]
+        assert model["id"] == "our-qwen3-coder"
+        assert model["tool_call_parser"] == "qwen3_coder"
+        assert "~" not in write(of(name, "H100"), Format.VLLM_ARGS)
 
 
 def test_helm_values_hold_the_same_tree_under_fleet() -> None:
