@@ -80,7 +80,7 @@ def reason(order: list[Candidate], request: PlanRequest) -> str:
     else:
         said.append("no other layout fits")
     text = f"{': '.join(said)}."
-    least = figure(choice, request) * (1 + TIE)
+    least = figure(choice, request) / (1 - TIE)  # those below it, `ranked` took for as good
     faster = [one for one in others if figure(one, request) > least]
     behind = max(faster, key=lambda one: figure(one, request), default=None)
     if behind is not None and behind is not others[0]:
