@@ -88,10 +88,8 @@ def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Co
         return
     form, file = wanted
     _write(plan_output.write(found, form), file)
-    env = plan_output.settings(found).env
-    if form is Format.VLLM_ARGS and env:
-        said = " ".join(f"{name}={value}" for name, value in env.items())
-        print(f"qwenfleet: set in vLLM's environment: {said}", file=sys.stderr)
+    for note in plan_output.vllm_notes(found) if form is Format.VLLM_ARGS else []:
+        print(f"qwenfleet: {note}", file=sys.stderr)
     if file != "-":
         print(f"{file}: {found.reason}")
 

@@ -115,6 +115,21 @@ def vllm_args(plan: Plan) -> list[str]:
     return found
 
 
+def vllm_notes(plan: Plan) -> list[str]:
+    """What `vllm_args` cannot say, as sentences without full stops."""
+    env, nodes = settings(plan).env, plan.choice.layout.nodes
+    said = []
+    if env:
+        pairs = " ".join(f"{name}={value}" for name, value in env.items())
+        said.append(f"set in vLLM's environment: {pairs}")
+    if nodes > 1:
+        said.append(
+            f"add --master-addr with the first node's address on all {nodes} nodes, and "
+            "--headless --node-rank 1 and so on on the others"
+        )
+    return said
+
+
 def as_json(plan: Plan) -> dict[str, Any]:
     """All of the plan as JSON-able values."""
     request = plan.request

@@ -16,7 +16,7 @@ from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.plan import Plan
-from qwenfleet.cluster.plan_output import Format, write
+from qwenfleet.cluster.plan_output import Format, vllm_notes, write
 from qwenfleet.cluster.plan_request import LongContext, PlanRequest
 from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
@@ -100,6 +100,8 @@ def test_vllms_arguments_name_nodes_ranks_and_kv_dtype_where_they_differ() -> No
     assert said["--nnodes"] == "2"
     assert said["--data-parallel-size"] == str(layout.data_parallel_size)
     assert said["--kv-cache-dtype"] == "fp8"
+    assert ["--master-addr" in note for note in vllm_notes(found)] == [True]
+    assert vllm_notes(of("qwen3-coder-480b", "H200")) == []
 
 
 def test_json_has_every_candidate_with_its_range_and_every_refusal_with_its_rule() -> None:
