@@ -69,7 +69,8 @@ class KnownModel:
     @property
     def short_name(self) -> str:
         """The last part of its name."""
-        return self.name.rstrip("/").rpartition("/")[2]
+        last = self.name.rstrip("/").rpartition("/")[2]
+        return Path(self.name).resolve().name if last in {"", ".", ".."} else last
 
 
 def _published(name: str, geometry: Geometry) -> list[KnownModel]:
@@ -96,7 +97,8 @@ def find_model(name: str) -> KnownModel:
     model of the catalog and is another; ModelSourceError for one that cannot be read."""
     known = find_published(name)
     if _is_directory(name):
-        return _read(name, known)
+        home = name.startswith("~")  # which neither vLLM nor a quoted argument understands
+        return _read(str(Path(name).expanduser()) if home else name, known)
     if known is None:
         raise _unknown(name)
     owner = name.rpartition("/")[0].lower()
@@ -107,7 +109,7 @@ def find_model(name: str) -> KnownModel:
 
 
 def _read(name: str, known: KnownModel | None) -> KnownModel:
-    geometry = read_geometry(Path(name).expanduser())
+    geometry = read_geometry(name)
     found = KnownModel(name, geometry, f"{name}/config.json")
     if known is not None:
         _check_same(found, known)

@@ -7,6 +7,7 @@ Sources: `configuration_{llama,qwen2,qwen3,qwen3_moe}.py` of transformers 5, who
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ HAVE_QKV_BIAS: Final = ("Qwen2ForCausalLM",)
 """Whatever `attention_bias` says: it is not in Qwen2's config."""
 COUNTED_AS_CONVERTED: Final = ("self_attn", "mlp.experts", "mlp.gate_", "mlp.up_", "mlp.down_")
 """Beginnings of the layers that `Geometry.quantised_params` takes to be quantised."""
+AGAIN: Final = "Copy it from the model again."
 DEFAULT_ROPE_THETA: Final = 10_000.0
 """transformers' own, for all four architectures."""
 
@@ -40,11 +42,9 @@ def read_geometry(directory: str | Path) -> Geometry:
         remedy = "Name the directory that holds the model's files, not one above or below it."
         raise ModelSourceError(source, f"there is no {path}", remedy) from e
     except (OSError, ValueError) as e:
-        raise ModelSourceError(
-            source, f"{path} cannot be read ({e})", "Copy it from the model again."
-        ) from e
+        raise ModelSourceError(source, f"{path} cannot be read ({e})", AGAIN) from e
     if not isinstance(config, dict):
-        remedy = "Copy it from the model again."
+        remedy = AGAIN
         raise ModelSourceError(source, f"{path} holds no JSON object", remedy)
     return from_config(config, source)
 
@@ -68,7 +68,8 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
         _size(config, source, "num_attention_heads"),
         _size(config, source, "hidden_size"),
     )
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope_key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    rope = _section(config, source, rope_key)
     positions = _size(config, source, "max_position_embeddings")
     return Geometry(
         architecture=architecture,
@@ -84,17 +85,19 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
         moe_intermediate_size=_size(config, source, "moe_intermediate_size") if is_moe else 0,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
         max_position_embeddings=positions,
-        rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or DEFAULT_ROPE_THETA),
+        rope_theta=_rope_theta(config, rope, source),
         has_qk_norm=architecture in HAVE_QK_NORM,
         has_qkv_bias=architecture in HAVE_QKV_BIAS or bool(config.get("attention_bias")),
         quantization=_quantization(config, source),
-        long_context_tokens=_long_context_tokens(config, rope, positions),
+        long_context_tokens=_long_context_tokens(config, rope, positions, source),
         has_dual_chunk=bool(config.get("dual_chunk_attention_config")),
     )
 
 
 def _architecture(config: Mapping[str, Any], source: str) -> str:
     named = config.get("architectures") or []
+    if not isinstance(named, list):
+        raise _wrong("architectures", f"is {named!r}, not a list", source)
     for architecture in named:
         if architecture in ARCHITECTURES:
             return str(architecture)
@@ -108,14 +111,35 @@ def _size(config: Mapping[str, Any], source: str, *keys: str, default: int | Non
     value = next((config[key] for key in keys if config.get(key) is not None), default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         said = "is missing" if value is None else f"is {value!r}, not a positive number"
-        raise PlanError(
-            f"{keys[0]} {said} in the config.json of '{source}'", "Copy it from the model again."
-        )
+        raise _wrong(keys[0], said, source)
     return value
 
 
+def _section(config: Mapping[str, Any], source: str, key: str) -> Mapping[str, Any]:
+    """An object of the config.json; empty when it is missing or null."""
+    found = config.get(key) or {}
+    if not isinstance(found, dict):
+        raise _wrong(key, f"is {found!r}, not an object", source)
+    return found
+
+
+def _number(value: object, name: str, source: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value
+    raise _wrong(name, f"is {value!r}, not a positive number", source)
+
+
+def _rope_theta(config: Mapping[str, Any], rope: Mapping[str, Any], source: str) -> float:
+    theta = config.get("rope_theta") or rope.get("rope_theta") or DEFAULT_ROPE_THETA
+    return float(_number(theta, "rope_theta", source))
+
+
+def _wrong(name: str, said: str, source: str) -> PlanError:
+    return PlanError(f"{name} {said} in the config.json of '{source}'", AGAIN)
+
+
 def _long_context_tokens(
-    config: Mapping[str, Any], rope: Mapping[str, Any], positions: int
+    config: Mapping[str, Any], rope: Mapping[str, Any], positions: int, source: str
 ) -> int | None:
     """For YaRN vLLM's rule (`config/model.py`, 0.32): the factor times the length before it. With
     dual chunk attention, positions count already."""
@@ -124,14 +148,17 @@ def _long_context_tokens(
     if rope.get("rope_type", rope.get("type")) != "yarn":
         return None
     original = rope.get("original_max_position_embeddings") or positions
-    return int(original * rope.get("factor", 1.0))
+    original = _number(original, "original_max_position_embeddings", source)
+    return int(original * _number(rope.get("factor", 1.0), "factor of YaRN", source))
 
 
 def _quantization(config: Mapping[str, Any], source: str) -> Quantization | None:
-    found = config.get("quantization_config")
+    found = _section(config, source, "quantization_config")
     if not found:
         return None
     kept = found.get("modules_to_not_convert") or found.get("ignore") or []
+    if not isinstance(kept, list):
+        raise _wrong("modules_to_not_convert", f"is {kept!r}, not a list", source)
     unconverted = tuple(sorted({_layer_kind(str(name)) for name in kept}))
     left_out = [name for name in unconverted if name.startswith(COUNTED_AS_CONVERTED)]
     if left_out:
@@ -141,10 +168,12 @@ def _quantization(config: Mapping[str, Any], source: str) -> Quantization | None
             "Give a layout yourself.",
         )
     match found:
-        case {"quant_method": "fp8", "weight_block_size": [int(rows), int(columns)]}:
+        case {"quant_method": "fp8", "weight_block_size": [int(rows), int(columns)]} if (
+            rows > 0 and columns > 0
+        ):
             return Quantization(QuantMethod.FP8, (rows, columns), _linears(unconverted))
         case {"quant_method": "modelopt", "quant_algo": "NVFP4"}:
-            group = int(found.get("group_size") or 16)
+            group = _size(found, source, "group_size", default=16)
             return Quantization(QuantMethod.NVFP4, (1, group), _linears(unconverted))
     raise PlanError(
         f"'{source}' is quantised as '{found.get('quant_method')}', in a form that the planner "

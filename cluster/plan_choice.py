@@ -6,7 +6,7 @@ from typing import Final
 
 from qwenfleet.cluster.accelerators import ComputeDtype
 from qwenfleet.cluster.geometry import KVDtype
-from qwenfleet.cluster.memory import expert_split
+from qwenfleet.cluster.memory import SEQUENCES, expert_split
 from qwenfleet.cluster.plan import Candidate, SloVerdict, middle
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
 
@@ -80,7 +80,7 @@ def reason(order: list[Candidate], request: PlanRequest) -> str:
     else:
         said.append("no other layout fits")
     text = f"{': '.join(said)}."
-    least = figure(choice, request) * (1 + TIE)
+    least = figure(choice, request) / (1 - TIE)  # those below it, `ranked` took for as good
     faster = [one for one in others if figure(one, request) > least]
     behind = max(faster, key=lambda one: figure(one, request), default=None)
     if behind is not None and behind is not others[0]:
@@ -148,8 +148,9 @@ def warnings(choice: Candidate, request: PlanRequest) -> list[str]:
     running, asked = choice.engines * choice.concurrency, request.load.concurrency
     if running < asked:
         found.append(
-            f"The KV cache holds {running:,} requests of {request.load.sequence_tokens:,} tokens "
-            f"at once, so of {asked:,} the others wait."
+            f"{running:,} requests of {request.load.sequence_tokens:,} tokens run at once, as KV "
+            f"caches and max_num_seqs allow (at most {SEQUENCES:,} on each data parallel rank): of "
+            f"{asked:,} the others wait."
         )
     if choice.slo is SloVerdict.MISSED:
         found.append(f"No layout keeps {request.slo.name} by prediction; this one is nearest.")

@@ -21,11 +21,12 @@ from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan_machines import ClusterMachines
 from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Load, PlanRequest, Slo, parse_slo
+from qwenfleet.cluster.plan_request import Load, PlanRequest, Slo, check_context, parse_slo
 from qwenfleet.cluster.planner import judge, plan
 
 RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 """Reads `ray.nodes()` of the cluster at an address."""
+LAYOUT_HELP: Final = "See qwenfleet plan --help."
 LEAST_COLUMNS: Final = 132
 """A terminal that has fewer folds the table's lines, which reads better than cells cut short."""
 
@@ -34,11 +35,12 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
     layout that does not fit. Raises FleetError."""
     wanted = _output(options)
+    _check_one_answer(options)
     if options.calibration:
         return _calibration(wanted)
     if options.html is not None:
         return _page(options)
-    if options.model is None:
+    if not options.model:
         raise PlanError("no model is named", "Give --model.")
     model = find_model(options.model)
     there = _machines(options, ray_nodes)
@@ -86,8 +88,21 @@ def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Co
         return
     form, file = wanted
     _write(plan_output.write(found, form), file)
+    for note in plan_output.vllm_notes(found) if form is Format.VLLM_ARGS else []:
+        print(f"qwenfleet: {note}", file=sys.stderr)
     if file != "-":
         print(f"{file}: {found.reason}")
+
+
+def _check_one_answer(options: argparse.Namespace) -> None:
+    """Each of these says all that a run says; --calibration alone has formats."""
+    asked = [name for name in ("calibration", "html", "explain") if getattr(options, name)]
+    asked += ["output"] if options.output is not None and asked != ["calibration"] else []
+    if len(asked) > 1:
+        raise PlanError(
+            " and ".join(f"--{name}" for name in asked) + " are given together",
+            "Ask for one at a time.",
+        )
 
 
 def _calibration(wanted: tuple[Format, str] | None) -> int:
@@ -115,12 +130,18 @@ def _page(options: argparse.Namespace) -> int:
             usual.output_tokens if options.output_tokens is None else options.output_tokens,
         )
     )
-    wanted = grid.with_first(
-        None if options.model is None else find_model(options.model),
-        None if options.accelerator is None else find_accelerator(options.accelerator),
-        options.nodes,
-        options.context,
+    accelerator = (
+        grid.accelerators[0]
+        if options.accelerator is None
+        else find_accelerator(options.accelerator)
     )
+    model = None if options.model is None else find_model(options.model)
+    if options.nodes is not None:
+        Machines(accelerator, options.nodes)  # raises
+    if options.context is not None:
+        # One that is too long for a model, the page says.
+        check_context(grid.models[0], min(options.context, 1))
+    wanted = grid.with_first(model, accelerator, options.nodes, options.context)
     Path(options.html).write_text(plan_page.page(wanted), encoding="utf-8")
     print(f"{options.html}: open it in a browser; it needs no network")
     return 0
@@ -183,9 +204,9 @@ def _layout(text: str | None) -> Layout | None:
         return Layout.parse(text)
     except ValidationError as e:
         problem = "; ".join(error["msg"] for error in e.errors())
-        raise PlanError(f"'{text}' is no layout: {problem}", "Sizes are 1 or more.") from e
+        raise PlanError(f"'{text}' is no layout: {problem.rstrip('.')}", LAYOUT_HELP) from e
     except ValueError as e:
-        raise PlanError(str(e), "See qwenfleet plan --help.") from e
+        raise PlanError(str(e), LAYOUT_HELP) from e
 
 
 def _output(options: argparse.Namespace) -> tuple[Format, str] | None:

@@ -48,6 +48,11 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     wishes.add_argument(
         "--output-tokens", type=int, metavar="N", help=f"default {usual.output_tokens}"
     )
+    _add_answers(parser)
+    return parser
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
     answers = parser.add_argument_group("what is printed")
     answers.add_argument(
         "--output",
@@ -68,7 +73,6 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="the speed model: its parameters, and how far off each held-out measurement was",
     )
-    return parser
 
 
 def _add_machines(parser: argparse.ArgumentParser) -> None:

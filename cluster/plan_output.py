@@ -46,6 +46,7 @@ def write(plan: Plan, wanted: Format) -> str:
 def fleet(plan: Plan) -> dict[str, Any]:
     """The tree of a `FleetConfig` that serves the choice."""
     model, choice, found = plan.request.model, plan.choice, settings(plan)
+    parser = {"tool_call_parser": found.tool_call_parser} if found.tool_call_parser else {}
     env = {"env": dict(found.env)} if found.env else {}
     return {
         "models": [
@@ -56,6 +57,7 @@ def fleet(plan: Plan) -> dict[str, Any]:
                 "replicas": {"min": choice.engines},
                 "layout": layout_tree(choice.layout),
                 "max_model_len": choice.max_model_len,
+                **parser,
                 "engine_args": dict(found.engine_args),
                 **env,
             }
@@ -75,7 +77,7 @@ def settings(plan: Plan) -> EngineSettings:
     ranks = choice.layout.data_parallel_size
     return settings_for(
         EngineNeeds(
-            model_name=request.model.name,
+            model_name=request.model.short_name,
             geometry=request.model.geometry,
             accelerator=request.machines.accelerator,
             layout=choice.layout,
@@ -111,6 +113,21 @@ def vllm_args(plan: Plan) -> list[str]:
     if parser is not None:
         found += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     return found
+
+
+def vllm_notes(plan: Plan) -> list[str]:
+    """What `vllm_args` cannot say, as sentences without full stops."""
+    env, nodes = settings(plan).env, plan.choice.layout.nodes
+    said = []
+    if env:
+        pairs = " ".join(f"{name}={value}" for name, value in env.items())
+        said.append(f"set in vLLM's environment: {pairs}")
+    if nodes > 1:
+        said.append(
+            f"add --master-addr with the first node's address on all {nodes} nodes, and "
+            "--headless --node-rank 1 and so on on the others"
+        )
+    return said
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

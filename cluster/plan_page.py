@@ -164,6 +164,11 @@ def _command(request: PlanRequest, one: Candidate) -> str:
     words = ["qwenfleet", "plan", "--model", request.model.name]
     words += ["--accelerator", machines.accelerator.name, "--nodes", str(machines.nodes)]
     words += ["--context", str(request.context_tokens), "--layout", one.layout.name]
+    load = request.load
+    if load != Load():
+        words += ["--concurrency", str(load.concurrency)]
+        words += ["--prompt-tokens", str(load.prompt_tokens)]
+        words += ["--output-tokens", str(load.output_tokens)]
     return shlex.join([*words, "--output", "fleet.yaml"]) + " > fleet.yaml"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qwenfleet.cluster import plan_alternatives
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import all_layouts
-from qwenfleet.cluster.memory import GpuMemory, gpu_memory
+from qwenfleet.cluster.memory import SEQUENCES, GpuMemory, gpu_memory
 from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict, SpeedModel, no_speed
 from qwenfleet.cluster.plan_choice import ranked, reason, warnings
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
@@ -98,7 +98,8 @@ def _candidate(
     wanted = request.wanted_context_tokens
     for engines in counts:
         share = -(-request.load.concurrency // engines)
-        room = memory.sequences(request.load.sequence_tokens) * layout.data_parallel_size
+        held = memory.sequences(request.load.sequence_tokens)
+        room = min(held, SEQUENCES) * layout.data_parallel_size
         concurrency = max(1, min(share, room))
         speed = speed_model(request, layout, concurrency)
         found = Candidate(

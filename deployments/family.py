@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -50,13 +50,15 @@ async def watch(on_end: Callable[[str], None]) -> None:
             loop.add_reader(descriptor, ended, descriptor, title)
 
 
-def first_end() -> str:
-    """Wait until any member ends, those that start meanwhile included; returns its title."""
+def first_end(started: Mapping[int, str]) -> str:
+    """Wait until one of `started` (names by process id) or any member ends, those that start
+    meanwhile included; returns its title. A process that ends before it has a title is no
+    member."""
     titles: dict[int, str] = {}
     known: set[int] = set()
     poll = select.poll()
     while True:
-        for pid, title in members().items():
+        for pid, title in {**started, **members()}.items():
             if pid not in known:
                 known.add(pid)
                 try:

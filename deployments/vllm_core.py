@@ -192,7 +192,10 @@ class VllmCore:
 
     async def _follow(self, followers: Followers) -> None:
         """An engine that lost a node waits for it for ever, unless what is left of it ends too."""
-        self._lost_part = await followers.first_end()
+        lost_part = await followers.first_end()
+        if self._is_ending:  # it is we who ended them
+            return
+        self._lost_part = lost_part
         logger.error("a node of the engine is lost", extra={"reason": self._lost_part})
         while True:  # a core that is about to start too
             family.kill()
@@ -324,7 +327,8 @@ class VllmCore:
                 f"the warm-up made {len(tokens)} tokens in {WARM_UP_TIMEOUT_S:.0f} s",
             ) from error
         except CoreDead as error:
-            raise EngineStartError(self._model.id, "the engine core died in its warm-up") from error
+            reason = self._lost_part or "the engine core died in its warm-up"
+            raise EngineStartError(self._model.id, reason) from error
         return tokens
 
 

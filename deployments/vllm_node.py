@@ -22,10 +22,13 @@ def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | 
     """Run this node's ranks until one of them ends, and end the others; returns which it was."""
     config = engine_args(model, path, traces_url, place).create_engine_config(headless=True)
     if config.parallel_config.node_rank_within_dp > 0:
-        keeper: object = MultiprocExecutor(config, monitor_workers=False)
+        keeper: MultiprocExecutor | CoreEngineProcManager
+        keeper = executor = MultiprocExecutor(config, monitor_workers=False)
+        started = [worker.proc for worker in executor.workers]
     else:
-        keeper = _start_cores(config)
-    title = family.first_end()
+        keeper = manager = _start_cores(config)
+        started = manager.processes
+    title = family.first_end({p.pid: p.name for p in started if p.pid is not None})
     family.kill()  # before the keeper goes: it would give them seconds to go by themselves
     del keeper
     return title

@@ -105,6 +105,28 @@ def test_dense_models_differ_in_norms_and_biases(
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0, not a positive number"),
         ({"vocab_size": -5}, "vocab_size is -5"),
         ({"num_attention_heads": "32"}, "num_attention_heads is '32'"),
+        ({"architectures": "Qwen3MoeForCausalLM"}, "architectures is 'Qwen3Moe.*not a list"),
+        ({"rope_theta": "x"}, "rope_theta is 'x', not a positive number"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', not an object"),
+        ({"rope_scaling": {"type": "yarn", "factor": None}}, "factor of YaRN is None"),
+        ({"rope_scaling": {"type": "yarn", "factor": "4"}}, "factor of YaRN is '4'"),
+        ({"rope_scaling": {"type": "yarn", "factor": float("nan")}}, "factor of YaRN is nan"),
+        ({"quantization_config": "fp8"}, "quantization_config is 'fp8', not an object"),
+        ({"quantization_config": FP8_CONFIG | {"weight_block_size": [0, 0]}}, "cannot count"),
+        (
+            {"quantization_config": FP8_CONFIG | {"modules_to_not_convert": 5}},
+            "modules_to_not_convert is 5, not a list",
+        ),
+        (
+            {
+                "quantization_config": {
+                    "quant_method": "modelopt",
+                    "quant_algo": "NVFP4",
+                    "group_size": "a",
+                }
+            },
+            "group_size is 'a', not a positive number",
+        ),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised as 'awq'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size"),
         (

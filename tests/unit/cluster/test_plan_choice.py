@@ -60,6 +60,14 @@ def test_predictions_within_five_percent_are_decided_by_the_kv_cache() -> None:
     assert "2,218,592 tokens of KV cache against" in found.reason
 
 
+@pytest.mark.parametrize("factor", [1.04, 1.0515])
+def test_what_is_within_the_tie_is_not_said_to_look_better(factor: float) -> None:
+    request = PlanRequest(FP8_480B, ON_H200, goal=Goal.LATENCY)
+    found = plan(request, by_name("TP2xDP4+EP8", factor))
+    assert found.choice.layout.name == "TP8+EP8"
+    assert "looks better" not in found.reason
+
+
 def test_what_is_faster_and_does_not_hold_the_context_is_named_and_not_chosen() -> None:
     found = plan(PlanRequest(FP8_480B, ON_H200), by_name("DP8+EP8", 3.0))
     assert found.choice.layout.name == "TP8+EP8"

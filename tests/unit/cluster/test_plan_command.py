@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qwenfleet.cluster import plan_command, plan_kube, plan_table
+from qwenfleet.cluster import plan_command, plan_kube, plan_options, plan_table
 from qwenfleet.cluster.errors import FleetError, NoLayoutFits, PlanError
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
@@ -30,9 +31,6 @@ Run = Callable[..., tuple[int, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """The command with these options; the exit status and what it printed."""
-    import argparse
-
-    from qwenfleet.cluster import plan_options
 
     def call(*options: str, ray: list[dict[str, Any]] | None = None) -> tuple[int, str]:
         parser = argparse.ArgumentParser()
@@ -131,6 +129,18 @@ def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.M
     assert asked == [None, "prod"]
 
 
+def test_the_environment_is_told_beside_vllms_arguments(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "arguments"
+    parser = argparse.ArgumentParser()
+    plan_options.add(parser.add_subparsers())
+    options = (*CODER, "--accelerator", "MI300X", "--output", "vllm-args", str(file))
+    plan_command.run(parser.parse_args(["plan", *options]), lambda address: [])
+    assert "environment: VLLM_ROCM_USE_AITER=1" in capsys.readouterr().err
+    assert "AITER" not in file.read_text()
+
+
 def test_a_directory_is_planned_for(run: Run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     _, said = run("--model", str(tmp_path), "--accelerator", "H100", "--gpus-per-node", "1")
@@ -156,6 +166,13 @@ BAD = [
     ((*CODER, *H200, "--explain", "TPx"), "'TPx' is no layout"),
     ((*CODER, *H200, "--output", "toml"), "Formats are fleet.yaml"),
     ((*CODER, *H200, "--output", "json", "a", "b"), "json a b is no format and file"),
+    ((*CODER, *H200, "--explain", "TP8@3"), "Choose a number of nodes that divides 8. See qwen"),
+    (("--model", "", *H200), "no model is named"),
+    ((*CODER, *H200, "--explain", "TP8", "--output", "json"), "--explain and --output are given"),
+    (("--html", "page.html", "--output", "json"), "--html and --output are given together"),
+    (("--html", "page.html", "--calibration"), "--calibration and --html are given together"),
+    (("--html", "page.html", "--nodes", "0"), "the number of nodes is 0"),
+    (("--html", "page.html", "--context", "0"), "the context is 0 tokens"),
     ((*CODER, "--from-cluster", "--nodes", "2"), "Leave them out"),
     ((*CODER, "--from-cluster"), "no node with GPUs that are known"),
 ]

@@ -16,10 +16,11 @@ from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.plan import Plan
-from qwenfleet.cluster.plan_output import Format, write
+from qwenfleet.cluster.plan_output import Format, vllm_notes, write
 from qwenfleet.cluster.plan_request import LongContext, PlanRequest
 from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
+from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 
 def of(model: str, accelerator: str, nodes: int = 1, **more: Any) -> Plan:
@@ -43,6 +44,21 @@ def test_serve_takes_the_written_fleet(
     assert served.engine_args["gpu_memory_utilization"] == 0.9
     (again,) = completed(fleet).models
     assert (again.layout, again.max_model_len) == (served.layout, found.choice.max_model_len)
+
+
+def test_a_directory_of_ones_own_keeps_the_parser_of_its_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "our-qwen3-coder"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(directory)
+    for name in (str(directory), "~/our-qwen3-coder", "."):
+        (model,) = yaml.safe_load(write(of(name, "H100"), Format.FLEET))["models"]
+        assert model["id"] == "our-qwen3-coder"
+        assert model["tool_call_parser"] == "qwen3_coder"
+        assert "~" not in write(of(name, "H100"), Format.VLLM_ARGS)
 
 
 def test_helm_values_hold_the_same_tree_under_fleet() -> None:
@@ -84,6 +100,8 @@ def test_vllms_arguments_name_nodes_ranks_and_kv_dtype_where_they_differ() -> No
     assert said["--nnodes"] == "2"
     assert said["--data-parallel-size"] == str(layout.data_parallel_size)
     assert said["--kv-cache-dtype"] == "fp8"
+    assert ["--master-addr" in note for note in vllm_notes(found)] == [True]
+    assert vllm_notes(of("qwen3-coder-480b", "H200")) == []
 
 
 def test_json_has_every_candidate_with_its_range_and_every_refusal_with_its_rule() -> None:

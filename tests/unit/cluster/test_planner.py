@@ -12,6 +12,7 @@ from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.memory import SEQUENCES
 from qwenfleet.cluster.plan import Plan
 from qwenfleet.cluster.plan_request import Goal, Load, PlanRequest
 from qwenfleet.cluster.planner import plan, search
@@ -178,6 +179,14 @@ def test_a_load_beyond_the_kv_cache_is_told() -> None:
     found = planned("qwen3-coder-480b-fp8", "H100", load=Load(concurrency=1000))
     assert found.choice.concurrency < 1000
     assert any("others wait" in text for text in found.warnings)
+
+
+def test_no_engine_is_planned_to_run_more_requests_than_it_is_told_to() -> None:
+    short = Load(concurrency=100_000, prompt_tokens=100, output_tokens=100)
+    found = planned("qwen3-coder-30b-fp8", "MI355X", load=short)
+    for one in found.candidates:
+        assert one.concurrency == SEQUENCES * one.layout.data_parallel_size
+    assert any("at most 1,024 on each" in text for text in found.warnings)
 
 
 def test_amds_weak_figures_are_told() -> None:

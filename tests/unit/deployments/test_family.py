@@ -76,10 +76,16 @@ def test_the_first_end_is_waited_for(
         threading.Timer(0.3, processes[0].kill).start()
 
     threading.Timer(0.2, strike).start()
-    assert family.first_end().startswith("Worker_TP1")
+    assert family.first_end({}).startswith("Worker_TP1")
     assert core.poll() is None
     with processes[0]:
         pass
+
+
+def test_a_process_that_ended_before_it_had_a_title_is_an_end_too() -> None:
+    with subprocess.Popen(["true"]) as short:
+        assert family.first_end({short.pid: "EngineCore_DP1"}) == "EngineCore_DP1"
+    assert family.first_end({short.pid: "EngineCore_DP1"}) == "EngineCore_DP1", "and is reaped"
 
 
 def test_all_below_this_process_are_ended(

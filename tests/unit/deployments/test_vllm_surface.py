@@ -221,6 +221,10 @@ def test_vllm_runs_a_later_node_as_we_ask_it_to() -> None:
         "executor_class",
         "log_stats",
     }
+    assert "self.processes" in ast.unparse(manager), "whose end is waited for"
+    assert "self.workers = " in ast.unparse(executor)
+    handle = fields_of("v1/executor/multiproc_executor.py", "WorkerProcHandle")
+    assert "proc" in handle
     assert "node_rank_within_dp" in functions_of(
         class_of(tree_of("config/parallel.py"), "ParallelConfig")
     )
