@@ -1,5 +1,5 @@
-"""One engine over two nodes beside one on a single node, on one machine: tensor parallel ranks meet
-over TCP, and Ray counts GPUs that are not there.
+"""Engines over two nodes, by tensor and by data parallelism, beside one on a single node: ranks
+meet over TCP on one machine, and Ray counts GPUs that are not there.
 
 It leaves `results.json` in the directory that it is given.
 """
@@ -20,6 +20,7 @@ from qwenfleet.cluster.model_config import ModelConfig, Pool
 from qwenfleet.deployments.processes import of_fleet
 from tests.two_nodes import Session
 
+PLUGIN = Path(__file__).with_name("plugin")
 BODY = {
     "model": "tiny",
     "prompt": "def reverse(text):",
@@ -42,6 +43,12 @@ def fleet(port: int) -> FleetConfig:
             accelerator="H100",
             layout=Layout(tensor_parallel_size=2, nodes=2),
             env=SINGLE_CPU,
+        ),
+        Pool(
+            name="dp-two-nodes",
+            accelerator="H100",
+            layout=Layout(data_parallel_size=2, expert_parallel=True, nodes=2),
+            env=SINGLE_CPU | {"PYTHONPATH": str(PLUGIN)},
         ),
         Pool(name="one-node", layout=Layout()),
     )
@@ -76,7 +83,7 @@ def main(directory: Path) -> dict[str, Any]:
     session = Session(directory, fleet, BODY)
     try:
         for _ in range(2):
-            session.cluster.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:H100": 1})
+            session.cluster.add_node(num_cpus=2, num_gpus=2, resources={"accelerator_type:H100": 1})
         return run(session)
     finally:
         session.end()
@@ -84,19 +91,36 @@ def main(directory: Path) -> dict[str, Any]:
 
 def run(session: Session) -> dict[str, Any]:
     session.deploy(fleet(session.port))
-    session.until(lambda: len(session.engines()) == 2 and session.is_up(), "both engines")
+    session.until(lambda: len(session.engines()) == 3 and session.is_up(), "all engines")
     results: dict[str, Any] = {"placement": placements()}
     results["nothing"] = session.disturb(lambda: None)
     results["ran on"] = _pools_at_work(session)
-    before = ranks(session)
-    (worker,) = [p for p in before if "Worker_TP1" in " ".join(p.cmdline())]
-    results["remote rank killed"] = session.disturb(worker.kill)
-    session.until(lambda: len(session.engines()) == 2, "the engine again")
+    for title in ("Worker_TP1", "EngineCore_DP1"):
+        results[title] = _strike(session, title)
     results["placement after"] = placements()
-    (one,) = [engine for engine in session.engines() if engine.pool == "one-node"]
-    kept = {process.pid for process in psutil.Process(one.pid).children(recursive=True)}
-    results["left over"] = [p.name() for p in before if p.is_running() and p.pid not in kept]
     return results
+
+
+def _strike(session: Session, title: str) -> dict[str, Any]:
+    """Kill a rank on the second node in the middle of six streams; `left over` is what is still
+    there of its engine when that has been replaced."""
+    (victim,) = [p for p in ranks(session) if title in " ".join(p.cmdline())]
+    ids = {engine.id for engine in session.engines()}
+    family = {engine.id: _family(engine.pid) for engine in session.engines()}
+    result = session.disturb(victim.kill)
+    session.until(lambda: len(_new(session, ids)) == 1, "another engine")
+    session.until(lambda: len(session.engines()) == 3, "no more of the lost one")
+    (gone,) = ids - {engine.id for engine in session.engines()}
+    result["left over"] = [p.name() for p in (*family[gone], victim) if p.is_running()]
+    return result
+
+
+def _new(session: Session, ids: set[str]) -> set[str]:
+    return {engine.id for engine in session.engines()} - ids
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
 
 
 def _pools_at_work(session: Session) -> list[str]:

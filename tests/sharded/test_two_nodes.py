@@ -1,4 +1,4 @@
-"""Tensor parallel 2 over two Ray nodes: it says what one process says, and falls as one."""
+"""Tensor and data parallel ranks on two nodes: they say what one process says, and fall as one."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ def spread(run_program, tmp_path_factory):
     return run_program("tests.sharded.spread", tmp_path_factory.mktemp("spread"))
 
 
-def test_its_bundles_are_on_two_nodes(spread):
-    assert spread["placement"] == [{"state": "CREATED", "nodes": 2}]
+def test_bundles_of_an_engine_are_on_two_nodes(spread):
+    assert spread["placement"] == [{"state": "CREATED", "nodes": 2}] * 2
 
 
-def test_both_pools_say_the_same(spread):
-    assert spread["ran on"] == ["one-node", "two-nodes"]
+def test_all_pools_say_the_same(spread):
+    assert spread["ran on"] == ["dp-two-nodes", "one-node", "two-nodes"]
     assert len(set(spread["nothing"]["texts"])) == 1
     assert set(spread["nothing"]["ends"]) == {"data: [DONE]"}
 
 
-def test_streams_outlive_the_loss_of_the_remote_rank(spread, gaps):
-    result = spread["remote rank killed"]
+@pytest.mark.parametrize("title", ["Worker_TP1", "EngineCore_DP1"])
+def test_streams_outlive_the_loss_of_a_rank_on_the_second_node(spread, gaps, title):
+    result = spread[title]
     assert result["gone"] == 1
-    gaps.setdefault("SIGKILL of the rank on the second node", []).append(result["gap_s"])
+    gaps.setdefault(f"SIGKILL of {title} on the second node", []).append(result["gap_s"])
     assert set(result["texts"]) == set(spread["nothing"]["texts"])
     assert set(result["ends"]) == {"data: [DONE]"}
+    assert result["left over"] == []
 
 
-def test_the_lost_engine_leaves_no_process_and_no_placement(spread):
-    assert spread["left over"] == []
+def test_lost_engines_leave_no_placement(spread):
     states = [group["state"] for group in spread["placement after"]]
-    assert sorted(states) == ["CREATED", "REMOVED"]
+    assert sorted(states) == ["CREATED", "CREATED", "REMOVED", "REMOVED"]
