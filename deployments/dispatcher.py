@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.cluster.errors import EngineRefused, FleetError, NoEngine, RequestKillsEngines
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.request_errors import EngineRefused, NoEngine, RequestKillsEngines
 from qwenfleet.deployments.flight import Cut, Flight
 from qwenfleet.deployments.link import EngineLink, Loss, targets_of
 from qwenfleet.deployments.registry import EngineRecord

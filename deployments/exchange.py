@@ -15,7 +15,8 @@ from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from qwenfleet.cluster.errors import DeadlineExceeded, FleetError, GatewayFailed
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.request_errors import DeadlineExceeded, GatewayFailed
 from qwenfleet.deployments import answers
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.telemetry import GatewayMetrics

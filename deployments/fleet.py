@@ -30,7 +30,8 @@ from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.cluster.errors import FleetError, GatewayFailed
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.request_errors import GatewayFailed
 from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.flight import Flight

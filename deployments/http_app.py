@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import (
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.request_errors import (
     BodyTooLarge,
     DeadlineExceeded,
-    FleetError,
     MalformedBody,
     MissingKey,
     ModelLoading,
@@ -26,7 +27,6 @@ from qwenfleet.cluster.errors import (
     UnknownRoute,
     WrongKey,
 )
-from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.answers import Family, family_of
 from qwenfleet.deployments.exchange import Exchange, Outcome, Receive, Scope, Send, respond
 from qwenfleet.deployments.keys import OPEN_ROUTES, Guard

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from qwenfleet.cluster.errors import (
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.request_errors import (
     BodyTooLarge,
     DeadlineExceeded,
     EngineRefused,
-    FleetError,
     GatewayFailed,
     MalformedBody,
     MissingKey,

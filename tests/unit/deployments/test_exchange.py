@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.errors import NoEngine, RequestKillsEngines
+from qwenfleet.cluster.request_errors import NoEngine, RequestKillsEngines
 from qwenfleet.deployments import exchange as module
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.exchange import Exchange, current_exchange

@@ -29,7 +29,8 @@ with warnings.catch_warnings():
     from qwenfleet.deployments.fleet import FleetClient
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.cluster.errors import EngineRefused, FleetError
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.request_errors import EngineRefused
 from qwenfleet.deployments import exchange as exchange_module
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.exchange import Exchange

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenfleet.cluster.auth import AuthConfig, hash_of, new_key
-from qwenfleet.cluster.errors import ConfigError, KeyRefused, MissingKey, WrongKey
+from qwenfleet.cluster.errors import ConfigError
+from qwenfleet.cluster.request_errors import KeyRefused, MissingKey, WrongKey
 from qwenfleet.deployments.keys import KEY_HEADERS, OPEN_ROUTES, Guard
 
 KEY = "qf-mine-0123456789-0123456789-0123456789-01234"

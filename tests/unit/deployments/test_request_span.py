@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind, StatusCode
 
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig
-from qwenfleet.cluster.errors import NoEngine
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.request_errors import NoEngine
 from qwenfleet.deployments import exchange as exchange_module
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.http_app import GatewayApp

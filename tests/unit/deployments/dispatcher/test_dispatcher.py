@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.cluster.errors import EngineRefused, NoEngine
+from qwenfleet.cluster.request_errors import EngineRefused, NoEngine
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.scripted_engine import LENGTH, STOP

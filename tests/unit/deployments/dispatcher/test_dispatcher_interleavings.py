@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.cluster.errors import RequestKillsEngines
+from qwenfleet.cluster.request_errors import RequestKillsEngines
 from qwenfleet.deployments.core import CoreDead
 from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.link import EngineLink

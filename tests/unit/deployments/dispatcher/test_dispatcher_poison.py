@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.errors import RequestKillsEngines
+from qwenfleet.cluster.request_errors import RequestKillsEngines
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.transport import Submit

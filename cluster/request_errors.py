@@ -1,0 +1,236 @@
+"""The answers to an HTTP request that is not served; each sentence is for the client.
+
+RequestError
+├── MalformedBody     400
+├── ModelRequired     400
+├── KeyRefused        401, with WWW-Authenticate
+│   ├── MissingKey
+│   └── WrongKey
+├── UnknownModel      404
+├── UnknownRoute      404
+├── BodyTooLarge      413
+├── Unavailable       503, with Retry-After
+│   ├── ModelLoading
+│   └── NoEngine
+├── RequestKillsEngines  422
+├── DeadlineExceeded  504
+├── EngineRefused     500
+└── GatewayFailed     500
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwenfleet.cluster.errors import FleetError
+
+
+class RequestError(FleetError):
+    """What one HTTP request is answered with; its sentence may be shown to the client."""
+
+
+class MalformedBody(RequestError):
+    """The body is not what the route takes."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "malformed_body"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the request body cannot be read: {self.problem}. Send one JSON object."
+
+
+class ModelRequired(RequestError):
+    """The request names no model and the fleet serves more than one."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "model_required"
+
+    def __init__(self, available: Sequence[str]) -> None:
+        super().__init__(tuple(available))
+        self.available = tuple(available)
+
+    def __str__(self) -> str:
+        return f"the request names no model. Set 'model' to {_one_of(self.available)}."
+
+
+class KeyRefused(RequestError):
+    """The fleet wants an API key, and the request has none that it knows."""
+
+    status = 401
+    kind = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class MissingKey(KeyRefused):
+    """No header holds a key."""
+
+    def __str__(self) -> str:
+        return (
+            "the request has no API key. Send the header 'Authorization: Bearer KEY' or "
+            "'x-api-key: KEY'."
+        )
+
+
+class WrongKey(KeyRefused):
+    """The key is not one of the fleet's; it is not part of the sentence."""
+
+    def __str__(self) -> str:
+        return "the API key is none of this fleet's. Check it, or ask the operator for one."
+
+
+class UnknownModel(RequestError):
+    """The request names a model that this fleet does not serve."""
+
+    status = 404
+    kind = "not_found_error"
+    code = "model_not_found"
+
+    def __init__(self, model: str, available: Sequence[str]) -> None:
+        super().__init__(model, tuple(available))
+        self.model = model
+        self.available = tuple(available)
+
+    def __str__(self) -> str:
+        return f"model '{self.model}' is not served here. Set 'model' to {_one_of(self.available)}."
+
+
+class UnknownRoute(RequestError):
+    """The request asks for a route that is not on the gateway's allow-list."""
+
+    status = 404
+    kind = "not_found_error"
+    code = "route_not_found"
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(method, path)
+        self.method = method
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"there is no route {self.method} {self.path}. Try POST /v1/chat/completions."
+
+
+class BodyTooLarge(RequestError):
+    """The body is larger than `gateway.max_body_bytes`; its size is None until it was read."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "body_too_large"
+
+    def __init__(self, limit_bytes: int, body_bytes: int | None) -> None:
+        super().__init__(limit_bytes, body_bytes)
+        self.limit_bytes = limit_bytes
+        self.body_bytes = body_bytes
+
+    def __str__(self) -> str:
+        size = "larger than" if self.body_bytes is None else f"{self.body_bytes} bytes, above"
+        return (
+            f"the request body is {size} the limit of {self.limit_bytes} bytes. "
+            "Send less, or ask the operator to raise gateway.max_body_bytes."
+        )
+
+
+class Unavailable(RequestError):
+    """A model that is served, but by no engine now."""
+
+    status = 503
+    kind = "service_unavailable"
+
+    def __init__(self, model: str, retry_after_s: int) -> None:
+        super().__init__(model, retry_after_s)
+        self.model = model
+        self.retry_after_s = retry_after_s
+
+
+class ModelLoading(Unavailable):
+    """The model is configured, but its first engine is still starting."""
+
+    code = "model_loading"
+
+    def __str__(self) -> str:
+        return f"model '{self.model}' is still loading. Try again in {self.retry_after_s} s."
+
+
+class NoEngine(Unavailable):
+    """The model had engines, and none of them is there now."""
+
+    code = "no_engine"
+
+    def __str__(self) -> str:
+        return f"no engine of model '{self.model}' is running. Try again in {self.retry_after_s} s."
+
+
+class EngineRefused(RequestError):
+    """An engine will not run the request, and no other would."""
+
+    code = "engine_refused"
+
+    def __init__(self, model: str, engine: str, reason: str) -> None:
+        super().__init__(model, engine, reason)
+        self.model = model
+        self.engine = engine
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"engine '{self.engine}' of model '{self.model}' does not run this request: "
+            f"{self.reason}. Tell the operator: gateway and engine may be of two versions."
+        )
+
+
+class RequestKillsEngines(RequestError):
+    """Engines died under this request: twice, the second time on trial, or too often by far.
+
+    A status that SDKs do not retry: each try would cost another engine.
+    """
+
+    status = 422
+    kind = "invalid_request_error"
+    code = "request_kills_engines"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+    def __str__(self) -> str:
+        return (
+            f"engines of model '{self.model}' crashed while they worked on this request, so it "
+            "is not tried again. Change it before you send it again, and tell the operator."
+        )
+
+
+class DeadlineExceeded(RequestError):
+    """The request ran into `gateway.request_timeout_s`."""
+
+    status = 504
+    kind = "timeout"
+    code = "timeout"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"the request was not finished within {self.timeout_s:g} s. "
+            "Ask for fewer tokens, or try again when the fleet is less busy."
+        )
+
+
+class GatewayFailed(RequestError):
+    """The gateway met an error that it did not foresee; its log has the stack."""
+
+    def __str__(self) -> str:
+        return "the gateway failed on this request. Send it again, or ask the operator for its log."
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    if not names:
+        return "a model that the fleet serves; it serves none now"
+    return " or ".join(f"'{name}'" for name in names)
