@@ -13,7 +13,7 @@ from qwenfleet.cluster.accelerators import GIB
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict
 from qwenfleet.cluster.plan_choice import NOT_SEPARATED
-from qwenfleet.cluster.plan_tradeoffs import by_context, cells, slo_sentence
+from qwenfleet.cluster.plan_tradeoffs import by_context, cells, limit_sentence, slo_sentence
 from qwenfleet.cluster.rules import Rule
 
 BAR_CELLS: Final = 60
@@ -48,7 +48,8 @@ def show(plan: Plan, console: Console, doubts: list[str]) -> None:
     name = plan.choice.layout.name
     console.print(f"\nOne engine of {name} full of one length, prompts already in its cache:")
     console.print(contexts(plan))
-    said = [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
+    said = [limit_sentence(plan.choice, request)]
+    said += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
     for text in (*said, *plan.warnings, *doubts, NOT_SEPARATED):
         console.print(f"- {text}", highlight=False)
 
