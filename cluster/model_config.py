@@ -23,6 +23,20 @@ OWNED_ENGINE_ARGS = {
 }
 """vLLM arguments that qwenfleet sets itself, each with the field to use instead."""
 
+FRONT_END_ARGS = (
+    "code_revision",
+    "generation_config",
+    "hf_overrides",
+    "hf_token",
+    "override_generation_config",
+    "revision",
+    "tokenizer",
+    "tokenizer_mode",
+    "tokenizer_revision",
+    "trust_remote_code",
+)
+"""vLLM arguments that shape prompts and sampling: gateways read these alone."""
+
 ModelId = Annotated[
     str,
     StringConstraints(

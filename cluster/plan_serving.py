@@ -15,6 +15,7 @@ from qwenfleet.cluster.memory import UTILISATION
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.model_directory import read_geometry
 from qwenfleet.cluster.plan import SpeedModel, no_speed
+from qwenfleet.cluster.plan_output import settings
 from qwenfleet.cluster.plan_request import Load, PlanRequest
 from qwenfleet.cluster.planner import plan
 
@@ -24,7 +25,8 @@ plans for himself."""
 
 
 def planned(model: ModelConfig) -> ModelConfig:
-    """One model, or one pool of it, with the layout that it leaves out and the context that fits.
+    """One model, or one pool of it, with the layout that it leaves out, the context that fits, and
+    under its own `env` and `engine_args` those that a written plan has.
 
     A model on CPUs, on an accelerator or of an architecture that the planner does not know, or with
     arguments that change it, is returned as it is. Raises PlanError: NoLayoutFits for a layout that
@@ -38,9 +40,16 @@ def planned(model: ModelConfig) -> ModelConfig:
     if known is None:
         return model
     request = _request(model, known, accelerator)
-    choice = plan(request, no_speed if model.layout else _speed_model()).choice
-    context = model.max_model_len or choice.max_model_len
-    return model.model_copy(update={"layout": choice.layout, "max_model_len": context})
+    found = plan(request, no_speed if model.layout else _speed_model())
+    usual = settings(found)
+    return model.model_copy(
+        update={
+            "layout": found.choice.layout,
+            "max_model_len": model.max_model_len or found.choice.max_model_len,
+            "env": {**usual.env, **model.env},
+            "engine_args": {**usual.engine_args, **model.engine_args},
+        }
+    )
 
 
 def _speed_model() -> SpeedModel:
