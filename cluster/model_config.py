@@ -20,6 +20,15 @@ OWNED_ENGINE_ARGS = {
     "enable_eplb": "layout",
     "nnodes": "layout",
     "node_rank": "layout",
+    "master_addr": "layout",
+    "master_port": "layout",
+    "data_parallel_start_rank": "layout",
+    "data_parallel_address": "layout",
+    "data_parallel_rpc_port": "layout",
+    "data_parallel_backend": "layout",
+    "data_parallel_external_lb": "layout",
+    "data_parallel_multi_port_external_lb": "layout",
+    "data_parallel_hybrid_lb": "layout",
 }
 """vLLM arguments that qwenfleet sets itself, each with the field to use instead."""
 
