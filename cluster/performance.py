@@ -16,7 +16,7 @@ from qwenfleet.cluster.calibration import FEWEST_POINTS, fitted, tpot_cost, ttft
 from qwenfleet.cluster.calibration_points import POINTS, TTFT_POINTS
 from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step
-from qwenfleet.cluster.step_cost import Cause, Workload
+from qwenfleet.cluster.step_cost import Workload
 
 MOST_SEQUENCES: Final = 4096
 """Where the search for a concurrency ends."""
@@ -68,13 +68,6 @@ class Speed:
     """Of all sequences together."""
     total_tokens_per_s: Range
     """Prompts counted."""
-    shares: dict[Cause, float]
-    """What the time per token goes to; together 1."""
-
-    @property
-    def main_cause(self) -> Cause:
-        """What takes most of the time per token."""
-        return max(self.shares, key=lambda cause: self.shares[cause])
 
 
 @dataclass(frozen=True)
@@ -96,18 +89,15 @@ class ContextRow:
 def predict(shape: EngineShape, load: Workload) -> Speed:
     """The speed of an engine whose KV cache holds the load: `memory` says whether it does."""
     model = fitted()
-    causes = tpot_cost(shape, load).by_cause(model.values)
-    tpot = Range.around(sum(causes.values()), model.spread(shape.accelerator.vendor))
+    step = tpot_cost(shape, load).seconds(model.values)
+    tpot = Range.around(step, model.spread(shape.accelerator.vendor))
     low, high = ttft_factors()
     first = ttft_cost(shape, load).seconds(model.values)
     ttft = Range(first * low, first * high)
     request = ttft + tpot * max(load.output_tokens - 1, 0)
     output = request.divides(load.concurrency * load.output_tokens)
     total = output * ((load.prompt_tokens + load.output_tokens) / load.output_tokens)
-    whole = sum(causes.values())
-    return Speed(
-        load, ttft, tpot, output, total, {cause: part / whole for cause, part in causes.items()}
-    )
+    return Speed(load, ttft, tpot, output, total)
 
 
 @cache
