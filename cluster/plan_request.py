@@ -129,6 +129,8 @@ class PlanRequest:
     layout: Layout | None = None
     """Asked for by name; None lets the planner choose."""
     utilisation: float = UTILISATION
+    least_tokens: int | None = None
+    """What an engine must hold when no context is asked for; None: a request of the load."""
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
@@ -153,7 +155,8 @@ class PlanRequest:
     def least_context_tokens(self) -> int:
         """What an engine must hold: what is asked for, or a request of the load and a little."""
         little = min(LEAST_CONTEXT_TOKENS, self.model.geometry.max_context_tokens)
-        return self.context_tokens or max(little, self.load.sequence_tokens)
+        usual = max(little, self.load.sequence_tokens)
+        return self.context_tokens or self.least_tokens or usual
 
 
 def check_context(

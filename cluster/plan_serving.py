@@ -11,7 +11,7 @@ from qwenfleet.cluster.catalog import KnownModel, find_model, find_published
 from qwenfleet.cluster.errors import FleetError, PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.memory import UTILISATION
+from qwenfleet.cluster.memory import BLOCK_TOKENS, UTILISATION
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.model_directory import read_geometry
 from qwenfleet.cluster.plan import SpeedModel, no_speed
@@ -76,6 +76,8 @@ def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) ->
         load=Load.within(min(context or longest, longest)),
         layout=layout,
         utilisation=float(share) if isinstance(share, int | float) else UTILISATION,
+        # The load is made up: a layout that someone chose need not hold a request of it.
+        least_tokens=None if layout is None else BLOCK_TOKENS,
     )
 
 

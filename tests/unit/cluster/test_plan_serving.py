@@ -10,6 +10,7 @@ from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_request import Load
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 FP8_480B = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
@@ -96,6 +97,17 @@ def test_a_layout_of_the_operators_is_kept_with_the_context_that_fits_it() -> No
         BF16_30B, accelerator="H100", layout={"tensor_parallel_size": 1}, max_model_len=200
     )
     assert shorter.max_model_len == 200
+
+
+def test_a_layout_need_not_hold_a_request_of_a_load_that_nobody_asked_for() -> None:
+    """By this share of its memory one H100 is left with fewer tokens than the usual 8,704."""
+    tight = {"layout": {}, "engine_args": {"gpu_memory_utilization": 0.774}}
+    model = served(BF16_30B, accelerator="H100", **tight)
+    assert model.max_model_len is not None
+    assert 0 < model.max_model_len < Load().sequence_tokens
+    with pytest.raises(NoLayoutFits) as caught:
+        served(BF16_30B, accelerator="H100", **tight, max_model_len=8704)
+    assert caught.value.rule == "context"
 
 
 @pytest.mark.parametrize(
