@@ -142,6 +142,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         },
         "goal": request.goal.value,
         "load": asdict(request.load),
+        "routing": request.routing.value,
         "slo": asdict(request.slo),
         "choice": plan.choice.layout.name,
         "reason": plan.reason,

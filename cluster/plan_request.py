@@ -38,6 +38,15 @@ class LongContext(StrEnum):
     YARN = "yarn"
 
 
+class Routing(StrEnum):
+    """Which experts the tokens of a load call; see `expert_coverage`."""
+
+    UNIFORM = "uniform"
+    """All as often, which speeds are calibrated with."""
+    SKEWED = "skewed"
+    """As was measured of Qwen3-Coder-480B: an upper bound on skew."""
+
+
 @dataclass(frozen=True)
 class Slo:
     """What users are promised, in seconds; None promises nothing."""
@@ -123,6 +132,8 @@ class PlanRequest:
     long_context: LongContext | None = None
     """How a context above the model's own is reached."""
     kv_dtype: KVDtype = KVDtype.AUTO
+    routing: Routing = Routing.UNIFORM
+    """Speeds alone depend on it, and of a dense model not even they."""
     goal: Goal = Goal.THROUGHPUT
     slo: Slo = field(default_factory=Slo)
     load: Load = field(default_factory=Load)
@@ -145,6 +156,11 @@ class PlanRequest:
                 f"longer than the context of {self.wanted_context_tokens:,}",
                 "Raise --context, or lower --prompt-tokens.",
             )
+
+    @property
+    def routing_skew(self) -> float:
+        """As the speed model takes it: 0 is uniform, 1 as measured."""
+        return 1.0 if self.routing is Routing.SKEWED else 0.0
 
     @property
     def wanted_context_tokens(self) -> int:

@@ -35,10 +35,11 @@ SLO_WORDS: Final = {
 def show(plan: Plan, console: Console, doubts: list[str]) -> None:
     """Print all of it; `doubts` are those of the predictions."""
     request, load = plan.request, plan.request.load
+    routing = f", {request.routing.value} routing" if request.model.geometry.is_moe else ""
     console.print(
         f"{request.model.name} on {request.machines.name}, goal {request.goal.value}; "
         f"{load.concurrency} requests at once of {load.prompt_tokens:,} + {load.output_tokens:,} "
-        "tokens. Memory is computed, speed is predicted; nothing here was measured.",
+        f"tokens{routing}. Memory is computed, speed is predicted; nothing here was measured.",
         highlight=False,
     )
     console.print(table(plan))

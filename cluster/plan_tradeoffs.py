@@ -25,6 +25,7 @@ def by_context(one: Candidate, request: PlanRequest) -> list[ContextRow]:
         lambda context: min(one.memory.sequences(context), one.max_num_seqs) * ranks,
         contexts,
         request.load.output_tokens,
+        request.routing_skew,
     )
 
 
@@ -40,6 +41,7 @@ def within_slo(one: Candidate, request: PlanRequest) -> int | None:
         load.prompt_tokens,
         load.output_tokens,
         request.slo.tpot_s,
+        routing_skew=request.routing_skew,
         at_most=min(room, one.max_num_seqs * one.layout.data_parallel_size),
     )
 
