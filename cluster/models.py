@@ -50,7 +50,7 @@ EMBEDDED_DEFAULTS = {
 
 PUBLISHED_DEFAULTS = {
     # The Coder cards add the repetition penalty, and name the parser of its XML calls.
-    re.compile(r"Qwen3-Coder-(480B-A35B|30B-A3B)-Instruct(-FP8)?"): ModelDefaults(
+    re.compile(r"Qwen3-Coder-(480B-A35B|30B-A3B)-Instruct(-FP8|-NVFP4)?"): ModelDefaults(
         "qwen3_coder",
         max_model_len=QWEN3_CONTEXT_TOKENS,
         sampling={**QWEN3_SAMPLING, "repetition_penalty": 1.05},
