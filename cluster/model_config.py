@@ -151,7 +151,8 @@ class EngineGroup(Section):
         default={}, description="Environment of these engines, over what qwenfleet sets."
     )
     engine_args: dict[str, JsonValue] = Field(
-        default={}, description="Passed to vLLM's AsyncEngineArgs as they are."
+        default={},
+        description="Passed to vLLM's AsyncEngineArgs as they are, over what a plan would set.",
     )
 
     @model_validator(mode="after")
