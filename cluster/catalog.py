@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from qwenfleet.cluster.errors import PlanError
-from qwenfleet.cluster.geometry import FP8_BLOCKS, Geometry, Quantization
+from qwenfleet.cluster.geometry import FP8_BLOCKS, NVFP4_GROUPS, Geometry, Quantization
 from qwenfleet.cluster.model_directory import read_geometry
 
 CODER_480B: Final = Geometry(
@@ -50,6 +50,10 @@ ROPE_DOUBT: Final = "rope_theta was not seen in a verbatim file; the first Qwen3
 DUAL_CHUNK_DOUBT: Final = (
     "its config.json asks for dual chunk attention, of which vLLM 0.32 has no backend"
 )
+NVFP4_DOUBT: Final = (
+    "its config.json was not seen; attention and experts are counted as NVFP4, four bits and one "
+    "FP8 scale for each 16 weights, and all else as bfloat16"
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,20 @@ def _with_doubted_rope(model: KnownModel) -> KnownModel:
     return replace(model, doubts=(ROPE_DOUBT,), doubted=frozenset({"rope_theta"}))
 
 
+NVFP4_480B: Final = KnownModel(
+    "nvidia/Qwen3-Coder-480B-A35B-Instruct-NVFP4",
+    replace(CODER_480B, quantization=NVFP4_GROUPS),
+    "Qwen/Qwen3-Coder-480B-A35B-Instruct config.json, Hugging Face, and NVFP4 by its name",
+    doubts=(NVFP4_DOUBT,),
+    doubted=frozenset({"quantization"}),
+)
+"""Named in vllm-project/recipes Qwen3-Coder-480B-A35B-Instruct.yaml, 2026-04-17."""
+
 CATALOG: Final = (
     *_published("Qwen3-Coder-480B-A35B-Instruct", CODER_480B),
     *_published("Qwen3-Coder-30B-A3B-Instruct", CODER_30B),
     *map(_with_doubted_rope, _published("Qwen3-30B-A3B-Instruct-2507", INSTRUCT_2507)),
+    NVFP4_480B,
 )
 
 
@@ -102,7 +116,7 @@ def find_model(name: str) -> KnownModel:
     if known is None:
         raise _unknown(name)
     owner = name.rpartition("/")[0].lower()
-    if owner in ("", "qwen"):
+    if owner in ("", known.name.partition("/")[0].lower()):
         return known
     taken = f"its shapes are taken to be those of {known.name}, by its name"
     return replace(known, name=name, doubts=(*known.doubts, taken))

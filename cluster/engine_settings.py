@@ -17,10 +17,8 @@ from qwenfleet.cluster.accelerators import Accelerator, Vendor
 from qwenfleet.cluster.geometry import Geometry, KVDtype, QuantMethod
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.long_context import yarn_notes, yarn_overrides
-from qwenfleet.cluster.memory import BATCHED_TOKENS, SEQUENCES, UTILISATION
+from qwenfleet.cluster.memory import BATCHED_TOKENS, UTILISATION
 
-LEAST_SEQUENCES: Final = 8
-"""Least `max_num_seqs`, so that a load of one or two leaves room for a burst."""
 AITER_SLOWDOWNS: Final = (
     "without AITER, vLLM's blog of 2025-12-16 measured attention 1.13 to 1.36 times slower "
     "(TRITON_ATTN) and up to 6.3 times (ROCM_ATTN)"
@@ -51,7 +49,7 @@ class EngineNeeds:
     """Longest prompt plus output."""
     kv_dtype: KVDtype = KVDtype.AUTO
     sequences: int | None = None
-    """That one data parallel rank is planned to run at once; None leaves vLLM's default."""
+    """`max_num_seqs`, of one data parallel rank; None leaves vLLM's default."""
     utilisation: float = field(default=UTILISATION)
 
     @property
@@ -68,7 +66,7 @@ def settings_for(needs: EngineNeeds) -> EngineSettings:
         "max_num_batched_tokens": BATCHED_TOKENS,
     }
     if needs.sequences is not None:
-        engine_args["max_num_seqs"] = sequence_limit(needs.sequences)
+        engine_args["max_num_seqs"] = needs.sequences
     if needs.kv_dtype is not KVDtype.AUTO:
         engine_args["kv_cache_dtype"] = needs.kv_dtype.value
     overrides = yarn_overrides(needs.geometry, needs.context_tokens)
@@ -79,12 +77,6 @@ def settings_for(needs: EngineNeeds) -> EngineSettings:
     return EngineSettings(
         tool_call_parser(needs.model_name), engine_args, _environment(needs), tuple(notes)
     )
-
-
-def sequence_limit(sequences: int) -> int:
-    """`max_num_seqs` for a load: twice the sequences, as a power of two, so that a burst is not
-    held back and graphs are not captured for batches that never come; at most vLLM's default."""
-    return min(SEQUENCES, max(LEAST_SEQUENCES, 1 << (2 * sequences - 1).bit_length()))
 
 
 def tool_call_parser(model_name: str) -> str | None:

@@ -66,6 +66,8 @@ class Quantization:
 
 FP8_BLOCKS: Final = Quantization(QuantMethod.FP8, (128, 128))
 """What Qwen's own `-FP8` models use: quantization_config of their config.json."""
+NVFP4_GROUPS: Final = Quantization(QuantMethod.NVFP4, (1, 16))
+"""NVIDIA's format: one FP8 scale for each 16 weights."""
 
 
 @dataclass(frozen=True)

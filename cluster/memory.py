@@ -28,7 +28,11 @@ BATCHED_TOKENS: Final = 8192
 """Tokens of one step: vLLM's default `max_num_batched_tokens` of a server on GPUs of 70 to 160 GiB
 (`EngineArgs.get_batch_defaults`); on larger ones it is twice that, for which the reserve is."""
 SEQUENCES: Final = 1024
-"""Sequences of one step, by the same table."""
+"""Sequences of one step, by the same table: most that a plan's `max_num_seqs` is, as the reserve is
+for vLLM's defaults."""
+LEAST_SEQUENCES: Final = 8
+"""Least that it is: even an engine that is planned for one long context takes short requests, and
+graphs for batches up to twice this are few (`VllmConfig._set_cudagraph_sizes`)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,17 @@ class GpuMemory:
         """Sequences of this length that one data parallel rank holds at once."""
         blocks = -(-length_tokens // BLOCK_TOKENS)
         return self.kv_tokens // (blocks * BLOCK_TOKENS)
+
+
+def sequence_limit(held: int, wanted: int) -> int:
+    """`max_num_seqs` of a data parallel rank whose KV cache holds so many sequences of the planned
+    length, and of which so many are asked for.
+
+    The larger of the two, up to a power of two, as requests may be shorter than planned: vLLM
+    itself waits for free KV blocks. From LEAST_SEQUENCES to SEQUENCES.
+    """
+    most = max(held, wanted, LEAST_SEQUENCES)
+    return min(SEQUENCES, 1 << (most - 1).bit_length())
 
 
 def gpu_memory(

@@ -20,8 +20,31 @@ OWNED_ENGINE_ARGS = {
     "enable_eplb": "layout",
     "nnodes": "layout",
     "node_rank": "layout",
+    "master_addr": "layout",
+    "master_port": "layout",
+    "data_parallel_start_rank": "layout",
+    "data_parallel_address": "layout",
+    "data_parallel_rpc_port": "layout",
+    "data_parallel_backend": "layout",
+    "data_parallel_external_lb": "layout",
+    "data_parallel_multi_port_external_lb": "layout",
+    "data_parallel_hybrid_lb": "layout",
 }
 """vLLM arguments that qwenfleet sets itself, each with the field to use instead."""
+
+FRONT_END_ARGS = (
+    "code_revision",
+    "generation_config",
+    "hf_overrides",
+    "hf_token",
+    "override_generation_config",
+    "revision",
+    "tokenizer",
+    "tokenizer_mode",
+    "tokenizer_revision",
+    "trust_remote_code",
+)
+"""vLLM arguments that shape prompts and sampling: gateways read these alone."""
 
 ModelId = Annotated[
     str,
@@ -128,7 +151,8 @@ class EngineGroup(Section):
         default={}, description="Environment of these engines, over what qwenfleet sets."
     )
     engine_args: dict[str, JsonValue] = Field(
-        default={}, description="Passed to vLLM's AsyncEngineArgs as they are."
+        default={},
+        description="Passed to vLLM's AsyncEngineArgs as they are, over what a plan would set.",
     )
 
     @model_validator(mode="after")

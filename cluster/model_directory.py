@@ -52,8 +52,8 @@ def read_geometry(directory: str | Path) -> Geometry:
 def from_config(config: Mapping[str, Any], source: str) -> Geometry:
     """The geometry that a config.json tells. `source` names it in errors.
 
-    Raises PlanError for another architecture, for one that mixes dense layers and experts, and for
-    a size that is missing or not a positive number.
+    Raises PlanError for another architecture, for one that mixes dense layers and experts, for a
+    size that is missing or not a positive number, and for heads or experts that cannot be.
     """
     architecture = _architecture(config, source)
     is_moe = architecture == "Qwen3MoeForCausalLM"
@@ -71,7 +71,7 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
     rope_key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     rope = _section(config, source, rope_key)
     positions = _size(config, source, "max_position_embeddings")
-    return Geometry(
+    geometry = Geometry(
         architecture=architecture,
         num_layers=_size(config, source, "num_hidden_layers"),
         hidden_size=hidden,
@@ -92,6 +92,19 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
         long_context_tokens=_long_context_tokens(config, rope, positions, source),
         has_dual_chunk=bool(config.get("dual_chunk_attention_config")),
     )
+    _check_counts(geometry, source)
+    return geometry
+
+
+def _check_counts(geometry: Geometry, source: str) -> None:
+    """Each KV head serves as many heads, and a token calls different experts."""
+    heads, kv_heads = geometry.num_heads, geometry.num_kv_heads
+    if heads % kv_heads:
+        said = f"is {kv_heads}, of which num_attention_heads {heads} is no multiple,"
+        raise _wrong("num_key_value_heads", said, source)
+    called, experts = geometry.experts_per_token, geometry.num_experts
+    if called > experts:
+        raise _wrong("num_experts_per_tok", f"is {called}, above num_experts {experts},", source)
 
 
 def _architecture(config: Mapping[str, Any], source: str) -> str:

@@ -50,7 +50,7 @@ EMBEDDED_DEFAULTS = {
 
 PUBLISHED_DEFAULTS = {
     # The Coder cards add the repetition penalty, and name the parser of its XML calls.
-    re.compile(r"Qwen3-Coder-(480B-A35B|30B-A3B)-Instruct(-FP8)?"): ModelDefaults(
+    re.compile(r"Qwen3-Coder-(480B-A35B|30B-A3B)-Instruct(-FP8|-NVFP4)?"): ModelDefaults(
         "qwen3_coder",
         max_model_len=QWEN3_CONTEXT_TOKENS,
         sampling={**QWEN3_SAMPLING, "repetition_penalty": 1.05},
@@ -98,13 +98,16 @@ def _completed(model: ModelConfig) -> ModelConfig:
 
 
 def _planned(model: ModelConfig) -> ModelConfig:
-    """With a layout for each pool; all pools serve the context that the smallest of them holds."""
+    """With layout and settings for each pool; all pools serve the context that the smallest of them
+    holds."""
     if not model.pools:
         return planned(model)
     found = [planned(pool) for pool in model.engine_pools]
     lengths = [pool.max_model_len for pool in found if pool.max_model_len is not None]
     pools = tuple(
-        pool.model_copy(update={"layout": one.layout})
+        pool.model_copy(
+            update={"layout": one.layout, "env": one.env, "engine_args": one.engine_args}
+        )
         for pool, one in zip(model.pools, found, strict=True)
     )
     return model.model_copy(update={"pools": pools, "max_model_len": min(lengths, default=None)})

@@ -16,7 +16,7 @@ from qwenfleet.cluster.calibration import FEWEST_POINTS, fitted, tpot_cost, ttft
 from qwenfleet.cluster.calibration_points import POINTS, TTFT_POINTS
 from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step
-from qwenfleet.cluster.step_cost import Cause, Workload
+from qwenfleet.cluster.step_cost import Workload
 
 MOST_SEQUENCES: Final = 4096
 """Where the search for a concurrency ends."""
@@ -68,13 +68,6 @@ class Speed:
     """Of all sequences together."""
     total_tokens_per_s: Range
     """Prompts counted."""
-    shares: dict[Cause, float]
-    """What the time per token goes to; together 1."""
-
-    @property
-    def main_cause(self) -> Cause:
-        """What takes most of the time per token."""
-        return max(self.shares, key=lambda cause: self.shares[cause])
 
 
 @dataclass(frozen=True)
@@ -96,18 +89,15 @@ class ContextRow:
 def predict(shape: EngineShape, load: Workload) -> Speed:
     """The speed of an engine whose KV cache holds the load: `memory` says whether it does."""
     model = fitted()
-    causes = tpot_cost(shape, load).by_cause(model.values)
-    tpot = Range.around(sum(causes.values()), model.spread(shape.accelerator.vendor))
+    step = tpot_cost(shape, load).seconds(model.values)
+    tpot = Range.around(step, model.spread(shape.accelerator.vendor))
     low, high = ttft_factors()
     first = ttft_cost(shape, load).seconds(model.values)
     ttft = Range(first * low, first * high)
     request = ttft + tpot * max(load.output_tokens - 1, 0)
     output = request.divides(load.concurrency * load.output_tokens)
     total = output * ((load.prompt_tokens + load.output_tokens) / load.output_tokens)
-    whole = sum(causes.values())
-    return Speed(
-        load, ttft, tpot, output, total, {cause: part / whole for cause, part in causes.items()}
-    )
+    return Speed(load, ttft, tpot, output, total)
 
 
 @cache
@@ -127,6 +117,7 @@ def most_sequences(
     prompt_tokens: float,
     output_tokens: float,
     tpot_slo_s: float,
+    routing_skew: float = 0.0,
     at_most: int = MOST_SEQUENCES,
 ) -> int:
     """The largest concurrency whose time per token is within the SLO at the slow end of its range;
@@ -141,7 +132,7 @@ def most_sequences(
     low, high = 0, at_most
     while low < high:
         middle = (low + high + 1) // 2
-        load = Workload(middle, prompt_tokens, output_tokens)
+        load = Workload(middle, prompt_tokens, output_tokens, routing_skew)
         if tpot_cost(shape, load).seconds(model.values) * spread <= tpot_slo_s:
             low = middle
         else:
@@ -150,7 +141,11 @@ def most_sequences(
 
 
 def context_table(
-    shape: EngineShape, room: Callable[[int], int], contexts: Iterable[int], output_tokens: int
+    shape: EngineShape,
+    room: Callable[[int], int],
+    contexts: Iterable[int],
+    output_tokens: int,
+    routing_skew: float = 0.0,
 ) -> list[ContextRow]:
     """For each context, how many sequences of that length have `room` in the engine, and how fast
     they decode at the end of it: prompts are in the KV cache already."""
@@ -160,7 +155,7 @@ def context_table(
     for context in contexts:
         sequences = room(context)
         answer = max(1, min(output_tokens, context - 1))
-        load = Workload(max(sequences, 1), max(context - answer, 1), answer)
+        load = Workload(max(sequences, 1), max(context - answer, 1), answer, routing_skew)
         step = Range.around(decode_step(shape, load).seconds(model.values), spread)
         rows.append(ContextRow(context, sequences, step if sequences else None))
     return rows
@@ -189,6 +184,11 @@ def doubts(shape: EngineShape, load: Workload) -> list[str]:
         said.append(
             f"No measurement has prompts above {longest:,.0f} tokens; for longer ones the model is "
             "likely too slow, since attention is then most of the work and is fitted with the rest."
+        )
+    if load.routing_skew and shape.geometry.is_moe:
+        said.append(
+            "Skewed routing is of one repetitive workload, the most skew that was measured; the "
+            "calibration takes routing as uniform."
         )
     if shape.layout.nodes > 1:
         said.append("No measurement over several nodes went into the model.")

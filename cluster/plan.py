@@ -41,6 +41,8 @@ class Candidate:
     holds_wanted_context: bool
     concurrency: int
     """Requests that one engine runs at once, by its share of the load and by what KV it has."""
+    max_num_seqs: int
+    """Of one data parallel rank, as it is written for vLLM: from what its KV cache holds."""
     speed: Speed | None = None
     """Of one engine; None when nothing predicts it."""
     slo: SloVerdict = SloVerdict.KEPT

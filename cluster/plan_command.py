@@ -17,11 +17,20 @@ from qwenfleet.cluster import plan_kube, plan_machines, plan_output, plan_speed,
 from qwenfleet.cluster.accelerators import find_accelerator
 from qwenfleet.cluster.catalog import KnownModel, find_model
 from qwenfleet.cluster.errors import NoLayoutFits, PlanError
+from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan_machines import ClusterMachines
 from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Load, PlanRequest, Slo, check_context, parse_slo
+from qwenfleet.cluster.plan_request import (
+    Goal,
+    Load,
+    PlanRequest,
+    Routing,
+    Slo,
+    check_context,
+    parse_slo,
+)
 from qwenfleet.cluster.planner import judge, plan
 
 RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
@@ -54,6 +63,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
             context_tokens=options.context,
             long_context=options.long_context,
             kv_dtype=options.kv_dtype,
+            routing=options.routing,
             goal=options.goal,
             slo=parse_slo(options.slo) if options.slo else Slo(),
             load=_load(options, model),
@@ -122,6 +132,7 @@ def _page(options: argparse.Namespace) -> int:
     """What is named comes first in the page's lists."""
     from qwenfleet.cluster import plan_page
 
+    _check_page(options)
     usual = Load()
     grid = plan_page.Grid(
         load=Load(
@@ -145,6 +156,30 @@ def _page(options: argparse.Namespace) -> int:
     Path(options.html).write_text(plan_page.page(wanted), encoding="utf-8")
     print(f"{options.html}: open it in a browser; it needs no network")
     return 0
+
+
+def _check_page(options: argparse.Namespace) -> None:
+    """Raise PlanError for what a page cannot honour: its grid is of usual servers, planned for
+    throughput."""
+    unused = {
+        "goal": options.goal is not Goal.THROUGHPUT,
+        "slo": bool(options.slo),
+        "kv-dtype": options.kv_dtype is not KVDtype.AUTO,
+        "routing": options.routing is not Routing.UNIFORM,
+        "layout": options.layout is not None,
+        "long-context": options.long_context is not None,
+        "gpus-per-node": options.gpus_per_node is not None,
+        "from-cluster": options.from_cluster,
+        "address": options.address is not None,
+        "kube": options.kube is not None,
+    }
+    named = [f"--{name}" for name, is_given in unused.items() if is_given]
+    if named:
+        raise PlanError(
+            f"a page cannot honour {' and '.join(named)}: its plans are of usual servers, for "
+            "throughput",
+            f"Leave {'it' if len(named) == 1 else 'them'} out, or leave out --html.",
+        )
 
 
 def _write(text: str, file: str) -> None:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Goal, Load, LongContext
+from qwenfleet.cluster.plan_request import Goal, Load, LongContext, Routing
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -48,6 +48,10 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     wishes.add_argument(
         "--output-tokens", type=int, metavar="N", help=f"default {usual.output_tokens}"
     )
+    wishes.add_argument(
+        "--routing", choices=list(Routing), default=Routing.UNIFORM, type=Routing,
+        help="experts called as often (default), or as was measured of Qwen3-Coder-480B",
+    )  # fmt: skip
     _add_answers(parser)
     return parser
 

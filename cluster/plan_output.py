@@ -74,7 +74,6 @@ def layout_tree(layout: Layout) -> dict[str, Any]:
 def settings(plan: Plan) -> EngineSettings:
     """Arguments, environment and parser of the choice's engines."""
     request, choice = plan.request, plan.choice
-    ranks = choice.layout.data_parallel_size
     return settings_for(
         EngineNeeds(
             model_name=request.model.short_name,
@@ -83,7 +82,7 @@ def settings(plan: Plan) -> EngineSettings:
             layout=choice.layout,
             context_tokens=choice.max_model_len,
             kv_dtype=request.kv_dtype,
-            sequences=-(-choice.concurrency // ranks),
+            sequences=choice.max_num_seqs,
             utilisation=request.utilisation,
         )
     )
@@ -143,6 +142,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         },
         "goal": request.goal.value,
         "load": asdict(request.load),
+        "routing": request.routing.value,
         "slo": asdict(request.slo),
         "choice": plan.choice.layout.name,
         "reason": plan.reason,
@@ -166,6 +166,7 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "kv_tokens": one.kv_tokens,
         "max_model_len": one.max_model_len,
         "requests_at_once": one.engines * one.concurrency,
+        "max_num_seqs": one.max_num_seqs,
         "slo": one.slo.name.lower(),
         "notes": [
             {"rule": n.rule.value, "sentence": n.sentence, "is_discouraged": n.is_discouraged}

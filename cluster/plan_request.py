@@ -38,6 +38,15 @@ class LongContext(StrEnum):
     YARN = "yarn"
 
 
+class Routing(StrEnum):
+    """Which experts the tokens of a load call; see `expert_coverage`."""
+
+    UNIFORM = "uniform"
+    """All as often, which speeds are calibrated with."""
+    SKEWED = "skewed"
+    """As was measured of Qwen3-Coder-480B: an upper bound on skew."""
+
+
 @dataclass(frozen=True)
 class Slo:
     """What users are promised, in seconds; None promises nothing."""
@@ -123,12 +132,16 @@ class PlanRequest:
     long_context: LongContext | None = None
     """How a context above the model's own is reached."""
     kv_dtype: KVDtype = KVDtype.AUTO
+    routing: Routing = Routing.UNIFORM
+    """Speeds alone depend on it, and of a dense model not even they."""
     goal: Goal = Goal.THROUGHPUT
     slo: Slo = field(default_factory=Slo)
     load: Load = field(default_factory=Load)
     layout: Layout | None = None
     """Asked for by name; None lets the planner choose."""
     utilisation: float = UTILISATION
+    least_tokens: int | None = None
+    """What an engine must hold when no context is asked for; None: a request of the load."""
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
@@ -145,6 +158,11 @@ class PlanRequest:
             )
 
     @property
+    def routing_skew(self) -> float:
+        """As the speed model takes it: 0 is uniform, 1 as measured."""
+        return 1.0 if self.routing is Routing.SKEWED else 0.0
+
+    @property
     def wanted_context_tokens(self) -> int:
         """What is asked for, or the model's own."""
         return self.context_tokens or self.model.geometry.max_context_tokens
@@ -153,7 +171,8 @@ class PlanRequest:
     def least_context_tokens(self) -> int:
         """What an engine must hold: what is asked for, or a request of the load and a little."""
         little = min(LEAST_CONTEXT_TOKENS, self.model.geometry.max_context_tokens)
-        return self.context_tokens or max(little, self.load.sequence_tokens)
+        usual = max(little, self.load.sequence_tokens)
+        return self.context_tokens or self.least_tokens or usual
 
 
 def check_context(

@@ -11,10 +11,11 @@ from qwenfleet.cluster.catalog import KnownModel, find_model, find_published
 from qwenfleet.cluster.errors import FleetError, PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.memory import UTILISATION
+from qwenfleet.cluster.memory import BLOCK_TOKENS, UTILISATION
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.model_directory import read_geometry
 from qwenfleet.cluster.plan import SpeedModel, no_speed
+from qwenfleet.cluster.plan_output import settings
 from qwenfleet.cluster.plan_request import Load, PlanRequest
 from qwenfleet.cluster.planner import plan
 
@@ -24,7 +25,8 @@ plans for himself."""
 
 
 def planned(model: ModelConfig) -> ModelConfig:
-    """One model, or one pool of it, with the layout that it leaves out and the context that fits.
+    """One model, or one pool of it, with the layout that it leaves out, the context that fits, and
+    under its own `env` and `engine_args` those that a written plan has.
 
     A model on CPUs, on an accelerator or of an architecture that the planner does not know, or with
     arguments that change it, is returned as it is. Raises PlanError: NoLayoutFits for a layout that
@@ -38,9 +40,16 @@ def planned(model: ModelConfig) -> ModelConfig:
     if known is None:
         return model
     request = _request(model, known, accelerator)
-    choice = plan(request, no_speed if model.layout else _speed_model()).choice
-    context = model.max_model_len or choice.max_model_len
-    return model.model_copy(update={"layout": choice.layout, "max_model_len": context})
+    found = plan(request, no_speed if model.layout else _speed_model())
+    usual = settings(found)
+    return model.model_copy(
+        update={
+            "layout": found.choice.layout,
+            "max_model_len": model.max_model_len or found.choice.max_model_len,
+            "env": {**usual.env, **model.env},
+            "engine_args": {**usual.engine_args, **model.engine_args},
+        }
+    )
 
 
 def _speed_model() -> SpeedModel:
@@ -67,6 +76,8 @@ def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) ->
         load=Load.within(min(context or longest, longest)),
         layout=layout,
         utilisation=float(share) if isinstance(share, int | float) else UTILISATION,
+        # The load is made up: a layout that someone chose need not hold a request of it.
+        least_tokens=None if layout is None else BLOCK_TOKENS,
     )
 
 

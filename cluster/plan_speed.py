@@ -31,4 +31,4 @@ def shape_of(request: PlanRequest, layout: Layout) -> EngineShape:
 
 def _workload(request: PlanRequest, concurrency: int) -> Workload:
     load = request.load
-    return Workload(concurrency, load.prompt_tokens, load.output_tokens)
+    return Workload(concurrency, load.prompt_tokens, load.output_tokens, request.routing_skew)

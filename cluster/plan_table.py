@@ -13,7 +13,7 @@ from qwenfleet.cluster.accelerators import GIB
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict
 from qwenfleet.cluster.plan_choice import NOT_SEPARATED
-from qwenfleet.cluster.plan_tradeoffs import by_context, cells, slo_sentence
+from qwenfleet.cluster.plan_tradeoffs import by_context, cells, limit_sentence, slo_sentence
 from qwenfleet.cluster.rules import Rule
 
 BAR_CELLS: Final = 60
@@ -35,10 +35,11 @@ SLO_WORDS: Final = {
 def show(plan: Plan, console: Console, doubts: list[str]) -> None:
     """Print all of it; `doubts` are those of the predictions."""
     request, load = plan.request, plan.request.load
+    routing = f", {request.routing.value} routing" if request.model.geometry.is_moe else ""
     console.print(
         f"{request.model.name} on {request.machines.name}, goal {request.goal.value}; "
         f"{load.concurrency} requests at once of {load.prompt_tokens:,} + {load.output_tokens:,} "
-        "tokens. Memory is computed, speed is predicted; nothing here was measured.",
+        f"tokens{routing}. Memory is computed, speed is predicted; nothing here was measured.",
         highlight=False,
     )
     console.print(table(plan))
@@ -48,7 +49,8 @@ def show(plan: Plan, console: Console, doubts: list[str]) -> None:
     name = plan.choice.layout.name
     console.print(f"\nOne engine of {name} full of one length, prompts already in its cache:")
     console.print(contexts(plan))
-    said = [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
+    said = [limit_sentence(plan.choice, request)]
+    said += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
     for text in (*said, *plan.warnings, *doubts, NOT_SEPARATED):
         console.print(f"- {text}", highlight=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from qwenfleet.cluster import performance
-from qwenfleet.cluster.memory import SEQUENCES
 from qwenfleet.cluster.performance import ContextRow
 from qwenfleet.cluster.plan import Candidate
 from qwenfleet.cluster.plan_request import PlanRequest
@@ -16,15 +15,17 @@ CONTEXTS: Final = (8192, 32_768, 131_072, 262_144)
 
 
 def by_context(one: Candidate, request: PlanRequest) -> list[ContextRow]:
-    """One engine full of sequences of each length, whose prompts are in its cache."""
+    """One engine full of sequences of each length, whose prompts are in its cache: as many as KV
+    cache and `max_num_seqs` allow."""
     longest = one.max_model_len
     contexts = [*(context for context in CONTEXTS if context < longest), longest]
     ranks = one.layout.data_parallel_size
     return performance.context_table(
         shape_of(request, one.layout),
-        lambda context: min(one.memory.sequences(context), SEQUENCES) * ranks,
+        lambda context: min(one.memory.sequences(context), one.max_num_seqs) * ranks,
         contexts,
         request.load.output_tokens,
+        request.routing_skew,
     )
 
 
@@ -40,7 +41,8 @@ def within_slo(one: Candidate, request: PlanRequest) -> int | None:
         load.prompt_tokens,
         load.output_tokens,
         request.slo.tpot_s,
-        at_most=min(room, SEQUENCES * one.layout.data_parallel_size),
+        routing_skew=request.routing_skew,
+        at_most=min(room, one.max_num_seqs * one.layout.data_parallel_size),
     )
 
 
@@ -53,6 +55,19 @@ def cells(row: ContextRow) -> list[str]:
         "" if row.tpot_s is None else (row.tpot_s * 1000).text("ms"),
         "" if total is None else total.text(""),
     ]
+
+
+def limit_sentence(one: Candidate, request: PlanRequest) -> str:
+    """The `max_num_seqs` that a written plan has, and where it is from."""
+    ranks = one.layout.data_parallel_size
+    length = request.load.sequence_tokens
+    share = -(-request.load.concurrency // (one.engines * ranks))
+    where = "an engine" if ranks == 1 else "a data parallel rank"
+    return (
+        f"max_num_seqs is {one.max_num_seqs:,}: the KV cache of {where} holds "
+        f"{one.memory.sequences(length):,} requests of {length:,} tokens, and its share of the "
+        f"load is {share:,}."
+    )
 
 
 def slo_sentence(one: Candidate, request: PlanRequest) -> str:

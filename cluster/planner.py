@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qwenfleet.cluster import plan_alternatives
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import all_layouts
-from qwenfleet.cluster.memory import SEQUENCES, GpuMemory, gpu_memory
+from qwenfleet.cluster.memory import SEQUENCES, GpuMemory, gpu_memory, sequence_limit
 from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict, SpeedModel, no_speed
 from qwenfleet.cluster.plan_choice import ranked, reason, warnings
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
@@ -96,10 +96,11 @@ def _candidate(
     most = request.machines.engines(layout)
     counts = range(1, most + 1) if request.goal is Goal.COST else [most]
     wanted = request.wanted_context_tokens
+    ranks = layout.data_parallel_size
+    held = memory.sequences(request.load.sequence_tokens)
+    room = min(held, SEQUENCES) * ranks
     for engines in counts:
         share = -(-request.load.concurrency // engines)
-        held = memory.sequences(request.load.sequence_tokens)
-        room = min(held, SEQUENCES) * layout.data_parallel_size
         concurrency = max(1, min(share, room))
         speed = speed_model(request, layout, concurrency)
         found = Candidate(
@@ -110,6 +111,7 @@ def _candidate(
             max_model_len=min(wanted, memory.kv_tokens),
             holds_wanted_context=memory.kv_tokens >= wanted,
             concurrency=concurrency,
+            max_num_seqs=sequence_limit(held, -(-share // ranks)),
             speed=speed,
             slo=_slo_verdict(request, speed),
         )

@@ -11,7 +11,7 @@ from ray.serve import Application, Deployment
 
 from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, dump
-from qwenfleet.cluster.model_config import ModelConfig, Replicas
+from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig, Replicas
 from qwenfleet.cluster.models import completed
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
@@ -107,9 +107,18 @@ def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
         "env": {},
         "pools": (),
     }
-    models = tuple(model.model_copy(update=plain) for model in fleet.models)
+    models = tuple(
+        model.model_copy(update=plain | {"engine_args": _front_end_args(model)})
+        for model in fleet.models
+    )
     gateway = fleet.gateway.model_copy(update={"replicas": 1})
     return dump(fleet.model_copy(update={"models": models, "gateway": gateway}))
+
+
+def _front_end_args(model: ModelConfig) -> dict[str, Any]:
+    """Without those of the hardware, so that other machines or another layout, from which the
+    planner's arguments follow, restart no gateway."""
+    return {name: model.engine_args[name] for name in FRONT_END_ARGS if name in model.engine_args}
 
 
 def _version(view: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig
 from qwenfleet.deployments.exchange import App
 from qwenfleet.deployments.fleet import FleetClient
 from qwenfleet.deployments.transport import EngineDescription
@@ -109,20 +109,8 @@ def _configure(
 
 def _front_end_args(model: ModelConfig) -> dict[str, Any]:
     """The engine's arguments that shape prompts and sampling; the others describe its hardware."""
-    names = (
-        "code_revision",
-        "generation_config",
-        "hf_overrides",
-        "hf_token",
-        "override_generation_config",
-        "revision",
-        "tokenizer",
-        "tokenizer_mode",
-        "tokenizer_revision",
-        "trust_remote_code",
-    )
     chosen: dict[str, Any] = {
-        name: value for name, value in model.engine_args.items() if name in names
+        name: value for name, value in model.engine_args.items() if name in FRONT_END_ARGS
     }
     sampling = model.sampling.model_dump(exclude_none=True)
     if sampling:

@@ -20,6 +20,7 @@ from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
         ("QWEN3-CODER-480B", "Qwen/Qwen3-Coder-480B-A35B-Instruct"),
         ("qwen3-coder-30b", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
         ("qwen3-30b-2507-fp8", "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8"),
+        ("qwen3-coder-480b-nvfp4", "nvidia/Qwen3-Coder-480B-A35B-Instruct-NVFP4"),
     ],
 )
 def test_a_model_is_found_by_its_id_its_last_part_and_its_short_name(name: str, model: str) -> None:
@@ -27,10 +28,18 @@ def test_a_model_is_found_by_its_id_its_last_part_and_its_short_name(name: str, 
 
 
 def test_each_model_of_the_catalog_has_a_source_and_the_defaults_of_its_card() -> None:
-    assert len(CATALOG) == 6
+    assert len(CATALOG) == 7
     for model in CATALOG:
         assert "config.json" in model.source
         assert defaults_for(model.name) is not NO_DEFAULTS
+
+
+def test_nvidias_four_bit_model_says_what_was_not_seen() -> None:
+    """The recipe of vllm-project/recipes (2026-04-17) asks for 288 GB at least."""
+    found = find_model("nvidia/Qwen3-Coder-480B-A35B-Instruct-NVFP4")
+    assert 240e9 < found.geometry.weight_bytes < 288e9
+    (doubt,) = found.doubts
+    assert "config.json was not seen" in doubt
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_and_with_all() -> None:

@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +99,16 @@ def test_an_engine_argument_of_ours_names_the_field_to_use(argument: str, field:
     assert problem == f"engine_args.{argument} is set by qwenfleet"
     assert remedy == f"Use the model's '{field}' instead."
     assert field in ModelConfig.model_fields
+
+
+def test_all_of_vllms_arguments_for_where_ranks_are_and_meet_are_ours() -> None:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("vllm is not installed, so its names cannot be compared")
+    text = (Path(spec.origin).parent / "engine/arg_utils.py").read_text()
+    names = re.findall(r"^    ((?:data_parallel|master|node|nnodes)\w*):", text, re.M)
+    assert {"data_parallel_backend", "master_addr", "node_rank"} <= set(names)
+    assert set(names) <= OWNED_ENGINE_ARGS.keys()
 
 
 def test_a_lease_shorter_than_three_heartbeats_says_both() -> None:

@@ -5,15 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from qwenfleet.cluster.accelerators import A100, B200, H100, H200, MI300X
 from qwenfleet.cluster.calibration_points import FP8_480B
 from qwenfleet.cluster.catalog import CATALOG, CODER_30B
 from qwenfleet.cluster.engine_settings import (
     EngineNeeds,
-    sequence_limit,
     settings_for,
     tool_call_parser,
 )
@@ -136,14 +133,6 @@ def test_the_catalog_and_the_model_cards_agree_on_parsers():
 
     for known in CATALOG:
         assert tool_call_parser(known.name) == defaults_for(known.name).tool_call_parser
-
-
-@given(st.integers(1, 100_000))
-def test_the_sequence_limit_is_a_power_of_two_with_room_for_a_burst(sequences):
-    limit = sequence_limit(sequences)
-    assert limit.bit_count() == 1
-    assert 8 <= limit <= 1024
-    assert limit == 1024 or 2 * sequences <= limit < max(16, 4 * sequences + 1)
 
 
 def test_what_vllm_does_anyway_is_not_set():

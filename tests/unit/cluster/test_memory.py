@@ -19,9 +19,12 @@ from qwenfleet.cluster.geometry import Geometry, KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines, all_layouts
 from qwenfleet.cluster.memory import (
+    LEAST_SEQUENCES,
+    SEQUENCES,
     activation_bytes,
     gpu_memory,
     pipeline_layers,
+    sequence_limit,
     stage_weight_bytes,
 )
 from qwenfleet.cluster.rules import Rule, judge_memory, judge_shape
@@ -155,3 +158,15 @@ def test_more_memory_never_holds_fewer_tokens(
     less = gpu_memory(geometry, layout, accelerator)
     larger = replace(accelerator, memory_gib=accelerator.memory_gib * factor)
     assert gpu_memory(geometry, layout, larger).kv_tokens >= less.kv_tokens
+
+
+@given(st.integers(0, 100_000), st.integers(1, 100_000))
+def test_the_sequence_limit_is_what_is_held_or_asked_for_up_to_a_power_of_two(
+    held: int, wanted: int
+) -> None:
+    limit = sequence_limit(held, wanted)
+    most = max(held, wanted)
+    assert limit.bit_count() == 1
+    assert LEAST_SEQUENCES <= limit <= SEQUENCES
+    assert limit >= min(most, SEQUENCES)
+    assert limit < max(2 * most, LEAST_SEQUENCES + 1)

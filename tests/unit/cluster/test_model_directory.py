@@ -128,6 +128,14 @@ def test_dense_models_differ_in_norms_and_biases(
             "group_size is 'a', not a positive number",
         ),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised as 'awq'"),
+        (
+            {"num_key_value_heads": 5},
+            "num_key_value_heads is 5, of which num_attention_heads 32 is no multiple, in the",
+        ),
+        (
+            {"num_experts_per_tok": 129},
+            "num_experts_per_tok is 129, above num_experts 128, in the config.json of 'coder'",
+        ),
         ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size"),
         (
             {

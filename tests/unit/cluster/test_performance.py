@@ -17,7 +17,7 @@ from qwenfleet.cluster.performance import (
     ttft_factors,
 )
 from qwenfleet.cluster.speed_terms import EngineShape
-from qwenfleet.cluster.step_cost import Cause, Workload
+from qwenfleet.cluster.step_cost import Workload
 
 LOAD = Workload(32, 4000, 500)
 
@@ -33,8 +33,6 @@ def test_a_speed_is_ranges_that_hold_together():
     assert speed.output_tokens_per_s.low == pytest.approx(32 * 500 / request.high)
     assert speed.output_tokens_per_s.high == pytest.approx(32 * 500 / request.low)
     assert speed.total_tokens_per_s.low == pytest.approx(speed.output_tokens_per_s.low * 9)
-    assert sum(speed.shares.values()) == pytest.approx(1)
-    assert speed.main_cause in Cause
 
 
 def test_ranges_are_as_wide_as_the_vendor_was_missed():

@@ -30,7 +30,6 @@ def made_up(rate: Callable[[Layout], float], tpot_s: Callable[[Layout], float]) 
             tpot_s=Range.around(tpot_s(layout), 2.0),
             output_tokens_per_s=Range.around(rate(layout), 2.0),
             total_tokens_per_s=Range.around(rate(layout), 2.0),
-            shares={},
         )
 
     return model

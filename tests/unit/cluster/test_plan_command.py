@@ -53,6 +53,22 @@ def test_the_table_has_every_candidate_the_choice_and_its_reason(run: Run) -> No
     assert "Prefill and decode share their engines" in said
 
 
+def test_skewed_routing_is_said_and_makes_a_step_no_slower(run: Run) -> None:
+    found = {}
+    for routing in ("uniform", "skewed"):
+        options = (*CODER, "--accelerator", "H200", "--layout", "TP8+EP8", "--routing", routing)
+        _, said = run(*options)
+        assert f"512 tokens, {routing} routing. " in said.splitlines()[0]
+        assert ("Skewed routing is of one" in said) == (routing == "skewed")
+        found[routing] = json.loads(run(*options, "--output", "json")[1])
+        assert found[routing]["routing"] == routing
+    slow, fast = (
+        found[name]["candidates"][0]["predicted"]["tpot_s"] for name in ("uniform", "skewed")
+    )
+    assert fast[0] < slow[0]
+    assert fast[1] < slow[1]
+
+
 def test_no_cell_of_the_table_is_cut_short(run: Run) -> None:
     _, said = run(*CODER, "--accelerator", "MI300X")
     assert "…" not in said
@@ -171,6 +187,24 @@ BAD = [
     ((*CODER, *H200, "--explain", "TP8", "--output", "json"), "--explain and --output are given"),
     (("--html", "page.html", "--output", "json"), "--html and --output are given together"),
     (("--html", "page.html", "--calibration"), "--calibration and --html are given together"),
+    (
+        ("--html", "page.html", "--goal", "cost", "--slo", "tpot=50ms"),
+        "a page cannot honour --goal and --slo: its plans are of usual servers, for throughput. "
+        "Leave them out, or leave out --html.",
+    ),
+    *(
+        (("--html", "page.html", *option), f"a page cannot honour {option[0]}: its plans are of")
+        for option in (
+            ("--kv-dtype", "fp8"),
+            ("--routing", "skewed"),
+            ("--layout", "TP8"),
+            ("--long-context", "yarn"),
+            ("--gpus-per-node", "4"),
+            ("--from-cluster",),
+            ("--address", "auto"),
+            ("--kube",),
+        )
+    ),
     (("--html", "page.html", "--nodes", "0"), "the number of nodes is 0"),
     (("--html", "page.html", "--context", "0"), "the context is 0 tokens"),
     ((*CODER, "--from-cluster", "--nodes", "2"), "Leave them out"),

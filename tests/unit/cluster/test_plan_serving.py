@@ -10,6 +10,7 @@ from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_request import Load
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 FP8_480B = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
@@ -39,6 +40,55 @@ def test_each_pool_gets_a_layout_and_all_the_context_of_the_smallest() -> None:
     assert served(BF16_30B, pools=small).max_model_len == 113_696
 
 
+AITER = {"VLLM_ROCM_USE_AITER": "1"}
+DEEP_GEMM = {"VLLM_USE_DEEP_GEMM": "1"}
+
+
+@pytest.mark.parametrize(("accelerator", "env"), [(MI300X, AITER), ("H200", DEEP_GEMM)])
+@pytest.mark.parametrize("layout", [{}, {"layout": {"tensor_parallel_size": 4}}])
+def test_a_model_gets_the_settings_of_a_written_plan(
+    accelerator: str, env: dict[str, str], layout: dict[str, Any]
+) -> None:
+    model = served(FP8_480B, accelerator=accelerator, **layout)
+    assert model.env == env
+    assert model.engine_args["gpu_memory_utilization"] == 0.9
+    assert model.engine_args["max_num_batched_tokens"] == 8192
+    assert {"max_num_seqs"} == set(model.engine_args) - {
+        "gpu_memory_utilization",
+        "max_num_batched_tokens",
+    }
+
+
+def test_what_the_operator_sets_goes_over_the_plans_settings() -> None:
+    own = {"env": {"VLLM_ROCM_USE_AITER": "0", "A": "b"}, "engine_args": {"max_num_seqs": 7}}
+    model = served(FP8_480B, accelerator=MI300X, **own)
+    assert model.env == own["env"]
+    assert model.engine_args["max_num_seqs"] == 7
+    assert model.engine_args["max_num_batched_tokens"] == 8192
+
+
+def test_each_pool_gets_the_settings_of_its_gpus_under_the_operators() -> None:
+    pools = [
+        {"name": "a", "accelerator": "H100", "engine_args": {"max_num_seqs": 7}},
+        {"name": "b", "accelerator": MI300X, "env": {"B": "pool"}},
+    ]
+    shared = {"env": {"B": "model"}, "engine_args": {"max_num_batched_tokens": 4096}}
+    model = served(FP8_480B, pools=pools, **shared)
+    first, second = model.engine_pools
+    assert (first.env, second.env) == (DEEP_GEMM | {"B": "model"}, AITER | {"B": "pool"})
+    assert first.engine_args["max_num_seqs"] == 7
+    assert second.engine_args["max_num_seqs"] == 512
+    for pool in (first, second):
+        assert pool.engine_args["max_num_batched_tokens"] == 4096
+    assert (model.env, model.engine_args) == tuple(shared.values())
+
+
+def test_a_fleet_that_is_completed_twice_stays_the_same() -> None:
+    tree = {"models": [{"id": "coder", "source": FP8_480B, "accelerator": MI300X}]}
+    once = completed(FleetConfig.model_validate(tree))
+    assert completed(once) == once
+
+
 def test_a_layout_of_the_operators_is_kept_with_the_context_that_fits_it() -> None:
     model = served(BF16_30B, accelerator="H100", layout={"tensor_parallel_size": 1})
     assert model.layout is not None
@@ -47,6 +97,17 @@ def test_a_layout_of_the_operators_is_kept_with_the_context_that_fits_it() -> No
         BF16_30B, accelerator="H100", layout={"tensor_parallel_size": 1}, max_model_len=200
     )
     assert shorter.max_model_len == 200
+
+
+def test_a_layout_need_not_hold_a_request_of_a_load_that_nobody_asked_for() -> None:
+    """By this share of its memory one H100 is left with fewer tokens than the usual 8,704."""
+    tight = {"layout": {}, "engine_args": {"gpu_memory_utilization": 0.774}}
+    model = served(BF16_30B, accelerator="H100", **tight)
+    assert model.max_model_len is not None
+    assert 0 < model.max_model_len < Load().sequence_tokens
+    with pytest.raises(NoLayoutFits) as caught:
+        served(BF16_30B, accelerator="H100", **tight, max_model_len=8704)
+    assert caught.value.rule == "context"
 
 
 @pytest.mark.parametrize(

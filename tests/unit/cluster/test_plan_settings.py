@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import yaml
@@ -39,8 +40,25 @@ def test_a_planned_fleet_has_the_settings_of_its_gpus(capsys, accelerator, env):
     written = plan(capsys, "--model", CODER, "--accelerator", accelerator, "--output", "fleet.yaml")
     (model,) = FleetConfig.model_validate(yaml.safe_load(written)).models
     assert model.env == env
-    assert model.engine_args["max_num_seqs"] == 64
+    assert model.engine_args["max_num_seqs"] == {"MI300X": 512, "H200": 256}[accelerator]
     assert model.engine_args["gpu_memory_utilization"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "layout", "limit"),
+    [("H100", "TP8+EP8", 64), ("H200", "DP8+EP8", 32), ("H200", "TP4xDP2+EP8", 128)],
+)
+def test_the_sequence_limit_that_is_written_is_the_one_that_is_printed(
+    capsys, accelerator, layout, limit
+):
+    options = ("--model", CODER, "--accelerator", accelerator, "--layout", layout)
+    said = plan(capsys, *options)
+    written = yaml.safe_load(plan(capsys, *options, "--output", "fleet.yaml"))
+    assert written["models"][0]["engine_args"]["max_num_seqs"] == limit
+    assert f"max_num_seqs is {limit}: " in said
+    at_once = int(re.findall(r"^ +8,192 +(\d+) ", said, re.M)[0])
+    ranks = written["models"][0]["layout"].get("data_parallel_size", 1)
+    assert limit // 2 < at_once / ranks <= limit
 
 
 def test_what_to_know_of_the_settings_is_printed(capsys):

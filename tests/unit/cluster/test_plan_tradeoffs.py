@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from qwenfleet.cluster import performance, plan_speed
@@ -6,7 +8,7 @@ from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan import Candidate
-from qwenfleet.cluster.plan_request import PlanRequest, Slo
+from qwenfleet.cluster.plan_request import PlanRequest, Routing, Slo
 from qwenfleet.cluster.plan_tradeoffs import by_context, cells, slo_sentence, within_slo
 from qwenfleet.cluster.planner import plan
 from qwenfleet.cluster.step_cost import Workload
@@ -42,6 +44,17 @@ def test_the_slo_leaves_room_for_what_it_says():
     load = Workload(most, request.load.prompt_tokens, request.load.output_tokens)
     assert performance.predict(shape, load).tpot_s.high <= 0.080
     assert f"up to {most:,} requests" in slo_sentence(choice, request)
+
+
+def test_skewed_routing_leaves_room_for_more_and_fills_an_engine_faster():
+    choice, request = planned(Slo(tpot_s=0.050))
+    skewed = replace(request, routing=Routing.SKEWED)
+    assert (within_slo(choice, skewed) or 0) > (within_slo(choice, request) or 0) > 0
+    rows = zip(by_context(choice, skewed), by_context(choice, request), strict=True)
+    for fast, slow in rows:
+        assert fast.tpot_s
+        assert slow.tpot_s
+        assert fast.tpot_s.low < slow.tpot_s.low
 
 
 def test_memory_bounds_what_the_slo_leaves():

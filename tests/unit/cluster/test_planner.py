@@ -32,6 +32,9 @@ def planned(model: str, accelerator: str, nodes: int = 1, node: int = 8, **more:
 RECIPES = "vllm-project/recipes Qwen3-Coder-480B-A35B-Instruct.yaml, 2026-04-17"
 README = "QwenLM/Qwen3-Coder README"
 COOKBOOK = "SGLang cookbook, Qwen3-Coder"
+"""For FP8 480B it says tp8 ep2: the nearest that vLLM has is TP8+EP8. Its 8,192 tokens are what was
+tried there, no limit of memory. GB200 is no accelerator of the catalog. `--page-size 32` and
+`--moe-runner-backend` are SGLang's own and no part of a layout."""
 SGLANG_H100 = "SGLang on 8 x H100, 2026-09-15"
 PUBLISHED = [
     ("qwen3-coder-480b", "H200", 8, "TP8+EP8", 32_000, RECIPES),
@@ -46,9 +49,18 @@ PUBLISHED = [
     ("qwen3-coder-480b-fp8", "H200", 8, "TP8+EP8", 262_144, README),
     ("qwen3-coder-480b-fp8", "H100", 8, "TP8+EP8", 131_072, SGLANG_H100),
     ("qwen3-coder-480b-fp8", "MI300X", 8, "TP8+EP8", 8_192, COOKBOOK),
+    ("qwen3-coder-480b-fp8", "MI325X", 8, "TP8+EP8", 8_192, COOKBOOK),
+    ("qwen3-coder-480b-fp8", "MI355X", 8, "TP8+EP8", 8_192, COOKBOOK),
+    ("qwen3-coder-480b", "MI300X", 8, "TP8", 8_192, COOKBOOK),
+    ("qwen3-coder-480b", "MI325X", 8, "TP8", 8_192, COOKBOOK),
+    ("qwen3-coder-480b", "MI355X", 8, "TP8", 8_192, COOKBOOK),
     ("qwen3-coder-480b-fp8", "B200", 8, "TP8+EP8", 8_192, COOKBOOK),
     ("qwen3-coder-30b", "MI300X", 1, "TP1", 8_192, COOKBOOK),
     ("qwen3-coder-30b-fp8", "MI300X", 1, "TP1", 8_192, COOKBOOK),
+    ("qwen3-coder-30b", "MI325X", 1, "TP1", 8_192, COOKBOOK),
+    ("qwen3-coder-30b-fp8", "MI325X", 1, "TP1", 8_192, COOKBOOK),
+    ("qwen3-coder-30b", "MI355X", 1, "TP1", 8_192, COOKBOOK),
+    ("qwen3-coder-30b-fp8", "MI355X", 1, "TP1", 8_192, COOKBOOK),
     ("qwen3-coder-30b-fp8", "H100", 1, "TP1", 262_144, "card, and 29 GiB of weights"),
 ]
 
@@ -67,6 +79,37 @@ def test_what_others_publish_that_they_run_is_legal_and_fits(
     )
     assert found.choice.layout.name == layout, source
     assert not found.choice.judgement.is_discouraged
+
+
+def test_the_recipes_nvfp4_row_fits_a_server_of_b200_with_an_fp8_kv_cache() -> None:
+    """RECIPES: `--kv-cache-dtype fp8`, 288 GB at least, and no layout, so the planner chooses."""
+    found = planned("nvidia/Qwen3-Coder-480B-A35B-Instruct-NVFP4", "B200", kv_dtype=KVDtype.FP8)
+    weights = found.choice.num_gpus * found.choice.memory.weight_bytes
+    assert found.choice.max_model_len == 262_144
+    assert weights < 288e9
+    assert not found.choice.judgement.is_discouraged
+    assert any("config.json was not seen" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("layout", ["TP8", "DP8"])
+def test_sglangs_nvfp4_row_fits_b200_without_its_number_of_attention_ranks(layout: str) -> None:
+    """COOKBOOK: tp8 ep1 `--enable-dp-attention`, which the page gives no number of ranks for: one
+    rank is TP8, and eight are DP8, where vLLM splits experts over all ranks too."""
+    found = planned("qwen3-coder-480b-nvfp4", "B200", layout=Layout.parse(layout))
+    assert found.choice.layout.name == layout
+
+
+def test_sglangs_tp8_with_ep2_cannot_be_and_is_answered_with_what_vllm_makes() -> None:
+    """COOKBOOK: FP8 480B on MI300X, MI325X, MI355X, B200 and GB200. vLLM has no EP within TP."""
+    with pytest.raises(ValueError, match=r"vLLM makes TP x DP = 8 of them\. Write TP8\+EP8$"):
+        Layout.parse("TP8+EP2")
+
+
+@pytest.mark.parametrize("accelerator", ["MI300X", "MI325X", "MI355X"])
+def test_nvfp4_on_amd_is_refused_with_what_works(accelerator: str) -> None:
+    with pytest.raises(NoLayoutFits, match=r"\(rule quantisation\)\. What works: TP8") as caught:
+        planned("qwen3-coder-480b-nvfp4", accelerator)
+    assert caught.value.rule == "quantisation"
 
 
 REFUSED = [

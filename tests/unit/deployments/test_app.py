@@ -94,6 +94,23 @@ def test_what_only_an_engine_reads_restarts_the_engines_of_that_model_only() -> 
         assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
 
+def test_arguments_of_the_hardware_reach_no_gateway_and_those_of_prompts_do() -> None:
+    arguments = {"max_num_seqs": 512, "tokenizer_mode": "slow"}
+    gateway, engine, _ = trees(changed(CONFIG, engine_args=arguments))
+    assert gateway["models"][0]["engine_args"] == {"tokenizer_mode": "slow"}
+    assert engine["models"][0]["engine_args"].items() >= arguments.items()
+
+
+def test_a_planned_models_gateway_has_nothing_of_its_machines() -> None:
+    source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+    views = [
+        trees(FleetConfig(models=(ModelConfig(id="c", source=source, accelerator=name),)))
+        for name in ("H200", "AMD-Instinct-MI300X-OAM")
+    ]
+    assert views[0][0] == views[1][0]
+    assert views[1][1]["models"][0]["env"] == {"VLLM_ROCM_USE_AITER": "1"}
+
+
 def test_what_only_gateways_read_restarts_no_engine() -> None:
     gateway = CONFIG.gateway.model_copy(update={"keep_alive_s": 99.0})
     before, after = trees(CONFIG), trees(CONFIG.model_copy(update={"gateway": gateway}))
