@@ -36,8 +36,11 @@ def test_it_says_what_the_package_says() -> None:
 def test_children_of_a_process_without_an_installed_qwenfleet_find_the_plugin(
     tmp_path: Path,
 ) -> None:
+    code = tmp_path / "code"  # a checkout that was installed has metadata beside the code
+    code.mkdir()
+    (code / "qwenfleet").symlink_to(ROOT / "qwenfleet")
     found = subprocess.run(
-        [sys.executable, "-S", "-c", FIND, str(ROOT), str(tmp_path)],
+        [sys.executable, "-S", "-c", FIND, str(code), str(tmp_path)],
         capture_output=True,
         text=True,
         check=True,
