@@ -259,8 +259,8 @@ def see_a_gateway_leave(cluster: Cluster) -> None:
         leaving = cluster.started[1]
         leaving.terminate()
         told_at = time.monotonic()
-        late = [cluster.ask(1) for _ in range(6)]
         assert not any(stream.done() for stream in streams), "nothing was left to lose"
+        late = [cluster.ask(1) for _ in range(6)]
         assert [stream.result() for stream in streams] == [200, 200]
     assert late == [200] * 6
     for lines in transcripts:
