@@ -21,6 +21,12 @@ CHART = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet"
 CASES = sorted(
     path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml")
 )
+OTHER_VARIABLES = {
+    "HOME",
+    "PYTHONDONTWRITEBYTECODE",
+    "HF_TOKEN",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S",
+}
 WITHOUT_SCHEMA = {"RayService", "HTTPRoute"}
 """Kinds that are not Kubernetes' own: KubeRay's has a test of its own, the Gateway API's CRDs are
 nowhere to be had."""
@@ -135,7 +141,7 @@ def test_ray_finds_haproxy_and_its_ports_in_every_pod(documents, serve_config, g
         (container,) = group["template"]["spec"]["containers"]
         found = {entry["name"]: entry.get("value") for entry in container["env"]}
         assert found.items() >= wanted.items()
-        assert found.keys() - wanted.keys() <= {"HOME", "PYTHONDONTWRITEBYTECODE", "HF_TOKEN"}
+        assert found.keys() - wanted.keys() <= OTHER_VARIABLES
 
 
 def test_every_pod_keeps_to_the_restricted_standard(documents, groups):
@@ -164,13 +170,19 @@ def test_every_image_is_pinned(documents, groups):
             assert re.search(r":\d+\.\d+\.\d+-(cpu|cuda|rocm)(@sha256:.{64})?$", container["image"])
 
 
-def test_a_pod_outlives_its_drain(documents, groups):
+def test_a_pod_outlives_its_drain(documents, groups, serve_config):
+    """Ray drains its node when it is told to end: Serve moves what is there, and waits for it."""
+    (application,) = serve_config(documents)["applications"]
     for name, group in groups(documents).items():
         spec = group["template"]["spec"]
         if name != "head":
             (container,) = spec["containers"]
+            values = {entry["name"]: entry.get("value") for entry in container["env"]}
+            drain_s = int(values["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
             sleep_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-            assert spec["terminationGracePeriodSeconds"] > sleep_s + 30
+            assert spec["terminationGracePeriodSeconds"] > sleep_s + drain_s + 30
+            if name == "gateway":
+                assert application["deployments"][0]["graceful_shutdown_timeout_s"] == drain_s
 
 
 def test_no_label_that_kuberay_selects_on_is_taken(documents, groups):

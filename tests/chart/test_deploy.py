@@ -1,8 +1,8 @@
-"""The CPU case on a real Ray: a head, a gateway's and an engine's node with the labels, resources
-and environment of their pods, and the chart's serveConfigV2 through `serve deploy`.
+"""The CPU case on a real Ray: a head, two gateways and an engine, each a node with the labels,
+resources and environment of its pod, and the chart's serveConfigV2 through `serve deploy`.
 
 What differs from a cluster is what one machine forces: loopback, free ports, paths, and one HAProxy
-for the three nodes, which share an address.
+for the nodes, which share an address.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ASK = ROOT / "helm" / "qwenfleet" / "files" / "ask.py"
 START_S = 420
 STOP_S = 30
-VALUES = {"fleet": {"models": [{"id": "smollm2-135m-instruct", "max_model_len": 2048}]}}
-"""One engine of the case's two: two cores share its start with all of Ray."""
+DRAIN_S = 30
+"""gateway.drainSeconds of the case: what it is when Serve never lets go of the node."""
+MODEL = "smollm2-135m-instruct"
+VALUES = {
+    "fleet": {"models": [{"id": MODEL, "max_model_len": 2048}], "gateway": {"replicas": 2}},
+}
+"""One engine of the case's two, since two cores share its start with all of Ray."""
+STREAM_TOKENS = 120
+GROUPS = ("head", "gateway", "gateway", "engine-0")
 
 
 @pytest.fixture
@@ -97,7 +105,7 @@ class Cluster:
             command += [f"--address=127.0.0.1:{self.gcs}"]
             labels = ",".join(f"{key}={value}" for key, value in spec["labels"].items())
             command += [f"--labels={labels}"]
-        with (self.directory / f"{group}.log").open("wb") as log:
+        with (self.directory / f"{group}.log").open("ab") as log:
             self.started.append(
                 subprocess.Popen(
                     command,
@@ -108,6 +116,23 @@ class Cluster:
                     start_new_session=True,
                 )
             )
+
+    def ask(self, tokens: int, transcript: list[str] | None = None) -> int:
+        """The status of a completion; what is streamed goes into the transcript line by line."""
+        body = {"model": MODEL, "prompt": "def reverse(text):", "max_tokens": tokens}
+        with (
+            httpx.Client(timeout=120) as client,
+            client.stream(
+                "POST",
+                f"http://127.0.0.1:{self.http}/v1/completions",
+                json=body | {"stream": transcript is not None, "ignore_eos": True},
+                headers={"authorization": f"Bearer {self.key}"},
+            ) as response,
+        ):
+            for line in response.iter_lines():
+                if transcript is not None and line:
+                    transcript.append(line)
+            return response.status_code
 
     def api(self, path: str) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.token}"}
@@ -174,7 +199,7 @@ def cluster(render, groups, serve_config, directory):
     cluster = Cluster(documents, groups(documents), directory)
 
     try:
-        for count, group in enumerate(("head", "gateway", "engine-0"), start=1):
+        for count, group in enumerate(GROUPS, start=1):
             cluster.start(group)
             until(lambda count=count: len(cluster.nodes()) == count, f"{group} joins")
         yield cluster
@@ -198,7 +223,7 @@ def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_conf
     asked = subprocess.run(
         [
             *(sys.executable, "-c", ASK.read_text(), f"http://127.0.0.1:{cluster.http}"),
-            *("smollm2-135m-instruct", "keys", str(START_S)),
+            *(MODEL, "keys", str(START_S)),
         ],
         env=os.environ | {"API_KEY": cluster.key},
         capture_output=True,
@@ -210,13 +235,36 @@ def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_conf
     assert "a completion is answered with 200" in asked.stdout
 
     deployments = status["applications"]["qwenfleet"]["deployments"]
-    nodes = {name: one["replicas"][0]["node_id"] for name, one in deployments.items()}
+    nodes = {name: {r["node_id"] for r in one["replicas"]} for name, one in deployments.items()}
     labels = {
         node["node_id"]: node["labels"]["qwenfleet.io/role"]
         for node in cluster.nodes()
         if "qwenfleet.io/role" in (node["labels"] or {})
     }
-    assert {name: labels[node] for name, node in nodes.items()} == {
-        "gateway": "gateway",
-        "engine-0": "engine",
+    assert {name: sorted(labels[node] for node in at) for name, at in nodes.items()} == {
+        "gateway": ["gateway", "gateway"],
+        "engine-0": ["engine"],
     }
+    see_a_gateway_leave(cluster)
+
+
+def see_a_gateway_leave(cluster: Cluster) -> None:
+    """As when its pod is deleted: SIGTERM to `ray start`. Its streams go on to their end, and what
+    comes meanwhile goes to the other."""
+    until(lambda: all(cluster.ask(1) == 200 for _ in range(6)), "both gateways answer")
+    transcripts: list[list[str]] = [[], []]
+    with ThreadPoolExecutor(2) as pool:
+        streams = [pool.submit(cluster.ask, STREAM_TOKENS, lines) for lines in transcripts]
+        until(lambda: all(len(lines) > 5 for lines in transcripts), "both streams began")
+        leaving = cluster.started[1]
+        leaving.terminate()
+        told_at = time.monotonic()
+        assert not any(stream.done() for stream in streams), "nothing was left to lose"
+        late = [cluster.ask(1) for _ in range(6)]
+        assert [stream.result() for stream in streams] == [200, 200]
+    assert late == [200] * 6
+    for lines in transcripts:
+        assert lines[-1] == "data: [DONE]", lines[-3:]
+        assert len(lines) > STREAM_TOKENS
+    leaving.wait(timeout=DRAIN_S)
+    assert time.monotonic() - told_at < DRAIN_S, "the node waited for more than its streams"

@@ -74,6 +74,7 @@ applications:
     deployments:
       - name: gateway
         num_replicas: {{ int .Values.fleet.gateway.replicas }}
+        graceful_shutdown_timeout_s: {{ int .Values.gateway.drainSeconds }}
       {{- range (include "qwenfleet.pools" . | fromJsonArray) }}
       - name: {{ .group }}
         num_replicas: {{ int .replicas }}

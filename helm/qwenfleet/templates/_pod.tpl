@@ -31,6 +31,10 @@ seccompProfile:
   value: /home/qwenfleet
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
+{{- with .placement.drainSeconds }}
+- name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+  value: {{ int . | quote }}
+{{- end }}
 {{- with .root.Values.weights.huggingFace }}
 {{- if and .existingSecret (ne $.component "head") }}
 - name: HF_TOKEN
@@ -189,7 +193,7 @@ spec:
   {{- else if eq .component "gateway" }}
   automountServiceAccountToken: false
   {{- end }}
-  terminationGracePeriodSeconds: {{ add (int (.placement.drainSeconds | default 30)) 60 }}
+  terminationGracePeriodSeconds: {{ add (int (.placement.drainSeconds | default 30)) 10 60 }}
   {{- with .root.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
@@ -239,10 +243,11 @@ spec:
       resources:
         {{- include "qwenfleet.resources" . | nindent 8 }}
       {{- include "qwenfleet.probes" . | nindent 6 }}
-      {{- with .placement.drainSeconds }}
+      {{- if .placement.drainSeconds }}
+      # Until every proxy knows that the pod goes; Ray drains its node then, and ends when that is done.
       lifecycle:
         preStop:
-          sleep: {seconds: {{ int . }}}
+          sleep: {seconds: 10}
       {{- end }}
       securityContext:
         {{- include "qwenfleet.securityContext" . | nindent 8 }}
