@@ -26,13 +26,16 @@ START_ATTEMPTS = 3
 """A start that fails three times in a row fails for a reason that a fourth does not cure."""
 
 
-def build(config: FleetConfig | dict[str, Any], working_dir: str | None = None) -> Application:
+def build(config: dict[str, Any]) -> Application:
     """What `import_path: qwenfleet.deployments.app:build` deploys; `args` is the FleetConfig as a
-    mapping. Replicas run from the package `working_dir`; None: from the job's, or what is
-    installed."""
-    fleet = completed(
-        config if isinstance(config, FleetConfig) else FleetConfig.model_validate(config)
-    )
+    mapping. Serve calls it with nothing else."""
+    return application(FleetConfig.model_validate(config))
+
+
+def application(config: FleetConfig, working_dir: str | None = None) -> Application:
+    """The fleet's application. Its replicas run from the package `working_dir`; None: from the
+    job's, or what is installed."""
+    fleet = completed(config)
     engines = [
         _engine(fleet, pool, f"engine-{index}{f'-{name}' if name else ''}", name, working_dir)
         for index, model in enumerate(fleet.models)

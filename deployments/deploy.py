@@ -19,7 +19,7 @@ from ray.serve.exceptions import RayServeException
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError, FleetNotFound, StartTimeout
 from qwenfleet.deployments import registry
-from qwenfleet.deployments.app import build
+from qwenfleet.deployments.app import application
 from qwenfleet.deployments.progress import Progress, Stages
 
 POLL_S: Final = 1.0
@@ -40,10 +40,9 @@ def deploy(config: FleetConfig, config_file: str, *, timeout_s: float) -> None:
         ray_serve.start(
             http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
         )
-        application = build(config, working_dir=_working_dir(config.name, Path(config_file)))
-        target = ray_serve.RunTarget(target=application, name=config.name, route_prefix="/")
+        target = application(config, _working_dir(config.name, Path(config_file)))
         ray_serve.run_many(
-            [target],
+            [ray_serve.RunTarget(target=target, name=config.name, route_prefix="/")],
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
@@ -66,9 +65,9 @@ def stop(config: FleetConfig) -> None:
 
 def raise_failed_deployment(config: FleetConfig) -> None:
     """Raises EngineStartError when Serve has given the fleet up."""
-    application = ray_serve.status().applications.get(config.name)
-    if application is not None and application.status == "DEPLOY_FAILED":
-        reason = " ".join(application.message.split())[:300]
+    deployed = ray_serve.status().applications.get(config.name)
+    if deployed is not None and deployed.status == "DEPLOY_FAILED":
+        reason = " ".join(deployed.message.split())[:300]
         raise EngineStartError(config.models[0].id, reason)
 
 
@@ -119,8 +118,8 @@ def _wait(config: FleetConfig, stages: Stages, timeout_s: float) -> None:
 
 
 def _is_settled(config: FleetConfig) -> bool:
-    application = ray_serve.status().applications.get(config.name)
-    return application is not None and application.status == "RUNNING"
+    deployed = ray_serve.status().applications.get(config.name)
+    return deployed is not None and deployed.status == "RUNNING"
 
 
 def _working_dir(fleet: str, config_file: Path) -> str | None:

@@ -27,7 +27,7 @@ from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
-from qwenfleet.deployments.app import build
+from qwenfleet.deployments.app import application
 from qwenfleet.deployments.deploy import raise_failed_deployment
 from qwenfleet.deployments.progress import Progress, Stages
 
@@ -157,7 +157,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
         )
         ray_serve.run_many(
-            [ray_serve.RunTarget(target=build(config), name=config.name, route_prefix="/")],
+            [ray_serve.RunTarget(target=application(config), name=config.name, route_prefix="/")],
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )

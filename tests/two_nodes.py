@@ -85,9 +85,11 @@ class Session:
         serve.start(http_options=options)
 
     def deploy(self, config: FleetConfig) -> None:
-        from qwenfleet.deployments.app import build
+        from qwenfleet.deployments.app import application
 
-        target = self.serve.RunTarget(target=build(config), name=config.name, route_prefix="/")
+        target = self.serve.RunTarget(
+            target=application(config), name=config.name, route_prefix="/"
+        )
         self.serve.run_many([target], wait_for_applications_running=False)
 
     def engines(self) -> list[Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
 from qwenfleet.cluster.auth import AuthConfig, hash_of
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig, dump
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.model_config import ModelConfig, Pool, Replicas, ScriptConfig
-from qwenfleet.deployments.app import ROLE_LABEL, START_ATTEMPTS, build
+from qwenfleet.deployments.app import ROLE_LABEL, START_ATTEMPTS, application, build
 from qwenfleet.deployments.environment import gateway_environment
 
 CONFIG = FleetConfig(
@@ -27,11 +28,14 @@ CONFIG = FleetConfig(
 )
 
 
-def deployments(config: FleetConfig | dict[str, Any]) -> tuple[Any, list[Any]]:
+def deployments(config: FleetConfig) -> tuple[Any, list[Any]]:
     """The gateway and the engines, as Serve is given them."""
-    gateway: Any = build(config)._bound_deployment
-    bound: list[Any] = list(gateway.init_args[1:])
-    return gateway, [argument._bound_deployment for argument in bound]
+    return bound(application(config))
+
+
+def bound(served: Any) -> tuple[Any, list[Any]]:
+    gateway = served._bound_deployment
+    return gateway, [argument._bound_deployment for argument in gateway.init_args[1:]]
 
 
 def test_each_model_is_one_engine_deployment_with_its_replicas() -> None:
@@ -137,7 +141,8 @@ def test_keys_concern_gateways_only() -> None:
 
 
 def test_serves_own_config_file_gives_the_same_application() -> None:
-    one, other = deployments(CONFIG), deployments(dump(CONFIG))
+    of_the_file = call_user_app_builder_with_args_if_necessary(cast(Any, build), dump(CONFIG))
+    one, other = deployments(CONFIG), bound(of_the_file)
     assert one[0].init_args[0] == other[0].init_args[0]
     assert [engine.name for engine in one[1]] == [engine.name for engine in other[1]]
 

@@ -9,7 +9,7 @@ import pytest
 from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.deployments import __main__ as command
-from qwenfleet.deployments.app import build
+from qwenfleet.deployments.app import application
 from qwenfleet.deployments.deploy import _code_hash
 from qwenfleet.deployments.registry import Registry
 
@@ -50,10 +50,10 @@ def test_the_registry_keeps_the_package_in_which_code_came_first() -> None:
 
 
 def test_replicas_run_from_the_package_that_is_given() -> None:
-    gateway: Any = build(FleetConfig(), working_dir="gcs://one.zip")._bound_deployment
+    gateway: Any = application(FleetConfig(), working_dir="gcs://one.zip")._bound_deployment
     for deployment in (gateway, gateway.init_args[1]._bound_deployment):
         assert deployment.ray_actor_options["runtime_env"]["working_dir"] == "gcs://one.zip"
-    plain: Any = build(FleetConfig())._bound_deployment
+    plain: Any = application(FleetConfig())._bound_deployment
     assert "working_dir" not in plain.ray_actor_options["runtime_env"]
 
 

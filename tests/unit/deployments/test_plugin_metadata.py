@@ -45,6 +45,7 @@ def test_children_of_a_process_without_an_installed_qwenfleet_find_the_plugin(
         text=True,
         check=True,
         timeout=30,
+        cwd=tmp_path,  # `-c` looks for metadata where it runs, and a checkout has some
     )
     assert found.stdout.strip() == f"False {plugin_metadata.TARGET}"
 
