@@ -12,6 +12,7 @@ from qwenfleet.cluster.auth import AuthConfig, AuthSetting
 from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.cluster.section import Section, refuse
+from qwenfleet.cluster.slo import SloConfig
 
 
 class GatewayConfig(Section):
@@ -117,6 +118,9 @@ class FleetConfig(Section):
     tracing: TracingConfig | None = Field(
         default=None, description="OpenTelemetry traces; null makes none."
     )
+    slo: SloConfig = Field(
+        default=SloConfig(), description="Objectives of every model that has none of its own."
+    )
     auth: AuthSetting | None = Field(
         default=None,
         description="Who may use the fleet: a mapping with keys or keys_file, or the word none, "
@@ -127,6 +131,11 @@ class FleetConfig(Section):
     def traces_url(self) -> str | None:
         """Where spans are sent; None when none are made."""
         return None if self.tracing is None else self.tracing.traces_url
+
+    @property
+    def objectives(self) -> dict[str, SloConfig]:
+        """What the users of each model are promised, by its id."""
+        return {model.id: model.slo or self.slo for model in self.models}
 
     @property
     def engine_pools(self) -> tuple[ModelConfig, ...]:
@@ -188,6 +197,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def dump(config: FleetConfig) -> dict[str, Any]:
-    """The tree as JSON-able values; `FleetConfig.model_validate` takes it back."""
+def dump(config: Section) -> dict[str, Any]:
+    """A tree as JSON-able values; its class's `model_validate` takes it back."""
     return config.model_dump(mode="json")

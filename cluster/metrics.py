@@ -1,8 +1,8 @@
 """Every metric of the fleet: name, unit, labels and meaning, in one place.
 
-Ray's metrics agent exports them with the prefix `ray_` beside vLLM's own series (`ray_vllm_…`).
-Label values come from closed sets: model ids of the configuration, outcomes and states of the code,
-live engine ids.
+Ray's metrics agent exports them with the prefix `ray_` beside vLLM's own series (`ray_vllm_…`), and
+adds where a process runs. Label values come from closed sets: model ids of the configuration,
+outcomes and states of the code, live engine ids.
 """
 
 from __future__ import annotations
@@ -18,6 +18,26 @@ LATENCY_BUCKETS_S: Final = (
 """From a cached prompt on a GPU to a 1M-token prefill."""
 TOKEN_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 """Around the 17 to 50 ms per token that Qwen3-Coder-480B makes on eight MI300X."""
+CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "outcome": (
+            "completed", "refused", "no_key", "wrong_key", "unavailable", "failed", "timed_out",
+            "engine_lost", "disconnected",
+        ),
+        "loss": ("core_died", "reset", "silent", "frozen", "drained", "refused"),
+        "slo": ("availability", "ttft", "inter_token"),
+        "verdict": ("good", "bad"),
+        "decision": ("sent", "waits", "moved", "trial"),
+        "state": ("starting", "ready", "quarantined", "draining"),
+        "role": ("gateway", "engine"),
+    }
+)  # fmt: skip
+"""All values of these labels. `model`, `deployment` and `engine` are the fleet's own, `reason` is
+the code of an error and `phase` a stage of a start, both of the code."""
+FLEET: Final = "fleet"
+"""A label of every metric: the name of its fleet, since one Prometheus may watch many."""
+EXPORTED_PREFIX: Final = "ray_"
+"""What Ray's agent puts before every name."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +48,13 @@ class Metric:
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...]
+    """Beside FLEET."""
     buckets: tuple[float, ...] = ()
+
+    @property
+    def exported(self) -> str:
+        """Its name in Prometheus; a histogram's has `_bucket`, `_sum` or `_count` behind it."""
+        return EXPORTED_PREFIX + self.name
 
 
 def _index(*metrics: Metric) -> Mapping[str, Metric]:
@@ -38,13 +64,29 @@ def _index(*metrics: Metric) -> Mapping[str, Metric]:
 REQUESTS = Metric(
     "qwenfleet_requests_total",
     "counter",
-    "HTTP requests that ended, by how they ended.",
+    "HTTP requests that ended, by how they ended; model is `none` when none was named.",
     ("model", "outcome"),
+)
+REJECTIONS = Metric(
+    "qwenfleet_rejections_total",
+    "counter",
+    "Requests that were answered with an error, by its code; invalid_request is vLLM's own word.",
+    ("model", "reason"),
+)
+IN_PROGRESS = Metric(
+    "qwenfleet_running_requests", "gauge", "Requests that a gateway works on.", ("model",)
 )
 REQUEST_SECONDS = Metric(
     "qwenfleet_request_seconds",
     "histogram",
     "Time from a request's body to the end of its answer, for completed requests.",
+    ("model",),
+    LATENCY_BUCKETS_S,
+)
+QUEUE_SECONDS = Metric(
+    "qwenfleet_queue_seconds",
+    "histogram",
+    "Time from a request's body to the step in which an engine began to work on it.",
     ("model",),
     LATENCY_BUCKETS_S,
 )
@@ -74,10 +116,42 @@ CACHED_TOKENS = Metric(
 OUTPUT_TOKENS = Metric(
     "qwenfleet_output_tokens_total", "counter", "Tokens that engines generated.", ("model",)
 )
+SLO_EVENTS = Metric(
+    "qwenfleet_slo_events_total",
+    "counter",
+    "Events that an objective judges, good or bad: a request (availability), its first token "
+    "(ttft), a later token (inter_token).",
+    ("model", "slo", "verdict"),
+)
+SLO_OBJECTIVE = Metric(
+    "qwenfleet_slo_objective_ratio",
+    "gauge",
+    "Share of events that are to be good, from the configuration.",
+    ("model", "slo"),
+)
+SLO_THRESHOLD = Metric(
+    "qwenfleet_slo_threshold_seconds",
+    "gauge",
+    "Longest that a good event takes, from the configuration; of `start`, an engine's start.",
+    ("model", "slo"),
+)
+ROUTING = Metric(
+    "qwenfleet_routing_decisions_total",
+    "counter",
+    "What became of requests: sent to an engine at once, wait for one, moved to another, or put on "
+    "trial because engines died under them.",
+    ("model", "decision"),
+)
+USABLE_ENGINES = Metric(
+    "qwenfleet_usable_engines",
+    "gauge",
+    "Engines that a gateway can send new requests to.",
+    ("model",),
+)
 ENGINE_LOSSES = Metric(
     "qwenfleet_engine_losses_total",
     "counter",
-    "Engines lost: core_died, reset, silent, frozen or drained. Each gateway counts its own.",
+    "Engines lost, by how. Each gateway counts its own.",
     ("model", "loss"),
 )
 RESUMES = Metric(
@@ -99,6 +173,12 @@ MOVING_REQUESTS = Metric(
     "Requests at a gateway that wait for an engine, or for their turn to leave one.",
     ("model",),
 )
+DRAIN_CUTS = Metric(
+    "qwenfleet_drain_cut_requests_total",
+    "counter",
+    "Requests that an engine still ran when the time of its drain was over.",
+    ("model",),
+)
 ORPHANS = Metric(
     "qwenfleet_orphaned_requests_total",
     "counter",
@@ -108,43 +188,101 @@ ORPHANS = Metric(
 ENGINE_STATE = Metric(
     "qwenfleet_engine_state",
     "gauge",
-    "1 for the state that an engine is in, 0 for the others.",
-    ("model", "engine", "state"),
+    "1 for the state that an engine is in, 0 for the others; deployment is its name in Serve.",
+    ("model", "deployment", "engine", "state"),
 )
 ENGINE_RUNNING = Metric(
     "qwenfleet_engine_running_requests",
     "gauge",
     "Requests in an engine's running batch.",
-    ("model", "engine"),
+    ("model", "deployment", "engine"),
 )
 ENGINE_WAITING = Metric(
     "qwenfleet_engine_waiting_requests",
     "gauge",
     "Requests that an engine has queued.",
-    ("model", "engine"),
+    ("model", "deployment", "engine"),
 )
 ENGINE_KV_USAGE = Metric(
     "qwenfleet_engine_kv_cache_usage_ratio",
     "gauge",
     "Share of an engine's KV cache in use, 0 to 1.",
-    ("model", "engine"),
+    ("model", "deployment", "engine"),
+)
+ENGINE_PREFILL_RATE = Metric(
+    "qwenfleet_engine_prefill_tokens_per_second",
+    "gauge",
+    "Prompt tokens that an engine prefills per second, as routing has learned; 0 while unknown.",
+    ("model", "deployment", "engine"),
+)
+ENGINE_DECODE_STEP = Metric(
+    "qwenfleet_engine_decode_step_seconds",
+    "gauge",
+    "Time of a step that only decodes, as routing has learned; 0 while unknown.",
+    ("model", "deployment", "engine"),
+)
+ENGINE_START_SECONDS = Metric(
+    "qwenfleet_engine_start_seconds",
+    "gauge",
+    "What an engine's start took, or has taken so far, phase by phase.",
+    ("model", "deployment", "engine", "phase"),
+)
+ENGINE_DRAIN_SECONDS = Metric(
+    "qwenfleet_engine_drain_seconds",
+    "gauge",
+    "How long a draining engine has been at it.",
+    ("model", "deployment", "engine"),
+)
+ENGINE_DRAIN_GRACE = Metric(
+    "qwenfleet_engine_drain_grace_seconds",
+    "gauge",
+    "How long a draining engine may take.",
+    ("model", "deployment", "engine"),
+)
+CLOCK = Metric(
+    "qwenfleet_clock_seconds",
+    "gauge",
+    "Seconds since the epoch by a process's own clock, when it last reported.",
+    ("role",),
+)
+BUILD_INFO = Metric(
+    "qwenfleet_build_info",
+    "gauge",
+    "1, for the versions that a process runs.",
+    ("role", "version", "ray", "vllm"),
 )
 
 METRICS: Final = _index(
     REQUESTS,
+    REJECTIONS,
+    IN_PROGRESS,
     REQUEST_SECONDS,
+    QUEUE_SECONDS,
     TTFT_SECONDS,
     ITL_SECONDS,
     PROMPT_TOKENS,
     CACHED_TOKENS,
     OUTPUT_TOKENS,
+    SLO_EVENTS,
+    SLO_OBJECTIVE,
+    SLO_THRESHOLD,
+    ROUTING,
+    USABLE_ENGINES,
     ENGINE_LOSSES,
     RESUMES,
     RESUME_GAP_SECONDS,
     MOVING_REQUESTS,
+    DRAIN_CUTS,
     ORPHANS,
     ENGINE_STATE,
     ENGINE_RUNNING,
     ENGINE_WAITING,
     ENGINE_KV_USAGE,
+    ENGINE_PREFILL_RATE,
+    ENGINE_DECODE_STEP,
+    ENGINE_START_SECONDS,
+    ENGINE_DRAIN_SECONDS,
+    ENGINE_DRAIN_GRACE,
+    CLOCK,
+    BUILD_INFO,
 )

@@ -6,6 +6,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.section import Section, refuse
+from qwenfleet.cluster.slo import SloConfig
 
 OWNED_ENGINE_ARGS = {
     "model": "source",
@@ -219,6 +220,9 @@ class ModelConfig(EngineGroup):
     )
     script: ScriptConfig | None = Field(
         default=None, description="What a scripted engine plays; null plays the defaults."
+    )
+    slo: SloConfig | None = Field(
+        default=None, description="Objectives of this model; null takes the fleet's."
     )
     pools: tuple[Pool, ...] = Field(
         default=(),

@@ -13,6 +13,7 @@ from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, dump
 from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig, Replicas
 from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
 from qwenfleet.deployments.gateway import Gateway
@@ -50,6 +51,7 @@ def application(config: FleetConfig, working_dir: str | None = None) -> Applicat
         health_check_period_s=2,
         health_check_timeout_s=30,
         logging_config=REPLICA_LOG,
+        user_config={"objectives": {m: dump(slo) for m, slo in fleet.objectives.items()}},
         ray_actor_options={
             "num_cpus": 1,
             "label_selector": {ROLE_LABEL: "!engine"},
@@ -92,9 +94,10 @@ def _engine(
 def _of_engine(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
     view = fleet.model_copy(
         update={
-            "models": (model.model_copy(update={"replicas": Replicas()}),),
+            "models": (model.model_copy(update={"replicas": Replicas(), "slo": None}),),
             "gateway": GatewayConfig(host=fleet.gateway.host),
             "auth": "none",  # nobody asks an engine for a key: another one restarts none
+            "slo": SloConfig(),
         }
     )
     return dump(view)
@@ -109,13 +112,15 @@ def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
         "layout": None,
         "env": {},
         "pools": (),
+        "slo": None,  # comes as user_config, whose change restarts nothing
     }
     models = tuple(
         model.model_copy(update=plain | {"engine_args": _front_end_args(model)})
         for model in fleet.models
     )
     gateway = fleet.gateway.model_copy(update={"replicas": 1})
-    return dump(fleet.model_copy(update={"models": models, "gateway": gateway}))
+    others = {"models": models, "gateway": gateway, "slo": SloConfig()}
+    return dump(fleet.model_copy(update=others))
 
 
 def _front_end_args(model: ModelConfig) -> dict[str, Any]:

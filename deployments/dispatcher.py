@@ -17,12 +17,12 @@ from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.request_errors import EngineRefused, NoEngine, RequestKillsEngines
 from qwenfleet.deployments.flight import Cut, Flight
+from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.link import EngineLink, Loss, targets_of
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.roster import Roster
 from qwenfleet.deployments.routing import Target, choose, with_room
 from qwenfleet.deployments.suspicion import Verdict
-from qwenfleet.deployments.telemetry import GatewayMetrics
 from qwenfleet.deployments.transport import (
     EngineDescription,
     Output,
@@ -103,9 +103,14 @@ class Dispatcher:
         return self._roster.description
 
     @property
-    def has_engine(self) -> bool:
-        """Whether a request could be sent now."""
-        return bool(self._roster.usable())
+    def num_engines(self) -> int:
+        """Engines that a request could be sent to now."""
+        return len(self._roster.usable())
+
+    @property
+    def num_moving(self) -> int:
+        """Requests that wait for an engine, or for their turn to leave one."""
+        return len(self._moving)
 
     # Requests.
 
@@ -118,9 +123,11 @@ class Dispatcher:
         is_last = any(other.link is None for other in self._moving.values())
         target = choose(targets_of(self._beside_trials()), flight.length_tokens, self._rng)
         if is_last or target is None:
+            self._metrics.routed(self._model, "waits")
             self._park(flight)
             self._dispatch()
         else:
+            self._metrics.routed(self._model, "sent")
             self._send(flight, target)
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -180,6 +187,8 @@ class Dispatcher:
         if self._trial_link is link:
             self._trial_link = None
         lost = self._owned_by(link)
+        if loss is Loss.DRAINED:
+            self._metrics.drain_cut(self._model, len(lost))
         if link.description is not None and (lost or not link.is_draining):
             self._metrics.engine_lost(self._model, loss.value)
             logger.warning(
@@ -267,7 +276,6 @@ class Dispatcher:
                 if target is None:
                     break  # whoever comes later in turn does not overtake
                 self._send(flight, target)
-        self._metrics.moving(self._model, len(self._moving))
 
     def _beside_trials(self) -> list[EngineLink]:
         """Engines for new requests: not where suspects are on trial, if there is another. A new
@@ -301,6 +309,9 @@ class Dispatcher:
                 return  # ended, or to be put on trial in its turn
         link = self._roster.link(target.engine)
         self._moving.pop(flight.request_id, None)
+        if flight.attempt >= 0:
+            is_trial = flight.suspicion.is_suspect
+            self._metrics.routed(self._model, "trial" if is_trial else "moved")
         flight.attempt += 1
         flight.suspicion.is_on_trial = False  # until this engine says so
         flight.link = link
@@ -329,8 +340,7 @@ class Dispatcher:
         self._by_key.pop(flight.key, None)
         if flight.span is not None:
             flight.span.end("aborted")
-        if self._moving.pop(flight.request_id, None) is not None:
-            self._metrics.moving(self._model, len(self._moving))
+        self._moving.pop(flight.request_id, None)
 
     def _why_blocked(self) -> FleetError | None:
         """What a request that runs into its deadline now has waited for, if for more than time."""

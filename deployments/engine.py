@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import secrets
+import time
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments import node_watch, plugin_metadata
 from qwenfleet.deployments.core import Core, CoreDead
 from qwenfleet.deployments.engine_host import EngineHost
+from qwenfleet.deployments.engine_metrics import EngineMetrics
 from qwenfleet.deployments.environment import ENGINE_SERVICE
 from qwenfleet.deployments.followers import Followers, start_followers
 from qwenfleet.deployments.logs import join_serve_log
@@ -38,7 +40,7 @@ from qwenfleet.deployments.registry import (
     StartFailure,
 )
 from qwenfleet.deployments.stages import StageClock
-from qwenfleet.deployments.telemetry import EngineMetrics, tracing_of
+from qwenfleet.deployments.telemetry import tracing_of
 from qwenfleet.deployments.transport import EngineDescription
 
 logger = logging.getLogger(__name__)
@@ -64,13 +66,16 @@ class Engine:
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
         self._members = await asyncio.to_thread(members)
-        self._id = serve.get_replica_context().replica_id.unique_id
+        replica = serve.get_replica_context()
+        self._id = replica.replica_id.unique_id
         self._secret = secrets.token_hex(16)
         self._registry = RegistryClient(self._fleet.name)
-        self._metrics = EngineMetrics()
+        self._metrics = EngineMetrics(self._fleet.name, replica.deployment)
         self._tracing = tracing_of(self._fleet, service=ENGINE_SERVICE, instance=self._id)
         self._state: EngineState = "starting"
         self._reason = ""
+        self._drain_began = 0.0
+        self._drain_grace_s = 0.0
         self._stages = StageClock()
         self._stages.begin("waiting for its turn")
         self._may_load = asyncio.Event()
@@ -116,6 +121,7 @@ class Engine:
 
     async def _drain(self, order: DrainOrder) -> None:
         self._state, self._reason = "draining", order.reason
+        self._drain_began, self._drain_grace_s = time.monotonic(), order.deadline_s
         if self._host is not None:
             await self._host.drain(order.reason, order.deadline_s)
 
@@ -196,7 +202,10 @@ class Engine:
                 self._may_load.set()
             if orders.drain is not None:
                 self._leave(orders.drain)
-            self._metrics.record(record)
+            self._metrics.record(record, [] if self._host is None else self._host.load)
+            if self._drain_grace_s:
+                for_s = time.monotonic() - self._drain_began
+                self._metrics.draining(record, for_s, self._drain_grace_s)
             if self._host is not None:
                 self._metrics.orphans(self._model.id, self._host.orphans)
             with suppress(TimeoutError):

@@ -19,7 +19,7 @@ from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.request_errors import DeadlineExceeded, GatewayFailed
 from qwenfleet.deployments import answers
 from qwenfleet.deployments.answers import Family
-from qwenfleet.deployments.telemetry import GatewayMetrics
+from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.request_span import RequestSpan
@@ -44,6 +44,7 @@ class Outcome(Enum):
 
     COMPLETED = "completed"
     REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
     NO_KEY = "no_key"
     WRONG_KEY = "wrong_key"
     FAILED = "failed"
@@ -76,6 +77,8 @@ class Exchange:
         self.family = family
         self.span = span
         self.started_at = clock()
+        self.is_queued = True
+        """Until an engine began to work on it."""
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
@@ -102,10 +105,22 @@ class Exchange:
         if not self._failure.done():
             self._failure.set_result(error)
 
+    def note_prompt(self, count: int) -> None:
+        """So many tokens go to an engine."""
+        self.prompt_tokens += count
+        self._metrics.tokens(self.model, prompt=count)
+
+    def note_scheduled(self, at: float) -> None:
+        """An engine began to work on it; only the first one ends the queue."""
+        if self.is_queued:
+            self.is_queued = False
+            self._metrics.queued(self.model, max(0.0, at - self.started_at))
+
     def note_tokens(self, count: int, cached: int, now: float) -> None:
         """New tokens came at `now`; `cached` prompt tokens needed no prefill."""
         self.output_tokens += count
         self.cached_tokens += cached
+        self._metrics.tokens(self.model, cached=cached, output=count)
         if count == 0:
             return
         if self._token_at is None:
@@ -185,18 +200,16 @@ class Exchange:
             await self._answer(GatewayFailed(), Outcome.FAILED)
         elif self._status is None or self._status >= 500:
             self.outcome = Outcome.FAILED
+            self._metrics.rejected(self.model, "app_failed")
+        elif self._status >= 400:
+            self.outcome = Outcome.REFUSED
+            self._metrics.rejected(self.model, "invalid_request")
         else:
-            self.outcome = Outcome.COMPLETED if self._status < 400 else Outcome.REFUSED
+            self.outcome = Outcome.COMPLETED
 
     def _record(self) -> None:
         outcome = self.outcome or Outcome.FAILED
         self._metrics.request_ended(self.model, outcome.value)
-        self._metrics.tokens(
-            self.model,
-            prompt=self.prompt_tokens,
-            cached=self.cached_tokens,
-            output=self.output_tokens,
-        )
         if outcome is Outcome.COMPLETED:
             self._metrics.completed(self.model, self._clock() - self.started_at)
         if self.span is not None:
@@ -207,6 +220,7 @@ class Exchange:
     async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
         """Tell the client, as far as its response has come."""
         self.outcome = outcome or _OUTCOMES.get(error.code, Outcome.FAILED)
+        self._metrics.rejected(self.model, error.code)
         if self.span is not None:
             self.span.fail(error)
         if self._is_finished:

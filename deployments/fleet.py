@@ -35,8 +35,8 @@ from qwenfleet.cluster.request_errors import GatewayFailed
 from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.flight import Flight
+from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.registry import EngineRecord
-from qwenfleet.deployments.telemetry import GatewayMetrics
 from qwenfleet.deployments.transport import EngineDescription, Output
 
 logger = logging.getLogger(__name__)
@@ -97,9 +97,14 @@ class FleetClient:
         return self._dispatcher.description
 
     @property
-    def has_engine(self) -> bool:
-        """Whether a request could be sent now."""
-        return self._dispatcher.has_engine
+    def num_engines(self) -> int:
+        """Engines that a request could be sent to now."""
+        return self._dispatcher.num_engines
+
+    @property
+    def num_moving(self) -> int:
+        """Requests that wait for an engine, or for their turn to leave one."""
+        return self._dispatcher.num_moving
 
     # What AsyncLLM calls.
 
@@ -124,7 +129,7 @@ class FleetClient:
             )
         )
         if exchange is not None:
-            exchange.prompt_tokens += len(prompt)
+            exchange.note_prompt(len(prompt))
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         self._dispatcher.abort(request_ids)
@@ -206,6 +211,8 @@ class FleetClient:
             full.events = [e for e in full.events or () if e.type is not EngineCoreEventType.QUEUED]
         for event in full.events or ():
             event.timestamp += shift_s
+            if event.type is EngineCoreEventType.SCHEDULED and flight.exchange is not None:
+                flight.exchange.note_scheduled(event.timestamp)
         return full
 
 

@@ -18,7 +18,9 @@ from ray import serve
 
 from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments.exchange import App
+from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp, Served
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.registry import (
@@ -28,7 +30,7 @@ from qwenfleet.deployments.registry import (
     StartFailure,
 )
 from qwenfleet.deployments.stages import StageClock
-from qwenfleet.deployments.telemetry import GatewayMetrics, tracing_of
+from qwenfleet.deployments.telemetry import tracing_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ class Gateway:
         self._config = FleetConfig.model_validate(config)
         self._id = f"gw-{uuid.uuid4().hex[:8]}"
         self._registry = RegistryClient(self._config.name)
-        self._metrics = GatewayMetrics()
+        self._metrics = GatewayMetrics(self._config.name, self._config.objectives)
+        self._metrics.begin()
         self._tracing = tracing_of(self._config, service="qwenfleet-gateway", instance=self._id)
         spans = None if self._tracing is None else self._tracing.spans
         self._app = GatewayApp(self._config, self._metrics, spans)
@@ -58,6 +61,12 @@ class Gateway:
         """Set when the registry has answered, or is away."""
         self._stages = StageClock()
         self._tasks: list[asyncio.Task[None]] = []
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve calls this with `user_config` before the first request and at each change of it,
+        which restarts nothing."""
+        objectives = config["objectives"]
+        self._metrics.promise({m: SloConfig.model_validate(o) for m, o in objectives.items()})
 
     async def __serve_build_asgi_app__(self) -> App:
         """Serve awaits this once, after the constructor; HTTP is answered from its return on.
@@ -76,6 +85,7 @@ class Gateway:
         """Serve awaits this when it stops the replica."""
         for task in self._tasks:
             task.cancel()
+        self._app.report()
         await self._registry.withdraw(self._id)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
@@ -147,6 +157,7 @@ class Gateway:
                 requests=self._app.ongoing,
                 stages=self._stages.stages,
             )
+            self._app.report()
             self._listed = await self._registry.announce_gateway(record)
             self._was_told.set()
             await asyncio.sleep(MEET_INTERVAL_S)

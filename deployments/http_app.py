@@ -29,8 +29,8 @@ from qwenfleet.cluster.request_errors import (
 )
 from qwenfleet.deployments.answers import Family, family_of
 from qwenfleet.deployments.exchange import Exchange, Outcome, Receive, Scope, Send, respond
+from qwenfleet.deployments.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.keys import OPEN_ROUTES, Guard
-from qwenfleet.deployments.telemetry import NO_MODEL, GatewayMetrics
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.fleet import FleetClient
@@ -59,6 +59,7 @@ TIMEOUT_HEADER: Final = b"x-request-timeout-s"
 _REFUSALS: Final[dict[type[FleetError], Outcome]] = {
     MissingKey: Outcome.NO_KEY,
     WrongKey: Outcome.WRONG_KEY,
+    ModelLoading: Outcome.UNAVAILABLE,
 }
 
 
@@ -77,10 +78,17 @@ class Served:
     front_end: FrontEnd | None = None
     is_broken: bool = False
     """Whether its app could not be built, which another try would not change."""
+    ongoing: int = 0
+    """Requests that it works on."""
 
     @property
     def is_ready(self) -> bool:
-        return self.front_end is not None and self.client is not None and self.client.has_engine
+        return self.front_end is not None and self.num_engines > 0
+
+    @property
+    def num_engines(self) -> int:
+        """Engines that new requests can go to."""
+        return 0 if self.client is None else self.client.num_engines
 
 
 class GatewayApp:
@@ -94,7 +102,6 @@ class GatewayApp:
     ) -> None:
         """Raises ConfigError when the fleet's keys file cannot be used."""
         self.models = {model.id: Served(model) for model in config.models}
-        self.ongoing = 0
         self.guard = Guard(config.auth)
         self._gateway = config.gateway
         self._metrics = metrics
@@ -105,6 +112,22 @@ class GatewayApp:
     def is_ready(self) -> bool:
         """Some engine of some model answered its warm-up, and this gateway can send to it."""
         return any(model.is_ready for model in self.models.values())
+
+    @property
+    def ongoing(self) -> int:
+        """Requests that this gateway works on."""
+        return sum(model.ongoing for model in self.models.values())
+
+    def report(self) -> None:
+        """Tell Prometheus how things stand; for once or twice a second."""
+        for name, model in self.models.items():
+            self._metrics.level(
+                name,
+                in_progress=model.ongoing,
+                moving=0 if model.client is None else model.client.num_moving,
+                engines=model.num_engines,
+            )
+        self._metrics.flush()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,7 +150,9 @@ class GatewayApp:
         except FleetError as error:
             if method != "GET" or path not in OPEN_ROUTES:  # health probes are no requests
                 outcome = _REFUSALS.get(type(error), Outcome.REFUSED)
-                self._metrics.request_ended(NO_MODEL, outcome.value)
+                model = error.model if isinstance(error, ModelLoading) else NO_MODEL
+                self._metrics.request_ended(model, outcome.value)
+                self._metrics.rejected(model, error.code)
             await respond(send, error, family)
 
     async def _answer_own(self, path: str, send: Send) -> None:
@@ -184,11 +209,11 @@ class GatewayApp:
             metrics=self._metrics,
             span=span,
         )
-        self.ongoing += 1
+        served.ongoing += 1
         try:
             await exchange.run(front_end.app, scope, body, receive, send)
         finally:
-            self.ongoing -= 1
+            served.ongoing -= 1
 
     def _timeout_s(self, scope: Scope) -> float:
         for name, value in scope["headers"]:

@@ -20,9 +20,9 @@ from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.sources import locate
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
+from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp
 from qwenfleet.deployments.registry import EngineRecord
-from qwenfleet.deployments.telemetry import GatewayMetrics
 from qwenfleet.deployments.transport import Output, Submit
 
 pytestmark = [
@@ -108,7 +108,7 @@ class Gateway:
         )
         address, port = await host.listen("127.0.0.1")
         self._running = asyncio.create_task(host.run())
-        metrics = GatewayMetrics()
+        metrics = GatewayMetrics(CONFIG.name, CONFIG.objectives)
         app = GatewayApp(CONFIG, metrics)
         (served,) = app.models.values()
         served.client = FleetClient(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,15 @@ class RecordingMetrics:
         self.durations: list[float] = []
         self.ttfts: list[float] = []
         self.gaps: list[float] = []
-        self.counted: list[dict[str, int]] = []
+        self.queues: list[float] = []
+        self.counted: Counter[str] = Counter()
+        self.rejections: list[tuple[str, str]] = []
+        self.decisions: list[str] = []
+        self.cuts = 0
         self.losses: list[tuple[str, str]] = []
         self.resumes: list[tuple[str, float]] = []
-        self.moving_now = 0
+        self.levels: dict[str, dict[str, int]] = {}
+        self.flushes = 0
 
     def request_ended(self, model: str, outcome: str) -> None:
         self.ended.append((model, outcome))
@@ -83,8 +89,20 @@ class RecordingMetrics:
     def next_token(self, model: str, gap_s: float) -> None:
         self.gaps.append(gap_s)
 
-    def tokens(self, model: str, *, prompt: int, cached: int, output: int) -> None:
-        self.counted.append({"prompt": prompt, "cached": cached, "output": output})
+    def rejected(self, model: str, reason: str) -> None:
+        self.rejections.append((model, reason))
+
+    def queued(self, model: str, wait_s: float) -> None:
+        self.queues.append(wait_s)
+
+    def tokens(self, model: str, **counts: int) -> None:
+        self.counted.update(counts)
+
+    def routed(self, model: str, decision: str) -> None:
+        self.decisions.append(decision)
+
+    def drain_cut(self, model: str, requests: int) -> None:
+        self.cuts += requests
 
     def engine_lost(self, model: str, loss: str) -> None:
         self.losses.append((model, loss))
@@ -92,8 +110,11 @@ class RecordingMetrics:
     def resumed(self, model: str, loss: str, gap_s: float) -> None:
         self.resumes.append((loss, gap_s))
 
-    def moving(self, model: str, requests: int) -> None:
-        self.moving_now = requests
+    def level(self, model: str, **levels: int) -> None:
+        self.levels[model] = levels
+
+    def flush(self) -> None:
+        self.flushes += 1
 
 
 @pytest.fixture

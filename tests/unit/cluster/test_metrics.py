@@ -7,7 +7,9 @@ import re
 import pytest
 
 from qwenfleet.cluster import metrics
-from qwenfleet.cluster.metrics import METRICS, Metric
+from qwenfleet.cluster.metrics import CLOSED, METRICS, Metric
+
+VERSIONS = ("version", "ray", "vllm")
 
 EACH = pytest.mark.parametrize("metric", list(METRICS.values()), ids=lambda metric: metric.name)
 
@@ -27,7 +29,8 @@ def test_a_name_carries_the_projects_prefix_and_its_unit(metric: Metric) -> None
         case "histogram":
             assert metric.name.endswith("_seconds")
         case "gauge":
-            assert metric.name.endswith(("_state", "_requests", "_ratio"))
+            ends = ("_state", "_requests", "_engines", "_ratio", "_seconds", "_per_second", "_info")
+            assert metric.name.endswith(ends)
 
 
 @EACH
@@ -38,8 +41,9 @@ def test_a_metric_says_what_it_means_in_a_sentence(metric: Metric) -> None:
 
 @EACH
 def test_labels_come_from_closed_sets(metric: Metric) -> None:
-    assert set(metric.labels) <= {"model", "outcome", "engine", "state", "loss"}
-    assert metric.labels[0] == "model"
+    of_the_fleet = {"model", "deployment", "engine"}
+    assert set(metric.labels) <= {*CLOSED, *of_the_fleet, "reason", "phase", *VERSIONS}
+    assert metric.labels[0] in ("model", "role")
 
 
 @EACH

@@ -315,7 +315,9 @@ async def test_tokens_are_counted_with_the_time_to_the_first_and_the_gaps_betwee
     async def app(scope: Any, receive: Any, send: Any) -> None:
         exchange = current_exchange()
         assert exchange is not None
-        exchange.prompt_tokens += 100
+        exchange.note_prompt(100)
+        exchange.note_scheduled(clock() + 0.75)
+        exchange.note_scheduled(clock() + 7)  # of another attempt
         for count, cached, gap_s in ((0, 0, 1.0), (1, 64, 0.5), (3, 0, 0.25), (1, 0, 0.125)):
             clock.advance(gap_s)
             exchange.note_tokens(count, cached, clock())
@@ -324,7 +326,8 @@ async def test_tokens_are_counted_with_the_time_to_the_first_and_the_gaps_betwee
 
     client = new_client()
     await new_exchange(clock=clock).run(app, SCOPE, b"", client.receive, client.send)
-    assert metrics.counted == [{"prompt": 100, "cached": 64, "output": 5}]
+    assert metrics.counted == {"prompt": 100, "cached": 64, "output": 5}
+    assert metrics.queues == [0.75]
     assert metrics.ttfts == [1.5]
     assert metrics.gaps == [0.25, 0.125]
     assert metrics.durations == [1.875]

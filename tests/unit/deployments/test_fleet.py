@@ -296,14 +296,14 @@ async def test_the_fleet_lives_whatever_becomes_of_its_engines(
     client: FleetClient, serve_engine: Any, meet: Any, eventually: Any
 ) -> None:
     assert client.description is None
-    assert not client.has_engine
+    assert not client.num_engines
     engine = await serve_engine()
     await meet(engine)
-    assert client.has_engine
+    assert client.num_engines
     assert client.description is not None
     assert client.description.max_model_len == 4096
     await engine.kill()
-    await eventually(lambda: not client.has_engine)
+    await eventually(lambda: not client.num_engines)
     assert not client.resources.engine_dead
     assert client.engine_ranks_managed == [0]
     assert await client.get_supported_tasks_async() == ("generate",)
@@ -316,7 +316,7 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
     client = new_client(clock=clock)
     engine = await serve_engine(core=observed_core(sleep=gate))
     client.update([engine.record])
-    await eventually(lambda: client.has_engine)
+    await eventually(lambda: client.num_engines)
     await client.add_request_async(request())
     whole = EngineCoreOutput(
         "cmpl-1.0@gw-a",

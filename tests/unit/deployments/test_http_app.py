@@ -49,7 +49,8 @@ FORBIDDEN = [
 class FakeClient:
     """What GatewayApp looks at of a FleetClient."""
 
-    has_engine: bool = True
+    num_engines: int = 1
+    num_moving: int = 0
     description: EngineDescription | None = None
 
 
@@ -178,7 +179,7 @@ async def test_a_gateway_is_live_before_it_is_ready(one_model: GatewayApp, ask: 
 async def test_a_gateway_without_any_engine_is_not_ready(one_model: GatewayApp, ask: Any) -> None:
     client = one_model.models["coder"].client
     assert isinstance(client, FakeClient)
-    client.has_engine = False
+    client.num_engines = 0
     assert (await ask(one_model, "/health/ready", method="GET")).status == 503
 
 

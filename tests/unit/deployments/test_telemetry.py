@@ -2,95 +2,205 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from qwenfleet.cluster import metrics
-from qwenfleet.cluster.metrics import METRICS, Metric
-from qwenfleet.deployments import telemetry
+from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.metrics import CLOSED, FLEET, METRICS, Metric
+from qwenfleet.cluster.slo import SloConfig
+from qwenfleet.deployments import instruments
+from qwenfleet.deployments.engine_metrics import EngineMetrics, phases
 from qwenfleet.deployments.exchange import Outcome
+from qwenfleet.deployments.gateway_metrics import AVAILABILITY, NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.link import Loss
-from qwenfleet.deployments.registry import EngineRecord
-from qwenfleet.deployments.telemetry import EngineMetrics, GatewayMetrics
+from qwenfleet.deployments.registry import EngineRecord, EngineState
+from qwenfleet.deployments.stages import Stage
+from qwenfleet.deployments.transport import RankLoad
+
+SLO = SloConfig(ttft_s=2.0, ttft_ratio=0.9, inter_token_s=0.05, inter_token_ratio=0.9)
 
 
 class Instrument:
+    """What a Ray metric takes, `_metric` of ray's included."""
+
     def __init__(self, metric: Metric, said: list[Any]) -> None:
         self.metric = metric
         self.said = said
+        self._metric = self
 
     def _say(self, value: float, tags: dict[str, str]) -> None:
-        assert set(tags) == set(self.metric.labels)
+        assert set(tags) == {FLEET, *self.metric.labels}
+        assert tags.pop(FLEET) == "f"
         self.said.append((self.metric.name, value, tags))
 
-    inc = set = observe = _say
+    set = observe = record = _say
+
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        assert value > 0  # or Ray raises
+        self._say(value, tags)
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     said: list[Any] = []
-    monkeypatch.setattr(telemetry, "_instrument", lambda metric: Instrument(metric, said))
+    monkeypatch.setattr(instruments, "_instrument", lambda metric: Instrument(metric, said))
     return said
 
 
+def gateway() -> GatewayMetrics:
+    return GatewayMetrics("f", {"coder": SLO})
+
+
+def of(said: list[Any], metric: Metric) -> list[tuple[float, dict[str, str]]]:
+    return [(value, tags) for name, value, tags in said if name == metric.name]
+
+
 def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(said: list[Any]) -> None:
-    gateway = GatewayMetrics()
-    for outcome in Outcome:
-        gateway.request_ended("coder", outcome.value)
-    gateway.completed("coder", 1.5)
-    gateway.first_token("coder", 0.5)
-    gateway.next_token("coder", 0.02)
-    gateway.tokens("coder", prompt=9, cached=8, output=7)
-    for loss in Loss:
-        gateway.engine_lost("coder", loss.value)
-        gateway.resumed("coder", loss.value, 0.2)
-    gateway.moving("coder", 3)
-    EngineMetrics().orphans("coder", 2)
-    EngineMetrics().record(EngineRecord("e1", "coder", "node-1", 7, "ready", running=2))
+    counts = gateway()
+    counts.request_ended("coder", "completed")
+    counts.rejected("coder", "timeout")
+    counts.completed("coder", 1.5)
+    counts.queued("coder", 0.1)
+    counts.first_token("coder", 0.5)
+    counts.next_token("coder", 0.02)
+    counts.tokens("coder", prompt=9, cached=8, output=7)
+    counts.routed("coder", "sent")
+    counts.engine_lost("coder", "reset")
+    counts.resumed("coder", "reset", 0.2)
+    counts.drain_cut("coder", 1)
+    counts.level("coder", in_progress=3, moving=1, engines=2)
+    counts.flush()
+    engine = EngineMetrics("f", "engine-0")
+    engine.orphans("coder", 2)
+    stages = (Stage("loading the model", 0.0, 9.0),)
+    record = EngineRecord("e1", "coder", "node-1", 7, "ready", running=2, stages=stages)
+    engine.record(record)
+    engine.draining(record, 1.0, 60.0)
     assert {name for name, _, _ in said} == set(METRICS)
 
 
+def test_the_closed_labels_are_those_of_the_code() -> None:
+    assert set(CLOSED["outcome"]) == {outcome.value for outcome in Outcome}
+    assert set(CLOSED["loss"]) == {loss.value for loss in Loss}
+    assert CLOSED["state"] == get_args(EngineState)
+    assert AVAILABILITY.keys() < set(CLOSED["outcome"])
+
+
+def test_every_counter_of_a_model_whose_labels_are_known_begins_at_nought(said: list[Any]) -> None:
+    gateway().begin()
+    assert {value for _, value, _ in said} == {0}
+    open_label = {metrics.REJECTIONS.name}
+    counters = {metric.name for metric in METRICS.values() if metric.kind == "counter"}
+    assert {name for name, _, _ in said} == counters - open_label
+    assert (metrics.REQUESTS.name, 0, {"model": "coder", "outcome": "failed"}) in said
+
+
 def test_a_request_without_tokens_counts_none(said: list[Any]) -> None:
-    GatewayMetrics().tokens("coder", prompt=3, cached=0, output=0)
-    assert said == [(metrics.PROMPT_TOKENS.name, 3, {"model": "coder"})]
+    counts = gateway()
+    counts.tokens("coder", prompt=3, cached=0, output=0)
+    assert not said
+    counts.flush()
+    counts.flush()
+    assert of(said, metrics.PROMPT_TOKENS) == [(3, {"model": "coder"})]
+    assert not of(said, metrics.OUTPUT_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [
+        *((outcome, "good") for outcome in ("completed",)),
+        *((outcome, "bad") for outcome in ("unavailable", "failed", "timed_out", "engine_lost")),
+        *((outcome, None) for outcome in ("refused", "no_key", "wrong_key", "disconnected")),
+    ],
+)
+def test_only_what_is_our_doing_is_judged(
+    said: list[Any], outcome: str, verdict: str | None
+) -> None:
+    counts = gateway()
+    counts.request_ended("coder", outcome)
+    counts.request_ended(NO_MODEL, outcome)
+    counts.flush()
+    judged = [] if verdict is None else [verdict]
+    assert [tags["verdict"] for _, tags in of(said, metrics.SLO_EVENTS)] == judged
+
+
+def test_a_token_is_good_up_to_the_objective_of_the_moment(said: list[Any]) -> None:
+    counts = gateway()
+    for seconds in (1.9, 2.0, 2.1):
+        counts.first_token("coder", seconds)
+    counts.next_token("coder", 0.06)
+    counts.promise({"coder": SLO.model_copy(update={"inter_token_s": 1.0})})
+    counts.next_token("coder", 0.06)
+    counts.flush()
+    events = {(t["slo"], t["verdict"]): value for value, t in of(said, metrics.SLO_EVENTS)}
+    assert events == {
+        ("ttft", "good"): 2,
+        ("ttft", "bad"): 1,
+        ("inter_token", "good"): 1,
+        ("inter_token", "bad"): 1,
+    }
+
+
+def test_the_objectives_are_told_with_every_flush(said: list[Any]) -> None:
+    counts = gateway()
+    counts.promise({"coder": SLO.model_copy(update={"availability_ratio": 0.99})})
+    counts.flush()
+    ratios = {tags["slo"]: value for value, tags in of(said, metrics.SLO_OBJECTIVE)}
+    assert ratios == {"availability": 0.99, "ttft": 0.9, "inter_token": 0.9}
+    seconds = {tags["slo"]: value for value, tags in of(said, metrics.SLO_THRESHOLD)}
+    assert seconds == {"ttft": 2.0, "inter_token": 0.05, "start": 1800.0}
 
 
 def test_an_engine_is_in_one_state_at_a_time(said: list[Any]) -> None:
-    EngineMetrics().record(EngineRecord("e1", "coder", "node-1", 7, "draining"))
-    states = {
-        tags["state"]: value for name, value, tags in said if name == metrics.ENGINE_STATE.name
-    }
+    EngineMetrics("f", "engine-0").record(EngineRecord("e1", "coder", "node-1", 7, "draining"))
+    states = {tags["state"]: value for value, tags in of(said, metrics.ENGINE_STATE)}
     assert states == {"starting": 0.0, "ready": 0.0, "quarantined": 0.0, "draining": 1.0}
 
 
-def test_a_resume_is_counted_and_its_gap_is_measured_by_why_it_was_needed(said: list[Any]) -> None:
-    GatewayMetrics().resumed("coder", Loss.RESET.value, 0.25)
-    tags = {"model": "coder", "loss": "reset"}
-    assert said == [
-        (metrics.RESUMES.name, 1, tags),
-        (metrics.RESUME_GAP_SECONDS.name, 0.25, tags),
+def test_an_engine_is_as_fast_as_its_ranks_together_and_its_slowest_step(said: list[Any]) -> None:
+    ranks = [
+        RankLoad(prefill_tokens_per_s=1000.0, decode_step_s=0.02),
+        RankLoad(dp_rank=1, prefill_tokens_per_s=500.0, decode_step_s=0.03),
     ]
+    EngineMetrics("f", "engine-0").record(EngineRecord("e", "coder", "n", 7, "ready"), ranks)
+    assert [value for value, _ in of(said, metrics.ENGINE_PREFILL_RATE)] == [1500.0]
+    assert [value for value, _ in of(said, metrics.ENGINE_DECODE_STEP)] == [0.03]
 
 
-def test_requests_on_the_move_are_a_level_and_orphans_only_rise(said: list[Any]) -> None:
-    gateway, engine = GatewayMetrics(), EngineMetrics()
-    for requests in (3, 0):
-        gateway.moving("coder", requests)
+def test_a_start_is_told_by_phases_the_last_as_long_as_it_lasts_so_far() -> None:
+    stages = (
+        Stage("waiting: node a has taint x", 0.0, 2.0),
+        Stage("waiting: node b has taint y", 2.0, 3.0),
+        Stage("loading the model", 5.0),
+    )
+    assert phases(stages, lambda: 12.0) == {"waiting": 5.0, "loading the model": 7.0}
+
+
+def test_orphans_only_rise(said: list[Any]) -> None:
+    engine = EngineMetrics("f", "engine-0")
     for total in (0, 2, 2, 5):
         engine.orphans("coder", total)
-    tags = {"model": "coder"}
-    assert said == [
-        (metrics.MOVING_REQUESTS.name, 3, tags),
-        (metrics.MOVING_REQUESTS.name, 0, tags),
-        (metrics.ORPHANS.name, 2, tags),
-        (metrics.ORPHANS.name, 3, tags),
-    ]
+    assert [value for value, _ in of(said, metrics.ORPHANS)] == [2, 3]
+
+
+def test_a_models_own_objectives_take_the_place_of_the_fleets() -> None:
+    fleet = FleetConfig.model_validate(
+        {
+            "models": [{"id": "a"}, {"id": "b", "slo": {"availability_ratio": 0.9}}],
+            "slo": {"availability_ratio": 0.95},
+        }
+    )
+    assert {m: slo.availability_ratio for m, slo in fleet.objectives.items()} == {
+        "a": 0.95,
+        "b": 0.9,
+    }
 
 
 @pytest.mark.parametrize("metric", list(METRICS.values()), ids=lambda metric: metric.name)
 def test_ray_takes_every_metric_once_for_a_process(metric: Metric) -> None:
-    instrument = telemetry._instrument(metric)
-    assert telemetry._instrument(metric) is instrument
+    instrument = instruments._instrument(metric)
+    assert instruments._instrument(metric) is instrument
     assert instrument.info["name"] == metric.name
-    assert instrument.info["tag_keys"] == metric.labels
+    assert instrument.info["tag_keys"] == (FLEET, *metric.labels)

@@ -126,14 +126,14 @@ async def test_without_an_engine_a_request_waits_and_goes_on_when_one_comes(
     desk: Any, serve_engine: Any, eventually: Any, metrics: Any
 ) -> None:
     streams = [desk.ask(f"cmpl-{index}") for index in range(3)]
-    assert not desk.dispatcher.has_engine
-    assert metrics.moving_now == 3
+    assert not desk.dispatcher.num_engines
+    assert desk.dispatcher.num_moving == 3
     engine = await serve_engine(**SCRIPT)
     await desk.meet(engine)
     await eventually(lambda: all(stream.is_over for stream in streams))
     assert [stream.tokens for stream in streams] == [PLAYED] * 3
     assert [submit.attempt for submit in engine.core.submits] == [0] * 3
-    assert metrics.moving_now == 0
+    assert desk.dispatcher.num_moving == 0
     assert metrics.resumes == []  # none of them had been anywhere
 
 
@@ -141,9 +141,9 @@ async def test_a_request_that_is_aborted_while_it_waits_is_not_counted_any_more(
     desk: Any, serve_engine: Any, eventually: Any, metrics: Any
 ) -> None:
     desk.ask("dropped")
-    assert metrics.moving_now == 1
+    assert desk.dispatcher.num_moving == 1
     desk.dispatcher.abort(["dropped"])
-    assert metrics.moving_now == 0
+    assert desk.dispatcher.num_moving == 0
     engine = await serve_engine(**SCRIPT)
     await desk.meet(engine)
     kept = desk.ask("kept")
@@ -179,7 +179,7 @@ async def test_a_deadline_that_passes_while_no_engine_is_there_is_a_503(
 
 
 async def test_a_deadline_that_passes_inside_a_stream_without_an_engine_is_its_last_event(
-    desk: Any, serve_engine: Any, new_client: Any, metrics: Any, hasty_exchange: Any,
+    desk: Any, serve_engine: Any, new_client: Any, hasty_exchange: Any,
     gate: Any, observed_core: Any, eventually: Any,
 ) -> None:  # fmt: skip
     engine = await serve_engine(core=observed_core(sleep=gate, num_tokens=FOREVER))

@@ -265,7 +265,7 @@ class Fleet:
                 else:
                     assert flight.link.is_open, "owned by an engine that is lost"
             assert dispatcher._moving.keys() <= dispatcher._flights.keys()
-            assert desk.metrics.moving_now == len(dispatcher._moving)
+            assert desk.dispatcher.num_moving == len(dispatcher._moving)
         for stream in self.streams:
             self.check_stream(stream)
 
@@ -317,7 +317,7 @@ class Fleet:
         for desk in self.desks:
             assert not desk.dispatcher._flights
             assert not desk.dispatcher._moving
-            assert desk.metrics.moving_now == 0
+            assert desk.dispatcher.num_moving == 0
         for machine in self.machines:
             assert not machine.engine.host._attempts or machine.is_gone, "held for nobody"
 

@@ -148,7 +148,7 @@ async def test_every_stream_goes_on_elsewhere_with_each_token_once_and_in_order(
         assert line.reason
     assert [why for why, _ in metrics.resumes] == [loss.value] * 5
     assert all(gap_s >= 0 for _, gap_s in metrics.resumes)
-    assert metrics.moving_now == 0
+    assert scene.desk.dispatcher.num_moving == 0
     assert {s.request_id for s in scene.safe.core.submits} == {s.flight.request_id for s in streams}
     await eventually(lambda: not scene.safe.core.active)
     await asyncio.gather(*scene.background)
@@ -252,15 +252,15 @@ async def test_the_last_engine_keeps_its_streams_while_it_is_frozen(
     await freeze(scene, clock)
     link = scene.desk.link(scene.doomed)
     await eventually(lambda: link.condition is Condition.FROZEN)
-    assert scene.desk.dispatcher.has_engine
+    assert scene.desk.dispatcher.num_engines
     late = scene.desk.ask("late")
-    await eventually(lambda: metrics.moving_now == 2)
+    await eventually(lambda: scene.desk.dispatcher.num_moving == 2)
     assert stream.flight.link is late.flight.link is link
     scene.gate.open()
     await eventually(lambda: stream.is_over and late.is_over)
     assert stream.tokens == late.tokens == PLAYED
     assert stream.flight.attempt == late.flight.attempt == 0
-    assert metrics.moving_now == 0
+    assert scene.desk.dispatcher.num_moving == 0
     assert metrics.resumes == []
 
 

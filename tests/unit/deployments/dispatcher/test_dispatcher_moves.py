@@ -51,7 +51,7 @@ async def test_a_drain_moves_interactive_streams_first_and_never_more_than_there
     await desk.meet(small)
     draining = asyncio.create_task(leaving.host.drain("scaled down", 20))
     await eventually(lambda: len(small.core.active) == 2)
-    await eventually(lambda: metrics.moving_now == 4)
+    await eventually(lambda: desk.dispatcher.num_moving == 4)
     assert asked(small) == ["p0", "p1"]
     assert leaving.core.active == {f"p{priority}.0@gw-a" for priority in (2, 3, 4, 5)}
     gate.open()
@@ -122,25 +122,25 @@ async def test_what_a_drain_could_not_move_finishes_where_it_is(
     streams = [desk.ask(name) for name in ("x", "y")]
     await eventually(lambda: len(leaving.core.active) == 2)
     draining = asyncio.create_task(leaving.host.drain("scaled down", 20))
-    await eventually(lambda: metrics.moving_now == 2)
+    await eventually(lambda: desk.dispatcher.num_moving == 2)
     late = desk.ask("late")
-    assert not desk.dispatcher.has_engine
+    assert not desk.dispatcher.num_engines
     gate.open()
     await eventually(lambda: all(stream.is_over for stream in streams))
     assert [stream.tokens for stream in streams] == [PLAYED] * 2
     assert metrics.resumes == []
     await asyncio.wait_for(draining, 10)
     assert asked(leaving) == ["x", "y"]
-    assert metrics.moving_now == 1
+    assert desk.dispatcher.num_moving == 1
     taking, gate = await serve_gated("taking")
     gate.open()
     await desk.meet(taking)
     await eventually(lambda: late.is_over)
-    assert metrics.moving_now == 0
+    assert desk.dispatcher.num_moving == 0
 
 
 async def test_streams_that_were_about_to_leave_stay_when_their_engine_is_well_again(
-    new_desk: Any, serve_gated: Any, eventually: Any, metrics: Any, clock: Any, wire: Any
+    new_desk: Any, serve_gated: Any, eventually: Any, clock: Any, wire: Any
 ) -> None:
     frozen, gate = await serve_gated("frozen", clock=clock, wire=wire.model_copy(update=PATIENT))
     desk = new_desk()
@@ -152,10 +152,10 @@ async def test_streams_that_were_about_to_leave_stay_when_their_engine_is_well_a
     clock.advance(31)
     await eventually(lambda: desk.link(frozen).condition is Condition.FROZEN)
     await eventually(lambda: full.core.active)
-    await eventually(lambda: metrics.moving_now == 2)
+    await eventually(lambda: desk.dispatcher.num_moving == 2)
     gate.step()
     await eventually(lambda: desk.link(frozen).condition is Condition.STEADY)
-    await eventually(lambda: metrics.moving_now == 0)
+    await eventually(lambda: desk.dispatcher.num_moving == 0)
     gate.open()
     full_gate.open()
     await eventually(lambda: all(stream.is_over for stream in streams))
@@ -197,7 +197,7 @@ async def test_a_node_that_goes_after_its_notice_is_held_against_nobody(
         drains.append(asyncio.create_task(spot.host.drain("spot notice", 20)))
         await eventually(lambda spot=spot: desk.link(spot).is_draining)
         await spot.kill()
-        await eventually(lambda: metrics.moving_now == 1)
+        await eventually(lambda: desk.dispatcher.num_moving == 1)
         assert (stream.flight.suspicion.unproven, stream.flight.suspicion.is_suspect) == (0, False)
     safe, gate = await serve_gated("safe")
     gate.open()

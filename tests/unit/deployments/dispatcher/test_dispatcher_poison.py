@@ -79,7 +79,7 @@ async def test_a_poisonous_prompt_kills_one_more_engine_at_most_and_all_innocent
 
 
 async def test_after_a_conviction_the_innocents_wait_for_an_engine(
-    serve_mortal: Any, new_desk: Any, eventually: Any, metrics: Any
+    serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal("e1"), await serve_mortal("e2")]
     desk = new_desk()
@@ -88,11 +88,11 @@ async def test_after_a_conviction_the_innocents_wait_for_an_engine(
     poison = desk.ask("poison", POISON)
     await eventually(lambda: poison.is_over)
     assert dead(engines) == 2
-    await eventually(lambda: metrics.moving_now == sum(not s.is_over for s in streams) > 0)
+    await eventually(lambda: desk.dispatcher.num_moving == sum(not s.is_over for s in streams) > 0)
     await desk.meet(await serve_mortal("e3"))
     await eventually(lambda: all(stream.is_over for stream in streams))
     assert [stream.tokens for stream in streams] == [PLAYED] * 6
-    assert metrics.moving_now == 0
+    assert desk.dispatcher.num_moving == 0
 
 
 async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(

@@ -1,0 +1,42 @@
+"""`python -m qwenfleet.cluster.monitoring`: writes what is derived from the list of metrics."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from qwenfleet.cluster.metrics import CLOSED, METRICS
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+TABLE: Final = re.compile(r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", re.DOTALL)
+
+
+def metrics_table() -> str:
+    """README's table of metrics, and the values of their labels."""
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for metric in METRICS.values():
+        labels = ", ".join(metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    rows += ["", "| label | values |", "|---|---|"]
+    rows += [f"| {label} | {', '.join(values)} |" for label, values in CLOSED.items()]
+    return "\n".join(rows) + "\n"
+
+
+def generated(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated file with the text that it should have."""
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    return {
+        root / "README.md": TABLE.sub(lambda found: found[1] + metrics_table() + found[2], readme)
+    }
+
+
+def main() -> None:
+    """Write them all."""
+    for path, text in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

