@@ -69,7 +69,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Only a helm that talks to a cluster can list secrets there; under `helm template` the answer is empty. */}}
+{{/* A helm that talks to a cluster gets a list here, with no items from an empty or absent namespace; under
+`helm template` it gets nothing. Secrets, since helm keeps its releases in them: it may list them. */}}
 {{- define "qwenfleet.checkCluster" -}}
 {{- $isConnected := not (empty (lookup "v1" "Secret" .Release.Namespace "")) -}}
 {{- if or (eq .Values.checks.crds "always") (and $isConnected (eq .Values.checks.crds "auto")) -}}
