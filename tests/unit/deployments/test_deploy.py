@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.deployments import __main__ as command
+from qwenfleet.deployments import deploy
 from qwenfleet.deployments.app import application
 from qwenfleet.deployments.deploy import _code_hash
 from qwenfleet.deployments.registry import Registry
@@ -74,3 +77,55 @@ def test_a_file_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert error.startswith("qwenfleet: /nowhere/fleet.yaml")
     assert error.count("\n") == 1
+
+
+class Ray:
+    """The two calls that make a driver of this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_joined = False
+        monkeypatch.setattr(deploy.ray, "init", self.init)
+        monkeypatch.setattr(deploy.ray, "shutdown", self.shutdown)
+
+    def init(self, **_: Any) -> None:
+        self.is_joined = True
+
+    def shutdown(self) -> None:
+        self.is_joined = False
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GetTimeoutError("the registry is silent"), "asked of it: the registry is silent. Run"),
+        (RayServeException("the controller is gone."), "asked of it: the controller is gone. Run"),
+        (ValueError(""), "asked of it: ValueError. Run"),
+        (
+            RayTaskError("f", "Traceback:\n  File 1\nKeyError: 'x'", KeyError("x")),
+            "asked of it: KeyError: 'x'. Run",
+        ),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--stop"]])
+def test_what_ray_fails_at_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    sentence: str,
+    options: list[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    ray = Ray(monkeypatch)
+    monkeypatch.setattr(deploy.ray_serve, "start", fail)
+    monkeypatch.setattr(deploy, "_applications", fail)
+    file = tmp_path / "fleet.yaml"
+    file.write_text("models: [{id: smollm2-135m-instruct}]\n")
+    assert command.main([str(file), *options]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("qwenfleet: Ray did not do")
+    assert said.count("\n") == 1
+    assert not ray.is_joined
