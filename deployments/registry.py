@@ -31,6 +31,8 @@ CORES_PER_START: Final = 4
 """An engine start runs two or three vLLM imports, 9 s of CPU each; with fewer cores to each, starts
 only crowd."""
 NAMESPACE: Final = "qwenfleet"
+AWAY: Final = (ray.exceptions.RayError, ValueError)
+"""What the functions below raise while the registry restarts, or where the fleet has none."""
 
 R = TypeVar("R")
 EngineState = Literal["starting", "ready", "quarantined", "draining"]
