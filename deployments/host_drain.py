@@ -124,18 +124,14 @@ def drain_fleets(
     """All at once, so that one deadline holds for all; none when one is refused from the first."""
     for fleet in fleets:
         _chosen(registry, fleet, nodes, is_forced=is_forced)
+
+    def drain(fleet: str) -> None:
+        drain_fleet(registry, fleet, nodes, deadline_s=deadline_s, is_forced=is_forced, say=say)
+
     with ThreadPoolExecutor(max(1, len(fleets))) as pool:
-        drains = [
-            pool.submit(
-                *(drain_fleet, registry, fleet, nodes),
-                deadline_s=deadline_s,
-                is_forced=is_forced,
-                say=say,
-            )
-            for fleet in fleets
-        ]
-    for drain in drains:
-        drain.result()
+        drains = [pool.submit(drain, fleet) for fleet in fleets]
+    for ended in drains:
+        ended.result()
 
 
 def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from typing import Any
 
 import pytest
@@ -44,8 +45,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     def leave(status: int) -> None:
         raise Exit(status)
 
-    monkeypatch.setattr(module.os, "_exit", leave)
-    plain: Any = module.Engine.func_or_class
+    monkeypatch.setattr(os, "_exit", leave)
+    deployment: Any = module.Engine
+    plain = deployment.func_or_class
     # Its own __del__ is a coroutine, which only Serve awaits.
     engine: Any = object.__new__(type("Engine", (plain,), {"__del__": lambda _: None}))
     engine.__dict__ |= {
