@@ -41,7 +41,7 @@ CONTRADICTIONS = {
     ),
     "split FP8 blocks": (
         fleet(layout={"tensor_parallel_size": 8}),
-        "over 8 ranks an expert's 2560 columns are no whole FP8 blocks of 128",
+        "over 8 ranks an expert's 2560 columns are no whole quantisation blocks of 128",
     ),
     "split FP8 blocks of a pool": (
         pool(accelerator="AMD-Instinct-MI300X-OAM", layout={"tensor_parallel_size": 8}),

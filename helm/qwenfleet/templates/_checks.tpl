@@ -58,7 +58,7 @@
 {{- if and $values.checks.plan $pool.card.block -}}
 {{- $block := int $pool.card.block -}}
 {{- if mod (int $pool.card.expertWidth) (mul (int $pool.expertRanks) $block) -}}
-{{- fail (printf "%s: over %d ranks an expert's %d columns are no whole FP8 blocks of %d, which vLLM refuses or runs slowly. Set layout.expert_parallel, or run fewer ranks; `qwenfleet plan` shows how. checks.plan=false lets it through." $pool.group (int $pool.expertRanks) (int $pool.card.expertWidth) $block) -}}
+{{- fail (printf "%s: over %d ranks an expert's %d columns are no whole quantisation blocks of %d, which vLLM refuses or runs slowly. Set layout.expert_parallel, or run fewer ranks; `qwenfleet plan` shows how. checks.plan=false lets it through." $pool.group (int $pool.expertRanks) (int $pool.card.expertWidth) $block) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
