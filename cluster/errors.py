@@ -7,6 +7,7 @@
     │   ├── MachineError      this machine cannot run what was asked of it
     │   ├── FleetNotFound     no running fleet answers
     │   ├── StartTimeout      a fleet takes longer to start than somebody waits
+    │   ├── DeployFailed      Ray did not take a fleet, or not let it go
     │   ├── DrainRefused      an engine was not drained
     │   ├── BenchmarkError    a benchmark cannot measure
     │   ├── KubernetesError   the Kubernetes API does not answer, or not what was asked
@@ -108,6 +109,12 @@ class StartTimeout(Refusal):
     """A fleet did not come up in the time that somebody wanted to wait."""
 
     code = "start_timeout"
+
+
+class DeployFailed(Refusal):
+    """A job that deploys or removes a fleet was let down by its Ray cluster."""
+
+    code = "deploy"
 
 
 class DrainRefused(Refusal):

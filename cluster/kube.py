@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from qwenfleet.cluster import kube_failures
 
 TIMEOUT_S: Final = 15.0
@@ -21,6 +23,8 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where every pod finds its token, its namespace and the API server's certificate."""
 GROUPS: Final = {"nodes": "api/v1", "pods": "api/v1", "events": "api/v1"}
 RAY: Final = "apis/ray.io/v1"
+MALFORMED: Final = (yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError)
+"""What the client raises for a kubeconfig that is no YAML, or has something in a wrong place."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ class Kube:
 
 def connect(context: str | None = None, namespace: str | None = None) -> Kube:
     """By the kubeconfig's current context or the one named, or, in a pod without a kubeconfig, as
-    its service account. Raises KubernetesError when there is no configuration."""
+    its service account. Raises KubernetesError when there is no configuration, or none that can be
+    read."""
     from kubernetes import client, config
 
     own = client.Configuration()
@@ -157,6 +162,8 @@ def connect(context: str | None = None, namespace: str | None = None) -> Kube:
             chosen = _namespace_of(files, context)
     except (config.ConfigException, OSError) as error:
         raise kube_failures.unconfigured(str(error), context) from error
+    except MALFORMED as error:
+        raise kube_failures.unreadable(files, error) from error
     return Kube(client.ApiClient(own), namespace or chosen or "default")
 
 

@@ -89,6 +89,14 @@ def unconfigured(said: str, context: str | None) -> KubernetesError:
     )
 
 
+def unreadable(files: str, error: Exception) -> KubernetesError:
+    said = " ".join(str(error).split())[:200]
+    return KubernetesError(
+        f"the kubeconfig {files} cannot be read ({type(error).__name__}: {said})",
+        "Mend it until `kubectl config view` shows it, or set KUBECONFIG to another.",
+    )
+
+
 def resource_name(resource: str) -> str:
     """As `kubectl` and RBAC rules call it."""
     return f"{resource}.ray.io" if resource in RAY_RESOURCES else resource

@@ -52,9 +52,10 @@ ModelId = Annotated[
     StringConstraints(
         min_length=1,
         max_length=200,
-        pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$",
+        pattern=r"^[!-~]([ -~]*[!-~])?$",
     ),
 ]
+"""Printable ASCII: labels of Ray's metrics take no other character (ray 2.60)."""
 
 
 class Replicas(Section):
@@ -183,8 +184,8 @@ class ModelConfig(EngineGroup):
     """One model that the fleet serves."""
 
     id: ModelId = Field(
-        description="The name that clients send as `model`: 1 to 200 characters, none of them a "
-        "control character, no space at either end."
+        description="The name that clients send as `model`: 1 to 200 printable ASCII characters, "
+        "no space at either end."
     )
     source: str = Field(
         default="", description="Hugging Face name or directory of the weights; empty means `id`."

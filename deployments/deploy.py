@@ -17,7 +17,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import EngineStartError, FleetNotFound, StartTimeout
+from qwenfleet.cluster.errors import DeployFailed, EngineStartError, FleetNotFound, StartTimeout
 from qwenfleet.deployments import registry
 from qwenfleet.deployments.app import application
 from qwenfleet.deployments.progress import Progress, Stages
@@ -73,7 +73,8 @@ def raise_failed_deployment(config: FleetConfig) -> None:
 
 @contextmanager
 def _driver() -> Iterator[None]:
-    """Inside, this process is a driver of its cluster. Raises FleetNotFound where there is none."""
+    """Inside, this process is a driver of its cluster. Raises FleetNotFound where there is none,
+    and DeployFailed when Ray does not do what it is asked inside."""
     try:
         ray.init(
             address="auto",
@@ -89,8 +90,21 @@ def _driver() -> Iterator[None]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         yield
+    except (RayServeException, ray.exceptions.RayError, ValueError) as error:
+        raise DeployFailed(
+            f"Ray did not do what this job asked of it: {_said(error)}",
+            "Run this again; what runs already stays. The logs of Ray's head and of Serve's "
+            "controller say more.",
+        ) from error
     finally:
         ray.shutdown()
+
+
+def _said(error: Exception) -> str:
+    """Without the traceback of another process, at whose end its own words are."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    words = lines[-1:] if isinstance(error, ray.exceptions.RayTaskError) else lines
+    return " ".join(" ".join(words).split())[:300].rstrip(".")
 
 
 def _applications() -> list[str]:

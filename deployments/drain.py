@@ -42,8 +42,12 @@ def drain(
         seen_at = clock()
         while clock() < give_up_at:
             # Each time anew: a registry that restarts lost the order, and lists nobody at first.
-            registry.drain(fleet.name, chosen.id, order)
-            if chosen.id in {e.id for e in registry.read(fleet.name).engines}:
+            try:
+                registry.drain(fleet.name, chosen.id, order)
+                is_listed = chosen.id in {e.id for e in registry.read(fleet.name).engines}
+            except registry.AWAY:
+                is_listed = True  # nobody knows
+            if is_listed:
                 seen_at = clock()
             elif clock() > seen_at + GONE_S:
                 say(f"{chosen.id} is gone; another engine of {chosen.model} starts in its place")

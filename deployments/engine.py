@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import time
@@ -74,8 +75,9 @@ class Engine:
         self._tracing = tracing_of(self._fleet, service=ENGINE_SERVICE, instance=self._id)
         self._state: EngineState = "starting"
         self._reason = ""
-        self._drain_began = 0.0
-        self._drain_grace_s = 0.0
+        self._gone_at = math.inf
+        """When a drain ends at the latest, on the monotonic clock."""
+        self._drain_began = math.inf
         self._stages = StageClock()
         self._stages.begin("waiting for its turn")
         self._may_load = asyncio.Event()
@@ -121,19 +123,27 @@ class Engine:
 
     async def _drain(self, order: DrainOrder) -> None:
         self._state, self._reason = "draining", order.reason
-        self._drain_began, self._drain_grace_s = time.monotonic(), order.deadline_s
+        self._drain_began = time.monotonic()
+        self._gone_at = self._drain_began + order.deadline_s
         if self._host is not None:
             await self._host.drain(order.reason, order.deadline_s)
 
     def _leave(self, order: DrainOrder) -> None:
+        """Of several orders the one that leaves the least time counts."""
+        gone_at = time.monotonic() + order.deadline_s
+        if gone_at >= self._gone_at:  # as each repetition of one is
+            return
+        self._gone_at, self._reason = gone_at, order.reason
+        logger.info("drain ordered", extra={"engine": self._id, "reason": order.reason})
         if self._state != "draining":
             self._state = "draining"
-            self._tasks.append(asyncio.create_task(self._obey(order)))
+            self._tasks.append(asyncio.create_task(self._obey()))
+        elif self._host is not None:
+            self._host.hasten(order.reason, order.deadline_s)
 
-    async def _obey(self, order: DrainOrder) -> None:
+    async def _obey(self) -> None:
         """Drain and end; Serve starts another engine in this one's place."""
-        logger.info("drain ordered", extra={"engine": self._id, "reason": order.reason})
-        await self._drain(order)
+        await self._drain(DrainOrder(self._reason, max(0.0, self._gone_at - time.monotonic())))
         for task in self._tasks:  # an announcement would list this engine again
             if task is not asyncio.current_task():
                 task.cancel()
@@ -203,9 +213,9 @@ class Engine:
             if orders.drain is not None:
                 self._leave(orders.drain)
             self._metrics.record(record, [] if self._host is None else self._host.load)
-            if self._drain_grace_s:
+            if self._gone_at < math.inf:
                 for_s = time.monotonic() - self._drain_began
-                self._metrics.draining(record, for_s, self._drain_grace_s)
+                self._metrics.draining(record, for_s, self._gone_at - self._drain_began)
             if self._host is not None:
                 self._metrics.orphans(self._model.id, self._host.orphans)
             with suppress(TimeoutError):

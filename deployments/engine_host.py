@@ -79,6 +79,8 @@ class EngineHost:
         self._spans = spans
         self._server: asyncio.Server | None = None
         self._draining: Draining | None = None
+        self._drain_end: asyncio.Timeout | None = None
+        """While a drain waits for its streams."""
         self._sessions: dict[str, Session] = {}
         self._attempts = Attempts(clock)
         self._core_load: list[RankLoad] = [
@@ -119,11 +121,22 @@ class EngineHost:
         self._draining = Draining(reason=reason, deadline_s=deadline_s)
         self._broadcast(self._draining)
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s) as self._drain_end:
                 await self._attempts.are_none.wait()
         except TimeoutError:
             logger.warning("streams cut", extra={"requests": len(self._attempts)})
-        await self._say_goodbye(Lost(reason=reason, is_drained=True))
+        finally:
+            self._drain_end = None
+        await self._say_goodbye(Lost(reason=self._draining.reason, is_drained=True))
+
+    def hasten(self, reason: str, deadline_s: float) -> None:
+        """End a drain that goes on in `deadline_s` seconds, if that is sooner than it would."""
+        end = self._drain_end
+        at = asyncio.get_running_loop().time() + deadline_s
+        if end is not None and not end.expired() and at < (end.when() or at):
+            end.reschedule(at)
+            self._draining = Draining(reason=reason, deadline_s=deadline_s)
+            self._broadcast(self._draining)
 
     @property
     def load(self) -> list[RankLoad]:

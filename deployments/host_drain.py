@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from qwenfleet.cluster.errors import DrainRefused, FleetError
@@ -65,23 +66,25 @@ def drain_fleet(
 ) -> None:
     """Order it and wait until no engine is on the nodes; `registry` is that module.
 
-    Engines that only start there have no streams: they are held from starting. Raises DrainRefused.
+    Engines that only start there have no streams: they are held from starting. A registry that
+    restarts meanwhile is waited for. Raises DrainRefused; what `registry.AWAY` lists when the
+    registry is away from the first.
     """
-    there = registry.read(fleet).engines
-    chosen = [engine for engine in leaving(there, nodes) if engine.state != "starting"]
-    check(there, chosen, is_forced=is_forced)
-    for node in nodes:
-        registry.close_node(fleet, node, deadline_s + GRACE_S + CLOSED_S)
+    chosen = _chosen(registry, fleet, nodes, is_forced=is_forced)
+    _close(registry, fleet, nodes, deadline_s + GRACE_S + CLOSED_S)
     order = registry.DrainOrder("an operator drains its node", deadline_s)
     for engine in chosen:
         say(f"draining {engine.id} of {engine.model}: {engine.running + engine.waiting} requests")
     seen_at = {engine.id: clock() for engine in chosen}
     give_up_at = clock() + deadline_s + GRACE_S
     while seen_at and clock() < give_up_at:
-        # Each time anew: a registry that restarts lost the orders, and lists nobody at first.
-        for engine in seen_at:
-            registry.drain(fleet, engine, order)
-        present = {engine.id for engine in registry.read(fleet).engines}
+        try:  # each time anew: a registry that restarts lost all of it, and lists nobody at first
+            _close(registry, fleet, nodes, give_up_at - clock() + CLOSED_S)
+            for engine in seen_at:
+                registry.drain(fleet, engine, order)
+            present = {engine.id for engine in registry.read(fleet).engines}
+        except registry.AWAY:
+            present = set(seen_at)  # nobody knows
         for engine in list(seen_at):
             if engine in present:
                 seen_at[engine] = clock()
@@ -94,6 +97,41 @@ def drain_fleet(
             f"{' and '.join(sorted(seen_at))} still there after {deadline_s + GRACE_S:.0f} s",
             "See the engine's log; its streams go on elsewhere all the same when its pod ends.",
         )
+
+
+def _chosen(registry: Any, fleet: str, nodes: frozenset[str], *, is_forced: bool) -> list[Any]:
+    """The engines that have to go. Raises DrainRefused."""
+    there = registry.read(fleet).engines
+    chosen = [engine for engine in leaving(there, nodes) if engine.state != "starting"]
+    check(there, chosen, is_forced=is_forced)
+    return chosen
+
+
+def _close(registry: Any, fleet: str, nodes: Iterable[str], for_s: float) -> None:
+    for node in nodes:
+        registry.close_node(fleet, node, for_s)
+
+
+def drain_fleets(
+    registry: Any,
+    fleets: Sequence[str],
+    nodes: frozenset[str],
+    *,
+    deadline_s: float,
+    is_forced: bool,
+    say: Callable[[str], None],
+) -> None:
+    """All at once, so that one deadline holds for all; none when one is refused from the first."""
+    for fleet in fleets:
+        _chosen(registry, fleet, nodes, is_forced=is_forced)
+
+    def drain(fleet: str) -> None:
+        drain_fleet(registry, fleet, nodes, deadline_s=deadline_s, is_forced=is_forced, say=say)
+
+    with ThreadPoolExecutor(max(1, len(fleets))) as pool:
+        drains = [pool.submit(drain, fleet) for fleet in fleets]
+    for ended in drains:
+        ended.result()
 
 
 def run(
@@ -115,8 +153,12 @@ def run(
         nodes = node_ids(ray.nodes(), addresses)
         if not nodes:
             say(f"Ray has no living node at {', '.join(addresses)}: no engine is there")
-        for fleet in registry.fleets():
-            drain_fleet(registry, fleet, nodes, deadline_s=deadline_s, is_forced=is_forced, say=say)
+        drain_fleets(
+            *(registry, registry.fleets(), nodes),
+            deadline_s=deadline_s,
+            is_forced=is_forced,
+            say=say,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar, cast
 
 import ray
+from ray.experimental import internal_kv
 
 from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import EngineDescription
@@ -31,6 +32,8 @@ CORES_PER_START: Final = 4
 """An engine start runs two or three vLLM imports, 9 s of CPU each; with fewer cores to each, starts
 only crowd."""
 NAMESPACE: Final = "qwenfleet"
+AWAY: Final = (ray.exceptions.RayError, ValueError)
+"""What the functions below raise while the registry restarts, or where the fleet has none."""
 
 R = TypeVar("R")
 EngineState = Literal["starting", "ready", "quarantined", "draining"]
@@ -175,9 +178,11 @@ class Registry:
         self._failures.append(failure)
         self.withdraw(failure.engine)
 
-    def first_package(self, code: str, uri: str) -> str:
-        """The package in which this code came first: this one, if it never did."""
-        return self._packages.setdefault(code, uri)
+    def first_package(self, code: str, uri: str, gone: str = "") -> str:
+        """The package in which this code came first: this one, if it never did, or in `gone`."""
+        if self._packages.get(code, gone) == gone:
+            self._packages[code] = uri
+        return self._packages[code]
 
     def snapshot(self) -> Snapshot:
         self._engines = self._live(self._engines)
@@ -240,8 +245,24 @@ def drain(fleet: str, engine: str, order: DrainOrder) -> None:
 
 
 def first_package(fleet: str, code: str, uri: str) -> str:
-    """The package in which a fleet's replicas run this code. Starts the registry."""
-    return cast(str, ray.get(_actor(fleet).first_package.remote(code, uri), timeout=CALL_TIMEOUT_S))
+    """The package in which a fleet's replicas run this code. Starts the registry.
+
+    Ray deletes a package when neither a job nor an actor needs it; then this one takes its place.
+    A registry that restarted has forgotten the first one, so that the next deploy moves the
+    replicas, one after the other, into its own package.
+    """
+    actor = _actor(fleet)
+    first = ray.get(actor.first_package.remote(code, uri), timeout=CALL_TIMEOUT_S)
+    if first != uri and not _is_stored(first):
+        first = ray.get(actor.first_package.remote(code, uri, first), timeout=CALL_TIMEOUT_S)
+    return cast(str, first)
+
+
+def _is_stored(uri: str) -> bool:
+    """Whether Ray still has a package; what a user stores elsewhere is taken to be there."""
+    if not uri.startswith("gcs://"):
+        return True
+    return bool(internal_kv._internal_kv_exists(uri))
 
 
 def end(fleet: str) -> None:

@@ -24,6 +24,8 @@ class Fleet:
     asks_for_keys = True
     takes_any_key = False
     is_ready = True
+    loads_for = 0
+    """Questions that are answered 503, since the model's engine is not there yet."""
     tokens = 8
     url = ""
 
@@ -42,6 +44,9 @@ def fleet():
             known = key == KEY or (fleet.takes_any_key and key)
             if fleet.asks_for_keys and not known:
                 self.answer(401, {"error": "no key"})
+            elif fleet.loads_for > 0:
+                fleet.loads_for -= 1
+                self.answer(503, {"error": "no engine is ready"})
             else:
                 self.answer(200, {"usage": {"completion_tokens": fleet.tokens}})
 
@@ -111,3 +116,17 @@ def test_a_fleet_that_is_never_ready_is_given_up(fleet):
     done = ask(fleet, wait_s="1")
     assert done.returncode == 1
     assert "/health/ready says 503" in done.stdout
+
+
+def test_a_model_that_loads_while_another_is_ready_is_waited_for(fleet):
+    fleet.loads_for = 1
+    done = ask(fleet)
+    assert done.returncode == 0, done.stdout
+    assert "a completion is answered with 200" in done.stdout
+
+
+def test_a_model_that_never_loads_is_given_up(fleet):
+    fleet.loads_for = 1000
+    done = ask(fleet, wait_s="1")
+    assert done.returncode == 1
+    assert "FAILED: a completion is answered with 503" in done.stdout

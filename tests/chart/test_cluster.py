@@ -135,7 +135,8 @@ def test_a_cluster_with_kuberay_takes_the_chart(install, only):
     assert only(install(), "RayService")
 
 
-def test_absent_crds_are_said(api, install, refused):
+def test_absent_crds_are_said_on_a_first_install_into_an_empty_namespace(api, install, refused):
+    assert api.secrets == {}, "nothing is there to tell a cluster by but that it answers"
     del api.groups["ray.io/v1"]
     with pytest.raises(refused, match=r"KubeRay's CRDs are absent\. Install KubeRay 1\.7"):
         install()
@@ -182,6 +183,7 @@ def test_a_secret_that_is_not_there_is_named(api, install, refused, value, key):
     options = ["--set", f"{value}=mine"]
     if value.startswith("auth."):
         options += ["--set", "auth.mode=existing"]
+    assert api.secrets == {}, "as in a first install"
     with pytest.raises(refused, match=f"{value} names secret mine, which is not in namespace ml"):
         install(*options)
     api.add_secret("mine", other="x")

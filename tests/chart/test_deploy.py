@@ -232,6 +232,8 @@ def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_conf
     )
     status = cluster.api("/api/serve/applications/").json()
     assert asked.returncode == 0, f"{asked.stdout}{asked.stderr}\n{status}"
+    for claim in ("without a key the answer is 401", "with an unknown key the answer is 401"):
+        assert f"ok: {claim}" in asked.stdout, "HAProxy lets the gateway's refusal through"
     assert "a completion is answered with 200" in asked.stdout
 
     until(lambda: all(cluster.ask(1) == 200 for _ in range(6)), "both gateways answer")

@@ -41,7 +41,7 @@ CONTRADICTIONS = {
     ),
     "split FP8 blocks": (
         fleet(layout={"tensor_parallel_size": 8}),
-        "over 8 ranks an expert's 2560 columns are no whole quantised blocks of 128",
+        "over 8 ranks an expert's 2560 columns are no whole quantisation blocks of 128",
     ),
     "split FP8 blocks of a pool": (
         pool(accelerator="AMD-Instinct-MI300X-OAM", layout={"tensor_parallel_size": 8}),
@@ -265,8 +265,51 @@ def test_ray_s_state_outlives_its_head_when_redis_is_named(render, only):
         "redisAddress": "redis:6380",
         "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}},
     }
-    ports = str(only(documents, "NetworkPolicy")["spec"]["egress"])
-    assert "6380" in ports
+    assert 6380 in ports_out(only(documents, "NetworkPolicy"))
+
+
+def ports_out(policy):
+    """That the pods of a NetworkPolicy may reach anywhere; each rule names them only."""
+    rules = [rule for rule in policy["spec"]["egress"] if "to" not in rule]
+    return [port["port"] for rule in rules for port in rule["ports"]]
+
+
+ALWAYS = [53, 53, 443, 6443]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "more"),
+    [
+        ("", []),
+        ("http://minio.storage:9000", [9000]),
+        ("http://minio.storage", [80]),
+        ("https://minio.storage:9443/", [9443]),
+        ("https://minio.storage", [443]),
+        ("http://[fd00::9000]", [80]),
+    ],
+)
+def test_pods_may_reach_the_bucket_and_the_collector(render, only, endpoint, more):
+    bucket = {"weights": {"s3": {"uri": "s3://models", "endpoint": endpoint}}}
+    assert ports_out(only(render(bucket), "NetworkPolicy")) == ALWAYS + more
+    if endpoint:
+        traced = {"fleet": {"tracing": {"endpoint": endpoint}}}
+        assert ports_out(only(render(traced), "NetworkPolicy")) == ALWAYS + more
+
+
+def test_what_is_not_used_opens_no_port(render, only):
+    unused = {"weights": {"s3": {"endpoint": "http://minio.storage:9000"}}}
+    on_loopback = {"fleet": {"tracing": {"sample_ratio": 0.1}}}
+    none = {"fleet": {"tracing": None}}
+    for values in (unused, on_loopback, none):
+        assert ports_out(only(render(values), "NetworkPolicy")) == ALWAYS
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("redis:6380", 6380), ("redis", 6379), ("redis-2", 6379)]
+)
+def test_pods_may_reach_redis(render, only, address, port):
+    documents = render({"gcsFaultTolerance": {"redisAddress": address}})
+    assert ports_out(only(documents, "NetworkPolicy")) == [*ALWAYS, port]
 
 
 @pytest.mark.parametrize("release", ["coder", "qwenfleet", "a" * 53])

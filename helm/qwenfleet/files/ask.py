@@ -57,6 +57,9 @@ if mode == "keys" and not key:
     sys.exit(0)
 known = {"authorization": f"Bearer {key}"} if key else {}
 status, text = ask("/v1/chat/completions", question, known)
+while status == 503 and time.monotonic() < give_up_at:  # only another model is ready
+    time.sleep(2)
+    status, text = ask("/v1/chat/completions", question, known)
 check(status == 200, f"a completion is answered with {status} {text[:200]}")
 usage = json.loads(text)["usage"]
 check(usage["completion_tokens"] > 0, f"{usage['completion_tokens']} tokens were generated")

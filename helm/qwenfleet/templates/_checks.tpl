@@ -58,7 +58,7 @@
 {{- if and $values.checks.plan $pool.card.block -}}
 {{- $block := int $pool.card.block -}}
 {{- if mod (int $pool.card.expertWidth) (mul (int $pool.expertRanks) $block) -}}
-{{- fail (printf "%s: over %d ranks an expert's %d columns are no whole quantised blocks of %d, which vLLM refuses or runs slowly. Set layout.expert_parallel, or run fewer ranks; `qwenfleet plan` shows how. checks.plan=false lets it through." $pool.group (int $pool.expertRanks) (int $pool.card.expertWidth) $block) -}}
+{{- fail (printf "%s: over %d ranks an expert's %d columns are no whole quantisation blocks of %d, which vLLM refuses or runs slowly. Set layout.expert_parallel, or run fewer ranks; `qwenfleet plan` shows how. checks.plan=false lets it through." $pool.group (int $pool.expertRanks) (int $pool.card.expertWidth) $block) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -69,7 +69,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Only a helm that talks to a cluster can list secrets there; under `helm template` the answer is empty. */}}
+{{/* A helm that talks to a cluster gets a list here, with no items from an empty or absent namespace; under
+`helm template` it gets nothing. Secrets, since helm keeps its releases in them: it may list them. */}}
 {{- define "qwenfleet.checkCluster" -}}
 {{- $isConnected := not (empty (lookup "v1" "Secret" .Release.Namespace "")) -}}
 {{- if or (eq .Values.checks.crds "always") (and $isConnected (eq .Values.checks.crds "auto")) -}}

@@ -77,3 +77,9 @@ labels:
 {{- define "qwenfleet.subjects" -}}
 - {kind: ServiceAccount, name: {{ include "qwenfleet.serviceAccount" . }}, namespace: {{ .Release.Namespace }}}
 {{- end -}}
+
+{{/* Of a URL: the one that it names, or its scheme's. */}}
+{{- define "qwenfleet.urlPort" -}}
+{{- $url := urlParse . -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "80" "443" (eq $url.scheme "http")) -}}
+{{- end -}}

@@ -127,13 +127,15 @@ def test_two_models_of_one_id_say_which() -> None:
     assert rule_of(caught.value)[0] == "models[0] and models[2] both have id 'a'"
 
 
-@pytest.mark.parametrize("model_id", ["", " a", "a ", "a\n", "a\tb", "a\x7fb", "x" * 201])
+@pytest.mark.parametrize("model_id", ["", "\u00fc", " a", "a ", "a\n", "a\tb", "a\x7fb", "x" * 201])
 def test_an_id_that_would_confuse_a_client_is_refused(model_id: str) -> None:
     with pytest.raises(ValidationError):
         ModelConfig(id=model_id)
 
 
-@pytest.mark.parametrize("model_id", ["a", "Qwen/Qwen3-Coder", "a b", "ü", "x" * 200])
+@pytest.mark.parametrize(
+    "model_id", ["a", "Qwen/Qwen3-Coder", "a b", 'a "b" {c}|$(d)\\', "x" * 200]
+)
 def test_any_other_id_is_taken(model_id: str) -> None:
     assert ModelConfig(id=model_id).id == model_id
 

@@ -34,7 +34,7 @@ CASES = {
     "an unknown key like no other lists the known ones": (
         "zzz: 1\n",
         "fleet.yaml line 1: unknown key 'zzz' at the top level. "
-        "Known keys are name, models, gateway, wire, cache_dir, tracing, auth.",
+        "Known keys are name, models, gateway, wire, cache_dir, tracing, slo, auth.",
     ),
     "a collector that does not speak HTTP": (
         "tracing: {endpoint: 'grpc://collector:4317'}",
@@ -45,7 +45,7 @@ CASES = {
     "a missing id": (
         "name: x\nmodels:\n- source: b\n",
         "fleet.yaml line 3: models[0] has no 'id'. Add it: The name that clients send as `model`: "
-        "1 to 200 characters, none of them a control character, no space at either end.",
+        "1 to 200 printable ASCII characters, no space at either end.",
     ),
     "text for a number": (
         model("replicas:\n    min: two"),
@@ -294,7 +294,7 @@ OPTIONS: dict[str, tuple[dict[str, int | str], str]] = {
     "model": (
         {"model": " a"},
         "--model ' a' is not allowed. Wanted: The name that clients send as `model`: "
-        "1 to 200 characters, none of them a control character, no space at either end.",
+        "1 to 200 printable ASCII characters, no space at either end.",
     ),
 }
 

@@ -6,6 +6,7 @@ import pytest
 from qwenfleet.cluster.errors import (
     BenchmarkError,
     ConfigError,
+    DeployFailed,
     DrainRefused,
     EngineStartError,
     FleetError,
@@ -55,6 +56,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         BenchmarkError("vllm ended with status 1", "See vllm.log."),
         "vllm ended with status 1. See vllm.log.",
     ),
+    (DeployFailed("Ray is away", "Run it again."), "Ray is away. Run it again."),
     (
         DrainRefused("no engine is called 'e9'", "There are: e1."),
         "no engine is called 'e9'. There are: e1.",

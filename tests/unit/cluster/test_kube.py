@@ -116,6 +116,44 @@ def test_no_configuration_is_a_sentence(
     assert "Set KUBECONFIG" in str(error)
 
 
+GOOD = "{clusters: [{name: c, cluster: {server: 'http://x'}}], users: [], current-context: t, "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clusters: [",
+        "\t",
+        "just words",
+        "[1, 2]",
+        "7",
+        "",
+        "{clusters: 3, contexts: 4, users: 5, current-context: 6}",
+        GOOD + "contexts: [{name: t, context: null}]}",
+        GOOD + "contexts: [t]}",
+        GOOD + "contexts: null}",
+    ],
+)
+def test_a_broken_kubeconfig_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    file = tmp_path / "config"
+    file.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.raises(KubernetesError, match=r"\b[Ss]et KUBECONFIG"):
+        kube.connect()
+
+
+def test_a_kubeconfig_that_is_no_text_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config"
+    file.write_bytes(b"\xff\xfe\x00\x00")
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.raises(KubernetesError, match=rf"the kubeconfig {file} cannot be read \(Unicode"):
+        kube.connect()
+
+
 def test_a_pod_is_known_by_its_service_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

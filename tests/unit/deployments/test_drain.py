@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ray.exceptions import GetTimeoutError
 
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.cluster.run_file import RunningFleet
@@ -135,6 +136,23 @@ def order(registry: Registry, name: str, said: list[str]) -> None:
         clock=lambda: registry.now,
         sleep=registry.sleep,
     )
+
+
+@pytest.mark.parametrize("failure", [ValueError("no such actor"), GetTimeoutError()])
+def test_a_registry_that_restarts_meanwhile_is_waited_for(
+    answering: Any, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    registry = answering([engine("a1"), engine("a2")], [engine("a1"), engine("a2")], [engine("a2")])
+
+    def drain(fleet: str, engine: str, order: DrainOrder) -> None:
+        if 101.0 <= registry.now < 120.0:
+            raise failure
+
+    monkeypatch.setattr(registry_module, "drain", drain)
+    said: list[str] = []
+    order(registry, "a1", said)
+    assert said[-1].startswith("a1 is gone")
+    assert registry.now > 120.0
 
 
 def test_a_drain_is_ordered_and_waited_for(answering: Any) -> None:

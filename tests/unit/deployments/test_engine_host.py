@@ -284,6 +284,25 @@ async def test_a_drain_cuts_what_is_not_finished_by_its_deadline(
     assert (await peer.receive(Lost)).reason == "spot notice"
 
 
+async def test_a_drain_ends_by_the_shortest_notice_that_comes_meanwhile(
+    serve_engine: Any, dial: Any
+) -> None:
+    engine = await serve_engine(num_tokens=100_000)
+    peer = await dial(engine.record)
+    await peer.tokens(peer.submit("x"), 1)
+    engine.host.hasten("not draining yet", 0.0)
+    draining = asyncio.create_task(engine.host.drain("scaled down", 600.0))
+    assert (await peer.receive(Draining)).deadline_s == 600.0
+    engine.host.hasten("moved one day", 1200.0)
+    engine.host.hasten("spot notice", 0.05)
+    notice = await peer.receive(Draining)
+    assert (notice.reason, notice.deadline_s) == ("spot notice", 0.05)
+    assert (await peer.receive(Lost)).reason == "spot notice"
+    async with asyncio.timeout(10):
+        await draining
+    engine.host.hasten("too late", 0.0)
+
+
 async def test_new_work_is_refused_while_draining_and_others_may_run_it(
     serve_engine: Any, dial: Any, gate: Any, observed_core: Any
 ) -> None:

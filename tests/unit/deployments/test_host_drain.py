@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.deployments import registry
@@ -13,6 +15,7 @@ from qwenfleet.deployments.host_drain import (
     GRACE_S,
     check,
     drain_fleet,
+    drain_fleets,
     leaving,
     node_ids,
 )
@@ -62,6 +65,7 @@ class Fleet:
     """A registry in place of the module that asks one, and time that passes."""
 
     DrainOrder = registry.DrainOrder
+    AWAY = registry.AWAY
 
     def __init__(self, *engines: EngineRecord, takes_s: float) -> None:
         self.now = 100.0
@@ -71,19 +75,35 @@ class Fleet:
         self.gone_at: dict[str, float] = {}
         self.closed: dict[str, float] = {}
         self.is_empty_at: float | None = None
+        self.restarts_at: float = 1e9
+        self.away_s = 20.0
+        self.failure: Exception = ValueError("no actor is called demo-registry")
+
+    def answer(self) -> None:
+        """A registry that restarts has forgotten everything, and hears of engines a second
+        later."""
+        if self.restarts_at <= self.now < self.restarts_at + self.away_s:
+            self.closed = {}
+            raise self.failure
 
     def read(self, fleet: str) -> Snapshot:
         assert fleet == "demo"
+        self.answer()
+        back_at = self.restarts_at + self.away_s
+        if back_at <= self.now < back_at + registry.ANNOUNCE_INTERVAL_S:
+            return Snapshot((), (), ())
         if self.is_empty_at is not None and self.now == self.is_empty_at:
             return Snapshot((), (), ())
         living = [e for e in self.engines if self.gone_at.get(e.id, 1e9) > self.now]
         return Snapshot(tuple(living), (), ())
 
     def drain(self, fleet: str, engine: str, order: registry.DrainOrder) -> None:
+        self.answer()
         self.orders[engine] = order
         self.gone_at.setdefault(engine, self.now + self.takes_s)
 
     def close_node(self, fleet: str, node: str, for_s: float) -> None:
+        self.answer()
         self.closed[node] = for_s
 
     def run(self, **options: Any) -> list[str]:
@@ -110,7 +130,7 @@ def test_all_engines_of_a_node_drain_at_once_and_none_starts_there_meanwhile() -
     said = fleet.run()
     assert set(fleet.orders) == {"e1", "e2"}
     assert fleet.orders["e1"] == registry.DrainOrder("an operator drains its node", 60.0)
-    assert fleet.closed == {"node-1": 60 + GRACE_S + CLOSED_S}
+    assert GRACE_S + CLOSED_S < fleet.closed["node-1"] <= 60 + GRACE_S + CLOSED_S
     assert said[0] == "draining e1 of coder: 3 requests"
     assert sorted(said[2:]) == ["e1 is gone", "e2 is gone"]
     assert 110 < fleet.now < 115, "together, not one after the other"
@@ -121,6 +141,62 @@ def test_a_registry_that_lists_nobody_for_a_moment_does_not_mean_that_all_are_go
     fleet.is_empty_at = 101.0
     fleet.run()
     assert fleet.now > 110
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [ValueError("no such actor"), RayActorError(), GetTimeoutError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_registry_that_restarts_meanwhile_is_waited_for(failure: Exception) -> None:
+    fleet = Fleet(engine("e1"), engine("e2", "node-2"), takes_s=30)
+    fleet.restarts_at, fleet.failure = 105.0, failure
+    assert fleet.run()[1:] == ["e1 is gone"]
+    assert fleet.now > 130, "not before it was gone"
+    assert "node-1" in fleet.closed, "closed again after the restart"
+
+
+def test_a_registry_that_does_not_come_back_ends_the_drain_by_its_deadline() -> None:
+    fleet = Fleet(engine("e1"), engine("e2", "node-2"), takes_s=30)
+    fleet.restarts_at, fleet.away_s = 105.0, 1e6
+    with pytest.raises(DrainRefused, match="e1 still there after 90 s"):
+        fleet.run()
+
+
+class Fleets(Fleet):
+    """Two fleets of one Ray cluster, and real time."""
+
+    def __init__(self, **fleets: list[EngineRecord]) -> None:
+        super().__init__(takes_s=0)
+        self.fleets = fleets
+        self.draining: set[str] = set()
+        self.both = threading.Barrier(len(fleets))
+
+    def read(self, fleet: str) -> Snapshot:
+        return Snapshot(tuple(e for e in self.fleets[fleet] if e.id not in self.draining), (), ())
+
+    def drain(self, fleet: str, engine: str, order: registry.DrainOrder) -> None:
+        if engine not in self.draining:
+            self.both.wait(timeout=10)  # or the drains are not at once
+            self.draining.add(engine)
+
+
+def test_all_fleets_of_a_cluster_drain_at_once_by_one_deadline() -> None:
+    fleets = Fleets(
+        one=[engine("a1"), engine("a2", "node-2")], two=[engine("b1"), engine("b2", "node-2")]
+    )
+    said: list[str] = []
+    options: Any = {"deadline_s": 60.0, "is_forced": False, "say": said.append}
+    drain_fleets(fleets, ["one", "two"], NODES, **options)
+    assert {"a1 is gone", "b1 is gone"} <= set(said)
+    drain_fleets(fleets, [], NODES, **options)
+
+
+def test_no_fleet_drains_when_one_is_refused() -> None:
+    fleets = Fleets(one=[engine("a1"), engine("a2", "node-2")], two=[engine("b1")])
+    with pytest.raises(DrainRefused):
+        drain_fleets(fleets, ["one", "two"], NODES, deadline_s=1, is_forced=False, say=print)
+    assert (fleets.draining, fleets.closed) == (set(), {})
 
 
 def test_an_engine_that_starts_is_held_and_not_waited_for() -> None:

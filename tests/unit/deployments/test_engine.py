@@ -1,0 +1,95 @@
+"""When an engine leaves, of which Serve, Ray and the core have no part."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from typing import Any
+
+import pytest
+
+from qwenfleet.deployments import engine as module
+from qwenfleet.deployments.registry import DrainOrder
+
+OPERATOR = DrainOrder("an operator drains its node", 600.0)
+SPOT = DrainOrder("node n1 has the taint spot", 25.0)
+
+
+class Host:
+    """The EngineHost: what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, float]] = []
+        self.is_drained = asyncio.Event()
+
+    async def drain(self, reason: str, deadline_s: float) -> None:
+        self.told.append(("drain", reason, round(deadline_s)))
+        await self.is_drained.wait()
+
+    def hasten(self, reason: str, deadline_s: float) -> None:
+        self.told.append(("hasten", reason, round(deadline_s)))
+
+
+class Registry:
+    async def withdraw(self, id: str) -> None:
+        assert id == "e1"
+
+
+class Exit(Exception):
+    """In place of the end of the process."""
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def leave(status: int) -> None:
+        raise Exit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    deployment: Any = module.Engine
+    plain = deployment.func_or_class
+    # Its own __del__ is a coroutine, which only Serve awaits.
+    engine: Any = object.__new__(type("Engine", (plain,), {"__del__": lambda _: None}))
+    engine.__dict__ |= {
+        "_id": "e1",
+        "_state": "ready",
+        "_reason": "",
+        "_gone_at": math.inf,
+        "_host": None,
+        "_core": None,
+        "_tracing": None,
+        "_registry": Registry(),
+        "_tasks": [],
+    }
+    return engine
+
+
+async def turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_a_shorter_notice_hastens_a_drain_and_a_longer_or_repeated_one_does_not(
+    engine: Any,
+) -> None:
+    host = engine._host = Host()
+    engine._leave(OPERATOR)
+    await turn()
+    for order in (OPERATOR, SPOT, SPOT, OPERATOR):
+        engine._leave(order)
+    await turn()
+    assert host.told == [("drain", OPERATOR.reason, 600), ("hasten", SPOT.reason, 25)]
+    assert (engine._state, engine._reason) == ("draining", SPOT.reason)
+    host.is_drained.set()
+    with pytest.raises(Exit):
+        await engine._tasks[0]
+
+
+async def test_of_two_signs_at_once_the_shorter_counts(engine: Any) -> None:
+    host = engine._host = Host()
+    engine._leave(OPERATOR)
+    engine._leave(SPOT)
+    await turn()
+    assert ("drain", SPOT.reason, 25) in host.told
+    assert len(engine._tasks) == 1
+    engine._tasks[0].cancel()
