@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.metrics import Metric
 
 STREAM_S = 600
 GAPS = pytest.StashKey[dict[str, list[float]]]()
@@ -37,6 +38,7 @@ class Fleet:
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
     log: Path
+    _metrics_url: str = ""
 
     def cli(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `qwenfleet` as its user would."""
@@ -58,17 +60,23 @@ class Fleet:
     def engines(self, model: str) -> list[dict[str, Any]]:
         return [engine for engine in self.status()["engines"] if engine["model"] == model]
 
-    def expect_metrics(self, *names: str) -> None:
-        """Fails unless these are exported soon: Ray's agent reports every few seconds."""
+    def expect_counted(self, *metrics: Metric) -> None:
+        """Fails unless these have counted something soon: Ray's agent reports every few seconds."""
+        wanted = {
+            f"{metric.exported}_count" if metric.kind == "histogram" else metric.exported
+            for metric in metrics
+        }
 
         def are_there() -> bool:
-            text = self.metrics()
-            return all(f"ray_{name}{{" in text for name in names)
+            lines = [line for line in self.metrics().splitlines() if not line.endswith(" 0.0")]
+            return wanted <= {line.partition("{")[0] for line in lines}
 
-        wait_until(are_there, 60, f"metrics {names}")
+        wait_until(are_there, 60, f"{sorted(wanted)} above 0")
 
     def metrics(self) -> str:
-        return httpx.get(self.status()["metrics_url"], timeout=30).text
+        if not self._metrics_url:
+            self._metrics_url = self.status()["metrics_url"]
+        return httpx.get(self._metrics_url, timeout=30).text
 
     def expect(self, claim: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Fails unless the claim holds in time."""
