@@ -189,6 +189,38 @@ class NetworkPolicy(Section):
     egress: list[Object]
 
 
+class PodMonitor(Section):
+    """What Prometheus scrapes."""
+
+    enabled: bool
+    interval: str = Field(pattern=r"^([0-9]+(ms|[smh]))+$")
+    labels: dict[str, str]
+
+
+class Rules(Section):
+    """What it records, and alerts of."""
+
+    enabled: bool
+    labels: dict[str, str]
+
+
+class Dashboards(Section):
+    """What Grafana shows."""
+
+    enabled: bool
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+
+class Monitoring(Section):
+    """For those who watch."""
+
+    podMonitor: PodMonitor
+    rules: Rules
+    dashboards: Dashboards
+    runbooks: str = Field(min_length=1)
+
+
 class PodDisruptionBudget(Section):
     """How many pods a node drain may take at once."""
 
@@ -254,6 +286,7 @@ class ChartValues(Section):
     ingress: Ingress
     httpRoute: HttpRoute
     networkPolicy: NetworkPolicy
+    monitoring: Monitoring
     pdb: PodDisruptionBudget
     serviceAccount: ServiceAccount
     rbac: Rbac

@@ -239,6 +239,13 @@ ENGINE_DRAIN_GRACE = Metric(
     "How long a draining engine may take.",
     ("model", "deployment", "engine"),
 )
+HEAD_FAULT_TOLERANCE = Metric(
+    "qwenfleet_head_fault_tolerance",
+    "gauge",
+    "1 when Ray's state outlives its head, 0 when a lost head restarts the fleet; of clusters that "
+    "say so by QWENFLEET_HEAD_STORE, as the chart's do.",
+    (),
+)
 CLOCK = Metric(
     "qwenfleet_clock_seconds",
     "gauge",
@@ -283,6 +290,7 @@ METRICS: Final = _index(
     ENGINE_START_SECONDS,
     ENGINE_DRAIN_SECONDS,
     ENGINE_DRAIN_GRACE,
+    HEAD_FAULT_TOLERANCE,
     CLOCK,
     BUILD_INFO,
 )

@@ -51,7 +51,11 @@ class Gateway:
         self._config = FleetConfig.model_validate(config)
         self._id = f"gw-{uuid.uuid4().hex[:8]}"
         self._registry = RegistryClient(self._config.name)
-        self._metrics = GatewayMetrics(self._config.name, self._config.objectives)
+        self._metrics = GatewayMetrics(
+            self._config.name,
+            self._config.objectives,
+            os.environ.get("QWENFLEET_HEAD_STORE", ""),
+        )
         self._metrics.begin()
         self._tracing = tracing_of(self._config, service="qwenfleet-gateway", instance=self._id)
         spans = None if self._tracing is None else self._tracing.spans

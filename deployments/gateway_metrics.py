@@ -23,10 +23,18 @@ AVAILABILITY: Final = {
 """The verdict on a request, by its outcome; others are the client's doing."""
 
 
+HEAD_STORES: Final = {"redis": True, "memory": False}
+"""Values of QWENFLEET_HEAD_STORE, and whether Ray's state outlives its head there."""
+
+
 class GatewayMetrics:
     """Durations are seconds. What comes with every token is summed up until `flush`."""
 
-    def __init__(self, fleet: str, objectives: Mapping[str, SloConfig]) -> None:
+    def __init__(
+        self, fleet: str, objectives: Mapping[str, SloConfig], head_store: str = ""
+    ) -> None:
+        """`head_store` is where Ray's head keeps the cluster's state, when somebody said so."""
+        self._head_store = head_store
         self._instruments = Instruments(fleet)
         self._objectives = dict(objectives)
         self._sums: Counter[tuple[Metric, tuple[tuple[str, str], ...]]] = Counter()
@@ -103,6 +111,9 @@ class GatewayMetrics:
             self._set_objective(model, "inter_token", slo.inter_token_ratio, slo.inter_token_s)
             start = {"model": model, "slo": "start"}
             self._instruments.set(metrics.SLO_THRESHOLD, slo.start_s, start)
+        if self._head_store in HEAD_STORES:
+            is_safe = float(HEAD_STORES[self._head_store])
+            self._instruments.set(metrics.HEAD_FAULT_TOLERANCE, is_safe, {})
         self._instruments.alive("gateway")
 
     def _judge(self, model: str, slo: str, verdict: str) -> None:

@@ -80,6 +80,11 @@
 {{- if not (.Capabilities.APIVersions.Has "ray.io/v1/RayCronJob") -}}
 {{- fail "this cluster's KubeRay CRDs are older than 1.6 (ray.io/v1 has no RayCronJob), and drop fields that this chart needs, authOptions among them. Helm does not upgrade CRDs: apply those of KubeRay 1.7 with `kubectl replace`, then upgrade the operator." -}}
 {{- end -}}
+{{- range $value := list "podMonitor" "rules" -}}
+{{- if and (get $.Values.monitoring $value).enabled (not ($.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) -}}
+{{- fail (printf "monitoring.%s.enabled is set and this cluster has no monitoring.coreos.com/v1: the Prometheus operator is absent. Install it (the chart kube-prometheus-stack brings it), or leave that off." $value) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.upgrade.gatewayClassName (not (.Capabilities.APIVersions.Has "gateway.networking.k8s.io/v1/HTTPRoute")) -}}
 {{- fail (printf "upgrade.gatewayClassName is %s and this cluster has no Gateway API (gateway.networking.k8s.io/v1). Install it with its controller, or leave the name out: a new Ray cluster then takes over all at once." .Values.upgrade.gatewayClassName) -}}
 {{- end -}}

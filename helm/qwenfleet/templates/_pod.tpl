@@ -29,6 +29,8 @@ seccompProfile:
 {{- end }}
 - name: HOME
   value: /home/qwenfleet
+- name: QWENFLEET_HEAD_STORE
+  value: {{ ternary "redis" "memory" (ne .root.Values.gcsFaultTolerance.redisAddress "") }}
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
 {{- with .placement.drainSeconds }}

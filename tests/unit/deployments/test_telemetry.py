@@ -50,7 +50,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def gateway() -> GatewayMetrics:
-    return GatewayMetrics("f", {"coder": SLO})
+    return GatewayMetrics("f", {"coder": SLO}, "redis")
 
 
 def of(said: list[Any], metric: Metric) -> list[tuple[float, dict[str, str]]]:
@@ -151,6 +151,14 @@ def test_the_objectives_are_told_with_every_flush(said: list[Any]) -> None:
     assert ratios == {"availability": 0.99, "ttft": 0.9, "inter_token": 0.9}
     seconds = {tags["slo"]: value for value, tags in of(said, metrics.SLO_THRESHOLD)}
     assert seconds == {"ttft": 2.0, "inter_token": 0.05, "start": 1800.0}
+
+
+@pytest.mark.parametrize(("store", "told"), [("redis", [1]), ("memory", [0]), ("", []), ("x", [])])
+def test_whether_the_head_can_be_lost_is_told_where_it_is_known(
+    said: list[Any], store: str, told: list[float]
+) -> None:
+    GatewayMetrics("f", {"coder": SLO}, store).flush()
+    assert [value for value, _ in of(said, metrics.HEAD_FAULT_TOLERANCE)] == told
 
 
 def test_an_engine_is_in_one_state_at_a_time(said: list[Any]) -> None:
