@@ -15,6 +15,7 @@ from ray.util import metrics as ray_metrics
 
 from qwenfleet.cluster import packages
 from qwenfleet.cluster.metrics import BUILD_INFO, CLOCK, CLOSED, FLEET, METRICS, Metric
+from qwenfleet.deployments.tally import Histogram
 
 
 @cache
@@ -32,6 +33,13 @@ def _instrument(metric: Metric) -> Any:
             )
 
 
+@cache
+def _part(metric: Metric, suffix: str) -> Metric:
+    """One of the series that a histogram of ours is made of."""
+    labels = (*metric.labels, "le") if suffix == "_bucket" else metric.labels
+    return Metric(metric.name + suffix, "gauge", metric.help, labels)
+
+
 class Instruments:
     """Reports for one fleet. Each call costs 2 us."""
 
@@ -47,6 +55,14 @@ class Instruments:
 
     def observe(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         _instrument(metric).observe(value, self._fleet | labels)
+
+    def show(self, metric: Metric, histogram: Histogram, labels: dict[str, str]) -> None:
+        """Report a histogram of ours. To Ray its parts are gauges, which PromQL's `rate` takes as
+        well; a counter's name would get `_total` behind it."""
+        for le, count in histogram.buckets:
+            self.set(_part(metric, "_bucket"), count, labels | {"le": le})
+        self.set(_part(metric, "_sum"), histogram.sum, labels)
+        self.set(_part(metric, "_count"), histogram.count, labels)
 
     def alive(self, role: str) -> None:
         """Say that this process runs, by its clock, and what it runs."""

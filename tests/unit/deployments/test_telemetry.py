@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import pytest
@@ -78,7 +79,8 @@ def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(said: list[
     record = EngineRecord("e1", "coder", "node-1", 7, "ready", running=2, stages=stages)
     engine.record(record)
     engine.draining(record, 1.0, 60.0)
-    assert {name for name, _, _ in said} == set(METRICS)
+    parts = re.compile(r"_(bucket|sum|count)$")
+    assert {parts.sub("", name) for name, _, _ in said} == set(METRICS)
 
 
 def test_the_closed_labels_are_those_of_the_code() -> None:
@@ -124,6 +126,20 @@ def test_only_what_is_our_doing_is_judged(
     counts.flush()
     judged = [] if verdict is None else [verdict]
     assert [tags["verdict"] for _, tags in of(said, metrics.SLO_EVENTS)] == judged
+
+
+def test_a_histogram_is_shown_as_it_stands(said: list[Any]) -> None:
+    counts = gateway()
+    for gap_s in (0.002, 0.004, 0.004, 7.0):
+        counts.next_token("coder", gap_s)
+    counts.flush()
+    name = metrics.ITL_SECONDS.name
+    buckets = {tags["le"]: value for n, value, tags in said if n == f"{name}_bucket"}
+    assert list(buckets) == [*(str(bound) for bound in metrics.TOKEN_BUCKETS_S), "+Inf"]
+    assert [buckets[le] for le in ("0.002", "0.005", "5.0", "+Inf")] == [1, 3, 3, 4]
+    model = {"model": "coder"}
+    assert (f"{name}_count", 4, model) in said
+    assert (f"{name}_sum", pytest.approx(7.01), model) in said
 
 
 def test_a_token_is_good_up_to_the_objective_of_the_moment(said: list[Any]) -> None:
