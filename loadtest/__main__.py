@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwenfleet.cluster.errors import FleetError
-from qwenfleet.loadtest import overhead, overhead_table, peers, scaling, servers
+from qwenfleet.loadtest import metrics_cost, overhead, overhead_table, peers, scaling, servers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, default=10.0, help="how long each fleet is loaded (default 10)"
     )
     command.set_defaults(command=_gateways)
+    command = commands.add_parser("metrics", help="what metrics cost a gateway")
+    command.add_argument(
+        "--seconds", type=_seconds, default=10.0, help="how long the fleet is loaded (default 10)"
+    )
+    command.set_defaults(command=_metrics)
     return parser
 
 
@@ -98,6 +103,10 @@ def _gateways(options: argparse.Namespace) -> None:
     print(scaling.render(points))
     if options.json is not None:
         options.json.write_text(json.dumps([point.as_json() for point in points], indent=2))
+
+
+def _metrics(options: argparse.Namespace) -> None:
+    print(metrics_cost.measure(seconds=options.seconds, say=_say))
 
 
 def _check_writable(file: Path | None) -> None:
