@@ -16,9 +16,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.metrics import SLO_THRESHOLD
 from qwenfleet.deployments.environment import ray_environment
 from qwenfleet.deployments.haproxy import write_launcher
 from qwenfleet.deployments.processes import of_fleet
@@ -36,6 +38,7 @@ models:
     kv_cache_gib: 0.1
     replicas: {min: ENGINES}
 gateway: {port: PORT}
+slo: {ttft_s: TTFT}
 """
 ENGINES = """
 import json, ray
@@ -69,6 +72,7 @@ class Cluster:
             **ray_environment(FleetConfig(), self.token, launcher),
             "PATH": path,
         }
+        self.metrics_port = agents[2]
         self.log = (directory / "ray.log").open("wb")
         # Ray's sockets lie below it, and their paths may have 107 bytes.
         self.temporary = tempfile.mkdtemp(prefix="qf-", dir="/tmp")
@@ -119,10 +123,22 @@ class Cluster:
             check=False,
         )
 
-    def deploy(self, engines: int) -> subprocess.CompletedProcess[str]:
+    def deploy(self, engines: int, ttft_s: int) -> subprocess.CompletedProcess[str]:
         text = FLEET.replace("ENGINES", str(engines)).replace("PORT", str(self.port))
+        text = text.replace("TTFT", str(ttft_s))
         (self.work / "fleet.yaml").write_text(text)
         return self.submit("fleet.yaml")
+
+    def objectives(self) -> list[tuple[str, float]]:
+        """The process of each gateway that says so, and its objective for first tokens."""
+        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30).text
+        (name, wanted) = (SLO_THRESHOLD.exported, {"slo": "ttft"}.items())
+        return [
+            (sample.labels["WorkerId"], sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and wanted <= sample.labels.items()
+        ]
 
     def engines(self) -> list[str]:
         asked = subprocess.run(
@@ -170,7 +186,7 @@ def cluster(tmp_path_factory):
 def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
     expect(cluster.is_up, 120, "Ray's dashboard answers")
 
-    first = cluster.deploy(1)
+    first = cluster.deploy(1, ttft_s=7)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "all 1 engines ready; the fleet stays when this job ends" in first.stdout
     answer = httpx.post(
@@ -180,11 +196,15 @@ def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
     )
     assert answer.json()["usage"]["completion_tokens"] == 8, answer.text
     (engine,) = cluster.engines()
+    expect(lambda: len(cluster.objectives()) == 1, 60, "the gateway exports its objective")
+    ((gateway, objective_s),) = cluster.objectives()
+    assert objective_s == 7
 
-    again = cluster.deploy(2)
+    again = cluster.deploy(2, ttft_s=9)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "all 2 engines ready" in again.stdout
     assert engine in cluster.engines(), "an engine that nothing changed for goes on"
+    expect(lambda: cluster.objectives() == [(gateway, 9)], 60, "the same gateway has a new one")
 
     removed = cluster.submit("fleet.yaml", "--stop")
     assert removed.returncode == 0, removed.stdout
