@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Kind = Literal["timeseries", "stat", "table", "states"]
-Need = Literal["", "gpu", "autoscaler", "cluster", "rejection", "loss", "drain"]
+Need = Literal["", "a GPU", "Ray's autoscaler", "a refused request", "a lost engine", "a drain"]
 GRID: Final = 24
 """Columns of Grafana's grid."""
 RATIO: Final = "percentunit"

@@ -52,13 +52,14 @@ def quantile(q: float, metric: Metric, by: str = "model") -> str:
     return f"histogram_quantile({q}, sum by ({by}, le) (rate({buckets}{WINDOW})))"
 
 
-def of_vllm(name: str, matcher: str = "model_name=~`${model:regex}`") -> str:
-    """vLLM's series of a name without its prefix; they do not know their fleet."""
-    return f"ray_vllm_{name}{{{matcher}}}"
+def of_vllm(name: str) -> str:
+    """vLLM's series of a name without its prefix. They do not know their fleet: those of requests
+    come from gateways and need `cluster`, those of schedulers from engines and need `here`."""
+    return f"ray_vllm_{name}{{model_name=~`${{model:regex}}`}}"
 
 
 def here(expr: str, *matchers: str) -> str:
-    """vLLM's series of engines of the fleet: a ReplicaId is the id of an engine."""
+    """What vLLM's schedulers report in the fleet's engines: there ReplicaId is the engine's id."""
     engines = of_fleet(ENGINE_STATE, *matchers)
     return (
         f'({expr} and on (ReplicaId) label_replace({engines}, "ReplicaId", "$1", "engine", "(.*)"))'
@@ -66,7 +67,7 @@ def here(expr: str, *matchers: str) -> str:
 
 
 def cluster(expr: str) -> str:
-    """Ray's own series of the cluster that the fleet is on: both know Ray's session."""
+    """Series of the Ray cluster that the fleet is on: all know Ray's session."""
     return f"({expr} and on (SessionName) {of_fleet(BUILD_INFO)})"
 
 

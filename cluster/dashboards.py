@@ -8,6 +8,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from qwenfleet.cluster.dashboard_capacity import CAPACITY
+from qwenfleet.cluster.dashboard_engines import ENGINES_PAGE
+from qwenfleet.cluster.dashboard_gateway import GATEWAY_PAGE
+from qwenfleet.cluster.dashboard_model import MODEL_PAGE
 from qwenfleet.cluster.dashboard_overview import OVERVIEW
 from qwenfleet.cluster.dashboard_panels import GRID, Dashboard, Panel
 from qwenfleet.cluster.metrics import BUILD_INFO, CLOSED, ENGINE_STATE, SLO_OBJECTIVE
@@ -15,7 +19,7 @@ from qwenfleet.cluster.metrics import BUILD_INFO, CLOSED, ENGINE_STATE, SLO_OBJE
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models.dashboard import DataSourceRef
 
-DASHBOARDS: Final = (OVERVIEW,)
+DASHBOARDS: Final = (OVERVIEW, MODEL_PAGE, ENGINES_PAGE, GATEWAY_PAGE, CAPACITY)
 RUNBOOKS: Final = "RUNBOOKS_URL/"
 """The chart puts the address of the runbooks in its place."""
 STATE_COLORS: Final = ("blue", "green", "red", "orange")
@@ -145,16 +149,19 @@ def _panel(panel: Panel) -> Any:
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend)
         target = target.ref_id(letter).datasource(_source())
-        if panel.kind == "table":
-            target = target.instant().format("table")  # type: ignore[arg-type]
-        else:
-            target = target.range()
-        built.with_target(target)
+        is_table = panel.kind == "table"
+        built.with_target(_as_table(target) if is_table else target.range())
     if panel.runbook:
         url = f"{RUNBOOKS}{panel.runbook}.md"
         link = DashboardLink(f"Runbook: {panel.runbook}").type(DashboardLinkType.LINK).url(url)
         built.links([link.target_blank(True)])
     return built
+
+
+def _as_table(target: Any) -> Any:
+    from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+    return target.instant().format(PromQueryFormat.TABLE)
 
 
 def _timeseries(panel: Panel) -> Any:

@@ -114,8 +114,11 @@ def draw(url: str, folder: Path, choice: Choice, minutes: float) -> list[Path]:
     end = int(time.time()) // step * step
     span = range(end - int(minutes * 60), end + 1, step)
     for declared in DASHBOARDS:
+        needs = {panel.title: panel.needs for panel in declared.panels()}
         text = (ROOT / DASHBOARD_FOLDER / f"{declared.uid}.json").read_text(encoding="utf-8")
         dashboard = json.loads(text)
+        for panel in dashboard["panels"]:
+            panel["needs"] = needs.get(panel["title"], "")
         rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
         picture = folder.resolve() / f"{declared.uid}.png"
         shoot(page(dashboard, prometheus, choice, span), picture, rows * CELL_PX + HEAD_PX)
