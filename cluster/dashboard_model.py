@@ -132,7 +132,7 @@ MODEL_PAGE: Final = Dashboard(
                 _percentiles(
                     "Whole requests",
                     metrics.REQUEST_SECONDS,
-                    "Completed requests, from body to end.",
+                    "Completed requests, from body to end: they follow the length of answers.",
                 ),
             ),
         ),
