@@ -50,8 +50,6 @@ class Panel:
     column: str = ""
     needs: Need = ""
     """What its series only exist with; "" is any fleet under load."""
-    runbook: str = ""
-    """The alert whose runbook says what to do."""
 
 
 @dataclass(frozen=True)

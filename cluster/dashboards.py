@@ -133,9 +133,8 @@ def _choice(name: str, label: str, query: str) -> Any:
 def _panel(panel: Panel) -> Any:
     """What all kinds have in common, on what the kind asks for."""
     from grafana_foundation_sdk.builders import prometheus
-    from grafana_foundation_sdk.builders.dashboard import DashboardLink, ThresholdsConfig
+    from grafana_foundation_sdk.builders.dashboard import ThresholdsConfig
     from grafana_foundation_sdk.models.dashboard import (
-        DashboardLinkType,
         GridPos,
         Threshold,
         ThresholdsMode,
@@ -151,10 +150,6 @@ def _panel(panel: Panel) -> Any:
         target = target.ref_id(letter).datasource(_source())
         is_table = panel.kind == "table"
         built.with_target(_as_table(target) if is_table else target.range())
-    if panel.runbook:
-        url = f"{RUNBOOKS}{panel.runbook}.md"
-        link = DashboardLink(f"Runbook: {panel.runbook}").type(DashboardLinkType.LINK).url(url)
-        built.links([link.target_blank(True)])
     return built
 
 

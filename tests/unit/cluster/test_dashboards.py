@@ -14,9 +14,10 @@ import promql_parser
 import pytest
 
 from qwenfleet.cluster.dashboard_panels import GRID, Dashboard, Panel
+from qwenfleet.cluster.dashboard_queries import MODEL, OURS
 from qwenfleet.cluster.dashboards import DASHBOARDS, RUNBOOKS, render
 from qwenfleet.cluster.metrics import METRICS
-from qwenfleet.cluster.monitoring import ROOT
+from tests.watch.live_panels import Choice
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 RECORDED = {
@@ -61,7 +62,7 @@ def parsed(expr: str) -> Any:
 def metric_names(node: Any) -> set[str]:
     """Of the selectors in a parsed query."""
     if isinstance(node, promql_parser.VectorSelector):
-        return {node.name}
+        return {str(node.name)}
     names: set[str] = set()
     for part in ("expr", "lhs", "rhs", "vector_selector", "args"):
         below = getattr(node, part, None)
@@ -208,6 +209,20 @@ def test_links_lead_to_the_other_dashboards_and_the_runbooks(page: Dashboard) ->
     )
 
 
-@every_panel
-def test_a_panels_runbook_exists(page: Dashboard, panel: Panel) -> None:
-    assert not panel.runbook or (ROOT / f"helm/runbooks/{panel.runbook}.md").is_file()
+@pytest.mark.parametrize(
+    "models",
+    [("qwen3-coder",), ("a", "b"), ('odd "name" \\ {x}|$(y) e', "a.b/c"), ("$fleet ${interval}",)],
+)
+def test_a_models_name_selects_itself_and_nothing_else(models: tuple[str, ...]) -> None:
+    filled = Choice("coder", models, "5m").fill(f"x{{{OURS}}}[$interval]")
+    found = re.fullmatch(r'x\{fleet="coder",model=~`(.*)`\}\[5m\]', filled)
+    assert found is not None
+    for model in models:
+        assert re.fullmatch(found[1], model)
+        assert not re.fullmatch(found[1], model + "x")
+    assert not re.fullmatch(found[1], "axb/c")
+
+
+def test_all_models_are_selected_at_first() -> None:
+    assert Choice("coder").fill(MODEL) == "model=~`.*`"
+    assert Choice("coder").fill('"$1", "$no_such"') == '"$1", "$no_such"'
