@@ -173,7 +173,7 @@ def _timeseries(panel: Panel) -> Any:
     legend = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"])
     legend.placement(LegendPlacement.BOTTOM).display_mode(LegendDisplayMode.LIST)
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
-    built = timeseries.Panel().legend(legend).tooltip(tooltip).min(0).line_width(1)
+    built = timeseries.Panel().legend(legend).tooltip(tooltip).axis_soft_min(0).line_width(1)
     built.show_points(VisibilityMode.NEVER).fill_opacity(60 if panel.is_stacked else 8)
     if panel.is_stacked:
         built.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
