@@ -1,4 +1,5 @@
-"""`python -m qwenfleet.cluster.monitoring`: writes what is derived from the list of metrics."""
+"""`python -m qwenfleet.cluster.monitoring`: writes what is derived from the list of metrics and
+from the declared dashboards."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Final
 from qwenfleet.cluster.metrics import CLOSED, METRICS
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+DASHBOARD_FOLDER: Final = "helm/qwenfleet/files/dashboards"
 TABLE: Final = re.compile(r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", re.DOTALL)
 
 
@@ -27,7 +29,18 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file with the text that it should have."""
     readme = (root / "README.md").read_text(encoding="utf-8")
     return {
-        root / "README.md": TABLE.sub(lambda found: found[1] + metrics_table() + found[2], readme)
+        root / "README.md": TABLE.sub(lambda found: found[1] + metrics_table() + found[2], readme),
+        **dashboard_files(root),
+    }
+
+
+def dashboard_files(root: Path = ROOT) -> dict[Path, str]:
+    """Grafana's dashboards. Needs grafana-foundation-sdk, which only developers have."""
+    from qwenfleet.cluster.dashboards import DASHBOARDS, render
+
+    return {
+        root / DASHBOARD_FOLDER / f"{dashboard.uid}.json": render(dashboard)
+        for dashboard in DASHBOARDS
     }
 
 

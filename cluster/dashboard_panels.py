@@ -1,0 +1,77 @@
+"""What a dashboard is made of, as plain data; `dashboards` makes Grafana's objects of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["timeseries", "stat", "table", "states"]
+Need = Literal["", "a GPU", "Ray's autoscaler", "a refused request", "a lost engine", "a drain"]
+GRID: Final = 24
+"""Columns of Grafana's grid."""
+RATIO: Final = "percentunit"
+SECONDS: Final = "s"
+BYTES: Final = "bytes"
+COUNT: Final = "short"
+REQUESTS_PER_S: Final = "reqps"
+TOKENS_PER_S: Final = "suffix: tok/s"
+CORES: Final = "suffix: cores"
+WATT: Final = "watt"
+CELSIUS: Final = "celsius"
+
+
+@dataclass(frozen=True)
+class Query:
+    """PromQL with Grafana's variables, and what a series of it is called in the legend."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel. A `table` shows the last value of `column` by `row`, both labels; `states` are
+    the numbers of `metrics.CLOSED["state"]` from 1 on."""
+
+    title: str
+    description: str
+    """What an operator reads from it."""
+    unit: str
+    queries: tuple[Query, ...]
+    kind: Kind = "timeseries"
+    width: int = 8
+    height: int = 8
+    is_stacked: bool = False
+    max: float | None = None
+    steps: tuple[tuple[float | None, str], ...] = ()
+    """Colours by value: each from its value up, the first from None."""
+    row: str = ""
+    column: str = ""
+    needs: Need = ""
+    """What its series only exist with; "" is any fleet under load."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels under one heading, laid out from left to right."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """One dashboard; its uid is its address in Grafana and the name of its file."""
+
+    uid: str
+    title: str
+    description: str
+    rows: tuple[Row, ...]
+    has_deployments: bool = False
+    """Whether one can choose deployments too."""
+
+    def panels(self) -> Iterator[Panel]:
+        """All of them, from the top."""
+        for row in self.rows:
+            yield from row.panels
