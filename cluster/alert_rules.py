@@ -79,8 +79,8 @@ ENGINES: Final = (
         "qwenfleet:replicas_wanted\n"
         "  - (sum by (fleet, deployment) (qwenfleet:engines) or qwenfleet:replicas_ready) > 0",
         "Replicas of {{ $labels.deployment }} are wanted and not there",
-        f"{DEPLOYMENT}, {{{{ $value }}}} replicas have been wanted for 15 minutes that neither run "
-        "nor start.",
+        f"{DEPLOYMENT}, replicas that have been wanted for 15 minutes and neither run nor start: "
+        "{{ $value }}.",
         "15m",
     ),
     # It reports no more once its drain has ended; what Ray still shows then is of a living process.
@@ -116,8 +116,8 @@ ENGINES: Final = (
         '(max by (fleet, model, SessionName, engine) (ray_qwenfleet_engine_state{state="ready"}))\n'
         "  - min by (fleet, model, SessionName) (ray_qwenfleet_usable_engines) > 0",
         "A gateway does not use ready engines of model {{ $labels.model }}",
-        f"{MODEL}, {{{{ $value }}}} engines call themselves ready that a gateway has not been able "
-        "to use for 10 minutes.",
+        f"{MODEL}, ready engines that a gateway has not been able to use for 10 minutes: "
+        "{{ $value }}.",
         "10m",
     ),
 )
@@ -142,8 +142,8 @@ STREAMS: Final = (
         "  and sum by (fleet, model) "
         '(increase(ray_qwenfleet_resumes_total{loss!="drained"}[30m])) >= 10',
         "Many streams of model {{ $labels.model }} change engines",
-        f"{MODEL}, for every 100 requests that ended in half an hour, "
-        "{{ $value | humanizePercentage }} went on at another engine, without a drain.",
+        f"{MODEL}, in half an hour {{{{ $value | humanizePercentage }}}} as many streams went on at "
+        "another engine, without a drain, as requests ended.",
     ),
     # 0.9 as in gateway-api-inference-extension, tools/alerts/alert.yaml.
     Alert(
@@ -175,8 +175,8 @@ STREAMS: Final = (
         '    max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="ttft"})\n'
         "  )",
         "Requests of model {{ $labels.model }} queue",
-        f"{MODEL}, {{{{ $value }}}} requests wait; none of the last 15 minutes was without, and "
-        "the queue grows or takes longer than a first token may.",
+        f"{MODEL}, requests that wait: {{{{ $value }}}}. Some did all of the last 15 minutes, and the "
+        "queue grows or takes longer than a first token may.",
         "5m",
     ),
 )
@@ -217,8 +217,9 @@ WATCHING: Final = (
         "(abs(ray_qwenfleet_clock_seconds - timestamp(ray_qwenfleet_clock_seconds)))"
         f" > {SKEW_S}",
         "The clock of {{ $labels.NodeAddress }} is off, or a process there hangs",
-        "Fleet {{ $labels.fleet }}: the clock of a {{ $labels.role }} on {{ $labels.NodeAddress }} "
-        "and that of Prometheus are {{ $value | humanizeDuration }} apart.",
+        "Fleet {{ $labels.fleet }}, role {{ $labels.role }}: the clock of a process on "
+        "{{ $labels.NodeAddress }} and that of Prometheus are {{ $value | humanizeDuration }} "
+        "apart.",
         "5m",
     ),
     Alert(
