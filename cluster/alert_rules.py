@@ -175,8 +175,8 @@ STREAMS: Final = (
         '    max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="ttft"})\n'
         "  )",
         "Requests of model {{ $labels.model }} queue",
-        f"{MODEL}, requests that wait: {{{{ $value }}}}. Some did all of the last 15 minutes, and the "
-        "queue grows or takes longer than a first token may.",
+        f"{MODEL}, requests that wait: {{{{ $value }}}}. Some did all of the last 15 minutes, and "
+        "the queue grows or takes longer than a first token may.",
         "5m",
     ),
 )

@@ -1,7 +1,7 @@
 """Prometheus rules as data: recording rules and alerts, and the YAML of their groups. Pure.
 
-Their PromQL is static: thresholds that an operator may change come from gauges that gateways export,
-so that no rule depends on a configuration.
+Their PromQL is static: thresholds that an operator may change come from gauges that gateways
+export, so that no rule depends on a configuration.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ def duration(length_s: float) -> str:
 
 def scaled(expr: str, scale: float) -> str:
     """PromQL with every range and offset `scale` times as long, and never under LEAST_WINDOW_S."""
-    return WINDOW.sub(
-        lambda found: duration(max(LEAST_WINDOW_S, seconds(found[0]) * scale)), expr
-    )
+    return WINDOW.sub(lambda found: duration(max(LEAST_WINDOW_S, seconds(found[0]) * scale)), expr)
 
 
 class _Dumper(yaml.SafeDumper):

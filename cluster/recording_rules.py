@@ -44,8 +44,7 @@ def _objectives() -> Iterator[Recording]:
     # A gauge that is missing for one scrape must not end an alert.
     yield Recording(
         "qwenfleet:slo_budget:ratio",
-        "1 - max by (fleet, model, slo) "
-        "(last_over_time(ray_qwenfleet_slo_objective_ratio[5m]))",
+        "1 - max by (fleet, model, slo) (last_over_time(ray_qwenfleet_slo_objective_ratio[5m]))",
     )
     for window in WINDOWS:
         yield Recording(
