@@ -14,8 +14,8 @@ from qwenfleet.cluster import burn_rates, recording_rules
 from qwenfleet.cluster.prometheus_rules import Alert, Group, to_yaml
 
 SKEW_S: Final = 60
-"""A clock gauge is up to 10 s old when Ray's agent has it, and up to 20 s more when that agent still
-shows it; the rest is for the scrape."""
+"""A clock gauge is up to 10 s old when Ray's agent has it, and up to 20 s more while that agent
+shows it still; the rest is for the scrape."""
 DRAIN_SLACK_S: Final = 30
 """As `deployments/drain.py` allows beyond the deadline."""
 
@@ -61,7 +61,8 @@ ENGINES: Final = (
         "ticket",
         "(\n"
         "  sum by (fleet, model, deployment, engine) (\n"
-        "    max by (fleet, model, deployment, engine, phase) (ray_qwenfleet_engine_start_seconds)\n"
+        "    max by (fleet, model, deployment, engine, phase) "
+        "(ray_qwenfleet_engine_start_seconds)\n"
         "  )\n"
         "  and on (fleet, deployment, engine) "
         'ray_qwenfleet_engine_state{state="starting"} == 1\n'
@@ -142,8 +143,8 @@ STREAMS: Final = (
         "  and sum by (fleet, model) "
         '(increase(ray_qwenfleet_resumes_total{loss!="drained"}[30m])) >= 10',
         "Many streams of model {{ $labels.model }} change engines",
-        f"{MODEL}, in half an hour {{{{ $value | humanizePercentage }}}} as many streams went on at "
-        "another engine, without a drain, as requests ended.",
+        f"{MODEL}, in half an hour {{{{ $value | humanizePercentage }}}} as many streams went on "
+        "at another engine, without a drain, as requests ended.",
     ),
     # 0.9 as in gateway-api-inference-extension, tools/alerts/alert.yaml.
     Alert(
