@@ -13,26 +13,14 @@ from typing import Any
 import promql_parser
 import pytest
 
+from qwenfleet.cluster import recording_rules
 from qwenfleet.cluster.dashboard_panels import GRID, Dashboard, Panel
 from qwenfleet.cluster.dashboard_queries import MODEL, OURS
 from qwenfleet.cluster.dashboards import DASHBOARDS, RUNBOOKS, render
 from qwenfleet.cluster.metrics import METRICS
 from tests.watch.live_panels import Choice
 
-WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-RECORDED = {
-    *(f"qwenfleet:slo_bad:ratio_rate{window}" for window in WINDOWS),
-    "qwenfleet:slo_budget_left:ratio30d",
-    "qwenfleet:requests:rate5m",
-    "qwenfleet:tokens:rate1m",
-    "qwenfleet:time_to_first_token_seconds:quantile5m",
-    "qwenfleet:inter_token_seconds:quantile5m",
-    "qwenfleet:queue_seconds:quantile5m",
-    "qwenfleet:request_seconds:quantile5m",
-    "qwenfleet:engines",
-    "qwenfleet:replicas_wanted",
-    "qwenfleet:replicas_ready",
-}
+RECORDED = {rule.name for group in recording_rules.groups() for rule in group.rules}
 RAY_FILES = {
     "ray_node_": "dashboard/modules/reporter/reporter_agent.py",
     "ray_cluster_": "dashboard/modules/reporter/reporter_agent.py",

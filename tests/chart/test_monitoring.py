@@ -1,0 +1,82 @@
+"""What the chart gives to Prometheus' operator and to Grafana's sidecar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.chart
+
+FILES = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet" / "files"
+ON = {"enabled": True}
+RUNBOOKS = "https://docs.example.com/runbooks"
+
+
+def kinds(documents):
+    return {tree["kind"] for tree in documents}
+
+
+def test_nothing_is_made_that_a_cluster_without_the_operator_would_refuse(render):
+    assert not kinds(render()) & {"PodMonitor", "PrometheusRule"}
+
+
+def test_the_monitor_scrapes_every_pod_at_ports_that_it_has(render, only, groups):
+    documents = render({"monitoring": {"podMonitor": ON | {"labels": {"release": "prom"}}}})
+    monitor = only(documents, "PodMonitor")
+    assert monitor["metadata"]["labels"]["release"] == "prom"
+    wanted = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    found = set()
+    for group in groups(documents).values():
+        labels = group["template"]["metadata"]["labels"]
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        (ray, *_) = group["template"]["spec"]["containers"]
+        names = {port["name"] for port in ray["ports"]}
+        assert "metrics" in names
+        found |= names
+    assert wanted <= found
+
+
+def test_the_rules_are_the_repositorys_with_links_that_lead_somewhere(render, only):
+    values = {"monitoring": {"rules": ON, "runbooks": RUNBOOKS}}
+    spec = only(render(values), "PrometheusRule")["spec"]
+    text = (FILES / "rules.yaml").read_text(encoding="utf-8")
+    assert spec == yaml.safe_load(text.replace("RUNBOOKS_URL", RUNBOOKS))
+    alerts = [rule for group in spec["groups"] for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    assert all(rule["annotations"]["runbook_url"].startswith(RUNBOOKS) for rule in alerts)
+
+
+def test_every_dashboard_is_a_config_map_that_grafanas_sidecar_finds(render):
+    documents = render({"monitoring": {"dashboards": ON, "runbooks": RUNBOOKS}})
+    maps = [tree for tree in documents if tree["kind"] == "ConfigMap"]
+    names = {name for tree in maps for name in tree["data"]}
+    assert names == {path.name for path in (FILES / "dashboards").glob("*.json")} != set()
+    for tree in maps:
+        assert tree["metadata"]["labels"]["grafana_dashboard"] == "1"
+        for text in tree["data"].values():
+            assert json.loads(text)["panels"]
+            assert "RUNBOOKS_URL" not in text
+
+
+@pytest.mark.parametrize("part", ["podMonitor", "rules"])
+def test_a_cluster_without_the_operator_is_named_before_anything_is_installed(
+    render, refused, part
+):
+    values = {"monitoring": {part: ON}, "checks": {"crds": "always"}}
+    versions = ("ray.io/v1/RayService", "ray.io/v1/RayCronJob")
+    options = [word for version in versions for word in ("--api-versions", version)]
+    with pytest.raises(refused, match=f"monitoring.{part}.enabled is set .* operator is absent"):
+        render(values, "", *options)
+    assert render(values, "", *options, "--api-versions", "monitoring.coreos.com/v1")
+
+
+@pytest.mark.parametrize(("address", "store"), [("redis:6379", "redis"), ("", "memory")])
+def test_pods_say_whether_the_head_can_be_lost(render, groups, address, store):
+    documents = render({"gcsFaultTolerance": {"redisAddress": address}})
+    for group in groups(documents).values():
+        (ray, *_) = group["template"]["spec"]["containers"]
+        told = {entry["name"]: entry.get("value") for entry in ray["env"]}
+        assert told["QWENFLEET_HEAD_STORE"] == store
