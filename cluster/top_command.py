@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> in
         raise reading.problems[0]
     if options.json or options.once or not sys.stdout.isatty():
         return _once(options, reader, reading, remarks)
-    with _ending_quietly():
+    with ending_quietly():
         _live(options, reader, reading, remarks)
     return 0
 
@@ -106,7 +106,7 @@ def _table(reading: Reading, remarks: Remarks) -> FleetTable:
 
 
 @contextmanager
-def _ending_quietly() -> Iterator[None]:
+def ending_quietly() -> Iterator[None]:
     """Ctrl-C is how this ends; `kill` and a closed terminal put the screen back likewise."""
 
     def handle(number: int, frame: FrameType | None) -> None:

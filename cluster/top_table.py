@@ -27,7 +27,7 @@ MODELS: Final = (
     "MODEL", "READY", "RUNNING", "WAITING", "MOVING", "REQ/S", "IN/S", "CACHED", "OUT/S",
 )  # fmt: skip
 LATENCIES: Final = (
-    "MODEL", "TTFT P50", "P90", "INTER-TOKEN P50", "P90", "AVAILABLE", "TTFT OK", "INTER-TOKEN OK",
+    "MODEL", "TTFT P50", "P90", "ITL P50", "P90", "ANSWERED", "TTFT OK", "ITL OK",
 )  # fmt: skip
 ENGINES: Final = ("ENGINE", "MODEL", "STATE", "RUNNING", "WAITING", "KV")
 
