@@ -67,6 +67,8 @@ def read(
                     raise _late(url, timeout_s)
         finally:
             answer.close()
+    except urllib3.exceptions.NewConnectionError as error:  # a TimeoutError too, by its class
+        raise MetricsError(url, _reason(error), "Does the fleet still run?") from error
     except urllib3.exceptions.TimeoutError as error:
         raise _late(url, timeout_s) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:

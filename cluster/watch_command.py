@@ -35,9 +35,9 @@ def run(options: argparse.Namespace, find: Find) -> int:
     fleet = find(options.port, options.fleet)
     with _directory() as directory:
         has_rules = watch_files.write(directory)
-        follower = _Follower(directory, find)
+        follower = Follower(directory, find)
         follower.follow(fleet)
-        port = _port(options.listen)
+        port = free_port(options.listen)
         with (
             top_command.ending_quietly(),
             prometheus.running(path, directory, port, options.retention) as server,
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, find: Find) -> int:
 
 
 @dataclass
-class _Follower:
+class Follower:
     """Finds the fleet for `top`, and points Prometheus to where it has gone."""
 
     directory: Path
@@ -123,7 +123,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--listen {options.listen} is no port", "Take one from 1 to 65535.")
 
 
-def _port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """Debian's package may run a Prometheus of its own at 9090."""
     try:
         machine.check_port(prometheus.HOST, wanted)
@@ -138,7 +138,7 @@ def _port(wanted: int) -> int:
 def _directory() -> Iterator[Path]:
     """Beside the fleets' own files, for this run only."""
     root = run_file.state_directory()
-    _sweep(root)
+    sweep(root)
     path = Path(tempfile.mkdtemp(prefix=f"watch-{os.getpid()}-", dir=root))
     try:
         yield path
@@ -146,7 +146,7 @@ def _directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sweep(root: Path) -> None:
+def sweep(root: Path) -> None:
     """End and remove what a run left that was killed before it could."""
     for path in root.glob("watch-*-*"):
         pid = path.name.split("-")[1]
