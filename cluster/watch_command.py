@@ -80,7 +80,7 @@ def remarks(server: Prometheus, has_rules: bool, now_s: float) -> list[Remark]:
         return [Remark(sentence, is_bad=True)]
     try:
         seen = [_seen(server.url, target, now_s) for target in server.targets()]
-        seen = seen or [Remark(f"{server.url} has no target yet", is_bad=False)]
+        seen = seen or [Remark(f"Prometheus at {server.url} has no target yet", is_bad=False)]
         return seen + _alerts(server.alerts(), has_rules)
     except MetricsError as error:
         return [Remark(f"Prometheus at {error}", is_bad=True)]
