@@ -77,7 +77,7 @@ class Change:
         return self.by.get(series, 0.0) / self.seconds
 
 
-def change(seen: tuple[Seen, ...], over_s: float = WINDOW_S) -> Change | None:
+def change(seen: tuple[Seen, ...], over_s: float = WINDOW_S - REPORT_S / 2) -> Change | None:
     """From the newest report that is at least `over_s` older than the last one, or from the oldest;
     None as long as there is one report only. Gauges are in it too, and mean nothing."""
     if len(seen) < 2:

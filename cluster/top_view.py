@@ -19,7 +19,7 @@ from qwenfleet.cluster.report_history import (
     quantile,
 )
 
-RECENT_S: Final = REPORT_S - 1
+RECENT_S: Final = REPORT_S / 2
 """Tokens per second are of the last report only: a minute's mean is late for a live view."""
 SILENT_S: Final = 1.5 * REPORT_S
 SKEW_S: Final = 2 * REPORT_S
