@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve test test-unit test-integration test-loss test-sharded chart-test check clean
+.PHONY: help env serve watch test test-unit test-integration test-loss test-sharded chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -22,6 +22,10 @@ env: ## make .venv (2 to 6 minutes the first time, then nothing)
 
 serve: env ## run the laptop fleet on http://127.0.0.1:8000; ARGS="..." goes to `qwenfleet serve`
 	@exec $(BIN)/qwenfleet serve $(ARGS)
+
+watch: env ## Prometheus with the alerts, and live numbers, beside the fleet that runs here
+	@.ci/prometheus
+	@exec $(BIN)/qwenfleet watch $(ARGS)
 
 test: test-unit test-integration ## every test that needs no GPU
 

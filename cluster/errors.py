@@ -6,6 +6,7 @@
     ├── Refusal
     │   ├── MachineError      this machine cannot run what was asked of it
     │   ├── FleetNotFound     no running fleet answers
+    │   ├── MetricsError      an address of metrics cannot be read
     │   ├── StartTimeout      a fleet takes longer to start than somebody waits
     │   ├── DeployFailed      Ray did not take a fleet, or not let it go
     │   ├── DrainRefused      an engine was not drained
@@ -103,6 +104,20 @@ class FleetNotFound(Refusal):
     """A command that speaks to a running fleet found none."""
 
     code = "fleet_not_found"
+
+
+class MetricsError(Refusal):
+    """An address of metrics does not answer, or not with metrics."""
+
+    code = "metrics"
+
+    def __init__(self, url: str, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.args = (url, problem, remedy)
+        self.url = url
+
+    def __str__(self) -> str:
+        return f"{self.url} {super().__str__()}"
 
 
 class StartTimeout(Refusal):

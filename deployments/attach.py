@@ -16,12 +16,20 @@ from qwenfleet.cluster.run_file import RunningFleet
 CONNECT_TIMEOUT_S: Final = 5.0
 
 
-def find(port: int | None = None) -> RunningFleet:
-    """The newest fleet of this user on this machine, or the one at `port`. Raises FleetNotFound."""
+def find(port: int | None = None, name: str | None = None) -> RunningFleet:
+    """The newest fleet of this user on this machine, or the one at `port` or called `name`. Raises
+    FleetNotFound."""
     fleets = run_file.running()
-    chosen = [fleet for fleet in fleets if port is None or fleet.url.endswith(f":{port}")]
+    chosen = [
+        fleet
+        for fleet in fleets
+        if (port is None or fleet.url.endswith(f":{port}")) and name in (None, fleet.name)
+    ]
     if chosen:
         return chosen[0]
+    if fleets and name is not None:
+        names = ", ".join(f"'{fleet.name}' at {fleet.url}" for fleet in fleets)
+        raise FleetNotFound(f"no fleet of yours called '{name}' runs there", f"These do: {names}.")
     if fleets:
         urls = ", ".join(fleet.url for fleet in fleets)
         raise FleetNotFound(f"no fleet of yours runs at port {port}", f"These do: {urls}.")

@@ -11,7 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from qwenfleet.cluster import config_file, keys_command, kube_options, plan_options, run_file
+from qwenfleet.cluster import (
+    config_file,
+    keys_command,
+    kube_options,
+    plan_options,
+    run_file,
+    top_options,
+)
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
@@ -64,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(command=_serve)
     kube_options.add_status(commands).set_defaults(command=_status)
+    top_options.add_top(commands).set_defaults(command=_top)
+    top_options.add_watch(commands).set_defaults(command=_watch)
     _add_drain(commands)
     _add_doctor(commands)
     plan_options.add(commands).set_defaults(command=_plan)
@@ -168,6 +177,20 @@ def _status(options: argparse.Namespace) -> None:
 
     answer = status.read(attach.find(options.port))
     print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
+
+
+def _top(options: argparse.Namespace) -> int:
+    from qwenfleet.cluster import top_command
+    from qwenfleet.deployments import attach
+
+    return top_command.run(options, attach.find)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from qwenfleet.cluster import watch_command
+    from qwenfleet.deployments import attach
+
+    return watch_command.run(options, attach.find)
 
 
 def _drain(options: argparse.Namespace) -> None:

@@ -49,6 +49,8 @@ def test_the_command_runs_as_a_program_without_ray_or_vllm() -> None:
         ("drain", ["ENGINE", "--deadline", "--force", "--port"]),
         ("plan", ["--model", "--accelerator", "--goal", "--explain", "--output", "--kube"]),
         ("doctor", ["--json", "--verbose", "--address", "--port", "exit status"]),
+        ("top", ["--once", "--json", "--url", "--fleet", "--port", "--interval"]),
+        ("watch", ["--prometheus", "--listen", "--retention", "--fleet", "--interval"]),
     ],
 )
 def test_help_names_the_options_of_a_command(
@@ -76,6 +78,10 @@ def test_help_names_the_options_of_a_command(
         ["drain", "e1", "--deadline", "inf"],
         ["drain", "e1", "--port", "x"],
         ["doctor", "--port", "8000", "--address", "auto"],
+        ["top", "--interval", "soon"],
+        ["top", "--interval", "0"],
+        ["top", "--interval", "nan"],
+        ["watch", "--listen", "x"],
     ],
 )
 def test_a_wrong_command_line_shows_the_usage(

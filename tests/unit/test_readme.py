@@ -50,7 +50,7 @@ def test_the_commands_take_the_options_shown():
         text = _parser().parse_args([command]).command.__name__
         assert text == f"_{command}"
         for option in shown:
-            value = [] if option in {"--json", "--verbose", "--timings"} else ["1"]
+            value = [] if option in {"--json", "--verbose", "--timings", "--once"} else ["1"]
             _parser().parse_args([command, option, *value])
 
 

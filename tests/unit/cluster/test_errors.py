@@ -13,6 +13,7 @@ from qwenfleet.cluster.errors import (
     FleetNotFound,
     KubernetesError,
     MachineError,
+    MetricsError,
     ModelSourceError,
     NoLayoutFits,
     ProtocolError,
@@ -66,6 +67,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "no layout fits 8 x H100. Use 2 nodes.",
     ),
     (KubernetesError("pods are refused", "Ask.", 403), "pods are refused. Ask."),
+    (MetricsError("http://m", "is away", "Wait."), "http://m is away. Wait."),
     (FleetNotFound("no fleet runs here", "Start one."), "no fleet runs here. Start one."),
     (
         EngineStartError("coder", "out of memory", "/tmp/e.log"),

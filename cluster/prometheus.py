@@ -1,0 +1,178 @@
+"""Prometheus as a process of this command, and what it says of the fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import urllib3
+
+from qwenfleet.cluster.errors import MachineError, MetricsError
+
+HOST: Final = "127.0.0.1"
+START_S: Final = 30.0
+"""Debian's 2.42 was ready after 0.4 to 1.4 s."""
+STOP_S: Final = 10.0
+ASK_S: Final = 1.0
+_POOL: Final = urllib3.PoolManager(retries=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    url: str
+    health: str
+    """up, down or unknown, the last before its first scrape."""
+    error: str
+    scraped_at: float
+    """Seconds since the epoch; negative when never."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    name: str
+    state: str
+    """firing or pending."""
+    labels: Mapping[str, str]
+    summary: str
+
+
+def targets(tree: Mapping[str, Any]) -> tuple[Target, ...]:
+    """Of the answer to /api/v1/targets."""
+    return tuple(
+        Target(
+            url=str(one["scrapeUrl"]),
+            health=str(one["health"]),
+            error=str(one.get("lastError", "")),
+            scraped_at=_seconds(str(one["lastScrape"])),
+        )
+        for one in tree["data"]["activeTargets"]
+    )
+
+
+def alerts(tree: Mapping[str, Any]) -> tuple[Alert, ...]:
+    """Of the answer to /api/v1/alerts, the firing first."""
+    every = []
+    for one in tree["data"]["alerts"]:
+        labels = dict(one["labels"])
+        summary = one.get("annotations", {}).get("summary", "")
+        every.append(Alert(labels.pop("alertname", ""), str(one["state"]), labels, str(summary)))
+    return tuple(sorted(every, key=lambda alert: (alert.state != "firing", alert.name)))
+
+
+def _seconds(text: str) -> float:
+    """Go's times have nanoseconds, and its zero is the year 1."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """One that runs, or ran, for this command."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs."""
+        return self.process.poll()
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its log."""
+        with contextlib.suppress(OSError):
+            lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return ""
+
+    def targets(self) -> tuple[Target, ...]:
+        """Raises MetricsError when it does not answer."""
+        return targets(self._ask("/api/v1/targets?state=active"))
+
+    def alerts(self) -> tuple[Alert, ...]:
+        """Raises MetricsError when it does not answer."""
+        return alerts(self._ask("/api/v1/alerts"))
+
+    def is_ready(self) -> bool:
+        try:
+            return _POOL.request("GET", f"{self.url}/-/ready", timeout=ASK_S).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _ask(self, path: str) -> Any:
+        try:
+            answer = _POOL.request("GET", self.url + path, timeout=ASK_S, redirect=False)
+            if answer.status == 200:
+                return answer.json()
+            problem = f"answers with status {answer.status}"
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            problem = f"does not answer ({type(error).__name__})"
+        raise MetricsError(self.url, problem, "Alerts and their history are not known meanwhile.")
+
+
+def program(name: str) -> str:
+    """Where Prometheus is. Raises MachineError."""
+    found = shutil.which(name)
+    if found is None:
+        raise MachineError(
+            f"Prometheus is not here: there is no program '{name}'",
+            "Install it (Debian: `apt install prometheus`), name it with --prometheus, or run "
+            "`qwenfleet top`, which needs none.",
+        )
+    return found
+
+
+@contextlib.contextmanager
+def running(path: str, directory: Path, port: int, retention: str) -> Iterator[Prometheus]:
+    """Prometheus on loopback, with the configuration and the data in `directory`, until the end of
+    the block. Raises MachineError when it does not come up."""
+    log = directory / "prometheus.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                path,
+                f"--config.file={directory / 'prometheus.yml'}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--storage.tsdb.retention.time={retention}",
+                f"--web.listen-address={HOST}:{port}",
+                "--log.level=warn",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            start_new_session=True,  # Ctrl-C is for us, who then end it
+        )
+    prometheus = Prometheus(process, f"http://{HOST}:{port}", log)
+    try:
+        _wait(prometheus)
+        yield prometheus
+    finally:
+        _stop(process)
+
+
+def _wait(prometheus: Prometheus) -> None:
+    give_up_at = time.monotonic() + START_S
+    while not prometheus.is_ready():
+        if prometheus.exit_status is not None or time.monotonic() > give_up_at:
+            raise MachineError(
+                f"Prometheus did not start: {prometheus.last_words or 'it says nothing'}"[:400],
+                "Try the one that Debian ships (2.42), or run `qwenfleet top`, which needs none.",
+            )
+        time.sleep(0.1)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

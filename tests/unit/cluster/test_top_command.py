@@ -1,0 +1,221 @@
+"""`qwenfleet top` as a command: once, live in a terminal, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwenfleet import cli
+from qwenfleet.cluster import run_file
+from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.run_file import RunningFleet
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = [sys.executable, "-m", "qwenfleet.cli", "top", "--interval", "0.2"]
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def run_a_fleet(metrics_port: int, name: str = "demo", port: int = 8000) -> None:
+    run_file.write(
+        RunningFleet(
+            pid=os.getpid(),
+            started_at=run_file.own_start(),
+            name=name,
+            url=f"http://127.0.0.1:{port}",
+            ray_address="127.0.0.1:6379",
+            ray_token_path="/state/7.token",
+            metrics_port=metrics_port,
+            models=["coder"],
+        )
+    )
+
+
+@pytest.fixture
+def fleet(metrics_page: Any, metrics_text: Any) -> Iterator[Any]:
+    """One whose processes report five times a second; `page.events` goes on."""
+    stopped = threading.Event()
+
+    def report() -> None:
+        events = 0.0
+        while not stopped.wait(0.1):
+            events += 1
+            now = time.time()
+            metrics_page.say(metrics_text.gateway(now, events=events), metrics_text.engine(now))
+
+    metrics_page.say(metrics_text.gateway(time.time()), metrics_text.engine(time.time()))
+    thread = threading.Thread(target=report)
+    thread.start()
+    run_a_fleet(metrics_page.port)
+    yield metrics_page
+    stopped.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("fleet")
+def test_where_there_is_no_terminal_it_shows_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["top", "--interval", "0.3"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("demo at http://127.0.0.1:8000  ")
+    assert "numbers 0 s old, rates of the last " in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("coder  "))
+    assert row[:5] == ["coder", "1/1", "3", "1", "2"]
+    assert row[7] == "80%"
+
+
+@pytest.mark.usefixtures("fleet")
+def test_json_has_every_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["top", "--json", "--interval", "0.3", "--fleet", "demo"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["title"] == "demo at http://127.0.0.1:8000"
+    assert said["models"][0]["cached_share"] == pytest.approx(0.8)
+    assert said["models"][0]["slo"]["ttft"]["objective"] == 0.95
+    assert said["engines"][0]["state"] == "ready"
+    assert said["problems"] == []
+
+
+def test_an_address_of_another_machine_needs_no_fleet_here(
+    fleet: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in run_file.state_directory().glob("*.json"):
+        path.unlink()
+    assert cli.main(["top", "--once", "--interval", "0.3", "--url", fleet.url]) == 0
+    assert capsys.readouterr().out.startswith(f"fleet at {fleet.url}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "no fleet of yours runs on this machine. Start one with `qwenfleet serve`."),
+        (["--url", "x:1"], "'x:1' is no address of metrics. Write it like"),
+        (["--url", "http://x", "--port", "1"], "--port is given beside --url"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert cli.main(["top", *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"qwenfleet: {sentence}")
+    assert err.count("\n") == 1
+
+
+def test_a_fleet_of_another_name_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    run_a_fleet(7)
+    assert cli.main(["top", "--fleet", "other"]) == 1
+    said = "no fleet of yours called 'other' runs there. These do: 'demo' at http://127.0.0.1:8000."
+    assert capsys.readouterr().err == f"qwenfleet: {said}\n"
+
+
+def test_an_address_that_does_not_answer_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], metrics_page: Any
+) -> None:
+    (port,) = free_ports(1, "127.0.0.1")
+    run_a_fleet(port)
+    assert cli.main(["top"]) == 1
+    assert f"127.0.0.1:{port}/metrics refuses the connection" in capsys.readouterr().err
+    metrics_page.status = 404
+    assert cli.main(["top", "--url", metrics_page.url]) == 1
+    assert "answers with status 404" in capsys.readouterr().err
+
+
+class Terminal:
+    """`qwenfleet top` in a terminal of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.said = ""
+
+    def read_until(self, text: str, timeout_s: float = 30) -> None:
+        give_up_at = time.monotonic() + timeout_s
+        self.said = ""
+        while text not in self.said:
+            assert time.monotonic() < give_up_at, self.said
+            self._read()
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        while self._read():
+            continue
+        return self.process.wait(20)
+
+    def _read(self) -> bool:
+        if select.select([self._ours], [], [], 0.5)[0]:
+            try:
+                data = os.read(self._ours, 65536)
+            except OSError:  # closed at the other end
+                data = b""
+            self.said += data.decode(errors="replace")
+            return bool(data)
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, number: int) -> None:
+    terminal = Terminal()
+    try:
+        terminal.read_until("1 completed")
+        fleet.status = 503
+        terminal.read_until("answers with status 503")
+        terminal.read_until("nothing is known now; asking again")
+        assert "completed" not in terminal.said
+        fleet.status = 200
+        terminal.read_until("completed")
+        for path in run_file.state_directory().glob("*.json"):
+            path.unlink()
+        terminal.read_until("no fleet of yours runs on this machine")
+        run_a_fleet(fleet.port, "again")
+        terminal.read_until("again at http://127.0.0.1:8000")
+        assert terminal.end(number) == 0
+        assert "Traceback" not in terminal.said
+        assert "\x1b[?1049l" in terminal.said  # the screen is as it was
+    finally:
+        terminal.close()
+
+
+def test_it_starts_quickly_and_without_ray(fleet: Any) -> None:
+    code = (
+        "import sys, time; from qwenfleet import cli\n"
+        f"cli.main(['top', '--once', '--interval', '0.3', '--url', {fleet.url!r}])\n"
+        "loaded = sorted({'ray', 'vllm', 'torch', 'pandas', 'kubernetes'} & set(sys.modules))\n"
+        "sys.stderr.write(repr((loaded, time.process_time() < 2)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stderr == "([], True)"

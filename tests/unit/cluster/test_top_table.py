@@ -1,0 +1,125 @@
+"""The picture of a fleet: any model name, any width."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from qwenfleet.cluster.top_table import FleetTable, Remark
+from qwenfleet.cluster.top_view import EngineView, FleetView, Latency, ModelView, Verdict
+
+
+def model(name: str = "coder", **fields: object) -> ModelView:
+    known = {
+        "id": name,
+        "ready": 1,
+        "engines": 2,
+        "running": 3.0,
+        "waiting": 1.0,
+        "moving": 0.0,
+        "prompt_tokens_per_s": 1234.5,
+        "cached_share": 0.875,
+        "output_tokens_per_s": 0.25,
+        "requests_per_s": 2.5,
+        "ttft": Latency(0.25, 1.5),
+        "inter_token": Latency(None, None),
+        "slo": {"ttft": Verdict(9, 1, 0.95), "availability": Verdict(9999, 1, 0.99)},
+        "outcomes": {"completed": 9.0, "engine_lost": 1.0},
+        "resumes": {"drained": 2.0},
+        "losses": {"core_died": 1.0},
+    }
+    return ModelView(**(known | fields))  # type: ignore[arg-type]
+
+
+def fleet(name: str = "coder", age_s: float = 1.0, notes: tuple[str, ...] = ()) -> FleetView:
+    engine = EngineView("e1", name, "ready", 3, 1, 0.25, age_s)
+    return FleetView("demo", (model(name),), (engine,), 1, (0.4, age_s), 58.0, notes)
+
+
+def drawn(
+    view: FleetView | None,
+    width: int = 120,
+    *remarks: Remark,
+    head: str = "demo",
+    colour: bool = False,
+) -> str:
+    file = io.StringIO()
+    console = Console(
+        file=file, width=width, force_terminal=colour, color_system="standard" if colour else None
+    )
+    console.print(FleetTable(view, head, remarks))
+    return file.getvalue()
+
+
+def test_a_row_holds_the_numbers_of_a_model() -> None:
+    said = drawn(fleet())
+    assert "numbers 0 to 1 s old, rates of the last 58 s; 1 gateway\n" in said
+    rows = {tuple(line.split()) for line in said.splitlines()}
+    assert ("coder", "1/2", "3", "1", "0", "2.5", "1,234", "88%", "0.25") in rows
+    latencies = "coder 250 ms 1.5 s - - 99.9% 90.0% < 95% -"
+    assert tuple(latencies.split()) in rows
+    assert (
+        "coder: 9 completed, 1 engine_lost; resumed: 2 drained; engines lost: 1 core_died" in said
+    )
+    assert ("e1", "coder", "ready", "3", "1", "25%") in rows
+
+
+def test_what_is_not_known_yet_is_a_dash() -> None:
+    unknown = model(
+        prompt_tokens_per_s=None,
+        cached_share=None,
+        output_tokens_per_s=None,
+        requests_per_s=None,
+        outcomes={},
+        resumes={},
+        losses={},
+    )
+    said = drawn(FleetView("demo", (unknown,), (), 0, None, 0.0))
+    assert "nothing reports yet; 0 gateways" in said
+    assert ["coder", "1/2", "3", "1", "0", "-", "-", "-", "-"] in [
+        line.split() for line in said.splitlines()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("[red]x[/red]", "[red]x[/red]"),
+        ("[/]", "[/]"),
+        (":smile:", ":smile:"),
+        ('odd "name" \\ {x}|$(y) é', 'odd "name" \\ {x}|$(y) é'),
+        ("a\x1b[2Jb", "a\\x1b[2Jb"),
+        ("a\nb\x07", "a\\nb\\x07"),
+        ("a\u202eb", "a\\u202eb"),
+    ],
+)
+@pytest.mark.parametrize("width", [40, 160])
+def test_a_name_is_shown_as_it_is_and_commands_no_terminal(
+    name: str, shown: str, width: int
+) -> None:
+    said = drawn(fleet(name, notes=(name,)), width, Remark(name, is_bad=True), head=name)
+    assert said.count(shown) >= 6
+    assert "\x1b" not in said
+    assert "\x07" not in said
+
+
+@pytest.mark.parametrize("width", [1, 8, 20, 40, 71, 72, 80, 200])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> None:
+    said = drawn(fleet("a-model-with-a-long-name-of-its-own"), width, Remark("gone", is_bad=True))
+    assert all(len(line.rstrip()) <= width for line in said.splitlines())
+    if width != 1:
+        together = "".join(said.split())
+        assert "1,234" in together
+        assert "1core_died" in together
+
+
+def test_silence_and_a_broken_objective_are_red() -> None:
+    assert "ready? silent for 17 s" in drawn(fleet(age_s=17.2))
+    assert "\x1b[1;31m90.0% < 95%" in drawn(fleet(), colour=True)
+
+
+def test_without_a_view_there_are_only_sentences() -> None:
+    said = drawn(None, 120, Remark("no fleet of yours runs on this machine", is_bad=True))
+    assert said.splitlines() == ["demo", "no fleet of yours runs on this machine"]

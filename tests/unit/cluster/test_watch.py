@@ -1,0 +1,221 @@
+"""`qwenfleet watch`: what Prometheus is given, and what is said of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qwenfleet.cluster import prometheus, run_file, watch_command, watch_files
+from qwenfleet.cluster.errors import ConfigError, FleetNotFound, MachineError, MetricsError
+from qwenfleet.cluster.machine import check_port
+from qwenfleet.cluster.prometheus import Prometheus
+from qwenfleet.cluster.run_file import RunningFleet
+
+NOW = 1795392600.0
+"""2026-11-23T00:10:00Z"""
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def options(**fields: Any) -> argparse.Namespace:
+    known = {"port": None, "fleet": None, "interval": 0.2, "prometheus": "prometheus"}
+    known |= {"listen": 9090, "retention": "2h"}
+    return argparse.Namespace(**(known | fields))
+
+
+def fleet(metrics_port: int) -> RunningFleet:
+    return RunningFleet(1, 0.0, "demo", "http://127.0.0.1:8000", "", "", metrics_port, ["coder"])
+
+
+class Server(Prometheus):
+    """Says what a test gives it."""
+
+    def __init__(
+        self, tmp_path: Path, *, target: Any = None, alerts: Any = (), ends: bool = False
+    ) -> None:
+        code = "raise SystemExit(3)" if ends else "import time; time.sleep(60)"
+        process = subprocess.Popen([sys.executable, "-c", code])
+        if ends:
+            process.wait(20)
+        super().__init__(process, "http://127.0.0.1:9090", tmp_path / "log")
+        object.__setattr__(self, "target", target)
+        object.__setattr__(self, "found", alerts)
+
+    def _ask(self, path: str) -> Any:
+        target = self.__dict__["target"]
+        if isinstance(target, MetricsError):
+            raise target
+        if "alerts" in path:
+            return {"data": {"alerts": list(self.__dict__["found"])}}
+        return {"data": {"activeTargets": [] if target is None else [target]}}
+
+
+def target(**fields: str) -> dict[str, str]:
+    return {
+        "scrapeUrl": "http://127.0.0.1:7/metrics",
+        "health": "up",
+        "lastError": "",
+        "lastScrape": "2026-11-23T00:09:58.123456789Z",
+        **fields,
+    }
+
+
+def said(server: Server, has_rules: bool = True) -> list[tuple[str, bool]]:
+    try:
+        return [(r.text, r.is_bad) for r in watch_command.remarks(server, has_rules, NOW)]
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_a_scrape_that_works_is_told_with_its_age(tmp_path: Path) -> None:
+    assert said(Server(tmp_path, target=target())) == [
+        ("Prometheus at http://127.0.0.1:9090 scraped the fleet 2 s ago", False),
+        ("no alert fires", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "sentence"),
+    [
+        (
+            target(health="down", lastError="connection refused"),
+            "cannot scrape http://127.0.0.1:7/metrics: connection refused. Does the fleet run",
+        ),
+        (target(lastScrape="2026-11-23T00:09:00Z"), "scraped the fleet 60 s ago"),
+    ],
+)
+def test_a_scrape_that_is_blocked_is_red(tmp_path: Path, one: Any, sentence: str) -> None:
+    text, is_bad = said(Server(tmp_path, target=one))[0]
+    assert sentence in text
+    assert is_bad
+
+
+@pytest.mark.parametrize("one", [None, target(health="unknown", lastScrape="0001-01-01T00:00:00Z")])
+def test_before_the_first_scrape_nothing_is_wrong(tmp_path: Path, one: Any) -> None:
+    text, is_bad = said(Server(tmp_path, target=one))[0]
+    assert "yet" in text
+    assert not is_bad
+
+
+def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
+    labels = {"alertname": "A", "model": "[red]"}
+    pending = {"labels": labels, "state": "pending", "annotations": {}}
+    firing = {
+        "labels": {"alertname": "B"},
+        "state": "firing",
+        "annotations": {"summary": "no engine of coder is ready"},
+    }
+    server = Server(tmp_path, target=target(), alerts=[pending, firing])
+    assert said(server)[1:] == [
+        ("firing: B: no engine of coder is ready", True),
+        ("pending: A (model [red])", False),
+    ]
+
+
+def test_without_rules_no_peace_is_claimed(tmp_path: Path) -> None:
+    text, is_bad = said(Server(tmp_path, target=target()), has_rules=False)[1]
+    assert text.startswith("no alerts: there is no ")
+    assert is_bad
+
+
+def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('ts=1 level=error err="disk full"\n\n')
+    ((text, is_bad),) = said(Server(tmp_path, ends=True))
+    assert "Prometheus has ended (status 3, and said last: ts=1 level=error" in text
+    assert is_bad
+    hangs = MetricsError("http://127.0.0.1:9090", "does not answer (ReadTimeoutError)", "Wait.")
+    ((text, is_bad),) = said(Server(tmp_path, target=hangs))
+    assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
+
+
+def test_prometheus_is_given_rules_with_runbooks_that_are_here(tmp_path: Path) -> None:
+    source = tmp_path / "source.yaml"
+    source.write_text("groups: []\n# RUNBOOKS_URL/QwenfleetNoEngine.md\n")
+    assert watch_files.write(tmp_path, source)
+    assert (
+        str(watch_files.RUNBOOKS / "QwenfleetNoEngine.md") in (tmp_path / "rules.yaml").read_text()
+    )
+    tree = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
+    assert tree["rule_files"] == ["rules.yaml"]
+    assert tree["scrape_configs"][0]["job_name"] == "qwenfleet"
+    assert tree["global"]["scrape_interval"] == "2s"
+
+
+def test_without_rules_prometheus_still_scrapes(tmp_path: Path) -> None:
+    assert not watch_files.write(tmp_path, tmp_path / "none.yaml")
+    assert yaml.safe_load((tmp_path / "prometheus.yml").read_text())["rule_files"] == []
+
+
+def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None:
+    ports = iter([7, 7, 8])
+    follower = watch_command.Follower(tmp_path, lambda port, name: fleet(next(ports)))
+    for expected in ("127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"):
+        follower.find(None, None)
+        assert json.loads((tmp_path / "targets.json").read_text()) == [{"targets": [expected]}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"retention": "soon"}, "--retention 'soon' is no time. Write it like 90m, 2h or 7d."),
+        ({"retention": ""}, "--retention '' is no time"),
+        ({"listen": 0}, "--listen 0 is no port"),
+        ({"listen": 65536}, "--listen 65536 is no port"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        watch_command.run(options(**fields), lambda port, name: fleet(7))
+    assert str(caught.value).startswith(sentence)
+
+
+def test_without_prometheus_the_way_to_it_is_told() -> None:
+    with pytest.raises(MachineError, match=r"no program 'no-such-prometheus'\. Install it"):
+        watch_command.run(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
+
+
+def test_without_a_fleet_nothing_is_started() -> None:
+    def find(port: int | None, name: str | None) -> RunningFleet:
+        raise FleetNotFound("no fleet of yours runs on this machine", "Start one.")
+
+    with pytest.raises(FleetNotFound):
+        watch_command.run(options(prometheus=sys.executable), find)
+    assert list(run_file.state_directory().iterdir()) == []
+
+
+def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
+    with pytest.raises(MachineError, match="Prometheus did not start: "):
+        watch_command.run(options(prometheus=sys.executable), lambda port, name: fleet(7))
+    assert list(run_file.state_directory().iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_left_to_its_holder(
+    metrics_page: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = watch_command.free_port(metrics_page.port)
+    assert port != metrics_page.port
+    check_port(prometheus.HOST, port)
+    assert f"taking {port} for Prometheus" in capsys.readouterr().out
+    assert watch_command.free_port(port) == port
+
+
+def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = run_file.state_directory() / f"watch-{gone.pid}-abc"
+    left.mkdir()
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=left)
+    watch_command.sweep(run_file.state_directory())
+    assert orphan.wait(20) == -9
+    assert not left.exists()

@@ -1,0 +1,153 @@
+"""`qwenfleet watch` with a real Prometheus, beside a fleet that is a page of metrics."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwenfleet.cluster import prometheus, run_file, watch_command, watch_files
+from qwenfleet.cluster.errors import MachineError
+from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.prometheus import Prometheus
+from qwenfleet.cluster.run_file import RunningFleet
+from qwenfleet.cluster.top_command import local
+from qwenfleet.cluster.top_reading import Reader
+
+PATIENCE_S = 40.0
+RULES = """
+groups:
+  - name: test
+    rules:
+      - alert: QwenfleetMoving
+        expr: ray_qwenfleet_moving_requests > 1
+        annotations:
+          summary: "streams of {{ $labels.model }} move"
+          runbook_url: RUNBOOKS_URL/QwenfleetMoving.md
+      - alert: QwenfleetLater
+        expr: ray_qwenfleet_moving_requests > 1
+        for: 1h
+"""
+
+pytestmark = [
+    pytest.mark.watch,
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def fleet(metrics_page: Any, metrics_text: Any) -> Iterator[RunningFleet]:
+    """Its model has the name that a label may have at worst."""
+    stopped = threading.Event()
+
+    def report() -> None:
+        while not stopped.wait(0.2):
+            text = metrics_text.gateway(time.time(), model='odd "name" \\ {x}|$(y) é [red]')
+            metrics_page.say(text)
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    yield running_at(metrics_page.port)
+    stopped.set()
+    thread.join()
+
+
+def running_at(port: int) -> RunningFleet:
+    return RunningFleet(os.getpid(), 0.0, "demo", "http://127.0.0.1:8000", "", "", port, [])
+
+
+def wait_for(server: Prometheus, said: str) -> list[str]:
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        texts = [remark.text for remark in watch_command.remarks(server, True, time.time())]
+        if any(said in text for text in texts):
+            return texts
+        assert time.monotonic() < give_up_at, texts
+        time.sleep(0.2)
+
+
+def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.Follower:
+    source = directory / "source.yaml"
+    source.write_text(RULES)
+    assert watch_files.write(directory, source)
+    follower = watch_command.Follower(directory, find)
+    follower.find(None, None)
+    return follower
+
+
+def test_alerts_scrapes_and_the_end_of_prometheus_are_told(
+    tmp_path: Path, fleet: RunningFleet, metrics_page: Any
+) -> None:
+    begin(tmp_path, lambda port, name: fleet)
+    (port,) = free_ports(1, "127.0.0.1")
+    with prometheus.running("prometheus", tmp_path, port, "1h") as server:
+        texts = wait_for(server, "firing: QwenfleetMoving")
+        assert 'firing: QwenfleetMoving: streams of odd "name" \\ {x}|$(y) é [red] move' in texts
+        assert any(text.startswith("pending: QwenfleetLater (") for text in texts)
+        wait_for(server, f"Prometheus at {server.url} scraped the fleet")
+
+        metrics_page.status = 403  # as where something stands before the port
+        wait_for(server, "server returned HTTP status 403")
+
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait(20)
+        wait_for(server, "Prometheus has ended (status -9")
+        metrics_page.status = 200
+        reader = Reader(lambda: local(fleet))
+        assert reader.read(time.monotonic, time.time).view is not None  # top goes on
+
+
+def test_a_fleet_that_starts_again_on_another_port_is_scraped_without_a_restart(
+    tmp_path: Path, fleet: RunningFleet
+) -> None:
+    (gone,) = free_ports(1, "127.0.0.1")
+    ports = iter([gone, fleet.metrics_port])
+    follower = begin(tmp_path, lambda port, name: running_at(next(ports)))
+    (port,) = free_ports(1, "127.0.0.1")
+    with prometheus.running("prometheus", tmp_path, port, "1h") as server:
+        wait_for(server, "connection refused")
+        follower.find(None, None)
+        wait_for(server, "scraped the fleet")
+        assert server.exit_status is None
+
+
+def test_rules_that_prometheus_refuses_are_a_sentence(tmp_path: Path) -> None:
+    source = tmp_path / "source.yaml"
+    source.write_text("groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
+    watch_files.write(tmp_path, source)
+    watch_files.point_to(tmp_path, 7)
+    (port,) = free_ports(1, "127.0.0.1")
+    with (
+        pytest.raises(MachineError, match="Prometheus did not start: "),
+        prometheus.running("prometheus", tmp_path, port, "1h"),
+    ):
+        raise AssertionError("it started")
+
+
+def test_the_command_shows_both_and_leaves_no_process_and_no_file(
+    fleet: RunningFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = free_ports(1, "127.0.0.1")
+    options = argparse.Namespace(
+        port=None, fleet=None, interval=2.0, prometheus="prometheus", listen=port, retention="1h"
+    )
+    assert watch_command.run(options, lambda port, name: fleet) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"Prometheus answers at http://127.0.0.1:{port}")
+    assert f"Prometheus at http://127.0.0.1:{port} has" in said or "scraped the fleet" in said
+    assert 'odd "name" \\ {x}|$(y) é [red]' in said
+    assert list(run_file.state_directory().iterdir()) == []
+    assert watch_command.free_port(port) == port  # nobody listens any more
