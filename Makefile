@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve watch test test-unit test-integration test-loss test-sharded chart-test check clean
+.PHONY: help env serve watch test test-unit test-integration test-loss test-sharded test-watch chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -45,6 +45,12 @@ test-sharded: env ## engines over several processes and nodes, one of them kille
 chart-test: env ## lint, render, validate and deploy the helm chart (installs helm the first time)
 	@$(BIN)/python .ci/chart_tools.py
 	@.ci/stage "chart tests" $(BIN)/pytest tests/chart -m "chart or integration" --timeout 600 $(ARGS)
+
+test-watch: env ## rules, dashboards, `qwenfleet top`, on a live fleet and a real Prometheus (10 minutes)
+	@.ci/prometheus
+	@.ci/browser
+	@.ci/watch_tools
+	@.ci/stage "watch tests" $(BIN)/python -m pytest tests/watch -m watch --timeout 600 $(ARGS)
 
 check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "ruff format" $(BIN)/ruff format --check .

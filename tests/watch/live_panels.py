@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
@@ -72,11 +72,11 @@ class Prometheus:
     """Its HTTP interface."""
 
     url: str
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30))
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """The `data` of an answer. An answer that is not a success raises RuntimeError."""
-        answer = self.client.get(f"{self.url.rstrip('/')}/api/v1/{path}", params=parameters)
+        address = f"{self.url.rstrip('/')}/api/v1/{path}"
+        answer = httpx.get(address, params=parameters, timeout=30)
         content = answer.json()
         if content["status"] != "success":
             raise RuntimeError(f"{path} {parameters}: {content['error']}")

@@ -1,0 +1,151 @@
+"""A fleet under load, scraped by a real Prometheus whose rules have a minute for each hour: every
+rule and panel has data, nothing fires, and the loss of an engine does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from qwenfleet.cluster import alert_rules, prometheus, recording_rules, watch_files
+from qwenfleet.cluster.machine import free_ports
+from tests.watch import draw, live_panels
+from tests.watch.live_panels import Choice
+
+ODD = 'odd "name" \\ {x}|$(y)'
+FLEET = f"""
+name: watched
+models:
+  - id: coder
+    source: smollm2-135m-instruct
+    max_model_len: 2048
+  - id: '{ODD}'
+    source: tiny-qwen3-moe
+    engine: scripted
+    replicas: {{min: 2}}
+    script: {{num_tokens: 200, step_s: 0.02}}
+gateway: {{replicas: 2, port: {{port}}}}
+slo: {{ttft_s: 60, inter_token_s: 60}}
+"""
+SCALE = 1 / 60
+SETTLED_S = 300.0
+"""Every window of the rules under this scale but the longest two, and Ray's reports every 10 s."""
+LOADS = (
+    {"model": "coder", "prompt": "def reverse(text):\n" * 20, "max_tokens": 24},
+    {"model": ODD, "prompt": "x " * 200, "max_tokens": 200},
+    {"model": ODD, "prompt": "y " * 200, "max_tokens": 200},
+    {"model": "unknown", "prompt": "x"},
+)
+PAUSE_S = 2.0
+pytestmark = [
+    pytest.mark.watch,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is missing"),
+]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The fleet, and who watches it."""
+
+    fleet: Any
+    server: prometheus.Prometheus
+
+    def ask(self, expr: str) -> Any:
+        return live_panels.Prometheus(self.server.url).get("query", query=expr)["result"]
+
+    def firing(self) -> set[tuple[str, str]]:
+        """Name and model of each alert that fires."""
+        alerts = [alert for alert in self.server.alerts() if alert.state == "firing"]
+        return {(alert.name, alert.labels.get("model", "")) for alert in alerts}
+
+
+@pytest.fixture(scope="module")
+def watched(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    directory = tmp_path_factory.mktemp("watch")
+    scaled = directory / "scaled.yaml"
+    scaled.write_text(alert_rules.rules(SCALE), encoding="utf-8")
+    assert watch_files.write(directory, scaled)
+    (port,) = free_ports(1, "127.0.0.1")
+    stop = threading.Event()
+    with run_fleet(FLEET, 3, tmp_path_factory.mktemp("fleet")) as fleet:
+        metrics_port = httpx.URL(fleet.status()["metrics_url"]).port
+        watch_files.point_to(directory, metrics_port or 0)
+        threads = [threading.Thread(target=load, args=(fleet.url, body, stop)) for body in LOADS]
+        for thread in threads:
+            thread.start()
+        try:
+            with prometheus.running("prometheus", directory, port, "1d") as server:
+                yield Watched(fleet, server)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+def load(url: str, body: dict[str, Any], stop: threading.Event) -> None:
+    """The same request again and again, whatever becomes of it."""
+    with httpx.Client(timeout=120) as client:
+        while not stop.wait(PAUSE_S):
+            try:
+                client.post(f"{url}/v1/completions", json=body | {"stream": True})
+            except httpx.HTTPError:
+                continue
+
+
+def test_every_recording_rule_has_data(watched: Watched, expect: Any) -> None:
+    names = {rule.name for group in recording_rules.groups() for rule in group.rules}
+    missing = set(names)
+
+    def is_complete() -> bool:
+        missing.difference_update([name for name in missing if watched.ask(name)])
+        return not missing
+
+    give_up_at = time.monotonic() + SETTLED_S
+    while not is_complete():
+        assert time.monotonic() < give_up_at, f"no data: {sorted(missing)}"
+        time.sleep(2)
+
+
+def test_every_panel_has_data(watched: Watched) -> None:
+    missing = live_panels.check(watched.server.url, "watched", {"a refused request"}, "20s")
+    assert [str(one) for one in missing] == []
+
+
+def test_a_panel_without_data_is_named(watched: Watched) -> None:
+    missing = live_panels.check(watched.server.url, "another fleet", window="20s")
+    assert any("qwenfleet-overview" in str(one) for one in missing)
+
+
+def test_nothing_fires_while_all_is_well(watched: Watched) -> None:
+    assert watched.firing() == set()
+
+
+def test_the_dashboards_are_drawn(watched: Watched, tmp_path: Path) -> None:
+    if not draw.UPLOT.is_dir() or shutil.which("chromium") is None:
+        pytest.skip("uPlot (.ci/watch_tools) or Chromium (.ci/browser) is missing")
+    pictures = draw.draw(watched.server.url, tmp_path, Choice("watched", window="20s"), 5)
+    assert len(pictures) == 5
+    assert min(picture.stat().st_size for picture in pictures) > 20_000
+
+
+def test_the_loss_of_the_only_engine_of_a_model_fires_until_the_next_is_ready(
+    watched: Watched, expect: Any
+) -> None:
+    (engine,) = watched.fleet.ready("coder")
+    os.kill(engine["pid"], signal.SIGKILL)
+    expect(lambda: ("QwenfleetNoEngine", "coder") in watched.firing(), 60, "the alert fires")
+    assert ("QwenfleetNoEngine", ODD) not in watched.firing()
+    watched.fleet.expect_ready("coder", 1, gone=engine["id"])
+    expect(lambda: ("QwenfleetNoEngine", "coder") not in watched.firing(), 60, "it is over")
+    lost = watched.ask('sum(ray_qwenfleet_engine_losses_total{model="coder", loss="reset"})')
+    assert float(lost[0]["value"][1]) >= 1
