@@ -21,10 +21,11 @@ def test_the_example_configurations_load(tmp_path):
         (tmp_path / name).write_text(block, encoding="utf-8")
         fleets[name] = load(tmp_path / name)
 
-    assert fleets.keys() == {"fleet.yaml", "guarded.yaml", "mixed.yaml"}
+    assert fleets.keys() == {"fleet.yaml", "guarded.yaml", "mixed.yaml", "slo.yaml"}
     assert [model.id for model in fleets["fleet.yaml"].models] == ["coder", "small"]
     assert fleets["fleet.yaml"].models[0].num_gpus == 2
     assert fleets["guarded.yaml"].has_keys
+    assert fleets["slo.yaml"].objectives["smollm2-135m-instruct"].ttft_s == 2
     assert [pool.num_gpus for pool in fleets["mixed.yaml"].engine_pools] == [8, 8]
 
 
