@@ -62,10 +62,8 @@ class Fleet:
 
     def expect_counted(self, *metrics: Metric) -> None:
         """Fails unless these have counted something soon: Ray's agent reports every few seconds."""
-        wanted = {
-            f"{metric.exported}_count" if metric.kind == "histogram" else metric.exported
-            for metric in metrics
-        }
+        ends = {"histogram": "_count", "counter": "", "gauge": ""}
+        wanted = {metric.exported + ends[metric.kind] for metric in metrics}
 
         def are_there() -> bool:
             lines = [line for line in self.metrics().splitlines() if not line.endswith(" 0.0")]
@@ -77,10 +75,6 @@ class Fleet:
         if not self._metrics_url:
             self._metrics_url = self.status()["metrics_url"]
         return httpx.get(self._metrics_url, timeout=30).text
-
-    def expect(self, claim: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Fails unless the claim holds in time."""
-        wait_until(claim, timeout_s, what)
 
     def ready(self, model: str) -> list[dict[str, Any]]:
         return [engine for engine in self.engines(model) if engine["state"] == "ready"]
@@ -398,9 +392,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not gaps:
         return
     terminalreporter.section("gaps between two token events around a loss, in seconds")
-    terminalreporter.write_line("| kind of loss | repetitions | median | longest |")
-    terminalreporter.write_line("|---|---|---|---|")
+    rows = ["| kind of loss | repetitions | median | longest |", "|---|---|---|---|"]
     for kind, values in gaps.items():
-        terminalreporter.write_line(
+        rows.append(
             f"| {kind} | {len(values)} | {statistics.median(values):.2f} | {max(values):.2f} |"
         )
+    terminalreporter.write_line("\n".join(rows))

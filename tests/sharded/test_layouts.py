@@ -67,7 +67,7 @@ def test_a_sharded_engine_says_what_one_process_says(layouts, layout):
         expect_alike(greedy(layouts.url, "tp1", prompt), greedy(layouts.url, layout, prompt))
 
 
-def test_requests_go_to_both_data_parallel_ranks(layouts):
+def test_requests_go_to_both_data_parallel_ranks(layouts, expect):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: greedy(layouts.url, "dp2-ep", f"{n} bottles"), range(16)))
 
@@ -80,7 +80,7 @@ def test_requests_go_to_both_data_parallel_ranks(layouts):
         )
         return {rank for rank, queries in found if float(queries) > 0}
 
-    layouts.expect(lambda: used() == {"0", "1"}, 60, "queries of both ranks")
+    expect(lambda: used() == {"0", "1"}, 60, "queries of both ranks")
 
 
 def test_a_differing_token_that_is_no_near_tie_is_found():

@@ -45,7 +45,7 @@ def resumes(fleet):
 @pytest.mark.parametrize(
     ("pool", "title"), [("tp2-ep", "Worker_TP1"), ("dp2-ep", "EngineCore_DP1")]
 )
-def test_streams_outlive_a_rank(mixed, streams, undisturbed, gaps, pool, title):
+def test_streams_outlive_a_rank(mixed, streams, undisturbed, gaps, expect, pool, title):
     (engine,) = [engine for engine in mixed.ready("tiny") if engine["pool"] == pool]
     (other,) = [engine for engine in mixed.ready("tiny") if engine["pool"] != pool]
     family = psutil.Process(engine["pid"]).children(recursive=True)
@@ -72,6 +72,6 @@ def test_streams_outlive_a_rank(mixed, streams, undisturbed, gaps, pool, title):
     mixed.expect_ready("tiny", 2, gone=engine["id"])
     assert other["id"] in {engine["id"] for engine in mixed.ready("tiny")}, "it lives on"
     assert not any(process.is_running() for process in family)
-    mixed.expect(lambda: resumes(mixed) > before, 60, "resumes are counted")
+    expect(lambda: resumes(mixed) > before, 60, "resumes are counted")
     gap = "qwenfleet_resume_gap_seconds"
     assert total(mixed, f"{gap}_bucket", f'le="{LESS_THAN_GRACE}"') == total(mixed, f"{gap}_count")
