@@ -23,11 +23,6 @@ AVAILABILITY: Final = {
 """The verdict on a request, by its outcome; others are the client's doing."""
 HEAD_STORES: Final = {"redis": True, "memory": False}
 """Values of QWENFLEET_HEAD_STORE, and whether Ray's state outlives its head there."""
-TOKENS: Final = {
-    "prompt": metrics.PROMPT_TOKENS,
-    "cached": metrics.CACHED_TOKENS,
-    "output": metrics.OUTPUT_TOKENS,
-}
 
 
 class GatewayMetrics:
@@ -55,7 +50,7 @@ class GatewayMetrics:
         self._instruments.add(metrics.REQUESTS, 1, {"model": model, "outcome": outcome})
         verdict = AVAILABILITY.get(outcome)
         if verdict is not None and model in self._objectives:
-            self._tallies[model].judged["availability", verdict] += 1
+            self._tallies[model].judged["availability"][verdict == "good"] += 1
 
     def rejected(self, model: str, reason: str) -> None:
         self._instruments.add(metrics.REJECTIONS, 1, {"model": model, "reason": reason})
@@ -69,20 +64,18 @@ class GatewayMetrics:
     def first_token(self, model: str, ttft_s: float) -> None:
         tally = self._tallies[model]
         tally.ttft.observe(ttft_s)
-        is_good = ttft_s <= self._objectives[model].ttft_s
-        tally.judged["ttft", "good" if is_good else "bad"] += 1
+        tally.judged["ttft"][ttft_s <= self._objectives[model].ttft_s] += 1
 
     def next_token(self, model: str, gap_s: float) -> None:
         tally = self._tallies[model]
         tally.gaps.observe(gap_s)
-        is_good = gap_s <= self._objectives[model].inter_token_s
-        tally.judged["inter_token", "good" if is_good else "bad"] += 1
+        tally.judged["inter_token"][gap_s <= self._objectives[model].inter_token_s] += 1
 
     def tokens(self, model: str, *, prompt: int = 0, cached: int = 0, output: int = 0) -> None:
-        tokens = self._tallies[model].tokens
-        tokens["prompt"] += prompt
-        tokens["cached"] += cached
-        tokens["output"] += output
+        tally = self._tallies[model]
+        tally.prompt += prompt
+        tally.cached += cached
+        tally.output += output
 
     def routed(self, model: str, decision: str) -> None:
         self._instruments.add(metrics.ROUTING, 1, {"model": model, "decision": decision})
@@ -120,13 +113,17 @@ class GatewayMetrics:
         labels = {"model": model}
         for metric, histogram in tally.histograms.items():
             self._instruments.show(metric, histogram, labels)
-        for kind, metric in TOKENS.items():
-            self._instruments.add(metric, tally.tokens[kind], labels)
-        for (slo, verdict), count in tally.judged.items():
-            judged = labels | {"slo": slo, "verdict": verdict}
-            self._instruments.add(metrics.SLO_EVENTS, count, judged)
-        tally.tokens.clear()
-        tally.judged.clear()
+        for metric, count in (
+            (metrics.PROMPT_TOKENS, tally.prompt),
+            (metrics.CACHED_TOKENS, tally.cached),
+            (metrics.OUTPUT_TOKENS, tally.output),
+        ):
+            self._instruments.add(metric, count, labels)
+        for slo, counts in tally.judged.items():
+            for verdict, count in zip(("bad", "good"), counts, strict=True):
+                judged = labels | {"slo": slo, "verdict": verdict}
+                self._instruments.add(metrics.SLO_EVENTS, count, judged)
+        tally.clear()
 
     def _flush_objectives(self, model: str, slo: SloConfig) -> None:
         for name, ratio in (

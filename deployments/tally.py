@@ -8,7 +8,6 @@ reported as they stand.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -58,7 +57,11 @@ class Tally:
             for metric in (metrics.QUEUE_SECONDS, metrics.TTFT_SECONDS, metrics.ITL_SECONDS)
         )
         self.requests = self.histograms[metrics.REQUEST_SECONDS]
-        self.tokens: Counter[str] = Counter()
-        """By kind, since the last report."""
-        self.judged: Counter[tuple[str, str]] = Counter()
-        """By objective and verdict, since the last report."""
+        self.clear()
+
+    def clear(self) -> None:
+        """What follows is of the time since the last report."""
+        self.prompt = self.cached = self.output = 0
+        """Tokens."""
+        self.judged = {slo: [0, 0] for slo in metrics.CLOSED["slo"]}
+        """Bad and good events of each objective."""
