@@ -22,18 +22,27 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "outcome": (
             "completed", "refused", "no_key", "wrong_key", "unavailable", "failed", "timed_out",
-            "engine_lost", "disconnected",
+            "client_deadline", "engine_lost", "disconnected",
+        ),
+        "reason": (
+            "app_failed", "body_too_large", "engine_refused", "internal_error", "invalid_api_key",
+            "invalid_request", "malformed_body", "model_loading", "model_not_found",
+            "model_required", "no_engine", "request_kills_engines", "route_not_found", "timeout",
         ),
         "loss": ("core_died", "reset", "silent", "frozen", "drained", "refused"),
         "slo": ("availability", "ttft", "inter_token"),
         "verdict": ("good", "bad"),
         "decision": ("sent", "waits", "moved", "trial"),
         "state": ("starting", "ready", "quarantined", "draining"),
+        "phase": (
+            "waiting for its turn", "waiting", "starting", "finding the model", "importing vLLM",
+            "reading the model's configuration", "importing vLLM in the core",
+            "loading the model", "warming up",
+        ),
         "role": ("gateway", "engine"),
     }
 )  # fmt: skip
-"""All values of these labels. `model`, `deployment` and `engine` are the fleet's own, `reason` is
-the code of an error and `phase` a stage of a start, both of the code."""
+"""All values of these labels; `model`, `deployment` and `engine` are the fleet's own."""
 FLEET: Final = "fleet"
 """A label of every metric: the name of its fleet, since one Prometheus may watch many."""
 EXPORTED_PREFIX: Final = "ray_"
@@ -179,6 +188,12 @@ DRAIN_CUTS = Metric(
     "Requests that an engine still ran when the time of its drain was over.",
     ("model",),
 )
+START_FAILURES = Metric(
+    "qwenfleet_engine_start_failures_total",
+    "counter",
+    "Engines that gave up their start.",
+    ("model",),
+)
 ORPHANS = Metric(
     "qwenfleet_orphaned_requests_total",
     "counter",
@@ -280,6 +295,7 @@ METRICS: Final = _index(
     RESUME_GAP_SECONDS,
     MOVING_REQUESTS,
     DRAIN_CUTS,
+    START_FAILURES,
     ORPHANS,
     ENGINE_STATE,
     ENGINE_RUNNING,

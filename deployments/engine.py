@@ -30,6 +30,7 @@ from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.engine_metrics import EngineMetrics
 from qwenfleet.deployments.environment import ENGINE_SERVICE
 from qwenfleet.deployments.followers import Followers, start_followers
+from qwenfleet.deployments.instruments import reporting
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.members import members
 from qwenfleet.deployments.registry import (
@@ -72,6 +73,7 @@ class Engine:
         self._secret = secrets.token_hex(16)
         self._registry = RegistryClient(self._fleet.name)
         self._metrics = EngineMetrics(self._fleet.name, replica.deployment)
+        self._metrics.begin(model)
         self._tracing = tracing_of(self._fleet, service=ENGINE_SERVICE, instance=self._id)
         self._state: EngineState = "starting"
         self._reason = ""
@@ -212,16 +214,20 @@ class Engine:
                 self._may_load.set()
             if orders.drain is not None:
                 self._leave(orders.drain)
-            self._metrics.record(record, [] if self._host is None else self._host.load)
-            if self._gone_at < math.inf:
-                for_s = time.monotonic() - self._drain_began
-                self._metrics.draining(record, for_s, self._gone_at - self._drain_began)
-            if self._host is not None:
-                self._metrics.orphans(self._model.id, self._host.orphans)
+            with reporting():
+                self._report(record)
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_INTERVAL_S):
                     await self._has_news.wait()
             self._has_news.clear()
+
+    def _report(self, record: EngineRecord) -> None:
+        self._metrics.record(record, [] if self._host is None else self._host.load)
+        if self._gone_at < math.inf:
+            for_s = time.monotonic() - self._drain_began
+            self._metrics.draining(record, for_s, self._gone_at - self._drain_began)
+        if self._host is not None:
+            self._metrics.orphans(self._model.id, self._host.orphans)
 
     def _record(self) -> EngineRecord:
         load = self._host.load if self._host is not None else []

@@ -20,6 +20,10 @@ class EngineMetrics:
         self._deployment = deployment
         self._orphans = 0
 
+    def begin(self, model: str) -> None:
+        """Make the series of what it counts."""
+        self._instruments.begin(metrics.ORPHANS, model)
+
     def orphans(self, model: str, total: int) -> None:
         """`total` is since the engine's start."""
         self._instruments.add(metrics.ORPHANS, total - self._orphans, {"model": model})

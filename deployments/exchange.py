@@ -16,7 +16,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from qwenfleet.cluster.errors import FleetError
-from qwenfleet.cluster.request_errors import DeadlineExceeded, GatewayFailed
+from qwenfleet.cluster.request_errors import (
+    DeadlineExceeded,
+    GatewayFailed,
+    NoEngine,
+    RequestKillsEngines,
+)
 from qwenfleet.deployments import answers
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
@@ -49,6 +54,7 @@ class Outcome(Enum):
     WRONG_KEY = "wrong_key"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
+    CLIENT_DEADLINE = "client_deadline"
     ENGINE_LOST = "engine_lost"
     DISCONNECTED = "disconnected"
 
@@ -72,7 +78,11 @@ class Exchange:
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
         span: RequestSpan | None = None,
+        makes_tokens: bool = True,
+        is_clients_deadline: bool = False,
     ) -> None:
+        """`makes_tokens` is False for a route that no engine works for, which no objective judges;
+        `is_clients_deadline` says that the client chose `timeout_s`."""
         self.model = model
         self.family = family
         self.span = span
@@ -85,6 +95,8 @@ class Exchange:
         self.outcome: Outcome | None = None
         self.blocked_by: Callable[[], FleetError | None] = lambda: None
         """Says at the deadline what it waited for, when that was more than time."""
+        self._makes_tokens = makes_tokens
+        self._late = Outcome.CLIENT_DEADLINE if is_clients_deadline else Outcome.TIMED_OUT
         self._timeout_s = timeout_s
         self._keep_alive_s = keep_alive_s
         self._metrics = metrics
@@ -116,17 +128,18 @@ class Exchange:
             self.is_queued = False
             self._metrics.queued(self.model, max(0.0, at - self.started_at))
 
-    def note_tokens(self, count: int, cached: int, now: float) -> None:
-        """New tokens came at `now`; `cached` prompt tokens needed no prefill."""
+    def note_tokens(self, count: int, cached: int, now: float, gap_s: float | None) -> None:
+        """New tokens of one of its sequences came at `now`, `gap_s` seconds after the last of that
+        sequence; None: they are its first. `cached` prompt tokens needed no prefill."""
         self.output_tokens += count
         self.cached_tokens += cached
         self._metrics.tokens(self.model, cached=cached, output=count)
         if count == 0:
             return
-        if self._token_at is None:
+        if gap_s is None:
             self._metrics.first_token(self.model, now - self.started_at)
         else:
-            self._metrics.next_token(self.model, now - self._token_at)
+            self._metrics.next_token(self.model, gap_s)
         self._token_at = now
 
     async def run(self, app: App, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
@@ -208,10 +221,14 @@ class Exchange:
             self.outcome = Outcome.COMPLETED
 
     def _record(self) -> None:
-        outcome = self.outcome or Outcome.FAILED
-        self._metrics.request_ended(self.model, outcome.value)
-        if outcome is Outcome.COMPLETED:
-            self._metrics.completed(self.model, self._clock() - self.started_at)
+        outcome, now = self.outcome or Outcome.FAILED, self._clock()
+        self._metrics.request_ended(self.model, outcome.value, is_judged=self._makes_tokens)
+        if self._makes_tokens and outcome is Outcome.COMPLETED:
+            self._metrics.completed(self.model, now - self.started_at)
+        elif self._makes_tokens and self._token_at is None and outcome is not Outcome.REFUSED:
+            self._metrics.no_token(self.model, now - self.started_at)
+        elif self._token_at is not None:
+            self._metrics.no_next_token(self.model, now - self._token_at)
         if self.span is not None:
             self.span.answer(
                 outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
@@ -219,7 +236,7 @@ class Exchange:
 
     async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
         """Tell the client, as far as its response has come."""
-        self.outcome = outcome or _OUTCOMES.get(error.code, Outcome.FAILED)
+        self.outcome = outcome or self._outcome_of(error)
         self._metrics.rejected(self.model, error.code)
         if self.span is not None:
             self.span.fail(error)
@@ -239,6 +256,13 @@ class Exchange:
                     await self._put(b"", more=False)
         except TimeoutError:
             logger.info("client does not read", extra={"model": self.model})
+
+    def _outcome_of(self, error: FleetError) -> Outcome:
+        if error.code == DeadlineExceeded.code:
+            return self._late
+        if error.code == NoEngine.code and not self.output_tokens:
+            return Outcome.UNAVAILABLE
+        return _OUTCOMES.get(error.code, Outcome.FAILED)
 
     async def _forward(self, message: Message) -> None:
         """What the app sends, until the exchange ended otherwise."""
@@ -267,9 +291,8 @@ class Exchange:
 
 
 _OUTCOMES: Final = {
-    "timeout": Outcome.TIMED_OUT,
-    "no_engine": Outcome.ENGINE_LOST,
-    "request_kills_engines": Outcome.ENGINE_LOST,
+    NoEngine.code: Outcome.ENGINE_LOST,
+    RequestKillsEngines.code: Outcome.ENGINE_LOST,
 }
 
 

@@ -159,7 +159,7 @@ class FleetClient:
                 continue
             if flight.exchange is not None:
                 cached = (output.cached_tokens or 0) if is_first else 0
-                flight.exchange.note_tokens(len(output.token_ids), cached, now)
+                flight.exchange.note_tokens(len(output.token_ids), cached, now, flight.gap_s)
         self._outputs.put_nowait(
             EngineCoreOutputs(engine_index=0, outputs=translated, timestamp=now)
         )

@@ -51,6 +51,8 @@ class Flight:
     cut: Cut | None = None
     """Why it moves, until the next token."""
     token_at: float | None = None
+    gap_s: float | None = None
+    """Between its last two outputs with tokens; None at the first."""
     parked_at: float = 0.0
     """Since when it has had no engine."""
     suspicion: Suspicion = field(default_factory=Suspicion)

@@ -22,6 +22,7 @@ from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments.exchange import App
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp, Served
+from qwenfleet.deployments.instruments import reporting
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.registry import (
     EngineRecord,
@@ -89,7 +90,8 @@ class Gateway:
         """Serve awaits this when it stops the replica."""
         for task in self._tasks:
             task.cancel()
-        self._app.report()
+        with reporting():
+            self._app.report()
         await self._registry.withdraw(self._id)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
@@ -161,7 +163,8 @@ class Gateway:
                 requests=self._app.ongoing,
                 stages=self._stages.stages,
             )
-            self._app.report()
+            with reporting():
+                self._app.report()
             self._listed = await self._registry.announce_gateway(record)
             self._was_told.set()
             await asyncio.sleep(MEET_INTERVAL_S)

@@ -24,6 +24,20 @@ AVAILABILITY: Final = {
 HEAD_STORES: Final = {"redis": True, "memory": False}
 """Values of QWENFLEET_HEAD_STORE, and whether Ray's state outlives its head there."""
 
+COUNTERS: Final = (
+    metrics.REQUESTS,
+    metrics.REJECTIONS,
+    metrics.PROMPT_TOKENS,
+    metrics.CACHED_TOKENS,
+    metrics.OUTPUT_TOKENS,
+    metrics.SLO_EVENTS,
+    metrics.ROUTING,
+    metrics.ENGINE_LOSSES,
+    metrics.RESUMES,
+    metrics.DRAIN_CUTS,
+)
+"""Those that a gateway counts."""
+
 
 class GatewayMetrics:
     """Durations are seconds. What comes with requests and tokens is summed up until `flush`."""
@@ -39,17 +53,20 @@ class GatewayMetrics:
 
     def begin(self) -> None:
         """Make the series of every model that is served."""
-        for model in self._objectives:
-            self._instruments.begin(model)
+        for metric in COUNTERS:
+            for model in self._objectives:
+                self._instruments.begin(metric, model)
+        for metric in (metrics.REQUESTS, metrics.REJECTIONS):
+            self._instruments.begin(metric, NO_MODEL)
 
     def promise(self, objectives: Mapping[str, SloConfig]) -> None:
         """What is judged from now on, by model."""
         self._objectives = dict(objectives)
 
-    def request_ended(self, model: str, outcome: str) -> None:
+    def request_ended(self, model: str, outcome: str, *, is_judged: bool) -> None:
         self._instruments.add(metrics.REQUESTS, 1, {"model": model, "outcome": outcome})
         verdict = AVAILABILITY.get(outcome)
-        if verdict is not None and model in self._objectives:
+        if verdict is not None and is_judged and model in self._objectives:
             self._tallies[model].judged["availability"][verdict == "good"] += 1
 
     def rejected(self, model: str, reason: str) -> None:
@@ -71,6 +88,16 @@ class GatewayMetrics:
         tally.gaps.observe(gap_s)
         tally.judged["inter_token"][gap_s <= self._objectives[model].inter_token_s] += 1
 
+    def no_token(self, model: str, waited_s: float) -> None:
+        """A request ended without a token; it is late if one would have been."""
+        if waited_s > self._objectives[model].ttft_s:
+            self._tallies[model].judged["ttft"][False] += 1
+
+    def no_next_token(self, model: str, waited_s: float) -> None:
+        """A stream that had not come to its end was ended so long after its last token."""
+        if waited_s > self._objectives[model].inter_token_s:
+            self._tallies[model].judged["inter_token"][False] += 1
+
     def tokens(self, model: str, *, prompt: int = 0, cached: int = 0, output: int = 0) -> None:
         tally = self._tallies[model]
         tally.prompt += prompt
@@ -84,9 +111,8 @@ class GatewayMetrics:
         self._instruments.add(metrics.ENGINE_LOSSES, 1, {"model": model, "loss": loss})
 
     def resumed(self, model: str, loss: str, gap_s: float) -> None:
-        labels = {"model": model, "loss": loss}
-        self._instruments.add(metrics.RESUMES, 1, labels)
-        self._instruments.observe(metrics.RESUME_GAP_SECONDS, gap_s, labels)
+        self._instruments.add(metrics.RESUMES, 1, {"model": model, "loss": loss})
+        self._tallies[model].resume_gaps[loss].observe(gap_s)
 
     def drain_cut(self, model: str, requests: int) -> None:
         self._instruments.add(metrics.DRAIN_CUTS, requests, {"model": model})
@@ -113,6 +139,9 @@ class GatewayMetrics:
         labels = {"model": model}
         for metric, histogram in tally.histograms.items():
             self._instruments.show(metric, histogram, labels)
+        for loss, histogram in tally.resume_gaps.items():
+            gap = labels | {"loss": loss}
+            self._instruments.show(metrics.RESUME_GAP_SECONDS, histogram, gap)
         for metric, count in (
             (metrics.PROMPT_TOKENS, tally.prompt),
             (metrics.CACHED_TOKENS, tally.cached),

@@ -51,6 +51,8 @@ MODEL_ROUTES: Final = frozenset(
 )
 """POST routes that go to a model's app. vLLM mounts others beside them, some of which reshape the
 engine."""
+WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize"})
+"""Those of them that no engine works for."""
 OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
 TIMEOUT_HEADER: Final = b"x-request-timeout-s"
 """Shortens one request's deadline, in seconds; never past gateway.request_timeout_s."""
@@ -151,7 +153,8 @@ class GatewayApp:
             if method != "GET" or path not in OPEN_ROUTES:  # health probes are no requests
                 outcome = _REFUSALS.get(type(error), Outcome.REFUSED)
                 model = error.model if isinstance(error, ModelLoading) else NO_MODEL
-                self._metrics.request_ended(model, outcome.value)
+                makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
+                self._metrics.request_ended(model, outcome.value, is_judged=makes_tokens)
                 self._metrics.rejected(model, error.code)
             await respond(send, error, family)
 
@@ -208,6 +211,8 @@ class GatewayApp:
             keep_alive_s=self._gateway.keep_alive_s,
             metrics=self._metrics,
             span=span,
+            makes_tokens=scope["path"] not in WITHOUT_TOKENS,
+            is_clients_deadline=timeout_s < self._gateway.request_timeout_s,
         )
         served.ongoing += 1
         try:

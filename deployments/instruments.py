@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from itertools import product
@@ -14,23 +15,28 @@ import ray
 from ray.util import metrics as ray_metrics
 
 from qwenfleet.cluster import packages
-from qwenfleet.cluster.metrics import BUILD_INFO, CLOCK, CLOSED, FLEET, METRICS, Metric
+from qwenfleet.cluster.metrics import BUILD_INFO, CLOCK, CLOSED, FLEET, Metric
 from qwenfleet.deployments.tally import Histogram
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Around reports: what goes wrong in one is logged, and ends neither a gateway nor an
+    engine."""
+    try:
+        yield
+    except Exception:
+        logger.exception("metrics not reported")
 
 
 @cache
 def _instrument(metric: Metric) -> Any:
-    """Ray wants one object per name and process."""
+    """Ray wants one object per name and process; a histogram is made of gauges, by `show`."""
     labels = (FLEET, *metric.labels)
-    match metric.kind:
-        case "counter":
-            return ray_metrics.Counter(metric.name, metric.help, tag_keys=labels)
-        case "gauge":
-            return ray_metrics.Gauge(metric.name, metric.help, tag_keys=labels)
-        case "histogram":
-            return ray_metrics.Histogram(
-                metric.name, metric.help, boundaries=list(metric.buckets), tag_keys=labels
-            )
+    kind = ray_metrics.Counter if metric.kind == "counter" else ray_metrics.Gauge
+    return kind(metric.name, metric.help, tag_keys=labels)
 
 
 @cache
@@ -53,12 +59,12 @@ class Instruments:
     def set(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         _instrument(metric).set(value, self._fleet | labels)
 
-    def observe(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
-        _instrument(metric).observe(value, self._fleet | labels)
-
     def show(self, metric: Metric, histogram: Histogram, labels: dict[str, str]) -> None:
         """Report a histogram of ours. To Ray its parts are gauges, which PromQL's `rate` takes as
         well; a counter's name would get `_total` behind it."""
+        if not histogram.has_news:  # Ray exports a gauge until its process ends
+            return
+        histogram.has_news = False
         for le, count in histogram.buckets:
             self.set(_part(metric, "_bucket"), count, labels | {"le": le})
         self.set(_part(metric, "_sum"), histogram.sum, labels)
@@ -69,15 +75,13 @@ class Instruments:
         self.set(CLOCK, time.time(), {"role": role})
         self.set(BUILD_INFO, 1, {"role": role, **_versions()})
 
-    def begin(self, model: str) -> None:
-        """Report 0 for every counter of this model whose labels are known: PromQL's `increase`
-        takes no notice of a series' first value, so that an event that made its series would be
-        lost on every alert."""
-        for metric in METRICS.values():
-            if metric.kind == "counter":
-                for labels in _combinations(metric, model):
-                    # Ray's own `inc` refuses 0, which its exporter takes (ray 2.60).
-                    _instrument(metric)._metric.record(0, tags=self._fleet | labels)
+    def begin(self, counter: Metric, model: str) -> None:
+        """Report 0 for all that this counter can count of a model: PromQL's `increase` takes no
+        notice of a series' first value, so that an event that made its series would be lost on
+        every alert."""
+        for labels in _combinations(counter, model):
+            # Ray's own `inc` refuses 0, which its exporter takes (ray 2.60).
+            _instrument(counter)._metric.record(0, tags=self._fleet | labels)
 
 
 @cache
@@ -91,7 +95,7 @@ def _versions() -> dict[str, str]:
 
 
 def _combinations(metric: Metric, model: str) -> Iterator[dict[str, str]]:
-    """All label values that a counter of one model can have; none when a label is open."""
-    values = [(model,) if label == "model" else CLOSED.get(label, ()) for label in metric.labels]
+    """All label values that a counter of one model can have."""
+    values = [(model,) if label == "model" else CLOSED[label] for label in metric.labels]
     for combination in product(*values):
         yield dict(zip(metric.labels, combination, strict=True))

@@ -19,6 +19,8 @@ from typing import Any, Final, Literal, TypeVar, cast
 import ray
 from ray.experimental import internal_kv
 
+from qwenfleet.cluster.metrics import START_FAILURES
+from qwenfleet.deployments.instruments import Instruments, reporting
 from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import EngineDescription
 
@@ -124,8 +126,15 @@ class Snapshot:
 class Registry:
     """The actor's state. `clock` is monotonic seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        count_failures: Callable[[str, int], None] = lambda model, failures: None,
+    ) -> None:
+        """`count_failures` is told of each model that its engines gave up so many starts more."""
         self._clock = clock
+        self._count_failures = count_failures
+        self._models: set[str] = set()
         self._engines: dict[str, tuple[EngineRecord, float]] = {}
         self._gateways: dict[str, tuple[GatewayRecord, float]] = {}
         self._failures: deque[StartFailure] = deque(maxlen=32)
@@ -136,6 +145,9 @@ class Registry:
 
     def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
         """List an engine."""
+        if record.model not in self._models:
+            self._models.add(record.model)
+            self._count_failures(record.model, 0)
         loading = [
             other
             for other, _ in self._live(self._engines).values()
@@ -176,6 +188,8 @@ class Registry:
 
     def report_failure(self, failure: StartFailure) -> None:
         self._failures.append(failure)
+        if failure.engine not in self._gateways:
+            self._count_failures(failure.model, 1)
         self.withdraw(failure.engine)
 
     def first_package(self, code: str, uri: str, gone: str = "") -> str:
@@ -289,10 +303,24 @@ def actor_name(fleet: str) -> str:
     return f"{fleet}-registry"
 
 
+class CountingRegistry(Registry):
+    """The registry of a fleet, which reports what it counts."""
+
+    def __init__(self, fleet: str) -> None:
+        self._instruments = Instruments(fleet)
+        super().__init__(count_failures=self._report_failures)
+
+    def _report_failures(self, model: str, failures: int) -> None:
+        with reporting():
+            if not failures:
+                self._instruments.begin(START_FAILURES, model)
+            self._instruments.add(START_FAILURES, failures, {"model": model})
+
+
 def _actor(fleet: str) -> Any:
     """The fleet's registry, started when there is none."""
     return (
-        ray.remote(Registry)
+        ray.remote(CountingRegistry)
         .options(
             name=actor_name(fleet),
             namespace=NAMESPACE,
@@ -301,5 +329,5 @@ def _actor(fleet: str) -> Any:
             num_cpus=0,
             max_restarts=-1,
         )
-        .remote()
+        .remote(fleet)
     )

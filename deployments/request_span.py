@@ -21,7 +21,9 @@ _OPERATIONS: Final = {
     "/v1/messages": "chat",
     "/v1/completions": "text_completion",
 }
-_FAILURES: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT, Outcome.ENGINE_LOST})
+_FAILURES: Final = frozenset(
+    {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.UNAVAILABLE, Outcome.ENGINE_LOST}
+)
 
 
 class RequestSpan:

@@ -29,8 +29,11 @@ class Histogram:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.has_news = True
+        """Since it was shown."""
 
     def observe(self, value: float) -> None:
+        self.has_news = True
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
@@ -56,6 +59,10 @@ class Tally:
             self.histograms[metric]
             for metric in (metrics.QUEUE_SECONDS, metrics.TTFT_SECONDS, metrics.ITL_SECONDS)
         )
+        self.resume_gaps = {
+            loss: Histogram(metrics.RESUME_GAP_SECONDS.buckets) for loss in metrics.CLOSED["loss"]
+        }
+        """By why a request left its engine."""
         self.requests = self.histograms[metrics.REQUEST_SECONDS]
         self.clear()
 

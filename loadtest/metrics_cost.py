@@ -82,7 +82,7 @@ def count() -> Cost:
         metrics.queued(MODEL, 0.1)
         metrics.first_token(MODEL, 0.2)
         metrics.completed(MODEL, 2.0)
-        metrics.request_ended(MODEL, "completed")
+        metrics.request_ended(MODEL, "completed", is_judged=True)
 
     def report() -> None:
         request()

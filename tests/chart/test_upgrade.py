@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qwenfleet.cluster.slo import SloConfig
+
 pytestmark = pytest.mark.chart
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,3 +87,21 @@ def test_the_readme_s_values_render(render, groups, serve_config):
     assert image == "registry.example.com/qwenfleet:0.1.0-cuda"
     assert f"{image.rpartition('/')[2]} " in readme  # which its commands build
     assert serve_config(documents)
+
+
+def test_another_objective_restarts_nothing(render, serve_config):
+    """Serve restarts every replica under other `args`; `user_config` reaches those that run."""
+
+    def served(slo, own):
+        models = [{"id": "a"}, {"id": "b", "slo": own}]
+        (application,) = serve_config(render({"fleet": {"models": models, "slo": slo}}))[
+            "applications"
+        ]
+        (gateway,) = (one for one in application["deployments"] if one["name"] == "gateway")
+        return application["args"], gateway["user_config"]["objectives"]
+
+    before, told = served({"ttft_s": 2}, {"ttft_s": 1})
+    after, told_after = served({"ttft_s": 3}, {"ttft_s": 4})
+    assert before == after
+    assert {model: SloConfig(**slo).ttft_s for model, slo in told.items()} == {"a": 2, "b": 1}
+    assert {model: SloConfig(**slo).ttft_s for model, slo in told_after.items()} == {"a": 3, "b": 4}

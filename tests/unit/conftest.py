@@ -64,6 +64,8 @@ class RecordingMetrics:
 
     def __init__(self) -> None:
         self.ended: list[tuple[str, str]] = []
+        self.judged: list[bool] = []
+        self.silences: list[tuple[str, float]] = []
         self.durations: list[float] = []
         self.ttfts: list[float] = []
         self.gaps: list[float] = []
@@ -77,8 +79,15 @@ class RecordingMetrics:
         self.levels: dict[str, dict[str, int]] = {}
         self.flushes = 0
 
-    def request_ended(self, model: str, outcome: str) -> None:
+    def request_ended(self, model: str, outcome: str, *, is_judged: bool) -> None:
         self.ended.append((model, outcome))
+        self.judged.append(is_judged)
+
+    def no_token(self, model: str, waited_s: float) -> None:
+        self.silences.append(("first", waited_s))
+
+    def no_next_token(self, model: str, waited_s: float) -> None:
+        self.silences.append(("next", waited_s))
 
     def completed(self, model: str, duration_s: float) -> None:
         self.durations.append(duration_s)

@@ -42,22 +42,31 @@ gpus (of one engine), gpusPerNode, tp, width (ranks that an expert is split over
 {{- toJson $pools -}}
 {{- end -}}
 
-{{/* The fleet as app:build takes it: numbers of replicas are said per deployment, since Serve would restart
-what it finds under other arguments. */}}
+{{/* The fleet as app:build takes it: numbers of replicas and objectives are said per deployment, since Serve
+would restart what it finds under other arguments. */}}
 {{- define "qwenfleet.arguments" -}}
 {{- $fleet := deepCopy .Values.fleet -}}
 {{- $models := list -}}
 {{- range $fleet.models -}}
 {{- $pools := list -}}
 {{- range .pools -}}{{- $pools = append $pools (omit . "replicas") -}}{{- end -}}
-{{- $model := omit . "replicas" "pools" -}}
+{{- $model := omit . "replicas" "pools" "slo" -}}
 {{- if $pools -}}{{- $model = set $model "pools" $pools -}}{{- end -}}
 {{- $models = append $models $model -}}
 {{- end -}}
 {{- $keys := dict "keys_file" "/etc/qwenfleet/keys/keys" -}}
 {{- $auth := ternary "none" $keys (eq .Values.auth.mode "none") -}}
 {{- $fleet = set $fleet "gateway" (omit $fleet.gateway "replicas") -}}
-{{- toJson (set (set $fleet "models" $models) "auth" $auth) -}}
+{{- toJson (set (set (omit $fleet "slo") "models" $models) "auth" $auth) -}}
+{{- end -}}
+
+{{/* What deployments/app.py gives to gateways as `user_config`. */}}
+{{- define "qwenfleet.objectives" -}}
+{{- $objectives := dict -}}
+{{- range .Values.fleet.models -}}
+{{- $objectives = set $objectives .id (.slo | default $.Values.fleet.slo | default dict) -}}
+{{- end -}}
+{{- toJson (dict "objectives" $objectives) -}}
 {{- end -}}
 
 {{/* JSON within YAML, since helm would print large numbers as 3.3e+07. */}}
@@ -75,6 +84,7 @@ applications:
       - name: gateway
         num_replicas: {{ int .Values.fleet.gateway.replicas }}
         graceful_shutdown_timeout_s: {{ int .Values.gateway.drainSeconds }}
+        user_config: {{ include "qwenfleet.objectives" . }}
       {{- range (include "qwenfleet.pools" . | fromJsonArray) }}
       - name: {{ .group }}
         num_replicas: {{ int .replicas }}

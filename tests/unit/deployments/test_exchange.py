@@ -140,7 +140,7 @@ async def test_no_engine_says_when_to_come_back(
     await exchange.run(app, SCOPE, b"", client.receive, client.send)
     assert (client.status, client.headers[b"retry-after"]) == (503, b"5")
     assert json.loads(client.body)["error"]["code"] == "no_engine"
-    assert metrics.ended == [("coder", "engine_lost")]
+    assert metrics.ended == [("coder", "unavailable")]
 
 
 @pytest.mark.parametrize("family", Family)
@@ -320,7 +320,7 @@ async def test_tokens_are_counted_with_the_time_to_the_first_and_the_gaps_betwee
         exchange.note_scheduled(clock() + 7)  # of another attempt
         for count, cached, gap_s in ((0, 0, 1.0), (1, 64, 0.5), (3, 0, 0.25), (1, 0, 0.125)):
             clock.advance(gap_s)
-            exchange.note_tokens(count, cached, clock())
+            exchange.note_tokens(count, cached, clock(), None if cached else gap_s)
         await start(send, 200, JSON_HEADERS)
         await put(send, b"{}", more=False)
 
@@ -332,6 +332,72 @@ async def test_tokens_are_counted_with_the_time_to_the_first_and_the_gaps_betwee
     assert metrics.gaps == [0.25, 0.125]
     assert metrics.durations == [1.875]
     assert current_exchange() is None
+
+
+async def test_the_sequences_of_a_request_are_judged_one_by_one(
+    new_exchange: Any, new_client: Any, metrics: Any, clock: Any
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        exchange = current_exchange()
+        assert exchange is not None
+        for gap_s in (None, 0.5):
+            clock.advance(0.5)
+            for _ in range(2):  # n=2: both come in one frame
+                exchange.note_tokens(1, 0, clock(), gap_s)
+        await start(send, 200, JSON_HEADERS)
+        await put(send, b"{}", more=False)
+
+    client = new_client()
+    await new_exchange(clock=clock).run(app, SCOPE, b"", client.receive, client.send)
+    assert (metrics.ttfts, metrics.gaps) == ([0.5, 0.5], [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("has_token", "makes_tokens", "silence"),
+    [(False, True, ("first", 9.0)), (True, True, ("next", 9.0)), (False, False, None)],
+)
+async def test_a_client_that_waits_in_vain_is_noted(
+    new_exchange: Any,
+    new_client: Any,
+    metrics: Any,
+    clock: Any,
+    has_token: bool,
+    makes_tokens: bool,
+    silence: Any,
+) -> None:
+    client = new_client()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        exchange = current_exchange()
+        assert exchange is not None
+        if has_token:
+            exchange.note_tokens(1, 0, clock(), None)
+        clock.advance(9.0)
+        client.hung_up.set()
+        await receive()
+        await receive()
+
+    exchange = new_exchange(clock=clock, makes_tokens=makes_tokens)
+    await exchange.run(app, SCOPE, b"", client.receive, client.send)
+    assert metrics.ended == [("coder", "disconnected")]
+    assert metrics.silences == ([silence] if silence else [])
+    assert metrics.judged == [makes_tokens]
+
+
+@pytest.mark.parametrize(
+    ("is_clients", "outcome"), [(True, "client_deadline"), (False, "timed_out")]
+)
+async def test_a_deadline_that_the_client_chose_is_not_held_against_us(
+    new_exchange: Any, new_client: Any, metrics: Any, is_clients: bool, outcome: str
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    client = new_client()
+    exchange = new_exchange(timeout_s=0.01, is_clients_deadline=is_clients)
+    await exchange.run(app, SCOPE, b"", client.receive, client.send)
+    assert client.status == 504
+    assert metrics.ended == [("coder", outcome)]
 
 
 async def test_concurrent_requests_find_their_own_exchange(

@@ -198,7 +198,7 @@ async def loses_its_engine(send: Any) -> None:
     exchange = current_exchange()
     assert exchange is not None
     await start(send, 200, SSE)
-    exchange.note_tokens(3, 16, 1.0)
+    exchange.note_tokens(3, 16, 1.0, None)
     exchange.prompt_tokens += 20
     exchange.fail(NoEngine("coder", 5))
     await asyncio.sleep(60)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from qwenfleet.cluster import metrics
+from qwenfleet.cluster import metrics, request_errors
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.metrics import CLOSED, FLEET, METRICS, Metric
 from qwenfleet.cluster.slo import SloConfig
@@ -16,10 +17,17 @@ from qwenfleet.deployments.engine_metrics import EngineMetrics, phases
 from qwenfleet.deployments.exchange import Outcome
 from qwenfleet.deployments.gateway_metrics import AVAILABILITY, NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.link import Loss
-from qwenfleet.deployments.registry import EngineRecord, EngineState
+from qwenfleet.deployments.registry import (
+    CountingRegistry,
+    EngineRecord,
+    EngineState,
+    StartFailure,
+)
 from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import RankLoad
 
+PLAIN = [metric for metric in METRICS.values() if metric.kind != "histogram"]
+CODE = Path(instruments.__file__).parent
 SLO = SloConfig(ttft_s=2.0, ttft_ratio=0.9, inter_token_s=0.05, inter_token_ratio=0.9)
 
 
@@ -50,6 +58,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return said
 
 
+def leaves(error: type) -> list[Any]:
+    """The classes that are raised: those that have none below them."""
+    below = error.__subclasses__()
+    return [leaf for each in below for leaf in leaves(each)] if below else [error]
+
+
 def gateway() -> GatewayMetrics:
     return GatewayMetrics("f", {"coder": SLO}, "redis")
 
@@ -60,7 +74,7 @@ def of(said: list[Any], metric: Metric) -> list[tuple[float, dict[str, str]]]:
 
 def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(said: list[Any]) -> None:
     counts = gateway()
-    counts.request_ended("coder", "completed")
+    counts.request_ended("coder", "completed", is_judged=True)
     counts.rejected("coder", "timeout")
     counts.completed("coder", 1.5)
     counts.queued("coder", 0.1)
@@ -70,9 +84,12 @@ def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(said: list[
     counts.routed("coder", "sent")
     counts.engine_lost("coder", "reset")
     counts.resumed("coder", "reset", 0.2)
+    counts.no_token("coder", 9.0)
     counts.drain_cut("coder", 1)
     counts.level("coder", in_progress=3, moving=1, engines=2)
     counts.flush()
+    registry = CountingRegistry("f")
+    registry.report_failure(StartFailure("e0", "coder", "no such file", None))
     engine = EngineMetrics("f", "engine-0")
     engine.orphans("coder", 2)
     stages = (Stage("loading the model", 0.0, 9.0),)
@@ -88,15 +105,38 @@ def test_the_closed_labels_are_those_of_the_code() -> None:
     assert set(CLOSED["loss"]) == {loss.value for loss in Loss}
     assert CLOSED["state"] == get_args(EngineState)
     assert AVAILABILITY.keys() < set(CLOSED["outcome"])
+    codes = {error.code for error in leaves(request_errors.RequestError)}
+    assert set(CLOSED["reason"]) == codes | {"app_failed", "invalid_request"}
+    begun = {
+        phase
+        for name in ("engine", "vllm_core", "scripted_engine")
+        for phase in re.findall(r"stages\.begin\(\"(.*?)\"", (CODE / f"{name}.py").read_text())
+    }
+    assert set(CLOSED["phase"]) == begun | {"waiting"}
 
 
-def test_every_counter_of_a_model_whose_labels_are_known_begins_at_nought(said: list[Any]) -> None:
+def test_every_counter_begins_at_nought_where_it_is_counted(said: list[Any]) -> None:
     gateway().begin()
+    EngineMetrics("f", "engine-0").begin("coder")
+    CountingRegistry("f").announce_engine(EngineRecord("e1", "coder", "node-1", 7, "starting"), 4)
     assert {value for _, value, _ in said} == {0}
-    open_label = {metrics.REJECTIONS.name}
     counters = {metric.name for metric in METRICS.values() if metric.kind == "counter"}
-    assert {name for name, _, _ in said} == counters - open_label
+    assert {name for name, _, _ in said} == counters
     assert (metrics.REQUESTS.name, 0, {"model": "coder", "outcome": "failed"}) in said
+    assert (metrics.REJECTIONS.name, 0, {"model": NO_MODEL, "reason": "invalid_api_key"}) in said
+
+
+def test_starts_that_are_given_up_are_counted_by_who_outlives_them(said: list[Any]) -> None:
+    registry = CountingRegistry("f")
+    registry.announce_engine(EngineRecord("e1", "coder", "node-1", 7, "starting"), 4)
+    registry.report_failure(StartFailure("e1", "coder", "no such file", None))
+    assert [value for value, _ in of(said, metrics.START_FAILURES)] == [0, 1]
+
+
+def test_what_goes_wrong_in_a_report_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    with instruments.reporting():
+        raise UnicodeEncodeError("ascii", "\u00fc", 0, 1, "ordinal not in range(128)")
+    assert "metrics not reported" in caplog.text
 
 
 def test_a_request_without_tokens_counts_none(said: list[Any]) -> None:
@@ -121,8 +161,9 @@ def test_only_what_is_our_doing_is_judged(
     said: list[Any], outcome: str, verdict: str | None
 ) -> None:
     counts = gateway()
-    counts.request_ended("coder", outcome)
-    counts.request_ended(NO_MODEL, outcome)
+    counts.request_ended("coder", outcome, is_judged=True)
+    counts.request_ended("coder", outcome, is_judged=False)
+    counts.request_ended(NO_MODEL, outcome, is_judged=True)
     counts.flush()
     judged = [] if verdict is None else [verdict]
     assert [tags["verdict"] for _, tags in of(said, metrics.SLO_EVENTS)] == judged
@@ -157,6 +198,27 @@ def test_a_token_is_good_up_to_the_objective_of_the_moment(said: list[Any]) -> N
         ("inter_token", "good"): 1,
         ("inter_token", "bad"): 1,
     }
+
+
+def test_waiting_in_vain_is_bad_once_a_token_would_have_been_late(said: list[Any]) -> None:
+    counts = gateway()
+    for waited_s in (1.9, 2.1):
+        counts.no_token("coder", waited_s)
+    for waited_s in (0.04, 0.06, 0.07):
+        counts.no_next_token("coder", waited_s)
+    counts.flush()
+    events = {(t["slo"], t["verdict"]): value for value, t in of(said, metrics.SLO_EVENTS)}
+    assert events == {("ttft", "bad"): 1, ("inter_token", "bad"): 2}
+
+
+def test_a_histogram_without_news_is_not_shown_again(said: list[Any]) -> None:
+    counts = gateway()
+    counts.flush()
+    shown = len(said)
+    counts.next_token("coder", 0.01)
+    counts.flush()
+    again = [name for name, _, _ in said[shown:] if name.endswith("_bucket")]
+    assert set(again) == {f"{metrics.ITL_SECONDS.name}_bucket"}
 
 
 def test_the_objectives_are_told_with_every_flush(said: list[Any]) -> None:
@@ -222,7 +284,7 @@ def test_a_models_own_objectives_take_the_place_of_the_fleets() -> None:
     }
 
 
-@pytest.mark.parametrize("metric", list(METRICS.values()), ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", PLAIN, ids=lambda metric: metric.name)
 def test_ray_takes_every_metric_once_for_a_process(metric: Metric) -> None:
     instrument = instruments._instrument(metric)
     assert instruments._instrument(metric) is instrument

@@ -175,7 +175,7 @@ async def test_a_deadline_that_passes_while_no_engine_is_there_is_a_503(
     assert client.status == 503
     assert client.headers[b"retry-after"] == b"5"
     assert json.loads(client.body)["error"]["code"] == "no_engine"
-    assert metrics.ended == [("coder", "engine_lost")]
+    assert metrics.ended == [("coder", "unavailable")]
 
 
 async def test_a_deadline_that_passes_inside_a_stream_without_an_engine_is_its_last_event(
