@@ -81,7 +81,7 @@ def test_more_engines_change_numbers_only(render, serve_config, groups):
 def test_the_readme_s_values_render(render, groups, serve_config):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n# my-values\.yaml\n(.*?)```", readme, re.DOTALL)
-    documents = render(yaml.safe_load(block), "", "--set", "image.registry=registry.example.com")
+    documents = render(yaml.safe_load(block))
     assert groups(documents)["engine-0"]["replicas"] == 2
     image = groups(documents)["engine-0"]["template"]["spec"]["containers"][0]["image"]
     assert image == "registry.example.com/qwenfleet:0.1.0-cuda"

@@ -60,7 +60,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def leaves(error: type) -> list[Any]:
     """The classes that are raised: those that have none below them."""
-    below = error.__subclasses__()
+    below: list[type] = error.__subclasses__()
     return [leaf for each in below for leaf in leaves(each)] if below else [error]
 
 
