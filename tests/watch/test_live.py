@@ -143,11 +143,21 @@ def test_the_loss_of_the_only_engine_of_a_model_fires_until_the_next_is_ready(
     watched: Watched, expect: Any
 ) -> None:
     (engine,) = watched.fleet.ready("coder")
-    os.kill(engine["pid"], signal.SIGKILL)
+    url = f"{watched.fleet.url}/v1/completions"
+    body = {"model": "coder", "prompt": "def f(", "max_tokens": 600, "stream": True}
+    with httpx.stream("POST", url, json=body, timeout=300) as response:
+        lines = response.iter_lines()
+        next(lines)  # it has begun
+        os.kill(engine["pid"], signal.SIGKILL)
+        see_the_loss(watched, expect, engine["id"])
+        assert list(lines)[-2:] == ["data: [DONE]", ""]
+    expect_data(watched, "a refused request", "a lost engine")
+
+
+def see_the_loss(watched: Watched, expect: Any, engine: str) -> None:
     expect(lambda: ("QwenfleetNoEngine", "coder") in watched.firing(), 60, "the alert fires")
     assert ("QwenfleetNoEngine", ODD) not in watched.firing()
-    watched.fleet.expect_ready("coder", 1, gone=engine["id"])
+    watched.fleet.expect_ready("coder", 1, gone=engine)
     expect(lambda: ("QwenfleetNoEngine", "coder") not in watched.firing(), 60, "it is over")
     lost = watched.ask('sum(ray_qwenfleet_engine_losses_total{model="coder", loss="reset"})')
     assert float(lost[0]["value"][1]) >= 1
-    expect_data(watched, "a refused request", "a lost engine")
