@@ -119,7 +119,7 @@ TRAFFIC: Final = Row(
             "Tokens",
             "Prompt tokens sent, those of them that a prefix cache held, and tokens generated.",
             TOKENS_PER_S,
-            (Query(f"sum by (kind) ({rule('qwenfleet:tokens:rate1m')})", "{{kind}}"),),
+            (Query(f"sum by (kind) ({rule('qwenfleet:tokens:rate2m')})", "{{kind}}"),),
         ),
     ),
 )

@@ -80,8 +80,8 @@ def _traffic() -> Iterator[Recording]:
     )
     for kind in ("prompt", "cached", "output"):
         yield Recording(
-            "qwenfleet:tokens:rate1m",
-            f"sum by (fleet, model) (rate(ray_qwenfleet_{kind}_tokens_total[1m]))",
+            "qwenfleet:tokens:rate2m",
+            f"sum by (fleet, model) (rate(ray_qwenfleet_{kind}_tokens_total[2m]))",
             (("kind", kind),),
         )
     for histogram in HISTOGRAMS:

@@ -27,7 +27,7 @@ SHARED = {
     ),
     "qwenfleet:slo_budget_left:ratio30d",
     "qwenfleet:requests:rate5m",
-    "qwenfleet:tokens:rate1m",
+    "qwenfleet:tokens:rate2m",
     "qwenfleet:engines",
     "qwenfleet:replicas_wanted",
     "qwenfleet:replicas_ready",
