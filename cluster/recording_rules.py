@@ -116,8 +116,9 @@ def _engines() -> Iterator[Recording]:
     )
     yield Recording(
         "qwenfleet:replicas_ready",
-        "sum by (fleet, deployment) (label_replace(\n"
+        "sum by (fleet, deployment) "
+        "(max by (fleet, deployment, replica, SessionName) (label_replace(\n"
         f"  ray_serve_deployment_replica_healthy{{{ENGINES_AND_GATEWAYS}}},\n"
         '  "fleet", "$1", "application", "(.+)"\n'
-        ")) or 0 * qwenfleet:replicas_wanted",
+        "))) or 0 * qwenfleet:replicas_wanted",
     )
