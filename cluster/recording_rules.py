@@ -24,6 +24,8 @@ HISTOGRAMS: Final = (
 )
 ENGINES_AND_GATEWAYS: Final = 'deployment=~"gateway|engine-.+"'
 """The deployments of a fleet; its application has the fleet's name (deployments/app.py)."""
+FLEETS: Final = "and on (fleet) group by (fleet) (last_over_time(ray_qwenfleet_build_info[1h]))"
+"""Other applications of a Ray cluster, which may have deployments of these names, are no fleets."""
 
 
 def groups() -> tuple[Group, ...]:
@@ -112,7 +114,7 @@ def _engines() -> Iterator[Recording]:
         "sum by (fleet, deployment) (max by (fleet, deployment, SessionName) (label_replace(\n"
         f"  ray_serve_autoscaling_target_replicas{{{ENGINES_AND_GATEWAYS}}},\n"
         '  "fleet", "$1", "application", "(.+)"\n'
-        ")))",
+        f"))) {FLEETS}",
     )
     yield Recording(
         "qwenfleet:replicas_ready",
@@ -120,5 +122,6 @@ def _engines() -> Iterator[Recording]:
         "(max by (fleet, deployment, replica, SessionName) (label_replace(\n"
         f"  ray_serve_deployment_replica_healthy{{{ENGINES_AND_GATEWAYS}}},\n"
         '  "fleet", "$1", "application", "(.+)"\n'
-        "))) or 0 * qwenfleet:replicas_wanted",
+        f"))) {FLEETS}\n"
+        "or 0 * qwenfleet:replicas_wanted",
     )
