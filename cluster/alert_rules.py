@@ -73,12 +73,14 @@ ENGINES: Final = (
         "starting for {{ $value | humanizeDuration }}, longer than slo.start_s.",
         "1m",
     ),
-    # An engine that starts is on its way; one without a pod or GPU says nothing at all.
+    # An engine that starts is on its way; one without a pod or GPU says nothing at all. The two Ray
+    # clusters of an upgrade want twice as many as there may be room for.
     Alert(
         "QwenfleetReplicasMissing",
         "ticket",
         "qwenfleet:replicas_wanted\n"
-        "  - (sum by (fleet, deployment) (qwenfleet:engines) or qwenfleet:replicas_ready) > 0",
+        "  - (sum by (fleet, deployment) (qwenfleet:engines) or qwenfleet:replicas_ready) > 0\n"
+        "  unless on (fleet) qwenfleet:sessions > 1",
         "Replicas of {{ $labels.deployment }} are wanted and not there",
         f"{DEPLOYMENT}, replicas that have been wanted for 15 minutes and neither run nor start: "
         "{{ $value }}.",

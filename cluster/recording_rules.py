@@ -107,6 +107,15 @@ def _engines() -> Iterator[Recording]:
         "sum by (fleet, model) "
         "(ray_qwenfleet_engine_waiting_requests or ray_qwenfleet_moving_requests)",
     )
+    # A new Ray cluster's controller is there long before a process of the fleet is.
+    yield Recording(
+        "qwenfleet:sessions",
+        "count by (fleet) (group by (fleet, SessionName) (\n"
+        "  ray_qwenfleet_build_info\n"
+        '  or label_replace(ray_serve_autoscaling_target_replicas, "fleet", "$1", "application", '
+        '"(.+)")\n'
+        f")) {FLEETS}",
+    )
     # While a RayService is upgraded there are two Ray clusters, each a session with its own wishes;
     # and for some seconds two controllers of one session, when one takes over from the other.
     yield Recording(

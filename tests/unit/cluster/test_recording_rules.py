@@ -29,6 +29,7 @@ SHARED = {
     "qwenfleet:requests:rate5m",
     "qwenfleet:tokens:rate2m",
     "qwenfleet:engines",
+    "qwenfleet:sessions",
     "qwenfleet:replicas_wanted",
     "qwenfleet:replicas_ready",
 }
