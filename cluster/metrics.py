@@ -179,6 +179,12 @@ DRAIN_CUTS = Metric(
     "Requests that an engine still ran when the time of its drain was over.",
     ("model",),
 )
+START_FAILURES = Metric(
+    "qwenfleet_engine_start_failures_total",
+    "counter",
+    "Engines that gave up their start.",
+    ("model",),
+)
 ORPHANS = Metric(
     "qwenfleet_orphaned_requests_total",
     "counter",
@@ -280,6 +286,7 @@ METRICS: Final = _index(
     RESUME_GAP_SECONDS,
     MOVING_REQUESTS,
     DRAIN_CUTS,
+    START_FAILURES,
     ORPHANS,
     ENGINE_STATE,
     ENGINE_RUNNING,
