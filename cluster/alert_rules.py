@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qwenfleet.cluster import burn_rates, recording_rules
+from qwenfleet.cluster import burn_rates, gateway_alerts, recording_rules
 from qwenfleet.cluster.prometheus_rules import Alert, Group, to_yaml
 
 SKEW_S: Final = 60
@@ -262,6 +262,7 @@ def groups() -> tuple[Group, ...]:
         *recording_rules.groups(),
         *burn_rates.groups(),
         Group("qwenfleet-engine-alerts", ENGINES),
+        *gateway_alerts.groups(),
         Group("qwenfleet-stream-alerts", STREAMS),
         Group("qwenfleet-watching-alerts", WATCHING),
     )
