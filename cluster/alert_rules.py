@@ -222,14 +222,15 @@ WATCHING: Final = (
         "This Prometheus has not had metrics of any gateway for half an hour.",
         "30m",
     ),
-    # The chart's PodMonitor makes job `<namespace>/<its name>`.
+    # The chart's PodMonitor names its job `qwenfleet/<full name of the release>`.
     Alert(
         "QwenfleetScrapeFailing",
         "ticket",
         'up{job=~".*qwenfleet.*"} == 0',
         "Prometheus cannot scrape {{ $labels.instance }}",
-        "Target {{ $labels.instance }} of {{ $labels.job }} has not answered for 10 minutes: what "
-        "runs there is missing from all figures.",
+        "Target {{ $labels.instance }} of {{ $labels.job }}{{ with $labels.pod }} (pod "
+        "{{ $labels.namespace }}/{{ . }}){{ end }} has not answered for 10 minutes: what runs there "
+        "is missing from all figures.",
         "10m",
     ),
     Alert(
