@@ -229,8 +229,8 @@ WATCHING: Final = (
         'up{job=~".*qwenfleet.*"} == 0',
         "Prometheus cannot scrape {{ $labels.instance }}",
         "Target {{ $labels.instance }} of {{ $labels.job }}{{ with $labels.pod }} (pod "
-        "{{ $labels.namespace }}/{{ . }}){{ end }} has not answered for 10 minutes: what runs there "
-        "is missing from all figures.",
+        "{{ $labels.namespace }}/{{ . }}){{ end }} has not answered for 10 minutes: what runs "
+        "there is missing from all figures.",
         "10m",
     ),
     Alert(

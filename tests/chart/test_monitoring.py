@@ -99,7 +99,7 @@ def test_every_dashboard_is_a_config_map_that_grafanas_sidecar_finds(render):
 
 @pytest.mark.parametrize("part", ["rules", "dashboards"])
 def test_links_to_runbooks_that_lead_nowhere_are_refused(render, refused, part):
-    with pytest.raises(refused, match="monitoring.runbooks is empty.* helm/runbooks; set it"):
+    with pytest.raises(refused, match=r"monitoring\.runbooks is empty.* helm/runbooks; set it"):
         render({"monitoring": {part: ON}})
     with pytest.raises(refused, match="runbooks"):
         render({"monitoring": {part: ON, "runbooks": "helm/runbooks"}})
