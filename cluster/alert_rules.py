@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qwenfleet.cluster import burn_rates, recording_rules
+from qwenfleet.cluster import burn_rates, gateway_alerts, recording_rules
 from qwenfleet.cluster.prometheus_rules import Alert, Group, to_yaml
 
 SKEW_S: Final = 60
@@ -21,6 +21,18 @@ DRAIN_SLACK_S: Final = 30
 
 MODEL: Final = "Of fleet {{ $labels.fleet }}, model {{ $labels.model }}"
 DEPLOYMENT: Final = "Of fleet {{ $labels.fleet }}, deployment {{ $labels.deployment }}"
+START_FAILURES: Final = (
+    "sum by (fleet, model) (\n"
+    "  ray_qwenfleet_engine_start_failures_total\n"
+    "    - (ray_qwenfleet_engine_start_failures_total offset 1h\n"
+    "       or 0 * ray_qwenfleet_engine_start_failures_total)\n"
+    ")"
+)
+"""Of the last hour, by model."""
+MODELS: Final = "group by (fleet, model, deployment) (last_over_time(qwenfleet:engines[1d]))"
+"""Which model an engine deployment runs, as its engines said."""
+SHORT: Final = '(qwenfleet:replicas_ready{deployment!="gateway"} < qwenfleet:replicas_wanted)'
+"""Engine deployments with fewer ready replicas than wanted."""
 
 ENGINES: Final = (
     # A model whose first engine still starts is no outage: it must have had one within a day.
@@ -43,18 +55,25 @@ ENGINES: Final = (
         "Engines of model {{ $labels.model }} are lost again and again",
         f"{MODEL}, a gateway lost engines without a drain {{{{ $value }}}} times in half an hour.",
     ),
-    # More begun than a deployment has places, and three beyond: a fleet of eight starts eight.
+    # A difference and no increase(): a counter whose first sample is 3 has counted 3. A deployment
+    # none of whose engines has said which model it runs may be of any model of its fleet.
     Alert(
         "QwenfleetEngineStartsFail",
         "ticket",
-        "count by (fleet, deployment) (max by (fleet, deployment, engine) "
-        '(max_over_time(ray_qwenfleet_engine_state{state="starting"}[1h])) == 1)\n'
-        "  - qwenfleet:replicas_wanted >= 3\n"
-        "  and qwenfleet:replicas_ready < qwenfleet:replicas_wanted",
-        "Engines of {{ $labels.deployment }} start again and again",
-        f"{DEPLOYMENT}, {{{{ $value }}}} more engines began to start within an hour than it has "
-        "places, and it still has fewer than wanted.",
-        "5m",
+        f"{START_FAILURES} > 0\n"
+        "  and on (fleet, model) (\n"
+        f"    {MODELS}\n"
+        f"      and on (fleet, deployment) {SHORT}\n"
+        "  )\n"
+        f"or {START_FAILURES} > 0\n"
+        "  and on (fleet) (\n"
+        f"    {SHORT}\n"
+        f"      unless on (fleet, deployment) {MODELS}\n"
+        "  )",
+        "Engines of model {{ $labels.model }} do not start",
+        f"{MODEL}, engines that gave up their start within an hour: {{{{ $value }}}}. It still has "
+        "fewer than wanted, and Serve gives up after three.",
+        "1m",
     ),
     Alert(
         "QwenfleetColdStartSlow",
@@ -73,12 +92,14 @@ ENGINES: Final = (
         "starting for {{ $value | humanizeDuration }}, longer than slo.start_s.",
         "1m",
     ),
-    # An engine that starts is on its way; one without a pod or GPU says nothing at all.
+    # An engine that starts is on its way; one without a pod or GPU says nothing at all. The two Ray
+    # clusters of an upgrade want twice as many as there may be room for.
     Alert(
         "QwenfleetReplicasMissing",
         "ticket",
         "qwenfleet:replicas_wanted\n"
-        "  - (sum by (fleet, deployment) (qwenfleet:engines) or qwenfleet:replicas_ready) > 0",
+        "  - (sum by (fleet, deployment) (qwenfleet:engines) or qwenfleet:replicas_ready) > 0\n"
+        "  unless on (fleet) qwenfleet:sessions > 1",
         "Replicas of {{ $labels.deployment }} are wanted and not there",
         f"{DEPLOYMENT}, replicas that have been wanted for 15 minutes and neither run nor start: "
         "{{ $value }}.",
@@ -201,14 +222,15 @@ WATCHING: Final = (
         "This Prometheus has not had metrics of any gateway for half an hour.",
         "30m",
     ),
-    # The chart's PodMonitor makes job `<namespace>/<its name>`.
+    # The chart's PodMonitor names its job `qwenfleet/<full name of the release>`.
     Alert(
         "QwenfleetScrapeFailing",
         "ticket",
         'up{job=~".*qwenfleet.*"} == 0',
         "Prometheus cannot scrape {{ $labels.instance }}",
-        "Target {{ $labels.instance }} of {{ $labels.job }} has not answered for 10 minutes: what "
-        "runs there is missing from all figures.",
+        "Target {{ $labels.instance }} of {{ $labels.job }}{{ with $labels.pod }} (pod "
+        "{{ $labels.namespace }}/{{ . }}){{ end }} has not answered for 10 minutes: what runs "
+        "there is missing from all figures.",
         "10m",
     ),
     Alert(
@@ -241,6 +263,7 @@ def groups() -> tuple[Group, ...]:
         *recording_rules.groups(),
         *burn_rates.groups(),
         Group("qwenfleet-engine-alerts", ENGINES),
+        *gateway_alerts.groups(),
         Group("qwenfleet-stream-alerts", STREAMS),
         Group("qwenfleet-watching-alerts", WATCHING),
     )

@@ -218,7 +218,7 @@ class Monitoring(Section):
     podMonitor: PodMonitor
     rules: Rules
     dashboards: Dashboards
-    runbooks: str = Field(min_length=1)
+    runbooks: str = Field(pattern="^(https?://.+)?$")
 
 
 class PodDisruptionBudget(Section):

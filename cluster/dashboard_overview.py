@@ -42,7 +42,8 @@ OBJECTIVES: Final = Row(
         Panel(
             "Error budget left, 30 days",
             "Share of the bad events that the objective allows in 30 days and that are still to be "
-            "had. Below 0 the promise is broken: stop risky changes.",
+            "had. Below 0 the promise is broken: stop risky changes. Of as many days as Prometheus "
+            "keeps, when it keeps fewer; its own default is 15.",
             RATIO,
             (Query(rule("qwenfleet:slo_budget_left:ratio30d"), "{{model}} {{slo}}"),),
             kind="stat",
@@ -119,7 +120,7 @@ TRAFFIC: Final = Row(
             "Tokens",
             "Prompt tokens sent, those of them that a prefix cache held, and tokens generated.",
             TOKENS_PER_S,
-            (Query(f"sum by (kind) ({rule('qwenfleet:tokens:rate1m')})", "{{kind}}"),),
+            (Query(f"sum by (kind) ({rule('qwenfleet:tokens:rate2m')})", "{{kind}}"),),
         ),
     ),
 )

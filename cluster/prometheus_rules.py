@@ -21,6 +21,7 @@ LEAST_WINDOW_S: Final = 20
 FOREIGN: Final[Mapping[str, str]] = {
     EXPORTED_PREFIX + "serve_autoscaling_target_replicas": "Ray 2.60 Serve, deployment_state.py",
     EXPORTED_PREFIX + "serve_deployment_replica_healthy": "Ray 2.60 Serve, deployment_state.py",
+    EXPORTED_PREFIX + "serve_num_http_requests_total": "Ray 2.60 Serve, haproxy_metrics.py",
     "up": "Prometheus itself, of every scrape",
 }
 """Metrics in rules that are not ours, and whose they are."""

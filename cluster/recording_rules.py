@@ -24,6 +24,8 @@ HISTOGRAMS: Final = (
 )
 ENGINES_AND_GATEWAYS: Final = 'deployment=~"gateway|engine-.+"'
 """The deployments of a fleet; its application has the fleet's name (deployments/app.py)."""
+FLEETS: Final = "and on (fleet) group by (fleet) (last_over_time(ray_qwenfleet_build_info[1h]))"
+"""Other applications of a Ray cluster, which may have deployments of these names, are no fleets."""
 
 
 def groups() -> tuple[Group, ...]:
@@ -80,8 +82,8 @@ def _traffic() -> Iterator[Recording]:
     )
     for kind in ("prompt", "cached", "output"):
         yield Recording(
-            "qwenfleet:tokens:rate1m",
-            f"sum by (fleet, model) (rate(ray_qwenfleet_{kind}_tokens_total[1m]))",
+            "qwenfleet:tokens:rate2m",
+            f"sum by (fleet, model) (rate(ray_qwenfleet_{kind}_tokens_total[2m]))",
             (("kind", kind),),
         )
     for histogram in HISTOGRAMS:
@@ -105,6 +107,15 @@ def _engines() -> Iterator[Recording]:
         "sum by (fleet, model) "
         "(ray_qwenfleet_engine_waiting_requests or ray_qwenfleet_moving_requests)",
     )
+    # A new Ray cluster's controller is there long before a process of the fleet is.
+    yield Recording(
+        "qwenfleet:sessions",
+        "count by (fleet) (group by (fleet, SessionName) (\n"
+        "  ray_qwenfleet_build_info\n"
+        '  or label_replace(ray_serve_autoscaling_target_replicas, "fleet", "$1", "application", '
+        '"(.+)")\n'
+        f")) {FLEETS}",
+    )
     # While a RayService is upgraded there are two Ray clusters, each a session with its own wishes;
     # and for some seconds two controllers of one session, when one takes over from the other.
     yield Recording(
@@ -112,12 +123,14 @@ def _engines() -> Iterator[Recording]:
         "sum by (fleet, deployment) (max by (fleet, deployment, SessionName) (label_replace(\n"
         f"  ray_serve_autoscaling_target_replicas{{{ENGINES_AND_GATEWAYS}}},\n"
         '  "fleet", "$1", "application", "(.+)"\n'
-        ")))",
+        f"))) {FLEETS}",
     )
     yield Recording(
         "qwenfleet:replicas_ready",
-        "sum by (fleet, deployment) (label_replace(\n"
+        "sum by (fleet, deployment) "
+        "(max by (fleet, deployment, replica, SessionName) (label_replace(\n"
         f"  ray_serve_deployment_replica_healthy{{{ENGINES_AND_GATEWAYS}}},\n"
         '  "fleet", "$1", "application", "(.+)"\n'
-        ")) or 0 * qwenfleet:replicas_wanted",
+        f"))) {FLEETS}\n"
+        "or 0 * qwenfleet:replicas_wanted",
     )

@@ -32,7 +32,8 @@ def test_nothing_is_made_that_a_cluster_without_the_operator_would_refuse(render
     reason="node, or the operator's schemas in build/chart, are missing: npm brings them",
 )
 def test_the_operators_own_schemas_take_what_is_made(render):
-    documents = render({"monitoring": {"podMonitor": ON, "rules": ON}, "fullnameOverride": "x"})
+    monitoring = {"podMonitor": ON, "rules": ON, "runbooks": RUNBOOKS}
+    documents = render({"monitoring": monitoring, "fullnameOverride": "x"})
     objects = [tree for tree in documents if tree["kind"] in {"PodMonitor", "PrometheusRule"}]
     assert len(objects) == 2
     done = judge(objects)
@@ -96,11 +97,20 @@ def test_every_dashboard_is_a_config_map_that_grafanas_sidecar_finds(render):
             assert "RUNBOOKS_URL" not in text
 
 
+@pytest.mark.parametrize("part", ["rules", "dashboards"])
+def test_links_to_runbooks_that_lead_nowhere_are_refused(render, refused, part):
+    with pytest.raises(refused, match=r"monitoring\.runbooks is empty.* helm/runbooks; set it"):
+        render({"monitoring": {part: ON}})
+    with pytest.raises(refused, match="runbooks"):
+        render({"monitoring": {part: ON, "runbooks": "helm/runbooks"}})
+    assert render({"monitoring": {"podMonitor": ON}})
+
+
 @pytest.mark.parametrize("part", ["podMonitor", "rules"])
 def test_a_cluster_without_the_operator_is_named_before_anything_is_installed(
     render, refused, part
 ):
-    values = {"monitoring": {part: ON}, "checks": {"crds": "always"}}
+    values = {"monitoring": {part: ON, "runbooks": RUNBOOKS}, "checks": {"crds": "always"}}
     versions = ("ray.io/v1/RayService", "ray.io/v1/RayCronJob")
     options = [word for version in versions for word in ("--api-versions", version)]
     with pytest.raises(refused, match=f"monitoring.{part}.enabled is set .* operator is absent"):

@@ -25,6 +25,9 @@
 {{- if and .Values.upgrade.gatewayClassName (or .Values.httpRoute.enabled .Values.ingress.enabled) -}}
 {{- fail (printf "upgrade.gatewayClassName is %s, for which KubeRay makes a Gateway and an HTTPRoute of its own; the Service behind ours loses its pods in such an upgrade. Switch httpRoute and ingress off." .Values.upgrade.gatewayClassName) -}}
 {{- end -}}
+{{- if and (or .Values.monitoring.rules.enabled .Values.monitoring.dashboards.enabled) (not (regexMatch "^https?://." .Values.monitoring.runbooks)) -}}
+{{- fail (printf "monitoring.runbooks is %s, and rules and dashboards link to it. It is the address at which you keep the pages of helm/runbooks; set it, for instance to that folder in your own repository (https://...)." (.Values.monitoring.runbooks | default "empty")) -}}
+{{- end -}}
 {{- $groups := list -}}
 {{- range (include "qwenfleet.pools" . | fromJsonArray) -}}
 {{- $groups = append $groups .group -}}

@@ -27,8 +27,9 @@ SHARED = {
     ),
     "qwenfleet:slo_budget_left:ratio30d",
     "qwenfleet:requests:rate5m",
-    "qwenfleet:tokens:rate1m",
+    "qwenfleet:tokens:rate2m",
     "qwenfleet:engines",
+    "qwenfleet:sessions",
     "qwenfleet:replicas_wanted",
     "qwenfleet:replicas_ready",
 }
