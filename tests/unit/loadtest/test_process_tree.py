@@ -135,7 +135,7 @@ def until(claim):
 
 living = orphan("stay")
 is_ours = living in psutil.Process().children(recursive=True)
-burnt = until(lambda: process_tree.cpu_s_by(str)[" ".join(living.cmdline())] >= 0.19) \\
+burnt = until(lambda: process_tree.cpu_s_by(str)[" ".join(living.cmdline())] > 0.185) \\
     if is_ours else False
 living.kill()
 ended = until(lambda: living.status() == "zombie" if is_ours else not living.is_running())
@@ -144,8 +144,8 @@ process_tree.reap(psutil.Process().children())
 print(json.dumps({{
     "is_ours": is_ours,
     "burnt": burnt,
-    "counts_when_ended": ended_s >= 0.19,
-    "counts_when_reaped": process_tree.cpu_s() >= 0.19,
+    "counts_when_ended": ended_s > 0.185,
+    "counts_when_reaped": process_tree.cpu_s() > 0.185,
     "is_reaped": not psutil.Process().children(),
 }}))
 """
