@@ -85,10 +85,11 @@ def _parts(view: FleetView, width: int) -> Iterator[Block]:
     notes = [Text(printable(f"note: {note}"), style="yellow") for note in view.notes]
     yield Block([Text(said), *notes])
     if view.models:
-        rows = [_model_row(model) for model in view.models]
-        yield Block([Text(), *grid(MODELS, rows, width)])
-        rows = [_latency_row(model) for model in view.models]
-        yield Block([Text(), *grid(LATENCIES, rows, width)], goes_first=True)
+        models = [model for model in view.models if not model.is_nobody]
+        rows = [_model_row(model) for model in models]
+        yield Block([Text(), *grid(MODELS, rows, width)] if rows else [Text()])
+        rows = [_latency_row(model) for model in models]
+        yield Block([Text(), *grid(LATENCIES, rows, width)] if rows else [], goes_first=True)
         yield Block(list(_events(view.models)))
     if view.engines:
         rows = [_engine_row(engine) for engine in view.engines]
@@ -142,13 +143,17 @@ def _events(models: Iterable[ModelView]) -> Iterator[Text]:
             said.append(", " if said.plain else "").append(
                 f"{_count(number)} {outcome}", style=style
             )
-        for what, by in (("resumed", model.resumes), ("engines lost", model.losses)):
+        for what, by, style in (
+            ("rejected", model.rejections, ""),
+            ("resumed", model.resumes, "yellow"),
+            ("engines lost", model.losses, "yellow"),
+        ):
             if by:
-                causes = ", ".join(f"{_count(number)} {loss}" for loss, number in by.items())
+                causes = ", ".join(f"{_count(number)} {cause}" for cause, number in by.items())
                 said.append("; " if said.plain else "")
-                said.append(f"{what}: {causes}", style="yellow")
+                said.append(f"{what}: {causes}", style=style)
         if said.plain:
-            head = "no model" if model.id == "none" else printable(model.id)
+            head = "no model" if model.is_nobody else printable(model.id)
             yield Text(f"{head}: ", overflow="fold").append_text(said)
 
 

@@ -27,6 +27,7 @@ def model(name: str = "coder", **fields: object) -> ModelView:
         "inter_token": Latency(None, None),
         "slo": {"ttft": Verdict(9, 1, 0.95), "availability": Verdict(9999, 1, 0.99)},
         "outcomes": {"completed": 9.0, "engine_lost": 1.0},
+        "rejections": {},
         "resumes": {"drained": 2.0},
         "losses": {"core_died": 1.0},
     }
@@ -73,6 +74,7 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
         output_tokens_per_s=None,
         requests_per_s=None,
         outcomes={},
+        rejections={},
         resumes={},
         losses={},
     )
@@ -172,6 +174,24 @@ def test_a_terminal_that_is_high_enough_hides_nothing_and_latencies_go_before_en
     assert "engine01" in "\n".join(shown)
     assert shown[-1] == "… 2 more lines; make the window higher"
     assert len(shown) <= len(every) - 2
+
+
+def test_requests_without_a_model_are_a_line_and_no_dead_model() -> None:
+    nobody = model(
+        "none",
+        ready=0,
+        engines=0,
+        outcomes={"refused": 10.0},
+        rejections={"model_not_found": 10.0},
+        resumes={},
+        losses={},
+    )
+    lines = drawn(FleetView("demo", (model(), nobody), (), 1, (0.4, 1.0), 58.0)).splitlines()
+    assert [line for line in lines if "none" in line] == []
+    assert "no model: 10 refused; rejected: 10 model_not_found" in lines
+    alone = drawn(FleetView("demo", (nobody,), (), 1, (0.4, 1.0), 58.0))
+    assert "MODEL" not in alone
+    assert "no model: 10 refused" in alone
 
 
 def test_silence_and_a_broken_objective_are_red() -> None:
