@@ -41,6 +41,9 @@ class Remark:
 
     text: str
     is_bad: bool
+    key: str = ""
+    """What stays the same while the text's numbers change; empty where there are none."""
+    is_alert: bool = False
 
 
 class FleetTable:
