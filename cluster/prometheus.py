@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import shutil
 import subprocess
 import time
@@ -41,6 +43,10 @@ class Alert:
     """firing or pending."""
     labels: Mapping[str, str]
     summary: str
+    severity: str = ""
+    runbook: str = ""
+    since: float = 0.0
+    """When it became pending, in seconds since the epoch."""
 
 
 def targets(tree: Mapping[str, Any]) -> tuple[Target, ...]:
@@ -60,10 +66,31 @@ def alerts(tree: Mapping[str, Any]) -> tuple[Alert, ...]:
     """Of the answer to /api/v1/alerts, the firing first."""
     every = []
     for one in tree["data"]["alerts"]:
-        labels = dict(one["labels"])
-        summary = one.get("annotations", {}).get("summary", "")
-        every.append(Alert(labels.pop("alertname", ""), str(one["state"]), labels, str(summary)))
+        labels, notes = dict(one["labels"]), one.get("annotations", {})
+        every.append(
+            Alert(
+                name=labels.pop("alertname", ""),
+                state=str(one["state"]),
+                severity=labels.pop("severity", ""),
+                labels=labels,
+                summary=str(notes.get("summary", "")),
+                runbook=str(notes.get("runbook_url", "")),
+                since=_seconds(str(one["activeAt"])) if "activeAt" in one else 0.0,
+            )
+        )
     return tuple(sorted(every, key=lambda alert: (alert.state != "firing", alert.name)))
+
+
+def words(line: str) -> str:
+    """What a line of Prometheus' log says, without its time, place and level."""
+    said = []
+    for key in ("msg", "err"):
+        if found := re.search(rf'\b{key}=("(?:[^"\\]|\\.)*"|\S+)', line):
+            text = found[1]
+            with contextlib.suppress(ValueError):
+                text = str(json.loads(text))
+            said.append(text)
+    return (": ".join(said) or line).rstrip(". ")
 
 
 def _seconds(text: str) -> float:
@@ -86,10 +113,10 @@ class Prometheus:
 
     @property
     def last_words(self) -> str:
-        """The last line of its log."""
+        """What the last line of its log says."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            return words(next((line.strip() for line in reversed(lines) if line.strip()), ""))
         return ""
 
     def targets(self) -> tuple[Target, ...]:

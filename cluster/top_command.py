@@ -73,14 +73,16 @@ def _live(options: argparse.Namespace, reader: Reader, reading: Reading, remarks
     with Live(screen=True, auto_refresh=False, console=Console()) as screen:
         while True:
             screen.update(_table(reading, remarks), refresh=True)
-            time.sleep(options.interval)
-            reading = reader.read(time.monotonic, time.time)
+            draw_at = time.monotonic() + options.interval
+            while (left_s := draw_at - time.monotonic()) > 0:
+                time.sleep(min(left_s, REPORT_S))
+                reading = reader.read(time.monotonic, time.time)
 
 
 def _once(options: argparse.Namespace, reader: Reader, reading: Reading, remarks: Remarks) -> int:
     give_up_at = time.monotonic() + PATIENCE_S
-    while not reading.is_complete and time.monotonic() < give_up_at:
-        time.sleep(options.interval)
+    while not reading.is_complete and (left_s := give_up_at - time.monotonic()) > 0:
+        time.sleep(min(options.interval, left_s, REPORT_S))
         reading = reader.read(time.monotonic, time.time)
     if reading.view is None:
         raise reading.problems[0]
@@ -112,7 +114,7 @@ def ending_quietly() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGHUP)}
+    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     except KeyboardInterrupt:

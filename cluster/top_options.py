@@ -25,7 +25,7 @@ def add_top(commands: Commands) -> argparse.ArgumentParser:
         "--url",
         action="append",
         metavar="URL",
-        help="of a metrics address, in place of the fleet on this machine; once for each node",
+        help="read this metrics address, not the fleet of this machine; give it once for each node",
     )
     parser.add_argument(
         "--once", action="store_true", help="one table, as soon as every process reported twice"
@@ -40,14 +40,19 @@ def add_watch(commands: Commands) -> argparse.ArgumentParser:
         "watch",
         help="run Prometheus with the alerts beside the fleet of this machine, and top",
         description="Start Prometheus on 127.0.0.1 with the chart's recording rules and alerts, "
-        "let it scrape the fleet that runs here, and show `top` until Ctrl-C ends both.",
+        "let it scrape the fleet that runs here, and show `top` until Ctrl-C ends both. Where the "
+        "output is no terminal, problems and alerts are lines.",
     )
     _add_fleet(parser)
     parser.add_argument(
         "--prometheus", metavar="PATH", default="prometheus", help="the program (default: of PATH)"
     )
     parser.add_argument(
-        "--listen", type=int, metavar="PORT", default=9090, help="Prometheus' own (default 9090)"
+        "--listen",
+        type=int,
+        metavar="PORT",
+        default=9090,
+        help="port of Prometheus itself (default 9090)",
     )
     parser.add_argument(
         "--retention",
@@ -59,14 +64,18 @@ def add_watch(commands: Commands) -> argparse.ArgumentParser:
 
 
 def _add_fleet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fleet", metavar="NAME", help="of this name, when several report")
-    parser.add_argument("--port", type=int, help="of the fleet at this port, when several run")
+    parser.add_argument(
+        "--fleet", metavar="NAME", help="show the fleet of this name, when several report"
+    )
+    parser.add_argument(
+        "--port", type=int, help="show the fleet that answers at this port, when several run here"
+    )
     parser.add_argument(
         "--interval",
         type=_interval,
         default=2.0,
         metavar="SECONDS",
-        help="between two readings (default 2)",
+        help="time between two pictures (default 2); the metrics are read every 10 s at least",
     )
 
 

@@ -10,14 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from qwenfleet.cluster.top_layout import Block, fit, grid, rows_of
 from qwenfleet.cluster.top_view import EngineView, FleetView, Latency, ModelView, Verdict
 
-NARROW: Final = 72
-"""Columns below which tables become lists."""
 GOOD: Final = frozenset({"completed"})
 NEUTRAL: Final = frozenset({"refused", "no_key", "wrong_key", "disconnected"})
 """Outcomes that are the client's doing."""
@@ -43,10 +41,13 @@ class Remark:
 
     text: str
     is_bad: bool
+    key: str = ""
+    """What stays the same while the text's numbers change; empty where there are none."""
+    is_alert: bool = False
 
 
 class FleetTable:
-    """One reading; as tables, or as lists where a terminal is narrow."""
+    """One reading, in the width and the height of a terminal."""
 
     def __init__(self, view: FleetView | None, head: str, remarks: Sequence[Remark] = ()) -> None:
         self._view = view
@@ -54,13 +55,22 @@ class FleetTable:
         self._remarks = remarks
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        is_narrow = options.max_width < NARROW
-        yield Text(printable(self._head), style="bold", overflow="fold")
+        width = options.max_width
+        yield from fit(
+            [
+                Block(rows_of(block.lines, console, width), block.goes_first)
+                for block in self._blocks(width)
+            ],
+            options.height,
+        )
+
+    def _blocks(self, width: int) -> Iterator[Block]:
+        yield Block([Text(printable(self._head), style="bold")])
         for remark in self._remarks:
             style = "bold red" if remark.is_bad else ""
-            yield Text(printable(remark.text), style=style, overflow="fold")
+            yield Block([Text(printable(remark.text), style=style)])
         if self._view is not None:
-            yield from _parts(self._view, is_narrow)
+            yield from _parts(self._view, width)
 
 
 def age(view: FleetView) -> str:
@@ -73,43 +83,20 @@ def age(view: FleetView) -> str:
     return f"numbers {said}, rates of {over}" if view.span_s else f"numbers {said}, rates {over}"
 
 
-def _parts(view: FleetView, is_narrow: bool) -> Iterator[RenderableType]:
-    yield Text("; ".join([age(view), f"{view.gateways} gateway{'s' * (view.gateways != 1)}"]))
-    for note in view.notes:
-        yield Text(printable(f"note: {note}"), style="yellow", overflow="fold")
+def _parts(view: FleetView, width: int) -> Iterator[Block]:
+    said = "; ".join([age(view), f"{view.gateways} gateway{'s' * (view.gateways != 1)}"])
+    notes = [Text(printable(f"note: {note}"), style="yellow") for note in view.notes]
+    yield Block([Text(said), *notes])
     if view.models:
-        yield Text()
-        yield _grid(MODELS, [_model_row(model) for model in view.models], is_narrow)
-        yield Text()
-        yield _grid(LATENCIES, [_latency_row(model) for model in view.models], is_narrow)
-        yield from _events(view.models)
+        models = [model for model in view.models if not model.is_nobody]
+        rows = [_model_row(model) for model in models]
+        yield Block([Text(), *grid(MODELS, rows, width)] if rows else [Text()])
+        rows = [_latency_row(model) for model in models]
+        yield Block([Text(), *grid(LATENCIES, rows, width)] if rows else [], goes_first=True)
+        yield Block(list(_events(view.models)))
     if view.engines:
-        yield Text()
-        yield _grid(ENGINES, [_engine_row(engine) for engine in view.engines], is_narrow)
-
-
-def _grid(heads: Sequence[str], rows: Iterable[Sequence[Text]], is_narrow: bool) -> RenderableType:
-    if is_narrow:
-        return Group(*_list(heads, rows))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, head in enumerate(heads):
-        is_text = head in {"MODEL", "ENGINE", "STATE"}
-        table.add_column(
-            head,
-            justify="left" if is_text else "right",
-            no_wrap=number > 0 or head != "MODEL",
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _list(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> Iterator[Text]:
-    for row in rows:
-        for number, (head, cell) in enumerate(zip(heads, row, strict=True)):
-            line = Text("  " if number else "", overflow="fold")
-            yield line.append(f"{head.lower()} ").append_text(cell)
+        rows = [_engine_row(engine) for engine in view.engines]
+        yield Block([Text(), *grid(ENGINES, rows, width)])
 
 
 def _model_row(model: ModelView) -> list[Text]:
@@ -159,13 +146,17 @@ def _events(models: Iterable[ModelView]) -> Iterator[Text]:
             said.append(", " if said.plain else "").append(
                 f"{_count(number)} {outcome}", style=style
             )
-        for what, by in (("resumed", model.resumes), ("engines lost", model.losses)):
+        for what, by, style in (
+            ("rejected", model.rejections, ""),
+            ("resumed", model.resumes, "yellow"),
+            ("engines lost", model.losses, "yellow"),
+        ):
             if by:
-                causes = ", ".join(f"{_count(number)} {loss}" for loss, number in by.items())
+                causes = ", ".join(f"{_count(number)} {cause}" for cause, number in by.items())
                 said.append("; " if said.plain else "")
-                said.append(f"{what}: {causes}", style="yellow")
+                said.append(f"{what}: {causes}", style=style)
         if said.plain:
-            head = "no model" if model.id == "none" else printable(model.id)
+            head = "no model" if model.is_nobody else printable(model.id)
             yield Text(f"{head}: ", overflow="fold").append_text(said)
 
 

@@ -25,7 +25,7 @@ SILENT_S: Final = 1.5 * REPORT_S
 SKEW_S: Final = 2 * REPORT_S
 """A report is older than this only when one was missed, so a clock is wrong."""
 NO_MODEL: Final = "none"
-"""What the gateway calls the model of a request that named none."""
+"""What the gateway calls the model of a request that named none which is served."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,15 @@ class ModelView:
     slo: Mapping[str, Verdict]
     outcomes: Mapping[str, float]
     """Requests that ended in the last minute, by how; likewise the others."""
+    rejections: Mapping[str, float]
+    """By the error's code."""
     resumes: Mapping[str, float]
     losses: Mapping[str, float]
+
+    @property
+    def is_nobody(self) -> bool:
+        """Not a model, but the requests that named none which is served."""
+        return self.id == NO_MODEL and not self.engines
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,7 @@ def _model(name: str, every: Sequence[EngineView], traffic: _Traffic) -> ModelVi
         inter_token=traffic.latency(metrics.ITL_SECONDS, name),
         slo=traffic.verdicts(name),
         outcomes=traffic.counts(metrics.REQUESTS, name, "outcome"),
+        rejections=traffic.counts(metrics.REJECTIONS, name, "reason"),
         resumes=traffic.counts(metrics.RESUMES, name, "loss"),
         losses=traffic.largest(metrics.ENGINE_LOSSES, name, "loss"),
     )

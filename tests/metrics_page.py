@@ -49,6 +49,7 @@ def gateway(
         line(f"{q}output_tokens_total", 10 * events, **own),
         line(f"{q}requests_total", 0.9 * events, outcome="completed", **own),
         line(f"{q}requests_total", 0.1 * events, outcome="failed", **own),
+        line(f"{q}rejections_total", 0.1 * events, reason="engine_refused", **own),
         line(f"{q}resumes_total", events, loss="drained", **own),
         line(f"{q}engine_losses_total", events, loss="core_died", **own),
         line(f"{q}slo_objective_ratio", 0.95, slo="ttft", **own),

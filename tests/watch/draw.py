@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+
 from qwenfleet.cluster.dashboard_panels import Query
 from qwenfleet.cluster.dashboards import DASHBOARDS
 from qwenfleet.cluster.monitoring import DASHBOARD_FOLDER, ROOT
@@ -135,6 +137,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15, help="how far back (default 15)")
     parser.add_argument("--window", default="1m", help="of rates, as in PromQL (default 1m)")
     options = parser.parse_args()
+    try:
+        return _draw(parser, options)
+    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, ValueError, KeyError) as error:
+        print(f"no pictures from {options.url}: {error}. Is a Prometheus there?", file=sys.stderr)
+        return 1
+
+
+def _draw(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     fleets = [options.fleet] if options.fleet else Prometheus(options.url).fleets()
     if len(fleets) != 1:
         known = ", ".join(fleets) or "no fleet"

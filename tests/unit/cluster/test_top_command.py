@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from qwenfleet import cli
-from qwenfleet.cluster import run_file
+from qwenfleet.cluster import run_file, top_command
 from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.run_file import RunningFleet
 
@@ -78,6 +78,15 @@ def test_where_there_is_no_terminal_it_shows_one_table(capsys: pytest.CaptureFix
     row = next(line.split() for line in out.splitlines() if line.startswith("coder  "))
     assert row[:5] == ["coder", "1/1", "3", "1", "2"]
     assert row[7] == "80%"
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_long_interval_does_not_keep_it_from_reading(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_command, "REPORT_S", 0.3)
+    assert cli.main(["top", "--once", "--interval", "3600"]) == 0
+    assert "rates of the last " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("fleet")

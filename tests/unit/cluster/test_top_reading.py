@@ -71,6 +71,7 @@ def test_two_reports_make_the_numbers_of_a_model_of_any_name(metrics_text: Any, 
     assert [found.ttft.p50_s, found.ttft.p90_s] == pytest.approx([0.5, 0.9])
     assert found.inter_token.p50_s is None
     assert found.outcomes == {"completed": 90, "failed": 10}
+    assert found.rejections == {"engine_refused": 10}
     assert (found.resumes, found.losses) == ({"drained": 100}, {"core_died": 100})
     assert found.slo["ttft"].is_broken
     assert not found.slo["availability"].is_broken

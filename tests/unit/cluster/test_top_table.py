@@ -27,6 +27,7 @@ def model(name: str = "coder", **fields: object) -> ModelView:
         "inter_token": Latency(None, None),
         "slo": {"ttft": Verdict(9, 1, 0.95), "availability": Verdict(9999, 1, 0.99)},
         "outcomes": {"completed": 9.0, "engine_lost": 1.0},
+        "rejections": {},
         "resumes": {"drained": 2.0},
         "losses": {"core_died": 1.0},
     }
@@ -73,6 +74,7 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
         output_tokens_per_s=None,
         requests_per_s=None,
         outcomes={},
+        rejections={},
         resumes={},
         losses={},
     )
@@ -113,6 +115,83 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> No
         together = "".join(said.split())
         assert "1,234" in together
         assert "1core_died" in together
+
+
+LONG = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+
+
+def engines(number: int, name: str = LONG) -> FleetView:
+    views = [EngineView(f"engine{n:02}", name, "ready", 3, 1, 0.5, 1.0) for n in range(number)]
+    return FleetView("demo", (model(name),), tuple(views), 1, (0.4, 1.0), 58.0)
+
+
+@pytest.mark.parametrize("width", [62, 72, 80, 100])
+def test_where_a_table_is_too_wide_the_models_name_has_a_line_of_its_own(width: int) -> None:
+    lines = drawn(engines(3), width).splitlines()
+    at = lines.index(LONG)
+    assert lines[at - 1].split()[0] == "READY"
+    assert lines[at + 1].split() == ["1/2", "3", "1", "0", "2.5", "1,234", "88%", "0.25"]
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 72, 80, 200])
+def test_no_engine_and_no_percentage_is_cut_at_any_width(width: int) -> None:
+    words = drawn(engines(3), width).split()
+    assert [word for word in words if word.startswith("engine0")] == [
+        f"engine{n:02}" for n in range(3)
+    ]
+    assert words.count("50%") == 3
+    assert "…" not in "".join(words)
+
+
+def test_engines_of_a_model_share_the_line_of_its_name() -> None:
+    assert drawn(engines(5), 60).splitlines().count(LONG) == 1  # the other tables are lists
+
+
+def low(view: FleetView, height: int, width: int = 120) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    options = console.options.update(height=height)
+    lines = console.render_lines(FleetTable(view, "demo"), options, pad=False)
+    said = "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+    return said.rstrip().split("\n")  # rich fills the height up
+
+
+@pytest.mark.parametrize("width", [30, 80, 120])
+@pytest.mark.parametrize("height", [1, 2, 5, 9, 12, 15])
+def test_a_low_terminal_is_told_how_much_it_hides(height: int, width: int) -> None:
+    every = [line for line in low(engines(20), 999, width) if line]
+    shown = low(engines(20), height, width)
+    assert len(shown) == height
+    hidden = len(every) - len([line for line in shown[:-1] if line])
+    assert shown[-1].startswith(f"… {hidden} more lines; make")
+    assert not any("TTFT" in line for line in shown)
+
+
+def test_a_terminal_that_is_high_enough_hides_nothing_and_latencies_go_before_engines() -> None:
+    every = low(engines(2), 999)
+    assert low(engines(2), len(every)) == every
+    shown = low(engines(2), len(every) - 2)
+    assert "TTFT P50" in "\n".join(every)
+    assert "engine01" in "\n".join(shown)
+    assert shown[-1] == "… 2 more lines; make the window higher"
+    assert len(shown) <= len(every) - 2
+
+
+def test_requests_without_a_model_are_a_line_and_no_dead_model() -> None:
+    nobody = model(
+        "none",
+        ready=0,
+        engines=0,
+        outcomes={"refused": 10.0},
+        rejections={"model_not_found": 10.0},
+        resumes={},
+        losses={},
+    )
+    lines = drawn(FleetView("demo", (model(), nobody), (), 1, (0.4, 1.0), 58.0)).splitlines()
+    assert [line for line in lines if "none" in line] == []
+    assert "no model: 10 refused; rejected: 10 model_not_found" in lines
+    alone = drawn(FleetView("demo", (nobody,), (), 1, (0.4, 1.0), 58.0))
+    assert "MODEL" not in alone
+    assert "no model: 10 refused" in alone
 
 
 def test_silence_and_a_broken_objective_are_red() -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -72,7 +73,7 @@ def target(**fields: str) -> dict[str, str]:
 
 def said(server: Server, has_rules: bool = True) -> list[tuple[str, bool]]:
     try:
-        return [(r.text, r.is_bad) for r in watch_command.remarks(server, has_rules, NOW)]
+        return [(r.text, r.is_bad) for r in watch_command.Watcher(server, has_rules).remarks(NOW)]
     finally:
         server.process.kill()
         server.process.wait()
@@ -110,15 +111,16 @@ def test_before_the_first_scrape_nothing_is_wrong(tmp_path: Path, one: Any) -> N
 
 def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
     labels = {"alertname": "A", "model": "[red]"}
-    pending = {"labels": labels, "state": "pending", "annotations": {}}
+    pending = {"labels": labels, "state": "pending", "activeAt": "2026-11-23T00:09:59.5Z"}
+    before = {**pending, "labels": {"alertname": "C"}, "activeAt": "2026-11-23T00:09:50Z"}
     firing = {
-        "labels": {"alertname": "B"},
+        "labels": {"alertname": "B", "severity": "ticket"},
         "state": "firing",
-        "annotations": {"summary": "no engine of coder is ready"},
+        "annotations": {"summary": "no engine of coder is ready", "runbook_url": "/r/B.md"},
     }
-    server = Server(tmp_path, target=target(), alerts=[pending, firing])
+    server = Server(tmp_path, target=target(), alerts=[pending, before, firing])
     assert said(server)[1:] == [
-        ("firing: B: no engine of coder is ready", True),
+        ("firing (ticket): B: no engine of coder is ready; runbook: /r/B.md", True),
         ("pending: A (model [red])", False),
     ]
 
@@ -132,11 +134,32 @@ def test_without_rules_no_peace_is_claimed(tmp_path: Path) -> None:
 def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text('ts=1 level=error err="disk full"\n\n')
     ((text, is_bad),) = said(Server(tmp_path, ends=True))
-    assert "Prometheus has ended (status 3, and said last: ts=1 level=error" in text
+    assert "Prometheus has ended (status 3, and said last: disk full): alerts" in text
     assert is_bad
     hangs = MetricsError("http://127.0.0.1:9090", "does not answer (ReadTimeoutError)", "Wait.")
     ((text, is_bad),) = said(Server(tmp_path, target=hangs))
     assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('ts=1 caller=a.go:1 level=error err="disk full"', "disk full"),
+        (r'level=error msg="Error loading" err="bad \"x\"."', 'Error loading: bad "x"'),
+        ("level=warn msg=Stopping", "Stopping"),
+        ("Try '/bin/ls --help' for more information.", "Try '/bin/ls --help' for more information"),
+    ],
+)
+def test_a_line_of_a_log_is_told_in_its_words(line: str, said: str) -> None:
+    assert prometheus.words(line) == said
+
+
+def test_pending_alerts_are_not_told_before_the_first_scrape(tmp_path: Path) -> None:
+    absent = {"labels": {"alertname": "A"}, "state": "pending", "activeAt": "2026-11-23T00:09:50Z"}
+    unknown = target(health="unknown", lastScrape="0001-01-01T00:00:00Z")
+    assert said(Server(tmp_path, target=unknown, alerts=[absent]))[1:] == [
+        ("no alert fires", False)
+    ]
 
 
 def test_prometheus_is_given_rules_with_runbooks_that_are_here(tmp_path: Path) -> None:
@@ -169,6 +192,7 @@ def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None
     ("fields", "sentence"),
     [
         ({"retention": "soon"}, "--retention 'soon' is no time. Write it like 90m, 2h or 7d."),
+        ({"retention": "0s"}, "--retention '0s' is no time"),
         ({"retention": ""}, "--retention '' is no time"),
         ({"listen": 0}, "--listen 0 is no port"),
         ({"listen": 65536}, "--listen 65536 is no port"),
@@ -200,14 +224,12 @@ def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
     assert list(run_file.state_directory().iterdir()) == []
 
 
-def test_a_port_that_is_taken_is_left_to_its_holder(
-    metrics_page: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    port = watch_command.free_port(metrics_page.port)
+def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
+    port, said = watch_command.free_port(metrics_page.port)
     assert port != metrics_page.port
     check_port(prometheus.HOST, port)
-    assert f"taking {port} for Prometheus" in capsys.readouterr().out
-    assert watch_command.free_port(port) == port
+    assert f"taking {port} for Prometheus" in said[0]
+    assert watch_command.free_port(port) == (port, [])
 
 
 def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
@@ -217,5 +239,6 @@ def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
     left.mkdir()
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=left)
     watch_command.sweep(run_file.state_directory())
-    assert orphan.wait(20) == -9
+    assert not psutil.pid_exists(orphan.pid)
+    orphan.wait(20)
     assert not left.exists()

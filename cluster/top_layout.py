@@ -1,0 +1,108 @@
+"""Rows and lines in a terminal's width and height: no number is cut, and what is left out is told.
+
+All of it is plain `rich.text.Text`, one for each row of the screen, so that rows can be counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+GAP: Final = "  "
+LEFT: Final = frozenset({"MODEL", "ENGINE", "STATE"})
+"""Columns of words; numbers end below each other."""
+OWN_LINE: Final = "MODEL"
+"""The column that leaves a table first: a name may be of any length."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines that belong together."""
+
+    lines: Sequence[Text]
+    goes_first: bool = False
+    """Where a terminal is low."""
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
+    """A table; one with the models' names on lines of their own where that is too wide; a list
+    where this is too wide too."""
+    lines = _table(heads, rows)
+    if _width(lines) <= width:
+        return lines
+    if _width(_numbers(heads, rows)) <= width:
+        return _grouped(heads, rows)
+    return list(_list(heads, rows))
+
+
+def rows_of(lines: Iterable[Text], console: Console, width: int) -> list[Text]:
+    """Lines folded to rows of a terminal."""
+    return [row for line in lines for row in line.wrap(console, width, overflow="fold")]
+
+
+def fit(blocks: Sequence[Block], height: int | None) -> list[Text]:
+    """As many of the rows as there is room for; the last one says how many are missing. Without a
+    height all of them. `blocks` have rows, not lines that may be folded."""
+    every = [row for block in blocks for row in block.lines]
+    if height is None or len(every) <= height:
+        return every
+    kept = [row for block in blocks if not block.goes_first for row in block.lines]
+    shown = kept[: max(height - 1, 0)]
+    number = _filled(every) - _filled(shown)
+    said = f"… {number} more line{'s' * (number != 1)}; make the window higher"
+    return [*shown, Text(said, style="yellow", no_wrap=True, overflow="ellipsis")]
+
+
+def _filled(rows: Iterable[Text]) -> int:
+    return sum(bool(row.plain.strip()) for row in rows)
+
+
+def _width(lines: Iterable[Text]) -> int:
+    return max((line.cell_len for line in lines), default=0)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> list[Text]:
+    every = [[Text(head, style="bold") for head in heads], *rows]
+    widths = [max(row[column].cell_len for row in every) for column in range(len(heads))]
+    lines = []
+    for row in every:
+        line = Text(overflow="fold")
+        for number, (head, cell, width) in enumerate(zip(heads, row, widths, strict=True)):
+            line.append(GAP if number else "")
+            space = " " * (width - cell.cell_len)
+            if head in LEFT:
+                line.append_text(cell).append(space)
+            else:
+                line.append(space).append_text(cell)
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def _numbers(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> list[Text]:
+    """The table without the models' names, moved in below them."""
+    kept = [number for number, head in enumerate(heads) if head != OWN_LINE]
+    lines = _table([heads[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    return [Text(GAP, overflow="fold").append_text(line) for line in lines]
+
+
+def _grouped(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> list[Text]:
+    head, *numbers = _numbers(heads, rows)
+    lines, place = [head], heads.index(OWN_LINE)
+    pairs = zip((row[place] for row in rows), numbers, strict=True)
+    for _, group in groupby(pairs, key=lambda pair: pair[0].plain):
+        members = list(group)
+        lines += [members[0][0], *(line for _, line in members)]
+    return lines
+
+
+def _list(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> Iterator[Text]:
+    for row in rows:
+        for number, (head, cell) in enumerate(zip(heads, row, strict=True)):
+            line = Text(GAP if number else "", overflow="fold")
+            yield line.append(f"{head.lower()} ").append_text(cell)
