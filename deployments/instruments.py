@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.util import metrics as ray_metrics
@@ -19,6 +19,10 @@ from qwenfleet.cluster.metrics import BUILD_INFO, CLOCK, CLOSED, FLEET, Metric
 from qwenfleet.deployments.tally import Histogram
 
 logger = logging.getLogger(__name__)
+
+SHOW_AGAIN_S: Final = 4.0
+"""Ray's agent exports what was set since its last report, every 10 s; a gauge that nobody sets is
+gone with the next (ray 2.60, seen)."""
 
 
 @contextmanager
@@ -62,9 +66,10 @@ class Instruments:
     def show(self, metric: Metric, histogram: Histogram, labels: dict[str, str]) -> None:
         """Report a histogram of ours. To Ray its parts are gauges, which PromQL's `rate` takes as
         well; a counter's name would get `_total` behind it."""
-        if not histogram.has_news:  # Ray exports a gauge until its process ends
+        now = time.monotonic()
+        if not histogram.has_news and now < histogram.shown_at + SHOW_AGAIN_S:
             return
-        histogram.has_news = False
+        histogram.has_news, histogram.shown_at = False, now
         for le, count in histogram.buckets:
             self.set(_part(metric, "_bucket"), count, labels | {"le": le})
         self.set(_part(metric, "_sum"), histogram.sum, labels)

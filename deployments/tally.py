@@ -7,6 +7,7 @@ reported as they stand.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
@@ -31,6 +32,8 @@ class Histogram:
         self.sum = 0.0
         self.has_news = True
         """Since it was shown."""
+        self.shown_at = -math.inf
+        """On the monotonic clock."""
 
     def observe(self, value: float) -> None:
         self.has_news = True
