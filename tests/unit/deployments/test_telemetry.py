@@ -216,7 +216,7 @@ def test_a_histogram_without_news_is_shown_again_before_ray_forgets_it(
 ) -> None:
     counts, shown = gateway(), []
     for now in (0.0, 1.0, 2.0, 5.0):
-        monkeypatch.setattr(instruments.time, "monotonic", lambda now=now: now)
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
         said.clear()
         counts.flush()
         shown.append(any(name.endswith("_bucket") for name, _, _ in said))
