@@ -60,8 +60,8 @@ class GatewayMetrics:
             self._instruments.begin(metric, NO_MODEL)
 
     def promise(self, objectives: Mapping[str, SloConfig]) -> None:
-        """What is judged from now on, by model."""
-        self._objectives = dict(objectives)
+        """What is judged from now on, by model; one that is not named keeps what it had."""
+        self._objectives |= objectives
 
     def request_ended(self, model: str, outcome: str, *, is_judged: bool) -> None:
         self._instruments.add(metrics.REQUESTS, 1, {"model": model, "outcome": outcome})

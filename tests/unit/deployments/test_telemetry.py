@@ -241,6 +241,16 @@ def test_whether_the_head_can_be_lost_is_told_where_it_is_known(
     assert [value for value, _ in of(said, metrics.HEAD_FAULT_TOLERANCE)] == told
 
 
+def test_a_model_without_a_new_objective_keeps_its_own(said: list[Any]) -> None:
+    counts = gateway()
+    counts.promise({})
+    counts.first_token("coder", 0.1)
+    counts.flush()
+    assert of(said, metrics.SLO_EVENTS) == [
+        (1, {"model": "coder", "slo": "ttft", "verdict": "good"})
+    ]
+
+
 def test_an_engine_is_in_one_state_at_a_time(said: list[Any]) -> None:
     EngineMetrics("f", "engine-0").record(EngineRecord("e1", "coder", "node-1", 7, "draining"))
     states = {tags["state"]: value for value, tags in of(said, metrics.ENGINE_STATE)}
