@@ -34,4 +34,6 @@ def test_streams_outlive_the_loss_of_a_rank_on_the_second_node(spread, gaps, tit
 
 def test_lost_engines_leave_no_placement(spread):
     states = [group["state"] for group in spread["placement after"]]
-    assert sorted(states) == ["CREATED", "CREATED", "REMOVED", "REMOVED"]
+    assert states.count("CREATED") == 2  # those that run
+    assert states.count("REMOVED") >= 2  # those that were lost, and starts that were tried again
+    assert set(states) == {"CREATED", "REMOVED"}
