@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import ModuleType
+
+import pytest
 
 RAY = {
     "Component": "core_worker",
@@ -122,3 +126,16 @@ class MetricsPage:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@pytest.fixture(scope="session")
+def metrics_text() -> ModuleType:
+    """This module: what makes the lines."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture
+def metrics_page() -> Iterator[MetricsPage]:
+    page = MetricsPage()
+    yield page
+    page.stop()

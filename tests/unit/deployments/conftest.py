@@ -20,9 +20,11 @@ from blockbuster import blockbuster_ctx
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
+from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
+from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.link import EngineLink, Loss
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.scripted_engine import ScriptedCore
@@ -375,3 +377,18 @@ async def impostor() -> AsyncIterator[
     yield impostor
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def new_exchange(metrics: Any) -> Callable[..., Exchange]:
+    def new(**fields: Any) -> Exchange:
+        settings: dict[str, Any] = {
+            "model": "coder",
+            "family": Family.OPENAI,
+            "timeout_s": 30.0,
+            "keep_alive_s": 30.0,
+            "metrics": metrics,
+        }
+        return Exchange(**(settings | fields))
+
+    return new

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from qwenfleet.cluster.request_errors import NoEngine, RequestKillsEngines
 from qwenfleet.deployments import exchange as module
 from qwenfleet.deployments.answers import Family
-from qwenfleet.deployments.exchange import Exchange, current_exchange
+from qwenfleet.deployments.exchange import current_exchange
 
 LOST = RequestKillsEngines("coder")
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
@@ -23,21 +22,6 @@ SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ABORT_GRACE_S", 0.1)
-
-
-@pytest.fixture
-def new_exchange(metrics: Any) -> Callable[..., Exchange]:
-    def new(**fields: Any) -> Exchange:
-        settings: dict[str, Any] = {
-            "model": "coder",
-            "family": Family.OPENAI,
-            "timeout_s": 30.0,
-            "keep_alive_s": 30.0,
-            "metrics": metrics,
-        }
-        return Exchange(**(settings | fields))
-
-    return new
 
 
 async def start(send: Any, status: int, headers: list[tuple[bytes, bytes]]) -> None:

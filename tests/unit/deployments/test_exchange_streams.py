@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,18 +30,9 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def new_exchange(metrics: Any) -> Callable[..., Exchange]:
-    def new(**fields: Any) -> Exchange:
-        settings: dict[str, Any] = {
-            "model": "coder",
-            "family": Family.OPENAI,
-            "timeout_s": 30.0,
-            "keep_alive_s": 0.05,
-            "metrics": metrics,
-        }
-        return Exchange(**(settings | fields))
-
-    return new
+def new_exchange(new_exchange: Callable[..., Exchange]) -> Callable[..., Exchange]:
+    """Impatient: a stream gets its keep-alive after 50 ms of silence."""
+    return partial(new_exchange, keep_alive_s=0.05)
 
 
 def piece(body: bytes, more: bool = True) -> dict[str, Any]:

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from qwenfleet.deployments.answers import Family
-from qwenfleet.deployments.exchange import Exchange, current_exchange
+from qwenfleet.deployments.exchange import current_exchange
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
 
-@pytest.fixture
-def new_exchange(metrics: Any) -> Callable[..., Exchange]:
-    def new(**fields: Any) -> Exchange:
-        settings: dict[str, Any] = {
-            "model": "coder",
-            "family": Family.OPENAI,
-            "timeout_s": 30.0,
-            "keep_alive_s": 30.0,
-            "metrics": metrics,
-        }
-        return Exchange(**(settings | fields))
-
-    return new
-
-
-async def start(send: Any, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def put(send: Any, body: bytes, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+async def answer(send: Any) -> None:
+    """A whole answer that is not streamed."""
+    await send({"type": "http.response.start", "status": 200, "headers": JSON_HEADERS})
+    await send({"type": "http.response.body", "body": b"{}", "more_body": False})
 
 
 async def test_the_sequences_of_a_request_are_judged_one_by_one(
@@ -48,8 +29,7 @@ async def test_the_sequences_of_a_request_are_judged_one_by_one(
             clock.advance(0.5)
             for _ in range(2):  # n=2: both come in one frame
                 exchange.note_tokens(1, 0, clock(), gap_s)
-        await start(send, 200, JSON_HEADERS)
-        await put(send, b"{}", more=False)
+        await answer(send)
 
     client = new_client()
     await new_exchange(clock=clock).run(app, SCOPE, b"", client.receive, client.send)
