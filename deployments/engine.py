@@ -42,7 +42,7 @@ from qwenfleet.deployments.registry import (
     StartFailure,
 )
 from qwenfleet.deployments.stages import StageClock
-from qwenfleet.deployments.telemetry import tracing_of
+from qwenfleet.deployments.tracing_setup import tracing_of
 from qwenfleet.deployments.transport import EngineDescription
 
 logger = logging.getLogger(__name__)

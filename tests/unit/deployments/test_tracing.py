@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from qwenfleet.cluster.config import FleetConfig, TracingConfig
 from qwenfleet.deployments import tracing as module
-from qwenfleet.deployments.telemetry import tracing_of
 from qwenfleet.deployments.tracing import OutageTeller, Tracing
+from qwenfleet.deployments.tracing_setup import tracing_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SCOPE = {"method": "POST", "path": "/v1/completions", "headers": []}
@@ -145,7 +145,7 @@ def test_without_the_section_nothing_of_ours_imports_opentelemetry() -> None:
     code = (
         "import sys\n"
         "from qwenfleet.deployments import app, dispatcher, engine, gateway, http_app\n"
-        "from qwenfleet.deployments.telemetry import tracing_of\n"
+        "from qwenfleet.deployments.tracing_setup import tracing_of\n"
         "from qwenfleet.cluster.config import FleetConfig\n"
         "fleet = FleetConfig()\n"
         "http_app.GatewayApp(fleet, None, None)\n"
