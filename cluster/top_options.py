@@ -1,14 +1,20 @@
-"""Options of `top` and `watch`; apart from them, so that other commands start without rich."""
+"""`qwenfleet top`: its options, and a fleet's live numbers once or until Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from typing import TypeAlias
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from qwenfleet.cluster.cli_options import Commands, add_fleet
+from qwenfleet.cluster.errors import ConfigError
+from qwenfleet.cluster.run_file import RunningFleet
 
-LEAST_INTERVAL_S = 0.2
+if TYPE_CHECKING:
+    from qwenfleet.cluster.top_command import Find, Remarks
+    from qwenfleet.cluster.top_reading import Place, Reading
 
 
 def add_top(commands: Commands) -> argparse.ArgumentParser:
@@ -20,7 +26,7 @@ def add_top(commands: Commands) -> argparse.ArgumentParser:
         "the addresses that Prometheus would scrape, until Ctrl-C; where the output is no "
         "terminal, once. The fleet's processes report every 10 s.",
     )
-    _add_fleet(parser)
+    add_fleet(parser)
     parser.add_argument(
         "--url",
         action="append",
@@ -34,58 +40,49 @@ def add_top(commands: Commands) -> argparse.ArgumentParser:
     return parser
 
 
-def add_watch(commands: Commands) -> argparse.ArgumentParser:
-    """Likewise `watch`."""
-    parser = commands.add_parser(
-        "watch",
-        help="run Prometheus with the alerts beside the fleet of this machine, and top",
-        description="Start Prometheus on 127.0.0.1 with the chart's recording rules and alerts, "
-        "let it scrape the fleet that runs here, and show `top` until Ctrl-C ends both. Where the "
-        "output is no terminal, problems and alerts are lines.",
-    )
-    _add_fleet(parser)
-    parser.add_argument(
-        "--prometheus", metavar="PATH", default="prometheus", help="the program (default: of PATH)"
-    )
-    parser.add_argument(
-        "--listen",
-        type=int,
-        metavar="PORT",
-        default=9090,
-        help="port of Prometheus itself (default 9090)",
-    )
-    parser.add_argument(
-        "--retention",
-        default="2h",
-        metavar="TIME",
-        help="how long it keeps data, such as 2h or 7d (default 2h)",
-    )
-    return parser
+def run(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> int:
+    """Show until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
+    from qwenfleet.cluster import top_command  # with rich, which other commands start without
+    from qwenfleet.cluster.top_reading import Reader
 
-
-def _add_fleet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fleet", metavar="NAME", help="show the fleet of this name, when several report"
-    )
-    parser.add_argument(
-        "--port", type=int, help="show the fleet that answers at this port, when several run here"
-    )
-    parser.add_argument(
-        "--interval",
-        type=_interval,
-        default=2.0,
-        metavar="SECONDS",
-        help="time between two pictures (default 2); the metrics are read every 10 s at least",
-    )
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not LEAST_INTERVAL_S <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of seconds from {LEAST_INTERVAL_S} to 3600"
+    reader = Reader(_place(options, find), options.fleet)
+    reading = reader.read(time.monotonic, time.time)
+    if reading.view is None and not _may_come(options, reading):
+        raise reading.problems[0]
+    if options.json or options.once or not sys.stdout.isatty():
+        top_command.once(
+            reader, reading, remarks, interval_s=options.interval, as_json=options.json
         )
-    return seconds
+    else:
+        with top_command.ending_quietly():
+            top_command.live(reader, reading, remarks, interval_s=options.interval)
+    return 0
+
+
+def local(fleet: RunningFleet) -> Place:
+    """Where the metrics of a fleet of this machine are."""
+    from qwenfleet.cluster.top_reading import Place
+
+    return Place(
+        title=f"{fleet.name} at {fleet.url}",
+        urls=(f"http://127.0.0.1:{fleet.metrics_port}/metrics",),
+        models=tuple(fleet.models),
+    )
+
+
+def _place(options: argparse.Namespace, find: Find) -> Callable[[], Place]:
+    from qwenfleet.cluster import metrics_address
+    from qwenfleet.cluster.top_reading import Place
+
+    if options.url:
+        if options.port is not None:
+            raise ConfigError("--port is given beside --url", "Leave one of them out.")
+        urls = tuple(dict.fromkeys(metrics_address.checked(url) for url in options.url))
+        more = f" and {len(urls) - 1} more" * (len(urls) > 1)
+        return lambda: Place(f"{options.fleet or 'fleet'} at {urls[0]}{more}", urls)
+    return lambda: local(find(options.port, options.fleet))
+
+
+def _may_come(options: argparse.Namespace, reading: Reading) -> bool:
+    """A fleet of this machine that runs but starts yet; its agent answers, without anything."""
+    return not options.url and any("has no metrics" in str(p) for p in reading.problems)

@@ -1,61 +1,22 @@
-"""`qwenfleet watch`: Prometheus with the chart's alerts beside a fleet of this machine, and top."""
+"""What a Prometheus that `qwenfleet watch` started sees of the fleet, as remarks and as lines."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import re
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
-
-from qwenfleet.cluster import machine, prometheus, run_file, top_command, watch_files
-from qwenfleet.cluster.errors import ConfigError, FleetNotFound, MachineError, MetricsError
+from qwenfleet.cluster import watch_files
+from qwenfleet.cluster.errors import FleetNotFound, MachineError, MetricsError
 from qwenfleet.cluster.prometheus import Alert, Prometheus, Target
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.cluster.top_command import Find
 from qwenfleet.cluster.top_table import Remark, printable
 
-RETENTION: Final = re.compile(r"(\d+(ms|[smhdwy]))+")
 LATE_S: Final = 10.0
 """Five scrapes."""
-
-
-def run(options: argparse.Namespace, find: Find) -> int:
-    """Until Ctrl-C. Raises FleetNotFound without a fleet, MachineError without Prometheus."""
-    _check(options)
-    path = prometheus.program(options.prometheus)
-    fleet = find(options.port, options.fleet)
-    with _directory() as directory:
-        has_rules = watch_files.write(directory)
-        follower = Follower(directory, find)
-        follower.follow(fleet)
-        port, standing = free_port(options.listen)
-        with (
-            top_command.ending_quietly(),
-            prometheus.running(path, directory, port, options.retention) as server,
-        ):
-            at = f"Prometheus answers at {server.url}; open it in a browser"
-            if not sys.stdout.isatty():
-                print("\n".join([*standing, at]), flush=True)
-                watcher = Watcher(server, has_rules)
-                as_lines(
-                    watcher, lambda: follower.find(options.port, options.fleet), options.interval
-                )
-            watcher = Watcher(
-                server, has_rules, tuple(Remark(t, is_bad=False) for t in [*standing, at])
-            )
-            options.url, options.once, options.json = None, False, False
-            return top_command.run(options, follower.find, lambda: watcher.remarks(time.time()))
-    return 0
 
 
 @dataclass
@@ -161,52 +122,3 @@ def as_lines(watcher: Watcher, follow: Callable[[], object], interval_s: float) 
             print(f"{time.strftime('%H:%M:%S')} {printable(text)}", flush=True)
         before = now
         time.sleep(min(interval_s, LATE_S))
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Raises ConfigError for what Prometheus would stumble over."""
-    if not RETENTION.fullmatch(options.retention) or not re.search("[1-9]", options.retention):
-        raise ConfigError(
-            f"--retention {options.retention!r} is no time", "Write it like 90m, 2h or 7d."
-        )
-    if not 1 <= options.listen <= 65535:
-        raise ConfigError(f"--listen {options.listen} is no port", "Take one from 1 to 65535.")
-
-
-def free_port(wanted: int) -> tuple[int, list[str]]:
-    """With a sentence when it is another than `wanted`: Debian's package may run a Prometheus
-    of its own at 9090."""
-    try:
-        machine.check_port(prometheus.HOST, wanted)
-    except MachineError as error:
-        (port,) = machine.free_ports(1, prometheus.HOST)
-        return port, [f"{error.problem}; taking {port} for Prometheus"]
-    return wanted, []
-
-
-@contextmanager
-def _directory() -> Iterator[Path]:
-    """Beside the fleets' own files, for this run only."""
-    root = run_file.state_directory()
-    sweep(root)
-    path = Path(tempfile.mkdtemp(prefix=f"watch-{os.getpid()}-", dir=root))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def sweep(root: Path) -> None:
-    """End and remove what a run left that was killed before it could."""
-    for path in root.glob("watch-*-*"):
-        pid = path.name.split("-")[1]
-        if not pid.isdigit() or psutil.pid_exists(int(pid)):
-            continue
-        killed = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.cwd() == str(path):
-                    process.kill()
-                    killed.append(process)
-        psutil.wait_procs(killed, timeout=prometheus.STOP_S)  # it writes there until it is gone
-        shutil.rmtree(path, ignore_errors=True)

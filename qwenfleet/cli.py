@@ -9,20 +9,21 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from qwenfleet.cluster import (
+    cli_watch,
     config_file,
     keys_command,
+    kube_command,
     kube_options,
     plan_options,
     run_file,
     top_options,
 )
+from qwenfleet.cluster.cli_options import Commands
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         "--timings", action="store_true", help="say what the start spent its time on"
     )
     serve.set_defaults(command=_serve)
-    kube_options.add_status(commands).set_defaults(command=_status)
+    kube_command.add_status(commands).set_defaults(command=_status)
     top_options.add_top(commands).set_defaults(command=_top)
-    top_options.add_watch(commands).set_defaults(command=_watch)
+    cli_watch.add_watch(commands).set_defaults(command=_watch)
     _add_drain(commands)
     _add_doctor(commands)
     plan_options.add(commands).set_defaults(command=_plan)
@@ -167,10 +168,8 @@ def _run(config: FleetConfig, *, wants_timings: bool) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    kube_options.check_status(options)
+    kube_command.check_status(options)
     if options.kube:
-        from qwenfleet.cluster import kube_command
-
         kube_command.run(options)
         return
     from qwenfleet.deployments import attach, status
@@ -180,17 +179,15 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _top(options: argparse.Namespace) -> int:
-    from qwenfleet.cluster import top_command
     from qwenfleet.deployments import attach
 
-    return top_command.run(options, attach.find)
+    return top_options.run(options, attach.find)
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from qwenfleet.cluster import watch_command
     from qwenfleet.deployments import attach
 
-    return watch_command.run(options, attach.find)
+    return cli_watch.run(options, attach.find)
 
 
 def _drain(options: argparse.Namespace) -> None:
