@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from qwenfleet.cluster import alert_rules, burn_rates
+from qwenfleet.cluster.chart_generate import ROOT
 from qwenfleet.cluster.metrics import CLOSED
-from qwenfleet.cluster.monitoring import ROOT
 
 RUNBOOKS = ROOT / "helm" / "runbooks"
 SECTIONS = ("**What users feel.**", "**Confirm.**", "**Do", "**Over**")
