@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qwenfleet.cluster import plan_command, plan_kube, plan_options, plan_table
+from qwenfleet.cluster import plan_command, plan_options, plan_table
 from qwenfleet.cluster.errors import FleetError, NoLayoutFits, PlanError
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
@@ -138,7 +138,7 @@ def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.M
         status = {"allocatable": {"amd.com/gpu": "8"}, "conditions": ready}
         return [{"metadata": {"name": "n", "labels": labels}, "spec": {}, "status": status}]
 
-    monkeypatch.setattr(plan_kube, "read_nodes", nodes)
+    monkeypatch.setattr(plan_command, "kubernetes_nodes", nodes)
     _, said = run(*CODER, "--from-cluster", "--kube")
     run(*CODER, "--kube", "prod")
     assert "8 x MI355X" in said
