@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster import kube, kube_command
 from qwenfleet.cluster.errors import KubernetesError
 

@@ -1,4 +1,4 @@
-"""The `qwenfleet` command: the one place that knows all four folders."""
+"""The entry point of the `qwenfleet` command: its subcommands, and how each failure is printed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qwenfleet.cli import doctor, serve
 from qwenfleet.cluster import (
     cli_watch,
-    config_file,
     keys_command,
     kube_command,
     kube_options,
     plan_options,
-    run_file,
     top_options,
 )
 from qwenfleet.cluster.cli_options import Commands
-from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 
 
@@ -53,29 +50,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="qwenfleet", description="Serve the Qwen3-Coder family over a Ray cluster."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="run a fleet on this machine until Ctrl-C")
-    models = serve.add_mutually_exclusive_group()
-    models.add_argument("--config", metavar="FILE", help="the fleet, as YAML")
-    models.add_argument(
-        "--model", metavar="ID", help="one embedded model, Hugging Face id or directory"
-    )
-    serve.add_argument("--engines", type=int, metavar="N", help="engines of each model")
-    serve.add_argument("--gateways", type=int, metavar="N", help="gateway processes")
-    serve.add_argument(
-        "--host",
-        help="address to answer HTTP on (default 127.0.0.1; one that other machines reach needs "
-        "`auth` in the file)",
-    )
-    serve.add_argument("--port", type=int, help="port to answer HTTP on (default 8000)")
-    serve.add_argument(
-        "--timings", action="store_true", help="say what the start spent its time on"
-    )
-    serve.set_defaults(command=_serve)
+    serve.add(commands)
     kube_command.add_status(commands).set_defaults(command=_status)
     top_options.add_top(commands).set_defaults(command=_top)
     cli_watch.add_watch(commands).set_defaults(command=_watch)
     _add_drain(commands)
-    _add_doctor(commands)
+    doctor.add(commands)
     plan_options.add(commands).set_defaults(command=_plan)
     keys_command.add(commands)
     return parser
@@ -99,25 +79,6 @@ def _add_drain(commands: Commands) -> None:
     drain.set_defaults(command=_drain)
 
 
-def _add_doctor(commands: Commands) -> None:
-    doctor = commands.add_parser(
-        "doctor",
-        help="say what is wrong or surprising here, and the way out",
-        description="Say what is wrong or surprising on this machine, or with an option on every "
-        "node of a cluster, each with the way out. The exit status is 1 when there is a problem, "
-        "which is something that stops or breaks `serve`, and 0 otherwise.",
-    )
-    doctor.add_argument("--json", action="store_true", help="as JSON")
-    doctor.add_argument("--verbose", action="store_true", help="also what is as it should be")
-    places = doctor.add_mutually_exclusive_group()
-    places.add_argument(
-        "--address",
-        help="of a Ray cluster that this machine is a node of; `auto` finds the one that runs here",
-    )
-    places.add_argument("--port", type=int, help="the cluster of the fleet at this port")
-    doctor.set_defaults(command=_doctor)
-
-
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -126,45 +87,6 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return seconds
-
-
-def _serve(options: argparse.Namespace) -> None:
-    config = config_file.load(options.config) if options.config else FleetConfig()
-    config = config_file.with_overrides(
-        config,
-        model=options.model,
-        engines=options.engines,
-        gateways=options.gateways,
-        host=options.host,
-        port=options.port,
-    )
-    _run(config, wants_timings=options.timings)
-
-
-def _run(config: FleetConfig, *, wants_timings: bool) -> None:
-    """Ray reads its environment when it is imported, so nothing that needs it comes before that."""
-    from qwenfleet.deployments.environment import ray_environment
-    from qwenfleet.deployments.haproxy import write_launcher
-    from qwenfleet.deployments.processes import remove_files, sweep
-
-    sweep()
-    token_path = run_file.state_directory() / f"{os.getpid()}.token"
-    haproxy = token_path.with_suffix(".haproxy")
-    try:
-        write_launcher(haproxy)
-        os.environ.update(ray_environment(config, token_path, haproxy))
-        from qwenfleet.deployments import launch
-        from qwenfleet.deployments.progress import Stages
-
-        began_at = run_file.own_start()
-        stages = Stages(age_s=time.time() - began_at)
-        stages.clock.begin("importing Ray", at=began_at)
-        launch.write_token(token_path)
-        launch.stop_on_signals()
-        launch.check(config, stages)
-        launch.serve(config, stages, token_path, wants_timings=wants_timings)
-    finally:
-        remove_files(token_path)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -206,24 +128,6 @@ def _drain(options: argparse.Namespace) -> None:
         is_forced=options.force,
         say=lambda text: print(text, flush=True),
     )
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from qwenfleet.cluster import finding
-
-    if options.port is None and options.address is None:
-        from qwenfleet.cluster import doctor
-
-        findings = doctor.judge(doctor.gather())
-    else:
-        from qwenfleet.deployments import checkup
-
-        findings = checkup.run(options.port, options.address)
-    if options.json:
-        print(json.dumps(finding.as_json(findings), indent=2))
-    else:
-        print(finding.text(findings, is_verbose=options.verbose))
-    return 1 if finding.problems(findings) else 0
 
 
 def _plan(options: argparse.Namespace) -> int:
