@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from qwenfleet.cluster import kube_objects
 from qwenfleet.cluster.errors import DrainRefused
-from qwenfleet.cluster.kube import Kube, Query
+from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_objects import CLUSTER_LABEL, KubePod
+from qwenfleet.cluster.kube_query import Query
 
 NEAREST = 3
 

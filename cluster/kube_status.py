@@ -10,8 +10,9 @@ from typing import Any, Final
 from qwenfleet.cluster import kube_objects, kube_services
 from qwenfleet.cluster.accelerators import Vendor
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Kube, Query
+from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_objects import CLUSTER_LABEL, KubeNode, KubePod
+from qwenfleet.cluster.kube_query import Query
 from qwenfleet.cluster.kube_services import EventLine, RayServiceStatus
 
 ENDED: Final = {"Succeeded", "Failed"}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from qwenfleet.cluster import alert_rules
+from qwenfleet.cluster import alert_rule_file
 from qwenfleet.cluster.metrics import CLOSED, METRICS
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -32,8 +32,8 @@ def metrics_table() -> str:
 def runbooks_table() -> str:
     """The runbooks' index: each alert, how urgent it is, and in one sentence what it says."""
     rows = ["| alert | severity | it says |", "|---|---|---|"]
-    for name in dict.fromkeys(alert.name for alert in alert_rules.alerts()):
-        of_name = [alert for alert in alert_rules.alerts() if alert.name == name]
+    for name in dict.fromkeys(alert.name for alert in alert_rule_file.alerts()):
+        of_name = [alert for alert in alert_rule_file.alerts() if alert.name == name]
         severities = ", ".join(dict.fromkeys(alert.severity for alert in of_name))
         summary = PLACEHOLDER.sub("…", of_name[0].summary)
         rows.append(f"| [{name}]({name}.md) | {severities} | {summary} |")
@@ -49,7 +49,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         root / "helm" / "runbooks" / "README.md": RUNBOOKS.sub(
             lambda found: found[1] + runbooks_table() + found[2], index
         ),
-        root / "helm" / "qwenfleet" / "files" / "rules.yaml": HEADER + alert_rules.rules(),
+        root / "helm" / "qwenfleet" / "files" / "rules.yaml": HEADER + alert_rule_file.rules(),
         **dashboard_files(root),
     }
 

@@ -18,8 +18,9 @@ from typing import Any, Final
 from qwenfleet.cluster import departure, kube, kube_objects
 from qwenfleet.cluster.departure import DELETED_NODE_S, Departure
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Kube, Query
+from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_objects import CLUSTER_LABEL
+from qwenfleet.cluster.kube_query import Query
 from qwenfleet.cluster.kube_watch import SILENCE_S, WATCH_S, Follower, Objects
 from qwenfleet.deployments.registry import DrainOrder
 
