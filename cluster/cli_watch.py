@@ -58,7 +58,7 @@ def add_watch(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, find: Find) -> int:
     """Watch until Ctrl-C. Raises FleetNotFound without a fleet, MachineError without Prometheus."""
     # With rich, which other commands start without.
-    from qwenfleet.cluster import alert_rules, prometheus, top_command, watch_files
+    from qwenfleet.cluster import alert_rule_file, prometheus, top_command, watch_files
     from qwenfleet.cluster.top_table import Remark
     from qwenfleet.cluster.watch_command import Follower, Watcher, as_lines
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, find: Find) -> int:
     path = prometheus.program(options.prometheus)
     fleet = find(options.port, options.fleet)
     with _directory() as directory:
-        watch_files.write(directory, alert_rules.rules())
+        watch_files.write(directory, alert_rule_file.rules())
         follower = Follower(directory, find)
         follower.follow(fleet)
         port, standing = free_port(options.listen)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qwenfleet.cluster import alert_rules, prometheus, watch_command, watch_files
+from qwenfleet.cluster import alert_rule_file, prometheus, watch_command, watch_files
 from qwenfleet.cluster.errors import MetricsError
 from qwenfleet.cluster.prometheus import Prometheus
 from qwenfleet.cluster.run_file import RunningFleet
@@ -143,7 +143,7 @@ def test_pending_alerts_are_not_told_before_the_first_scrape(tmp_path: Path) -> 
 
 
 def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_path: Path) -> None:
-    watch_files.write(tmp_path, alert_rules.rules())
+    watch_files.write(tmp_path, alert_rule_file.rules())
     text = (tmp_path / "rules.yaml").read_text()
     assert "helm/runbooks/QwenfleetDrainCut.md" in text
     assert "RUNBOOKS_URL" not in text
