@@ -58,7 +58,7 @@ def add_watch(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, find: Find) -> int:
     """Watch until Ctrl-C. Raises FleetNotFound without a fleet, MachineError without Prometheus."""
     # With rich, which other commands start without.
-    from qwenfleet.cluster import prometheus, top_command, watch_files
+    from qwenfleet.cluster import alert_rule_file, prometheus, top_command, watch_files
     from qwenfleet.cluster.top_table import Remark
     from qwenfleet.cluster.watch_command import Follower, Watcher, as_lines
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, find: Find) -> int:
     path = prometheus.program(options.prometheus)
     fleet = find(options.port, options.fleet)
     with _directory() as directory:
-        has_rules = watch_files.write(directory)
+        watch_files.write(directory, alert_rule_file.rules())
         follower = Follower(directory, find)
         follower.follow(fleet)
         port, standing = free_port(options.listen)
@@ -77,13 +77,11 @@ def run(options: argparse.Namespace, find: Find) -> int:
             at = f"Prometheus answers at {server.url}; open it in a browser"
             if not sys.stdout.isatty():
                 print("\n".join([*standing, at]), flush=True)
-                watcher = Watcher(server, has_rules)
+                watcher = Watcher(server)
                 as_lines(
                     watcher, lambda: follower.find(options.port, options.fleet), options.interval
                 )
-            watcher = Watcher(
-                server, has_rules, tuple(Remark(t, is_bad=False) for t in [*standing, at])
-            )
+            watcher = Watcher(server, tuple(Remark(t, is_bad=False) for t in [*standing, at]))
             options.url, options.once, options.json = None, False, False
             return top_options.run(options, follower.find, lambda: watcher.remarks(time.time()))
     return 0

@@ -43,7 +43,6 @@ class Watcher:
     """Whether Prometheus runs and sees the fleet, and which alerts there are."""
 
     server: Prometheus
-    has_rules: bool
     standing: tuple[Remark, ...] = ()
     """What was said at the start, and is not to be lost under a full screen."""
     first_scrape: float | None = None
@@ -71,8 +70,6 @@ class Watcher:
 
     def _alerts(self, alerts: tuple[Alert, ...]) -> list[Remark]:
         """Without those that only wait for the first scrape, as an alert on absence does."""
-        if not self.has_rules:
-            return [Remark(f"no alerts: there is no {watch_files.RULES}", is_bad=True)]
         first = self.first_scrape
         told = [a for a in alerts if a.state == "firing" or (first and a.since > first)]
         return [_alert(alert) for alert in told] or [Remark("no alert fires", is_bad=False)]

@@ -11,12 +11,13 @@ from qwenfleet.cluster.errors import DrainRefused, KubernetesError
 from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_drain import NodeFleet
 from qwenfleet.deployments import host_drain
+from qwenfleet.deployments.drain import GRACE_S
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Raises DrainRefused, KubernetesError, and FleetNotFound with `--address`."""
     client = kube.connect(options.context, options.namespace)
-    limit_s = options.deadline + 2 * host_drain.GRACE_S
+    limit_s = options.deadline + 2 * GRACE_S
 
     def move(fleet: NodeFleet, command: Sequence[str]) -> int:
         if options.address is None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.columns import columns
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments.attach import attached
+
+if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
+    from qwenfleet.deployments.registry import Snapshot
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def read(fleet: RunningFleet) -> FleetStatus:
         return summarise(fleet, registry.read(fleet.name))
 
 
-def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
+def summarise(fleet: RunningFleet, snapshot: Snapshot) -> FleetStatus:
     """A registry's snapshot as a status."""
     engines = tuple(
         EngineStatus(

@@ -71,7 +71,7 @@ def running_at(port: int) -> RunningFleet:
 
 def wait_for(server: Prometheus, said: str) -> list[str]:
     give_up_at = time.monotonic() + PATIENCE_S
-    watcher = watch_command.Watcher(server, True)
+    watcher = watch_command.Watcher(server)
     while True:
         texts = [remark.text for remark in watcher.remarks(time.time())]
         if any(said in text for text in texts):
@@ -81,9 +81,7 @@ def wait_for(server: Prometheus, said: str) -> list[str]:
 
 
 def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.Follower:
-    source = directory / "source.yaml"
-    source.write_text(RULES)
-    assert watch_files.write(directory, source)
+    watch_files.write(directory, RULES)
     follower = watch_command.Follower(directory, find)
     follower.find(None, None)
     return follower
@@ -129,9 +127,7 @@ def test_a_fleet_that_starts_again_on_another_port_is_scraped_without_a_restart(
 
 
 def test_rules_that_prometheus_refuses_are_a_sentence(tmp_path: Path) -> None:
-    source = tmp_path / "source.yaml"
-    source.write_text("groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
-    watch_files.write(tmp_path, source)
+    watch_files.write(tmp_path, "groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
     watch_files.point_to(tmp_path, 7)
     (port,) = free_ports(1, "127.0.0.1")
     with (

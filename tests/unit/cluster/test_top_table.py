@@ -144,7 +144,9 @@ def test_no_engine_and_no_percentage_is_cut_at_any_width(width: int) -> None:
 
 
 def test_engines_of_a_model_share_the_line_of_its_name() -> None:
-    assert drawn(engines(5), 60).splitlines().count(LONG) == 1  # the other tables are lists
+    *_, last = drawn(engines(5), 60).split("\n\n")
+    assert last.split()[0] == "ENGINE"
+    assert last.splitlines().count(LONG) == 1
 
 
 def low(view: FleetView, height: int, width: int = 120) -> list[str]:

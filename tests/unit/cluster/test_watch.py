@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qwenfleet.cluster import prometheus, watch_command, watch_files
+from qwenfleet.cluster import alert_rule_file, prometheus, watch_command, watch_files
 from qwenfleet.cluster.errors import MetricsError
 from qwenfleet.cluster.prometheus import Prometheus
 from qwenfleet.cluster.run_file import RunningFleet
@@ -57,9 +57,9 @@ def target(**fields: str) -> dict[str, str]:
     }
 
 
-def said(server: Server, has_rules: bool = True) -> list[tuple[str, bool]]:
+def said(server: Server) -> list[tuple[str, bool]]:
     try:
-        return [(r.text, r.is_bad) for r in watch_command.Watcher(server, has_rules).remarks(NOW)]
+        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).remarks(NOW)]
     finally:
         server.process.kill()
         server.process.wait()
@@ -111,12 +111,6 @@ def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
     ]
 
 
-def test_without_rules_no_peace_is_claimed(tmp_path: Path) -> None:
-    text, is_bad = said(Server(tmp_path, target=target()), has_rules=False)[1]
-    assert text.startswith("no alerts: there is no ")
-    assert is_bad
-
-
 def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text('ts=1 level=error err="disk full"\n\n')
     ((text, is_bad),) = said(Server(tmp_path, ends=True))
@@ -148,22 +142,15 @@ def test_pending_alerts_are_not_told_before_the_first_scrape(tmp_path: Path) -> 
     ]
 
 
-def test_prometheus_is_given_rules_with_runbooks_that_are_here(tmp_path: Path) -> None:
-    source = tmp_path / "source.yaml"
-    source.write_text("groups: []\n# RUNBOOKS_URL/QwenfleetNoEngine.md\n")
-    assert watch_files.write(tmp_path, source)
-    assert (
-        str(watch_files.RUNBOOKS / "QwenfleetNoEngine.md") in (tmp_path / "rules.yaml").read_text()
-    )
+def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_path: Path) -> None:
+    watch_files.write(tmp_path, alert_rule_file.rules())
+    text = (tmp_path / "rules.yaml").read_text()
+    assert "helm/runbooks/QwenfleetDrainCut.md" in text
+    assert "RUNBOOKS_URL" not in text
     tree = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
     assert tree["rule_files"] == ["rules.yaml"]
     assert tree["scrape_configs"][0]["job_name"] == "qwenfleet"
     assert tree["global"]["scrape_interval"] == "2s"
-
-
-def test_without_rules_prometheus_still_scrapes(tmp_path: Path) -> None:
-    assert not watch_files.write(tmp_path, tmp_path / "none.yaml")
-    assert yaml.safe_load((tmp_path / "prometheus.yml").read_text())["rule_files"] == []
 
 
 def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None:
