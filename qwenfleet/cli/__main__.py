@@ -10,16 +10,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qwenfleet.cli import doctor, serve
-from qwenfleet.cluster import (
-    cli_watch,
-    keys_command,
-    kube_command,
-    kube_options,
+from qwenfleet.cli import (
+    doctor,
+    keys,
     plan_options,
-    top_options,
+    serve,
+    top,
+    watch,
 )
-from qwenfleet.cluster.cli_options import Commands
+from qwenfleet.cli import (
+    drain as kube_options,
+)
+from qwenfleet.cli import (
+    status as kube_command,
+)
+from qwenfleet.cli.options import Commands
 from qwenfleet.cluster.errors import FleetError
 
 
@@ -52,12 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve.add(commands)
     kube_command.add_status(commands).set_defaults(command=_status)
-    top_options.add_top(commands).set_defaults(command=_top)
-    cli_watch.add_watch(commands).set_defaults(command=_watch)
+    top.add_top(commands).set_defaults(command=_top)
+    watch.add_watch(commands).set_defaults(command=_watch)
     _add_drain(commands)
     doctor.add(commands)
     plan_options.add(commands).set_defaults(command=_plan)
-    keys_command.add(commands)
+    keys.add(commands)
     return parser
 
 
@@ -103,13 +108,13 @@ def _status(options: argparse.Namespace) -> None:
 def _top(options: argparse.Namespace) -> int:
     from qwenfleet.deployments import attach
 
-    return top_options.run(options, attach.find)
+    return top.run(options, attach.find)
 
 
 def _watch(options: argparse.Namespace) -> int:
     from qwenfleet.deployments import attach
 
-    return cli_watch.run(options, attach.find)
+    return watch.run(options, attach.find)
 
 
 def _drain(options: argparse.Namespace) -> None:
@@ -131,9 +136,9 @@ def _drain(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from qwenfleet.cluster import plan_command
+    from qwenfleet.cli import plan
 
-    return plan_command.run(options, _ray_nodes)
+    return plan.run(options, _ray_nodes)
 
 
 def _ray_nodes(address: str) -> list[Mapping[str, Any]]:

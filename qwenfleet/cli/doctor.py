@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from qwenfleet.cluster.cli_options import Commands
+from qwenfleet.cli.options import Commands
 
 
 def add(commands: Commands) -> None:

@@ -6,8 +6,8 @@ import argparse
 import os
 import time
 
+from qwenfleet.cli.options import Commands
 from qwenfleet.cluster import config_file, run_file
-from qwenfleet.cluster.cli_options import Commands
 from qwenfleet.cluster.config import FleetConfig
 
 

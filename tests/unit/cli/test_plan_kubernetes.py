@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qwenfleet.cli.plan import kubernetes_nodes
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.plan_command import kubernetes_nodes
 from qwenfleet.cluster.plan_machines import from_kubernetes
 
 NODE: dict[str, Any] = {

@@ -18,7 +18,7 @@ from qwenfleet.cluster.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import checkup, drain, status
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
