@@ -42,12 +42,25 @@ from qwenfleet.cluster.planner import judge, plan
 
 RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 """Reads `ray.nodes()` of the cluster at an address."""
+
+
+def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
+    """`ray.nodes()` of the cluster at an address. Raises FleetNotFound."""
+    from qwenfleet.deployments import attach
+
+    with attach.cluster(None, address):
+        import ray
+
+        nodes: list[Mapping[str, Any]] = ray.nodes()
+        return nodes
+
+
 LAYOUT_HELP: Final = "See qwenfleet plan --help."
 LEAST_COLUMNS: Final = 132
 """A terminal that has fewer folds the table's lines, which reads better than cells cut short."""
 
 
-def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
+def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
     """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
     layout that does not fit. Raises FleetError."""
     wanted = _output(options)

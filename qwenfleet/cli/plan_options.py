@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
 
+from qwenfleet.cli.options import Commands
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import Goal, Load, LongContext, Routing
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-
-def add(commands: Commands) -> argparse.ArgumentParser:
-    """Add `plan` to the command line; the caller sets what it runs."""
+def add(commands: Commands) -> None:
+    """Add `plan` to the command line."""
     parser = commands.add_parser(
         "plan",
         help="choose how a model is sharded over GPUs, and say why",
@@ -53,7 +51,13 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         help="experts called as often (default), or as was measured of Qwen3-Coder-480B",
     )  # fmt: skip
     _add_answers(parser)
-    return parser
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from qwenfleet.cli import plan
+
+    return plan.run(options)
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:

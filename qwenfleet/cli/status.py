@@ -20,8 +20,8 @@ INTERVAL_S: Final = 2.0
 CLEAR: Final = "\x1b[H\x1b[2J"
 
 
-def add_status(commands: Commands) -> argparse.ArgumentParser:
-    """Add `status` to the command line; the caller sets what it runs."""
+def add(commands: Commands) -> None:
+    """Add `status` to the command line."""
     parser = commands.add_parser(
         "status",
         help="show the fleet that runs on this machine, or in Kubernetes",
@@ -34,10 +34,10 @@ def add_status(commands: Commands) -> argparse.ArgumentParser:
     group.add_argument("--kube", action="store_true", help="ask the Kubernetes API")
     group.add_argument("--watch", action="store_true", help="again on each change, until Ctrl-C")
     add_place(group)
-    return parser
+    parser.set_defaults(command=run)
 
 
-def check_status(options: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> None:
     """Raises ConfigError when an option is of no effect."""
     for name in () if options.kube else ("watch", "namespace", "context"):
         refuse(options, name, "--kube", "Add --kube.")
@@ -46,7 +46,18 @@ def check_status(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Show a fleet in Kubernetes, as `add_status` parsed it. Raises KubernetesError."""
+    """Show a fleet. Raises FleetError."""
+    check(options)
+    if options.kube:
+        _show_kubernetes(options)
+        return
+    from qwenfleet.deployments import attach, status
+
+    answer = status.read(attach.find(options.port))
+    print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
+
+
+def _show_kubernetes(options: argparse.Namespace) -> None:
     client = kube.connect(options.context, options.namespace)
     if options.watch:
         is_terminal = sys.stdout.isatty() and not options.json

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from qwenfleet.cluster.top_reading import Place, Reading
 
 
-def add_top(commands: Commands) -> argparse.ArgumentParser:
-    """Add `top` to the command line; the caller sets what it runs."""
+def add(commands: Commands) -> None:
+    """Add `top` to the command line."""
     parser = commands.add_parser(
         "top",
         help="live numbers of a fleet, without Prometheus",
@@ -37,10 +37,17 @@ def add_top(commands: Commands) -> argparse.ArgumentParser:
         "--once", action="store_true", help="one table, as soon as every process reported twice"
     )
     parser.add_argument("--json", action="store_true", help="likewise, as JSON")
-    return parser
+    parser.set_defaults(command=run)
 
 
-def run(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Show the fleet that the options name."""
+    from qwenfleet.deployments import attach
+
+    return show(options, attach.find)
+
+
+def show(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> int:
     """Show until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
     from qwenfleet.cluster import top_command  # with rich, which other commands start without
     from qwenfleet.cluster.top_reading import Reader

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 RETENTION: Final = re.compile(r"(\d+(ms|[smhdwy]))+")
 
 
-def add_watch(commands: Commands) -> argparse.ArgumentParser:
-    """Add `watch` to the command line; the caller sets what it runs."""
+def add(commands: Commands) -> None:
+    """Add `watch` to the command line."""
     parser = commands.add_parser(
         "watch",
         help="run Prometheus with the alerts beside the fleet of this machine, and top",
@@ -53,10 +53,17 @@ def add_watch(commands: Commands) -> argparse.ArgumentParser:
         metavar="TIME",
         help="how long it keeps data, such as 2h or 7d (default 2h)",
     )
-    return parser
+    parser.set_defaults(command=run)
 
 
-def run(options: argparse.Namespace, find: Find) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Watch the fleet that runs here."""
+    from qwenfleet.deployments import attach
+
+    return watch(options, attach.find)
+
+
+def watch(options: argparse.Namespace, find: Find) -> int:
     """Watch until Ctrl-C. Raises FleetNotFound without a fleet, MachineError without Prometheus."""
     # With rich, which other commands start without.
     from qwenfleet.cluster import alert_rule_file, prometheus, top_command, watch_files
@@ -84,7 +91,7 @@ def run(options: argparse.Namespace, find: Find) -> int:
                 )
             watcher = Watcher(server, tuple(Remark(t, is_bad=False) for t in [*standing, at]))
             options.url, options.once, options.json = None, False, False
-            return top.run(options, follower.find, lambda: watcher.remarks(time.time()))
+            return top.show(options, follower.find, lambda: watcher.remarks(time.time()))
     return 0
 
 

@@ -148,7 +148,7 @@ def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leav
     signaller = threading.Timer(12, os.kill, (os.getpid(), signal.SIGTERM))
     signaller.start()
     try:
-        assert watch.run(options, lambda port, name: fleet) == 0
+        assert watch.watch(options, lambda port, name: fleet) == 0
     finally:
         signaller.cancel()
     first, *lines = capsys.readouterr().out.splitlines()

@@ -45,13 +45,13 @@ def fleet(metrics_port: int) -> RunningFleet:
 )
 def test_a_wrong_option_is_a_sentence(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        watch.run(options(**fields), lambda port, name: fleet(7))
+        watch.watch(options(**fields), lambda port, name: fleet(7))
     assert str(caught.value).startswith(sentence)
 
 
 def test_without_prometheus_the_way_to_it_is_told() -> None:
     with pytest.raises(MachineError, match=r"no program 'no-such-prometheus'\. Install it"):
-        watch.run(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
+        watch.watch(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
 
 
 def test_without_a_fleet_nothing_is_started() -> None:
@@ -59,13 +59,13 @@ def test_without_a_fleet_nothing_is_started() -> None:
         raise FleetNotFound("no fleet of yours runs on this machine", "Start one.")
 
     with pytest.raises(FleetNotFound):
-        watch.run(options(prometheus=sys.executable), find)
+        watch.watch(options(prometheus=sys.executable), find)
     assert list(run_file.state_directory().iterdir()) == []
 
 
 def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
     with pytest.raises(MachineError, match="Prometheus did not start: "):
-        watch.run(options(prometheus=sys.executable), lambda port, name: fleet(7))
+        watch.watch(options(prometheus=sys.executable), lambda port, name: fleet(7))
     assert list(run_file.state_directory().iterdir()) == []
 
 
