@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -27,6 +28,11 @@ class RunningFleet:
     """The ids of the configuration, whether engines run for them or not."""
     has_keys: bool = False
     """Whether requests need an API key."""
+
+    @property
+    def port(self) -> int | None:
+        """Where it answers HTTP."""
+        return urlsplit(self.url).port
 
 
 def state_directory() -> Path:

@@ -14,7 +14,7 @@ from qwenfleet.cluster.run_file import RunningFleet
 
 if TYPE_CHECKING:
     from qwenfleet.cluster.top_command import Find, Remarks
-    from qwenfleet.cluster.top_reading import Place, Reading
+    from qwenfleet.cluster.top_reading import Place
 
 
 def add_top(commands: Commands) -> argparse.ArgumentParser:
@@ -47,7 +47,9 @@ def run(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> in
 
     reader = Reader(_place(options, find), options.fleet)
     reading = reader.read(time.monotonic, time.time)
-    if reading.view is None and not _may_come(options, reading):
+    # A fleet of this machine that still starts: its agent answers, and nobody reports yet.
+    may_come = reading.is_silent and not options.url
+    if reading.view is None and not may_come:
         raise reading.problems[0]
     if options.json or options.once or not sys.stdout.isatty():
         top_command.once(
@@ -81,8 +83,3 @@ def _place(options: argparse.Namespace, find: Find) -> Callable[[], Place]:
         more = f" and {len(urls) - 1} more" * (len(urls) > 1)
         return lambda: Place(f"{options.fleet or 'fleet'} at {urls[0]}{more}", urls)
     return lambda: local(find(options.port, options.fleet))
-
-
-def _may_come(options: argparse.Namespace, reading: Reading) -> bool:
-    """A fleet of this machine that runs but starts yet; its agent answers, without anything."""
-    return not options.url and any("has no metrics" in str(p) for p in reading.problems)

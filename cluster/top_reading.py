@@ -36,6 +36,8 @@ class Reading:
     problems: tuple[FleetError, ...]
     is_complete: bool
     """Every process that reports has done so twice, so that all rates are known."""
+    is_silent: bool = False
+    """Every address answers, and no process of a fleet reports there."""
 
 
 @dataclass
@@ -68,8 +70,9 @@ class Reader:
         reports = self._of_one_fleet(reports)
         self._history = extended(self._history, reports, at_s, wall_s())
         if not reports:
+            is_silent = not problems
             problems = problems or [_nothing(place)]
-            return Reading(place.title, None, tuple(problems), is_complete=False)
+            return Reading(place.title, None, tuple(problems), False, is_silent)
         live = {report.process: report for report in reports}.values()
         shown = view(self._history, live, at_s, place.models)
         is_complete = all(len(self._history[report.process]) > 1 for report in live)

@@ -48,14 +48,20 @@ class Watcher:
     first_scrape: float | None = None
     """That worked, in seconds since the epoch."""
 
+    @property
+    def end(self) -> MachineError | None:
+        """That Prometheus has ended; None while it runs."""
+        if (status := self.server.exit_status) is None:
+            return None
+        words = f", and said last: {self.server.last_words}" if self.server.last_words else ""
+        return MachineError(
+            f"Prometheus has ended (status {status}{words}): alerts are not known any more",
+            "Run `qwenfleet watch` again to have it back; the numbers below need it not.",
+        )
+
     def remarks(self, now_s: float) -> list[Remark]:
-        if (status := self.server.exit_status) is not None:
-            words = f", and said last: {self.server.last_words}" if self.server.last_words else ""
-            sentence = (
-                f"Prometheus has ended (status {status}{words}): alerts are not known any more. "
-                "Run `qwenfleet watch` again to have it back; the numbers below need it not."
-            )
-            return [*self.standing, Remark(sentence, is_bad=True)]
+        if (end := self.end) is not None:
+            return [*self.standing, Remark(str(end), is_bad=True)]
         try:
             targets = self.server.targets()
             for target in targets:
@@ -110,9 +116,9 @@ def as_lines(watcher: Watcher, follow: Callable[[], object], interval_s: float) 
         except FleetNotFound as error:
             problems.append(Remark(str(error), is_bad=True))
         remarks = [*problems, *watcher.remarks(time.time())]
+        if (end := watcher.end) is not None:
+            raise end
         now = {r.key or r.text: r for r in remarks if r.is_bad or r.is_alert}
-        if watcher.server.exit_status is not None:
-            raise MachineError(*remarks[-1].text.split(". ", 1))
         said = [remark.text for key, remark in now.items() if key not in before]
         said += [f"over: {key}" for key, r in before.items() if key not in now and r.is_alert]
         for text in said:

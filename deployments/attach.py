@@ -21,9 +21,7 @@ def find(port: int | None = None, name: str | None = None) -> RunningFleet:
     FleetNotFound."""
     fleets = run_file.running()
     chosen = [
-        fleet
-        for fleet in fleets
-        if (port is None or fleet.url.endswith(f":{port}")) and name in (None, fleet.name)
+        fleet for fleet in fleets if port in (None, fleet.port) and name in (None, fleet.name)
     ]
     if chosen:
         return chosen[0]

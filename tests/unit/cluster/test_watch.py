@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from qwenfleet.cluster import alert_rule_file, prometheus, watch_command, watch_files
-from qwenfleet.cluster.errors import MetricsError
+from qwenfleet.cluster.errors import MachineError, MetricsError
 from qwenfleet.cluster.prometheus import Prometheus
 from qwenfleet.cluster.run_file import RunningFleet
 
@@ -119,6 +119,17 @@ def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
     hangs = MetricsError("http://127.0.0.1:9090", "does not answer (ReadTimeoutError)", "Wait.")
     ((text, is_bad),) = said(Server(tmp_path, target=hangs))
     assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
+
+
+def test_lines_end_with_prometheus_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watcher = watch_command.Watcher(Server(tmp_path, ends=True))
+    with pytest.raises(MachineError) as caught:
+        watch_command.as_lines(watcher, lambda: None, 0.1)
+    assert str(caught.value).startswith("Prometheus has ended (status 3): alerts are not known")
+    assert "Run `qwenfleet watch` again" in caught.value.remedy
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,11 @@ def test_the_json_of_a_case_has_these_keys() -> None:
     ]
 
 
+def test_a_field_is_what_was_loaded_or_has_a_median_or_counts_errors() -> None:
+    loaded = ["server", "stream", "max_tokens", "concurrency"]
+    assert [*loaded, *cases.FIGURES, "errors"] == list(CASE.as_json())
+
+
 def test_the_median_is_taken_of_each_figure_and_errors_are_added() -> None:
     runs = [
         replace(CASE, requests_per_s=10.0, latency_p99_ms=300.0, errors=1),
