@@ -44,25 +44,25 @@ def state_directory() -> Path:
     return directory
 
 
-def write(fleet: RunningFleet) -> Path:
-    path = state_directory() / f"{fleet.pid}.json"
-    path.write_text(json.dumps(asdict(fleet)), encoding="utf-8")
+def write(record: RunningFleet) -> Path:
+    path = state_directory() / f"{record.pid}.json"
+    path.write_text(json.dumps(asdict(record)), encoding="utf-8")
     return path
 
 
 def running() -> list[RunningFleet]:
     """Fleets whose process lives, the newest first; files of dead ones are removed."""
-    fleets = []
+    found = []
     for path in state_directory().glob("*.json"):
         try:
-            fleet = RunningFleet(**json.loads(path.read_text(encoding="utf-8")))
+            record = RunningFleet(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             continue
-        if _lives(fleet):
-            fleets.append(fleet)
+        if _lives(record):
+            found.append(record)
         else:
             path.unlink(missing_ok=True)
-    return sorted(fleets, key=lambda fleet: fleet.started_at, reverse=True)
+    return sorted(found, key=lambda record: record.started_at, reverse=True)
 
 
 def own_start() -> float:
@@ -70,8 +70,8 @@ def own_start() -> float:
     return float(psutil.Process().create_time())
 
 
-def _lives(fleet: RunningFleet) -> bool:
+def _lives(record: RunningFleet) -> bool:
     try:
-        return abs(psutil.Process(fleet.pid).create_time() - fleet.started_at) < 1.0
+        return abs(psutil.Process(record.pid).create_time() - record.started_at) < 1.0
     except psutil.Error:
         return False

@@ -13,7 +13,7 @@ from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.run_file import RunningFleet
 
 if TYPE_CHECKING:
-    from qwenfleet.cluster.top_command import Find, Remarks
+    from qwenfleet.cluster.top_command import Find, Notices
     from qwenfleet.cluster.top_reading import Place
 
 
@@ -40,7 +40,7 @@ def add_top(commands: Commands) -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> int:
+def run(options: argparse.Namespace, find: Find, notices: Notices = tuple) -> int:
     """Show until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
     from qwenfleet.cluster import top_command  # with rich, which other commands start without
     from qwenfleet.cluster.top_reading import Reader
@@ -53,22 +53,22 @@ def run(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> in
         raise reading.problems[0]
     if options.json or options.once or not sys.stdout.isatty():
         top_command.once(
-            reader, reading, remarks, interval_s=options.interval, as_json=options.json
+            reader, reading, notices, interval_s=options.interval, as_json=options.json
         )
     else:
         with top_command.ending_quietly():
-            top_command.live(reader, reading, remarks, interval_s=options.interval)
+            top_command.live(reader, reading, notices, interval_s=options.interval)
     return 0
 
 
-def local(fleet: RunningFleet) -> Place:
+def local(running: RunningFleet) -> Place:
     """Where the metrics of a fleet of this machine are."""
     from qwenfleet.cluster.top_reading import Place
 
     return Place(
-        title=f"{fleet.name} at {fleet.url}",
-        urls=(f"http://127.0.0.1:{fleet.metrics_port}/metrics",),
-        models=tuple(fleet.models),
+        title=f"{running.name} at {running.url}",
+        urls=(f"http://127.0.0.1:{running.metrics_port}/metrics",),
+        models=tuple(running.models),
     )
 
 

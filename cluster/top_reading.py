@@ -9,7 +9,7 @@ from typing import Final
 
 from qwenfleet.cluster import exposition, metrics_address
 from qwenfleet.cluster.errors import ConfigError, FleetError, FleetNotFound, MetricsError
-from qwenfleet.cluster.exposition import Report
+from qwenfleet.cluster.exposition import ProcessReport
 from qwenfleet.cluster.report_history import History, extended
 from qwenfleet.cluster.top_view import FleetView, view
 
@@ -58,7 +58,7 @@ class Reader:
         except FleetNotFound as error:
             return Reading(self._title, None, (error,), is_complete=False)
         self._title = place.title
-        reports: list[Report] = []
+        reports: list[ProcessReport] = []
         problems: list[FleetError] = []
         with ThreadPoolExecutor(min(len(place.urls), MOST_AT_ONCE)) as pool:
             for answer in pool.map(self._reports, place.urls):
@@ -78,13 +78,13 @@ class Reader:
         is_complete = all(len(self._history[report.process]) > 1 for report in live)
         return Reading(place.title, shown, tuple(problems), is_complete)
 
-    def _reports(self, url: str) -> Sequence[Report] | MetricsError:
+    def _reports(self, url: str) -> Sequence[ProcessReport] | MetricsError:
         try:
             return exposition.reports(self.fetch(url), url)
         except MetricsError as error:
             return error
 
-    def _of_one_fleet(self, reports: Sequence[Report]) -> list[Report]:
+    def _of_one_fleet(self, reports: Sequence[ProcessReport]) -> list[ProcessReport]:
         names = sorted({report.fleet for report in reports})
         if self.fleet is None and len(names) > 1:
             raise ConfigError(

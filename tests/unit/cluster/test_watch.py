@@ -59,7 +59,7 @@ def target(**fields: str) -> dict[str, str]:
 
 def said(server: Server) -> list[tuple[str, bool]]:
     try:
-        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).remarks(NOW)]
+        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).notices(NOW)]
     finally:
         server.process.kill()
         server.process.wait()
@@ -166,7 +166,7 @@ def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_p
 
 def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None:
     ports = iter([7, 7, 8])
-    follower = watch_command.Follower(tmp_path, lambda port, name: fleet(next(ports)))
+    finder = watch_command.FleetFinder(tmp_path, lambda port, name: fleet(next(ports)))
     for expected in ("127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"):
-        follower.find(None, None)
+        finder.find(None, None)
         assert json.loads((tmp_path / "targets.json").read_text()) == [{"targets": [expected]}]
