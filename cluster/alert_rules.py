@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwenfleet.cluster.labels import EngineState, Loss
 from qwenfleet.cluster.prometheus_rules import DEPLOYMENT, MODEL, Alert
 
 DRAIN_SLACK_S: Final = 30
@@ -45,7 +46,8 @@ ENGINES: Final = (
         "QwenfleetEngineFlapping",
         "ticket",
         "max by (fleet, model) (sum without (loss) "
-        '(changes(ray_qwenfleet_engine_losses_total{loss!~"drained|refused"}[30m]))) >= 3',
+        "(changes(ray_qwenfleet_engine_losses_total"
+        f'{{loss!~"{Loss.DRAINED}|{Loss.REFUSED}"}}[30m]))) >= 3',
         "Engines of model {{ $labels.model }} are lost again and again",
         f"{MODEL}, a gateway lost engines without a drain {{{{ $value }}}} times in half an hour.",
     ),
@@ -78,7 +80,7 @@ ENGINES: Final = (
         "(ray_qwenfleet_engine_start_seconds)\n"
         "  )\n"
         "  and on (fleet, deployment, engine) "
-        'ray_qwenfleet_engine_state{state="starting"} == 1\n'
+        f'ray_qwenfleet_engine_state{{state="{EngineState.STARTING}"}} == 1\n'
         ") > on (fleet, model) group_left ()\n"
         '  max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="start"})',
         "Engine {{ $labels.engine }} takes too long to start",
@@ -129,7 +131,8 @@ ENGINES: Final = (
         "QwenfleetGatewayDisagrees",
         "ticket",
         "sum by (fleet, model, SessionName) "
-        '(max by (fleet, model, SessionName, engine) (ray_qwenfleet_engine_state{state="ready"}))\n'
+        "(max by (fleet, model, SessionName, engine) "
+        f'(ray_qwenfleet_engine_state{{state="{EngineState.READY}"}}))\n'
         "  - min by (fleet, model, SessionName) (ray_qwenfleet_usable_engines) > 0",
         "A gateway does not use ready engines of model {{ $labels.model }}",
         f"{MODEL}, ready engines that a gateway has not been able to use for 10 minutes: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwenfleet.cluster.labels import EngineState, Loss, Outcome
 from qwenfleet.cluster.prometheus_rules import MODEL, Alert
 
 STREAMS: Final = (
@@ -11,7 +12,7 @@ STREAMS: Final = (
         "QwenfleetStreamsLost",
         "ticket",
         "sum by (fleet, model) "
-        '(increase(ray_qwenfleet_requests_total{outcome="engine_lost"}[15m])) > 0',
+        f'(increase(ray_qwenfleet_requests_total{{outcome="{Outcome.ENGINE_LOST}"}}[15m])) > 0',
         "Streams of model {{ $labels.model }} were lost",
         f"{MODEL}, about {{{{ $value | humanize }}}} requests of the last 15 minutes ended because "
         "no engine could go on with them.",
@@ -20,11 +21,11 @@ STREAMS: Final = (
         "QwenfleetStreamsResumed",
         "ticket",
         "sum by (fleet, model) "
-        '(increase(ray_qwenfleet_resumes_total{loss!="drained"}[30m]))\n'
+        f'(increase(ray_qwenfleet_resumes_total{{loss!="{Loss.DRAINED}"}}[30m]))\n'
         "  / clamp_min(sum by (fleet, model) (increase(ray_qwenfleet_requests_total[30m])), 1)"
         " > 0.05\n"
         "  and sum by (fleet, model) "
-        '(increase(ray_qwenfleet_resumes_total{loss!="drained"}[30m])) >= 10',
+        f'(increase(ray_qwenfleet_resumes_total{{loss!="{Loss.DRAINED}"}}[30m])) >= 10',
         "Many streams of model {{ $labels.model }} change engines",
         f"{MODEL}, in half an hour {{{{ $value | humanizePercentage }}}} as many streams went on "
         "at another engine, without a drain, as requests ended.",
@@ -36,7 +37,8 @@ STREAMS: Final = (
         "avg by (fleet, model, deployment) (\n"
         "  ray_qwenfleet_engine_kv_cache_usage_ratio\n"
         "    and on (fleet, deployment, engine) "
-        'ray_qwenfleet_engine_state{state=~"ready|quarantined"} == 1\n'
+        f'ray_qwenfleet_engine_state{{state=~"{EngineState.READY}|{EngineState.QUARANTINED}"}}'
+        " == 1\n"
         ") > 0.9\n"
         "  and sum by (fleet, model, deployment) "
         "(max_over_time(ray_qwenfleet_engine_waiting_requests[5m])) > 0",

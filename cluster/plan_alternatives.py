@@ -9,10 +9,11 @@ from qwenfleet.cluster.accelerators import ACCELERATORS
 from qwenfleet.cluster.catalog import CATALOG
 from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.geometry import KVDtype
-from qwenfleet.cluster.layouts import MAX_NODES_PER_ENGINE, Machines
+from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan import Candidate, Refused
 from qwenfleet.cluster.plan_choice import ranked
 from qwenfleet.cluster.plan_request import PlanRequest
+from qwenfleet.cluster.planner_layouts import MAX_NODES_PER_ENGINE
 from qwenfleet.cluster.rules import Rule
 
 Search = Callable[[PlanRequest], tuple[list[Candidate], list[Refused]]]

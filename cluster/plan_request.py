@@ -13,7 +13,7 @@ from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.long_context import yarn_overrides
-from qwenfleet.cluster.memory import UTILISATION
+from qwenfleet.cluster.vllm_defaults import UTILISATION
 
 SLO_EXAMPLE: Final = "Write it like ttft=2s,tpot=50ms."
 LEAST_CONTEXT_TOKENS: Final = 8192

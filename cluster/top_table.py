@@ -6,20 +6,27 @@ and without control characters, which a terminal would obey.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from qwenfleet.cluster.labels import EngineState, Outcome
 from qwenfleet.cluster.top_layout import Block, fit, grid, rows_of
 from qwenfleet.cluster.top_view import EngineView, FleetView, Latency, ModelView, SloEvents
 
-GOOD: Final = frozenset({"completed"})
-NEUTRAL: Final = frozenset({"refused", "no_key", "wrong_key", "disconnected"})
+GOOD: Final = frozenset({Outcome.COMPLETED})
+NEUTRAL: Final = frozenset(
+    {Outcome.REFUSED, Outcome.NO_KEY, Outcome.WRONG_KEY, Outcome.DISCONNECTED}
+)
 """Outcomes that are the client's doing."""
-STATES: Final = {"ready": "green", "starting": "yellow", "draining": "yellow"}
+STATES: Final[Mapping[str, str]] = {
+    EngineState.READY: "green",
+    EngineState.STARTING: "yellow",
+    EngineState.DRAINING: "yellow",
+}
 
 MODELS: Final = (
     "MODEL", "READY", "RUNNING", "WAITING", "MOVING", "REQ/S", "IN/S", "CACHED", "OUT/S",

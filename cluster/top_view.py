@@ -9,6 +9,7 @@ from typing import Final
 
 from qwenfleet.cluster import metrics
 from qwenfleet.cluster.exposition import ProcessReport
+from qwenfleet.cluster.labels import EngineState
 from qwenfleet.cluster.metrics import Metric
 from qwenfleet.cluster.report_history import (
     REPORT_S,
@@ -209,7 +210,7 @@ def _model(name: str, every: Sequence[EngineView], traffic: _Traffic) -> ModelVi
     cached = traffic.rate(metrics.CACHED_TOKENS, name, traffic.changes)
     return ModelView(
         id=name,
-        ready=sum(engine.state == "ready" and not engine.is_silent for engine in engines),
+        ready=sum(engine.state == EngineState.READY and not engine.is_silent for engine in engines),
         engines=len(engines),
         running=sum(engine.running for engine in engines),
         waiting=sum(engine.waiting for engine in engines),

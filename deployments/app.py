@@ -12,7 +12,7 @@ from ray.serve import Application, Deployment
 from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, dump
 from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig, Replicas
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment

@@ -15,10 +15,11 @@ from typing import Final
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Decision, FinishReason, Loss
 from qwenfleet.cluster.request_errors import EngineRefused, NoEngine, RequestKillsEngines
 from qwenfleet.deployments.flight import Cut, Flight
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.link import EngineLink, Loss, targets_of
+from qwenfleet.deployments.link import EngineLink, targets_of
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.roster import Roster
 from qwenfleet.deployments.routing import Target, choose, with_room
@@ -35,9 +36,6 @@ from qwenfleet.deployments.transport import (
 
 logger = logging.getLogger(__name__)
 
-ABORTED: Final = 2
-"""vLLM's FinishReason.ABORT (vllm/v1/engine/__init__.py): a core that is shut down says so of all
-that it runs."""
 PATIENCE_S: Final = 2.0
 """A stream that has no engine waits this long for one with room, then queues up like any other."""
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
@@ -123,11 +121,11 @@ class Dispatcher:
         is_last = any(other.link is None for other in self._moving.values())
         target = choose(targets_of(self._beside_trials()), flight.length_tokens, self._rng)
         if is_last or target is None:
-            self._metrics.routed(self._model, "waits")
+            self._metrics.routed(self._model, Decision.WAITS)
             self._park(flight)
             self._dispatch()
         else:
-            self._metrics.routed(self._model, "sent")
+            self._metrics.routed(self._model, Decision.SENT)
             self._send(flight, target)
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -156,7 +154,7 @@ class Dispatcher:
             flight = self._by_key.get(output.wire_id)
             if flight is None or flight.link is not link:
                 continue  # aborted meanwhile, or an attempt that is no longer ours
-            if output.finish_reason == ABORTED:
+            if output.finish_reason == FinishReason.ABORT:
                 self._leave(flight, Loss.REFUSED, "the engine aborted it")
                 continue
             taken.append((flight, output, not flight.has_output))
@@ -190,7 +188,7 @@ class Dispatcher:
         if loss is Loss.DRAINED:
             self._metrics.drain_cut(self._model, len(lost))
         if link.description is not None and (lost or not link.is_draining):
-            self._metrics.engine_lost(self._model, loss.value)
+            self._metrics.engine_lost(self._model, loss)
             logger.warning(
                 "engine lost",
                 extra={
@@ -312,7 +310,7 @@ class Dispatcher:
         self._moving.pop(flight.request_id, None)
         if flight.attempt >= 0:
             is_trial = flight.suspicion.is_suspect
-            self._metrics.routed(self._model, "trial" if is_trial else "moved")
+            self._metrics.routed(self._model, Decision.TRIAL if is_trial else Decision.MOVED)
         flight.attempt += 1
         flight.suspicion.is_on_trial = False  # until this engine says so
         flight.link = link
@@ -374,7 +372,7 @@ class Dispatcher:
         """The audit line of a resume."""
         assert flight.link is not None
         gap_s = now - (flight.token_at if flight.token_at is not None else cut.at)
-        self._metrics.resumed(self._model, cut.loss.value, gap_s)
+        self._metrics.resumed(self._model, cut.loss, gap_s)
         if flight.span is not None:
             flight.span.resumed(gap_s)
         logger.info(

@@ -12,10 +12,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
 from qwenfleet.cluster.request_errors import (
     DeadlineExceeded,
     GatewayFailed,
@@ -42,21 +42,6 @@ ABORT_GRACE_S: Final = 1.0
 cancelled."""
 
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
-
-
-class Outcome(Enum):
-    """How an exchange ended; a closed set, because it labels metrics."""
-
-    COMPLETED = "completed"
-    REFUSED = "refused"
-    UNAVAILABLE = "unavailable"
-    NO_KEY = "no_key"
-    WRONG_KEY = "wrong_key"
-    FAILED = "failed"
-    TIMED_OUT = "timed_out"
-    CLIENT_DEADLINE = "client_deadline"
-    ENGINE_LOST = "engine_lost"
-    DISCONNECTED = "disconnected"
 
 
 def current_exchange() -> Exchange | None:
@@ -222,7 +207,7 @@ class Exchange:
 
     def _record(self) -> None:
         outcome, now = self.outcome or Outcome.FAILED, self._clock()
-        self._metrics.request_ended(self.model, outcome.value, is_judged=self._makes_tokens)
+        self._metrics.request_ended(self.model, outcome, is_judged=self._makes_tokens)
         if self._makes_tokens and outcome is Outcome.COMPLETED:
             self._metrics.completed(self.model, now - self.started_at)
         elif self._makes_tokens and self._token_at is None and outcome is not Outcome.REFUSED:

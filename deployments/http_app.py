@@ -15,6 +15,7 @@ import msgspec
 
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.request_errors import (
     BodyTooLarge,
@@ -28,7 +29,7 @@ from qwenfleet.cluster.request_errors import (
     WrongKey,
 )
 from qwenfleet.deployments.answers import Family, family_of
-from qwenfleet.deployments.exchange import Exchange, Outcome, Receive, Scope, Send, respond
+from qwenfleet.deployments.exchange import Exchange, Receive, Scope, Send, respond
 from qwenfleet.deployments.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.keys import OPEN_ROUTES, Guard
 
@@ -154,7 +155,7 @@ class GatewayApp:
                 outcome = _REFUSALS.get(type(error), Outcome.REFUSED)
                 model = error.model if isinstance(error, ModelLoading) else NO_MODEL
                 makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
-                self._metrics.request_ended(model, outcome.value, is_judged=makes_tokens)
+                self._metrics.request_ended(model, outcome, is_judged=makes_tokens)
                 self._metrics.rejected(model, error.code)
             await respond(send, error, family)
 

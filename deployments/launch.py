@@ -33,7 +33,7 @@ from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local_memory import EngineNeed
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
 from qwenfleet.deployments.app import application

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.cluster.labels import Loss
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,13 @@ class Lost(Frame, tag="lost"):
     """Whether the core made no progress, and lives."""
     unanswered: int = 0
     """Attempts that the core had and had made no token for: what it died of is most likely one."""
+
+    @property
+    def loss(self) -> Loss:
+        """What the host's end is to the requests that it ran."""
+        if self.is_drained:
+            return Loss.DRAINED
+        return Loss.FROZEN if self.is_frozen else Loss.CORE_DIED
 
 
 AnyFrame = (

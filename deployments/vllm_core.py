@@ -34,6 +34,7 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.labels import StartPhase
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments import family
 from qwenfleet.deployments.core import CoreDead, CoreStep
@@ -89,7 +90,7 @@ class VllmCore:
         if self._followers is not None:
             self._tasks.append(asyncio.create_task(self._follow(self._followers)))
         try:
-            self._stages.begin("reading the model's configuration")
+            self._stages.begin(StartPhase.READING_CONFIG)
             config = await asyncio.to_thread(self._create_config)
             self._client = await self._start_core(config)
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
@@ -99,7 +100,7 @@ class VllmCore:
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
         self._max_model_len = config.model_config.max_model_len
-        self._stages.begin("warming up")
+        self._stages.begin(StartPhase.WARMING_UP)
         for rank in ranks:
             await self._warm_up(rank)
         await family.watch(self._member_ended)
@@ -180,7 +181,7 @@ class VllmCore:
         return engine_args(self._model, self._path, self._traces_url, place).create_engine_config()
 
     async def _start_core(self, config: VllmConfig) -> AsyncMPClient:
-        self._stages.begin("importing vLLM in the core")
+        self._stages.begin(StartPhase.IMPORTING_VLLM_IN_CORE)
         import_watch = asyncio.create_task(self._watch_import())
         try:
             return await asyncio.to_thread(
@@ -212,7 +213,7 @@ class VllmCore:
         """A core takes its title once vLLM is imported; then it loads weights and compiles."""
         while not await asyncio.to_thread(_has_core):  # noqa: ASYNC110 # none tells us
             await asyncio.sleep(IMPORT_POLL_S)
-        self._stages.begin("loading the model")
+        self._stages.begin(StartPhase.LOADING)
 
     async def _next(self) -> EngineCoreOutputs:
         try:

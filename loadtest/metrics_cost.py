@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from qwenfleet.cluster.labels import Decision, Outcome
 from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.loadtest import scaling
 from qwenfleet.loadtest.overhead import Say
@@ -77,12 +78,12 @@ def count() -> EventCost:
         metrics.tokens(MODEL, output=1)
 
     def request() -> None:
-        metrics.routed(MODEL, "sent")
+        metrics.routed(MODEL, Decision.SENT)
         metrics.tokens(MODEL, prompt=100)
         metrics.queued(MODEL, 0.1)
         metrics.first_token(MODEL, 0.2)
         metrics.completed(MODEL, 2.0)
-        metrics.request_ended(MODEL, "completed", is_judged=True)
+        metrics.request_ended(MODEL, Outcome.COMPLETED, is_judged=True)
 
     def report() -> None:
         request()

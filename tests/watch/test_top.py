@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster import cli_watch, prometheus, run_file, watch_command, watch_files
+from qwenfleet.cli import watch
+from qwenfleet.cli.top import local
+from qwenfleet.cluster import prometheus, run_file, watch_command, watch_files
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.prometheus import Prometheus
 from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.cluster.top_options import local
 from qwenfleet.cluster.top_reading import Reader
 
 PATIENCE_S = 40.0
@@ -147,7 +148,7 @@ def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leav
     signaller = threading.Timer(12, os.kill, (os.getpid(), signal.SIGTERM))
     signaller.start()
     try:
-        assert cli_watch.run(options, lambda port, name: fleet) == 0
+        assert watch.run(options, lambda port, name: fleet) == 0
     finally:
         signaller.cancel()
     first, *lines = capsys.readouterr().out.splitlines()
@@ -155,4 +156,4 @@ def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leav
     assert all(" (page): " in line or " (ticket): " in line for line in lines)
     assert len(lines) == len({line[9:] for line in lines})
     assert list(run_file.state_directory().iterdir()) == []
-    assert cli_watch.free_port(port) == (port, [])  # nobody listens any more
+    assert watch.free_port(port) == (port, [])  # nobody listens any more

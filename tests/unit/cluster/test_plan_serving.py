@@ -9,8 +9,8 @@ import pytest
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.plan_request import Load
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 FP8_480B = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster import kube, kube_exec
 from qwenfleet.cluster.errors import DrainRefused, KubernetesError
 from qwenfleet.cluster.kube_drain import ClusterPods

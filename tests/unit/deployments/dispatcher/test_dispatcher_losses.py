@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.core import CoreDead, CoreStep
-from qwenfleet.deployments.link import Loss
 from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.transport import Output
 

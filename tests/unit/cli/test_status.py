@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from qwenfleet import cli
-from qwenfleet.cluster import kube, kube_command
+from qwenfleet.cli import __main__ as cli
+from qwenfleet.cli import status
+from qwenfleet.cluster import kube
 from qwenfleet.cluster.errors import KubernetesError
 
 
@@ -87,7 +88,7 @@ def watched(client: kube.Kube, steps: list[Any], **options: Any) -> list[str]:
         steps.pop(0)()
 
     with pytest.raises(Ended):
-        kube_command.watch(client, say=said.append, clock=lambda: now[0], sleep=sleep, **options)
+        status.watch(client, say=said.append, clock=lambda: now[0], sleep=sleep, **options)
     return said
 
 
@@ -112,7 +113,7 @@ def test_a_watch_says_how_old_it_is_when_the_server_is_away(api: Any) -> None:
 
 def test_a_terminal_is_told_each_time(api: Any) -> None:
     said = watched(kube.connect(), [lambda: None], as_json=False, is_terminal=True)
-    assert [line.startswith(kube_command.CLEAR) for line in said] == [True, True]
+    assert [line.startswith(status.CLEAR) for line in said] == [True, True]
 
 
 def test_a_watch_that_cannot_begin_is_an_error(api: Any) -> None:

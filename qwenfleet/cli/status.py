@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from qwenfleet.cli.options import Commands, add_place, refuse
 from qwenfleet.cluster import kube, kube_status, kube_table
-from qwenfleet.cluster.cli_options import Commands, add_place, refuse
 from qwenfleet.cluster.errors import KubernetesError
 from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_status import KubeStatus

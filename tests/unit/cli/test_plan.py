@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from qwenfleet.cluster import plan_command, plan_kube, plan_options, plan_table
+from qwenfleet.cli import plan, plan_options
+from qwenfleet.cluster import plan_table
 from qwenfleet.cluster.errors import FleetError, NoLayoutFits, PlanError
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
@@ -36,7 +37,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         parser = argparse.ArgumentParser()
         plan_options.add(parser.add_subparsers())
         parsed = parser.parse_args(["plan", *options])
-        status = plan_command.run(parsed, lambda address: ray or [])
+        status = plan.run(parsed, lambda address: ray or [])
         return status, capsys.readouterr().out
 
     return call
@@ -138,7 +139,7 @@ def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.M
         status = {"allocatable": {"amd.com/gpu": "8"}, "conditions": ready}
         return [{"metadata": {"name": "n", "labels": labels}, "spec": {}, "status": status}]
 
-    monkeypatch.setattr(plan_kube, "read_nodes", nodes)
+    monkeypatch.setattr(plan, "kubernetes_nodes", nodes)
     _, said = run(*CODER, "--from-cluster", "--kube")
     run(*CODER, "--kube", "prod")
     assert "8 x MI355X" in said
@@ -152,7 +153,7 @@ def test_the_environment_is_told_beside_vllms_arguments(
     parser = argparse.ArgumentParser()
     plan_options.add(parser.add_subparsers())
     options = (*CODER, "--accelerator", "MI300X", "--output", "vllm-args", str(file))
-    plan_command.run(parser.parse_args(["plan", *options]), lambda address: [])
+    plan.run(parser.parse_args(["plan", *options]), lambda address: [])
     assert "environment: VLLM_ROCM_USE_AITER=1" in capsys.readouterr().err
     assert "AITER" not in file.read_text()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qwenfleet.cluster.cli_options import add_place, refuse
+from qwenfleet.cli.options import add_place, refuse
 
 
 def add_drain(parser: argparse.ArgumentParser) -> None:

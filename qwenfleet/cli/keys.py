@@ -8,8 +8,8 @@ import string
 import sys
 from typing import Final
 
+from qwenfleet.cli.options import Commands
 from qwenfleet.cluster.auth import MAX_KEY_BYTES, hash_of, new_key
-from qwenfleet.cluster.cli_options import Commands
 from qwenfleet.cluster.errors import ConfigError
 
 MIN_KEY_CHARACTERS: Final = 20

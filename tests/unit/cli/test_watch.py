@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from qwenfleet.cluster import cli_watch, prometheus, run_file
+from qwenfleet.cli import watch
+from qwenfleet.cluster import prometheus, run_file
 from qwenfleet.cluster.errors import ConfigError, FleetNotFound, MachineError
 from qwenfleet.cluster.machine import check_port
 from qwenfleet.cluster.run_file import RunningFleet
@@ -44,13 +45,13 @@ def fleet(metrics_port: int) -> RunningFleet:
 )
 def test_a_wrong_option_is_a_sentence(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        cli_watch.run(options(**fields), lambda port, name: fleet(7))
+        watch.run(options(**fields), lambda port, name: fleet(7))
     assert str(caught.value).startswith(sentence)
 
 
 def test_without_prometheus_the_way_to_it_is_told() -> None:
     with pytest.raises(MachineError, match=r"no program 'no-such-prometheus'\. Install it"):
-        cli_watch.run(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
+        watch.run(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
 
 
 def test_without_a_fleet_nothing_is_started() -> None:
@@ -58,22 +59,22 @@ def test_without_a_fleet_nothing_is_started() -> None:
         raise FleetNotFound("no fleet of yours runs on this machine", "Start one.")
 
     with pytest.raises(FleetNotFound):
-        cli_watch.run(options(prometheus=sys.executable), find)
+        watch.run(options(prometheus=sys.executable), find)
     assert list(run_file.state_directory().iterdir()) == []
 
 
 def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
     with pytest.raises(MachineError, match="Prometheus did not start: "):
-        cli_watch.run(options(prometheus=sys.executable), lambda port, name: fleet(7))
+        watch.run(options(prometheus=sys.executable), lambda port, name: fleet(7))
     assert list(run_file.state_directory().iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
-    port, said = cli_watch.free_port(metrics_page.port)
+    port, said = watch.free_port(metrics_page.port)
     assert port != metrics_page.port
     check_port(prometheus.HOST, port)
     assert f"taking {port} for Prometheus" in said[0]
-    assert cli_watch.free_port(port) == (port, [])
+    assert watch.free_port(port) == (port, [])
 
 
 def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
@@ -82,7 +83,7 @@ def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
     left = run_file.state_directory() / f"watch-{gone.pid}-abc"
     left.mkdir()
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=left)
-    cli_watch.sweep(run_file.state_directory())
+    watch.sweep(run_file.state_directory())
     assert not psutil.pid_exists(orphan.pid)
     orphan.wait(20)
     assert not left.exists()

@@ -13,7 +13,14 @@ from typing import Any, Final, TypeAlias
 from pydantic import ValidationError
 from rich.console import Console
 
-from qwenfleet.cluster import plan_kube, plan_machines, plan_output, plan_speed, plan_table
+from qwenfleet.cluster import (
+    kube_query,
+    plan_machines,
+    plan_output,
+    plan_settings,
+    plan_speed,
+    plan_table,
+)
 from qwenfleet.cluster.accelerators import find_accelerator
 from qwenfleet.cluster.catalog import KnownModel, find_model
 from qwenfleet.cluster.errors import NoLayoutFits, PlanError
@@ -94,7 +101,7 @@ def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Co
     found = plan(request, plan_speed.speed_of)
     if wanted is None:
         doubts = plan_speed.doubts(found)
-        plan_table.show(found, console, [*doubts, *plan_output.settings(found).notes])
+        plan_table.show(found, console, [*doubts, *plan_settings.settings(found).notes])
         return
     form, file = wanted
     _write(plan_output.write(found, form), file)
@@ -212,7 +219,7 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
         if options.kube is None:
             found = plan_machines.from_ray(ray_nodes(options.address or "auto"))
         else:
-            found = plan_machines.from_kubernetes(plan_kube.read_nodes(options.kube or None))
+            found = plan_machines.from_kubernetes(kubernetes_nodes(options.kube or None))
         return found.only(options.accelerator)
     if options.accelerator is None:
         raise PlanError("no machines are named", "Give --accelerator, or --from-cluster.")
@@ -221,6 +228,14 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
     usual = accelerator.gpus_per_node
     gpus = usual if options.gpus_per_node is None else options.gpus_per_node
     return ClusterMachines((Machines(accelerator, nodes, gpus),))
+
+
+def kubernetes_nodes(context: str | None = None) -> list[dict[str, Any]]:
+    """Every node as the API server's JSON, by the kubeconfig's current context or the one named,
+    or as the service account of the pod that this runs in. Raises KubernetesError."""
+    from qwenfleet.cluster import kube
+
+    return kube.connect(context).items(kube_query.Query("nodes"))
 
 
 def _load(options: argparse.Namespace, model: KnownModel) -> Load:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 
 
 @pytest.mark.parametrize(

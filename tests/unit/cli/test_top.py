@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster import run_file, top_command
 from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.run_file import RunningFleet
@@ -234,7 +234,7 @@ def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, nu
 
 def test_it_starts_quickly_and_without_ray(fleet: Any) -> None:
     code = (
-        "import sys, time; from qwenfleet import cli\n"
+        "import sys, time; from qwenfleet.cli import __main__ as cli\n"
         f"cli.main(['top', '--once', '--interval', '0.3', '--url', {fleet.url!r}])\n"
         "loaded = sorted({'ray', 'vllm', 'torch', 'pandas', 'kubernetes'} & set(sys.modules))\n"
         "sys.stderr.write(repr((loaded, time.process_time() < 2)))"

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from qwenfleet.cluster import machine, run_file, top_options
-from qwenfleet.cluster.cli_options import Commands, add_fleet
+from qwenfleet.cli import top
+from qwenfleet.cli.options import Commands, add_fleet
+from qwenfleet.cluster import machine, run_file
 from qwenfleet.cluster.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace, find: Find) -> int:
                 )
             watcher = Watcher(server, tuple(Notice(t, is_bad=False) for t in [*standing, at]))
             options.url, options.once, options.json = None, False, False
-            return top_options.run(options, finder.find, lambda: watcher.notices(time.time()))
+            return top.run(options, finder.find, lambda: watcher.notices(time.time()))
     return 0
 
 

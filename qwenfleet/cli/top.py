@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qwenfleet.cluster.cli_options import Commands, add_fleet
+from qwenfleet.cli.options import Commands, add_fleet
 from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.run_file import RunningFleet
 
