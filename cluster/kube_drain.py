@@ -16,7 +16,7 @@ NEAREST = 3
 
 
 @dataclass(frozen=True)
-class NodeFleet:
+class ClusterPods:
     """One RayCluster's pods on a node, and the way to its Ray."""
 
     ray_cluster: str
@@ -26,7 +26,7 @@ class NodeFleet:
     """Wherever it runs; None when it does not."""
 
 
-def find(kube: Kube, node: str) -> list[NodeFleet]:
+def find(kube: Kube, node: str) -> list[ClusterPods]:
     """The RayClusters of the namespace that have pods on a node. Raises DrainRefused when there is
     no such node, with the nearest names; KubernetesError."""
     names = [kube_objects.node(tree).name for tree in kube.items(Query("nodes"))]
@@ -45,11 +45,11 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f"There are: {', '.join(sorted(names)[:NEAREST]) or 'none'}{more}."
 
 
-def on_node(node: str, pods: Iterable[KubePod]) -> list[NodeFleet]:
+def on_node(node: str, pods: Iterable[KubePod]) -> list[ClusterPods]:
     alive = [pod for pod in pods if pod.phase == "Running" and pod.address]
     clusters = sorted({pod.ray_cluster for pod in alive if pod.node == node})
     return [
-        NodeFleet(
+        ClusterPods(
             cluster,
             tuple(p for p in alive if p.ray_cluster == cluster and p.node == node),
             next((p for p in alive if p.ray_cluster == cluster and p.is_head), None),

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 import psutil
 
@@ -71,7 +70,7 @@ def read(visitor: int = 0) -> Listening:
     fleets = run_file.running()
     owners = {pid: programs.owner(pid, known, fleets) for pid in known}
     auth_modes = _auth_modes(known, owners)
-    keyless = {(Owner(f.name, f.pid), urlsplit(f.url).port) for f in fleets if not f.has_keys}
+    keyless = {(Owner(f.name, f.pid), f.port) for f in fleets if not f.has_keys}
     found = []
     for address, port, pid in sockets:
         program = known.get(pid)

@@ -79,9 +79,9 @@ def owner(pid: int, programs: Mapping[int, Program], fleets: Sequence[RunningFle
     """By what a process and its ancestors carry: Ray's agents overwrite their own environment."""
     session = ""
     for program in _ancestry(pid, programs):
-        for fleet in fleets:
-            if program.pid == fleet.pid or program.token_path == fleet.ray_token_path:
-                return Owner(fleet.name, fleet.pid)
+        for running in fleets:
+            if program.pid == running.pid or program.token_path == running.ray_token_path:
+                return Owner(running.name, running.pid)
         session = session or program.session or _session_of_child(program.pid, programs)
     return Owner(session=session)
 

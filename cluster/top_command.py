@@ -18,7 +18,7 @@ from rich.live import Live
 from qwenfleet.cluster.report_history import REPORT_S
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.cluster.top_reading import Reader, Reading
-from qwenfleet.cluster.top_table import FleetTable, Remark
+from qwenfleet.cluster.top_table import FleetTable, Notice
 
 PATIENCE_S: Final = 2.5 * REPORT_S
 """How long `--once` waits for second reports."""
@@ -27,14 +27,14 @@ PLAIN_COLUMNS: Final = 200
 
 Find = Callable[[int | None, str | None], RunningFleet]
 """The fleet of this machine at a port, or of a name. Raises FleetNotFound."""
-Remarks = Callable[[], Sequence[Remark]]
+Notices = Callable[[], Sequence[Notice]]
 
 
-def live(reader: Reader, reading: Reading, remarks: Remarks, *, interval_s: float) -> None:
+def live(reader: Reader, reading: Reading, notices: Notices, *, interval_s: float) -> None:
     """Draw the numbers again and again; never returns."""
     with Live(screen=True, auto_refresh=False, console=Console()) as screen:
         while True:
-            screen.update(_table(reading, remarks), refresh=True)
+            screen.update(_table(reading, notices), refresh=True)
             draw_at = time.monotonic() + interval_s
             while (left_s := draw_at - time.monotonic()) > 0:
                 time.sleep(min(left_s, REPORT_S))
@@ -42,7 +42,7 @@ def live(reader: Reader, reading: Reading, remarks: Remarks, *, interval_s: floa
 
 
 def once(
-    reader: Reader, reading: Reading, remarks: Remarks, *, interval_s: float, as_json: bool
+    reader: Reader, reading: Reading, notices: Notices, *, interval_s: float, as_json: bool
 ) -> None:
     """Print the numbers as soon as all are known. Raises FleetError when none is."""
     give_up_at = time.monotonic() + PATIENCE_S
@@ -55,7 +55,7 @@ def once(
         print(json.dumps(tree(reading), indent=2))
     else:
         width = None if sys.stdout.isatty() else PLAIN_COLUMNS
-        Console(width=width).print(_table(reading, remarks))
+        Console(width=width).print(_table(reading, notices))
 
 
 def tree(reading: Reading) -> dict[str, Any]:
@@ -64,12 +64,12 @@ def tree(reading: Reading) -> dict[str, Any]:
     return {"title": reading.title, **numbers, "problems": [str(p) for p in reading.problems]}
 
 
-def _table(reading: Reading, remarks: Remarks) -> FleetTable:
-    problems = [Remark(str(problem), is_bad=True) for problem in reading.problems]
+def _table(reading: Reading, notices: Notices) -> FleetTable:
+    problems = [Notice(str(problem), is_bad=True) for problem in reading.problems]
     if reading.view is None:
-        problems.append(Remark("nothing is known now; asking again", is_bad=False))
+        problems.append(Notice("nothing is known now; asking again", is_bad=False))
     head = f"{reading.title}  {time.strftime('%H:%M:%S')}"
-    return FleetTable(reading.view, head, [*remarks(), *problems])
+    return FleetTable(reading.view, head, [*notices(), *problems])
 
 
 @contextmanager

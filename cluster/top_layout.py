@@ -91,6 +91,6 @@ def _grouped(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> list[Text]
     lines, place = [head], heads.index(OWN_LINE)
     pairs = zip((row[place] for row in rows), numbers, strict=True)
     for _, group in groupby(pairs, key=lambda pair: pair[0].plain):
-        members = list(group)
-        lines += [members[0][0], *(line for _, line in members)]
+        grouped = list(group)
+        lines += [grouped[0][0], *(line for _, line in grouped)]
     return lines

@@ -1,4 +1,4 @@
-"""What a Prometheus that `qwenfleet watch` started sees of the fleet, as remarks and as lines."""
+"""What a Prometheus that `qwenfleet watch` started sees of the fleet, as notices and as lines."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Final
 
 from qwenfleet.cluster import watch_files
 from qwenfleet.cluster.errors import FleetNotFound, MachineError, MetricsError
-from qwenfleet.cluster.prometheus import Alert, Prometheus, Target
+from qwenfleet.cluster.prometheus import ActiveAlert, Prometheus, ScrapeTarget
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.cluster.top_command import Find
-from qwenfleet.cluster.top_table import Remark, printable
+from qwenfleet.cluster.top_table import Notice, printable
 
 LATE_S: Final = 10.0
 """Five scrapes."""
 
 
 @dataclass
-class Follower:
+class FleetFinder:
     """Finds the fleet for `top`, and points Prometheus to where it has gone."""
 
     directory: Path
@@ -28,14 +28,14 @@ class Follower:
     metrics_port: int = 0
 
     def find(self, port: int | None, name: str | None) -> RunningFleet:
-        fleet = self.ask(port, name)
-        self.follow(fleet)
-        return fleet
+        running = self.ask(port, name)
+        self.follow(running)
+        return running
 
-    def follow(self, fleet: RunningFleet) -> None:
-        if fleet.metrics_port != self.metrics_port:
-            watch_files.point_to(self.directory, fleet.metrics_port)
-            self.metrics_port = fleet.metrics_port
+    def follow(self, running: RunningFleet) -> None:
+        if running.metrics_port != self.metrics_port:
+            watch_files.point_to(self.directory, running.metrics_port)
+            self.metrics_port = running.metrics_port
 
 
 @dataclass
@@ -43,19 +43,25 @@ class Watcher:
     """Whether Prometheus runs and sees the fleet, and which alerts there are."""
 
     server: Prometheus
-    standing: tuple[Remark, ...] = ()
+    standing: tuple[Notice, ...] = ()
     """What was said at the start, and is not to be lost under a full screen."""
     first_scrape: float | None = None
     """That worked, in seconds since the epoch."""
 
-    def remarks(self, now_s: float) -> list[Remark]:
-        if (status := self.server.exit_status) is not None:
-            words = f", and said last: {self.server.last_words}" if self.server.last_words else ""
-            sentence = (
-                f"Prometheus has ended (status {status}{words}): alerts are not known any more. "
-                "Run `qwenfleet watch` again to have it back; the numbers below need it not."
-            )
-            return [*self.standing, Remark(sentence, is_bad=True)]
+    @property
+    def end(self) -> MachineError | None:
+        """That Prometheus has ended; None while it runs."""
+        if (status := self.server.exit_status) is None:
+            return None
+        words = f", and said last: {self.server.last_words}" if self.server.last_words else ""
+        return MachineError(
+            f"Prometheus has ended (status {status}{words}): alerts are not known any more",
+            "Run `qwenfleet watch` again to have it back; the numbers below need it not.",
+        )
+
+    def notices(self, now_s: float) -> list[Notice]:
+        if (end := self.end) is not None:
+            return [*self.standing, Notice(str(end), is_bad=True)]
         try:
             targets = self.server.targets()
             for target in targets:
@@ -63,57 +69,57 @@ class Watcher:
                     self.first_scrape = target.scraped_at
             seen = [_seen(self.server.url, target, now_s) for target in targets]
             url = self.server.url
-            seen = seen or [Remark(f"Prometheus at {url} has no target yet", is_bad=False)]
+            seen = seen or [Notice(f"Prometheus at {url} has no target yet", is_bad=False)]
             return [*self.standing, *seen, *self._alerts(self.server.alerts())]
         except MetricsError as error:
-            return [*self.standing, Remark(f"Prometheus at {error}", is_bad=True)]
+            return [*self.standing, Notice(f"Prometheus at {error}", is_bad=True)]
 
-    def _alerts(self, alerts: tuple[Alert, ...]) -> list[Remark]:
+    def _alerts(self, alerts: tuple[ActiveAlert, ...]) -> list[Notice]:
         """Without those that only wait for the first scrape, as an alert on absence does."""
         first = self.first_scrape
         told = [a for a in alerts if a.state == "firing" or (first and a.since > first)]
-        return [_alert(alert) for alert in told] or [Remark("no alert fires", is_bad=False)]
+        return [_alert(alert) for alert in told] or [Notice("no alert fires", is_bad=False)]
 
 
-def _seen(url: str, target: Target, now_s: float) -> Remark:
+def _seen(url: str, target: ScrapeTarget, now_s: float) -> Notice:
     if target.health == "down":
         sentence = (
             f"Prometheus at {url} cannot scrape {target.url}: {target.error}. Does the fleet run, "
             "and does nothing block the port?"
         )
-        return Remark(sentence, is_bad=True)
+        return Notice(sentence, is_bad=True)
     if target.health != "up":
-        return Remark(f"Prometheus at {url} has not scraped {target.url} yet", is_bad=False)
+        return Notice(f"Prometheus at {url} has not scraped {target.url} yet", is_bad=False)
     age_s = max(0.0, now_s - target.scraped_at)
     late = age_s > LATE_S
-    return Remark(f"Prometheus at {url} scraped the fleet {age_s:.0f} s ago", late, key="late")
+    return Notice(f"Prometheus at {url} scraped the fleet {age_s:.0f} s ago", late, key="late")
 
 
-def _alert(alert: Alert) -> Remark:
+def _alert(alert: ActiveAlert) -> Notice:
     which = ", ".join(f"{name} {value}" for name, value in sorted(alert.labels.items()))
     state = f"{alert.state} ({alert.severity})" if alert.severity else alert.state
     about = f": {alert.summary}" if alert.summary else f" ({which})" if which else ""
     is_firing = alert.state == "firing"
     runbook = f"; runbook: {alert.runbook}" if alert.runbook and is_firing else ""
     key = f"{state}: {alert.name} ({which})"
-    return Remark(f"{state}: {alert.name}{about}{runbook}", is_firing, key, is_alert=True)
+    return Notice(f"{state}: {alert.name}{about}{runbook}", is_firing, key, is_alert=True)
 
 
 def as_lines(watcher: Watcher, follow: Callable[[], object], interval_s: float) -> None:
     """Problems and alerts where there is no terminal, each when it comes, and an alert when it is
     over. Raises MachineError when Prometheus ends."""
-    before: dict[str, Remark] = {}
+    before: dict[str, Notice] = {}
     while True:
         problems = []
         try:
             follow()
         except FleetNotFound as error:
-            problems.append(Remark(str(error), is_bad=True))
-        remarks = [*problems, *watcher.remarks(time.time())]
-        now = {r.key or r.text: r for r in remarks if r.is_bad or r.is_alert}
-        if watcher.server.exit_status is not None:
-            raise MachineError(*remarks[-1].text.split(". ", 1))
-        said = [remark.text for key, remark in now.items() if key not in before]
+            problems.append(Notice(str(error), is_bad=True))
+        notices = [*problems, *watcher.notices(time.time())]
+        if (end := watcher.end) is not None:
+            raise end
+        now = {r.key or r.text: r for r in notices if r.is_bad or r.is_alert}
+        said = [notice.text for key, notice in now.items() if key not in before]
         said += [f"over: {key}" for key, r in before.items() if key not in now and r.is_alert]
         for text in said:
             print(f"{time.strftime('%H:%M:%S')} {printable(text)}", flush=True)

@@ -57,10 +57,10 @@ def serve(
     log_path = token_path.with_suffix(".log")
     try:
         with _chatter_to(log_path):
-            fleet = _start(config, token_path, stages)
-            record = run_file.write(fleet)
+            running = _start(config, token_path, stages)
+            record = run_file.write(running)
             try:
-                _watch(Progress(config, fleet.url, stages, wants_timings=wants_timings), config)
+                _watch(Progress(config, running.url, stages, wants_timings=wants_timings), config)
             finally:
                 record.unlink(missing_ok=True)
     except KeyboardInterrupt:

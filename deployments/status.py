@@ -60,15 +60,15 @@ class FleetStatus:
         return asdict(self)
 
 
-def read(fleet: RunningFleet) -> FleetStatus:
+def read(running: RunningFleet) -> FleetStatus:
     """Ask the fleet's registry. Raises FleetNotFound when its Ray cluster does not answer."""
-    with attached(fleet):
+    with attached(running):
         from qwenfleet.deployments import registry
 
-        return summarise(fleet, registry.read(fleet.name))
+        return summarise(running, registry.read(running.name))
 
 
-def summarise(fleet: RunningFleet, snapshot: Snapshot) -> FleetStatus:
+def summarise(running: RunningFleet, snapshot: Snapshot) -> FleetStatus:
     """A registry's snapshot as a status."""
     engines = tuple(
         EngineStatus(
@@ -86,16 +86,16 @@ def summarise(fleet: RunningFleet, snapshot: Snapshot) -> FleetStatus:
         for e in sorted(snapshot.engines, key=lambda e: (e.model, e.pool, e.id))
     )
     return FleetStatus(
-        name=fleet.name,
-        url=fleet.url,
-        metrics_url=f"http://127.0.0.1:{fleet.metrics_port}/metrics",
+        name=running.name,
+        url=running.url,
+        metrics_url=f"http://127.0.0.1:{running.metrics_port}/metrics",
         models=tuple(
             ModelStatus(
                 model,
                 engines=sum(e.model == model for e in engines),
                 ready=sum(e.model == model and e.state == "ready" for e in engines),
             )
-            for model in fleet.models
+            for model in running.models
         ),
         gateways=tuple(
             GatewayStatus(g.id, g.node, g.pid, g.is_ready, g.models, g.requests)

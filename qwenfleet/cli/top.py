@@ -13,8 +13,8 @@ from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.run_file import RunningFleet
 
 if TYPE_CHECKING:
-    from qwenfleet.cluster.top_command import Find, Remarks
-    from qwenfleet.cluster.top_reading import Place, Reading
+    from qwenfleet.cluster.top_command import Find, Notices
+    from qwenfleet.cluster.top_reading import Place
 
 
 def add(commands: Commands) -> None:
@@ -47,33 +47,35 @@ def run(options: argparse.Namespace) -> int:
     return show(options, attach.find)
 
 
-def show(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> int:
+def show(options: argparse.Namespace, find: Find, notices: Notices = tuple) -> int:
     """Show until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
     from qwenfleet.cluster import top_command  # with rich, which other commands start without
     from qwenfleet.cluster.top_reading import Reader
 
     reader = Reader(_place(options, find), options.fleet)
     reading = reader.read(time.monotonic, time.time)
-    if reading.view is None and not _may_come(options, reading):
+    # A fleet of this machine that still starts: its agent answers, and nobody reports yet.
+    may_come = reading.is_silent and not options.url
+    if reading.view is None and not may_come:
         raise reading.problems[0]
     if options.json or options.once or not sys.stdout.isatty():
         top_command.once(
-            reader, reading, remarks, interval_s=options.interval, as_json=options.json
+            reader, reading, notices, interval_s=options.interval, as_json=options.json
         )
     else:
         with top_command.ending_quietly():
-            top_command.live(reader, reading, remarks, interval_s=options.interval)
+            top_command.live(reader, reading, notices, interval_s=options.interval)
     return 0
 
 
-def local(fleet: RunningFleet) -> Place:
+def local(running: RunningFleet) -> Place:
     """Where the metrics of a fleet of this machine are."""
     from qwenfleet.cluster.top_reading import Place
 
     return Place(
-        title=f"{fleet.name} at {fleet.url}",
-        urls=(f"http://127.0.0.1:{fleet.metrics_port}/metrics",),
-        models=tuple(fleet.models),
+        title=f"{running.name} at {running.url}",
+        urls=(f"http://127.0.0.1:{running.metrics_port}/metrics",),
+        models=tuple(running.models),
     )
 
 
@@ -88,8 +90,3 @@ def _place(options: argparse.Namespace, find: Find) -> Callable[[], Place]:
         more = f" and {len(urls) - 1} more" * (len(urls) > 1)
         return lambda: Place(f"{options.fleet or 'fleet'} at {urls[0]}{more}", urls)
     return lambda: local(find(options.port, options.fleet))
-
-
-def _may_come(options: argparse.Namespace, reading: Reading) -> bool:
-    """A fleet of this machine that runs but starts yet; its agent answers, without anything."""
-    return not options.url and any("has no metrics" in str(p) for p in reading.problems)

@@ -67,16 +67,16 @@ def watch(options: argparse.Namespace, find: Find) -> int:
     """Watch until Ctrl-C. Raises FleetNotFound without a fleet, MachineError without Prometheus."""
     # With rich, which other commands start without.
     from qwenfleet.cluster import alert_rule_file, prometheus, top_command, watch_files
-    from qwenfleet.cluster.top_table import Remark
-    from qwenfleet.cluster.watch_command import Follower, Watcher, as_lines
+    from qwenfleet.cluster.top_table import Notice
+    from qwenfleet.cluster.watch_command import FleetFinder, Watcher, as_lines
 
     _check(options)
     path = prometheus.program(options.prometheus)
-    fleet = find(options.port, options.fleet)
+    running = find(options.port, options.fleet)
     with _directory() as directory:
         watch_files.write(directory, alert_rule_file.rules())
-        follower = Follower(directory, find)
-        follower.follow(fleet)
+        finder = FleetFinder(directory, find)
+        finder.follow(running)
         port, standing = free_port(options.listen)
         with (
             top_command.ending_quietly(),
@@ -87,11 +87,11 @@ def watch(options: argparse.Namespace, find: Find) -> int:
                 print("\n".join([*standing, at]), flush=True)
                 watcher = Watcher(server)
                 as_lines(
-                    watcher, lambda: follower.find(options.port, options.fleet), options.interval
+                    watcher, lambda: finder.find(options.port, options.fleet), options.interval
                 )
-            watcher = Watcher(server, tuple(Remark(t, is_bad=False) for t in [*standing, at]))
+            watcher = Watcher(server, tuple(Notice(t, is_bad=False) for t in [*standing, at]))
             options.url, options.once, options.json = None, False, False
-            return top.show(options, follower.find, lambda: watcher.remarks(time.time()))
+            return top.show(options, finder.find, lambda: watcher.notices(time.time()))
     return 0
 
 

@@ -74,18 +74,18 @@ def wait_for(server: Prometheus, said: str) -> list[str]:
     give_up_at = time.monotonic() + PATIENCE_S
     watcher = watch_command.Watcher(server)
     while True:
-        texts = [remark.text for remark in watcher.remarks(time.time())]
+        texts = [notice.text for notice in watcher.notices(time.time())]
         if any(said in text for text in texts):
             return texts
         assert time.monotonic() < give_up_at, texts
         time.sleep(0.2)
 
 
-def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.Follower:
+def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.FleetFinder:
     watch_files.write(directory, RULES)
-    follower = watch_command.Follower(directory, find)
-    follower.find(None, None)
-    return follower
+    finder = watch_command.FleetFinder(directory, find)
+    finder.find(None, None)
+    return finder
 
 
 def test_alerts_scrapes_and_the_end_of_prometheus_are_told(
@@ -118,11 +118,11 @@ def test_a_fleet_that_starts_again_on_another_port_is_scraped_without_a_restart(
 ) -> None:
     (gone,) = free_ports(1, "127.0.0.1")
     ports = iter([gone, fleet.metrics_port])
-    follower = begin(tmp_path, lambda port, name: running_at(next(ports)))
+    finder = begin(tmp_path, lambda port, name: running_at(next(ports)))
     (port,) = free_ports(1, "127.0.0.1")
     with prometheus.running("prometheus", tmp_path, port, "1h") as server:
         wait_for(server, "connection refused")
-        follower.find(None, None)
+        finder.find(None, None)
         wait_for(server, "scraped the fleet")
         assert server.exit_status is None
 

@@ -146,6 +146,21 @@ def test_an_address_that_does_not_answer_is_one_sentence(
     assert "answers with status 404" in capsys.readouterr().err
 
 
+def test_a_fleet_that_starts_is_waited_for_and_an_address_without_one_is_not(
+    capsys: pytest.CaptureFixture[str], metrics_page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_command, "PATIENCE_S", 1.5)
+    metrics_page.say()
+    run_a_fleet(metrics_page.port)
+    for options, least_s in ((["--url", metrics_page.url], 0.0), ([], 1.5)):
+        began_at = time.monotonic()
+        assert cli.main(["top", "--once", "--interval", "0.2", *options]) == 1
+        took_s = time.monotonic() - began_at
+        assert took_s >= least_s
+        assert least_s or took_s < 1.5
+        assert "has no metrics of a fleet's process now" in capsys.readouterr().err
+
+
 class Terminal:
     """`qwenfleet top` in a terminal of its own."""
 

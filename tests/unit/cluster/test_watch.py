@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from qwenfleet.cluster import alert_rule_file, prometheus, watch_command, watch_files
-from qwenfleet.cluster.errors import MetricsError
+from qwenfleet.cluster.errors import MachineError, MetricsError
 from qwenfleet.cluster.prometheus import Prometheus
 from qwenfleet.cluster.run_file import RunningFleet
 
@@ -59,7 +59,7 @@ def target(**fields: str) -> dict[str, str]:
 
 def said(server: Server) -> list[tuple[str, bool]]:
     try:
-        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).remarks(NOW)]
+        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).notices(NOW)]
     finally:
         server.process.kill()
         server.process.wait()
@@ -121,6 +121,17 @@ def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
     assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
 
 
+def test_lines_end_with_prometheus_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watcher = watch_command.Watcher(Server(tmp_path, ends=True))
+    with pytest.raises(MachineError) as caught:
+        watch_command.as_lines(watcher, lambda: None, 0.1)
+    assert str(caught.value).startswith("Prometheus has ended (status 3): alerts are not known")
+    assert "Run `qwenfleet watch` again" in caught.value.remedy
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -155,7 +166,7 @@ def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_p
 
 def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None:
     ports = iter([7, 7, 8])
-    follower = watch_command.Follower(tmp_path, lambda port, name: fleet(next(ports)))
+    finder = watch_command.FleetFinder(tmp_path, lambda port, name: fleet(next(ports)))
     for expected in ("127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"):
-        follower.find(None, None)
+        finder.find(None, None)
         assert json.loads((tmp_path / "targets.json").read_text()) == [{"targets": [expected]}]

@@ -10,7 +10,7 @@ import pytest
 from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster import kube, kube_exec
 from qwenfleet.cluster.errors import DrainRefused, KubernetesError
-from qwenfleet.cluster.kube_drain import NodeFleet
+from qwenfleet.cluster.kube_drain import ClusterPods
 from qwenfleet.deployments.node_drain import drain_node
 
 
@@ -87,9 +87,9 @@ def test_a_drain_that_fails_leaves_the_node_as_it_was(
 def test_who_may_not_enter_pods_is_told_what_to_run(api: Any) -> None:
     api.denied = {("create", "pods/exec")}
 
-    def move(fleet: NodeFleet, command: Sequence[str]) -> int:
-        assert fleet.head is not None
-        return kube_exec.run(kube.connect(), fleet.head, command, say=print, limit_s=5)
+    def move(cluster: ClusterPods, command: Sequence[str]) -> int:
+        assert cluster.head is not None
+        return kube_exec.run(kube.connect(), cluster.head, command, say=print, limit_s=5)
 
     with pytest.raises(KubernetesError) as caught:
         drain_node(kube.connect(), "gpu-1", deadline_s=60, is_forced=False, move=move, say=print)
@@ -124,7 +124,7 @@ def test_a_cluster_without_a_head_is_refused(api: Any) -> None:
             "gpu-1",
             deadline_s=60,
             is_forced=False,
-            move=lambda fleet, command: 0,
+            move=lambda cluster, command: 0,
             say=print,
         )
     assert not is_cordoned(api, "gpu-1")
