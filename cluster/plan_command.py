@@ -13,13 +13,20 @@ from typing import Any, Final, TypeAlias
 from pydantic import ValidationError
 from rich.console import Console
 
-from qwenfleet.cluster import plan_machines, plan_output, plan_settings, plan_speed, plan_table
+from qwenfleet.cluster import (
+    plan_machines,
+    plan_options,
+    plan_output,
+    plan_settings,
+    plan_speed,
+    plan_table,
+)
 from qwenfleet.cluster.accelerators import find_accelerator
 from qwenfleet.cluster.catalog import KnownModel, find_model
-from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.plan_machines import ClusterMachines
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import (
@@ -42,7 +49,15 @@ LEAST_COLUMNS: Final = 132
 
 def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
-    layout that does not fit. Raises FleetError."""
+    layout that does not fit. Raises FleetError, a PlanError in the words of the options."""
+    try:
+        return _run(options, ray_nodes)
+    except PlanError as error:
+        error.word(plan_options.WORDING)
+        raise
+
+
+def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     wanted = _output(options)
     _check_one_answer(options)
     if options.calibration:
@@ -86,6 +101,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     if len(refusals) == len(requests):
         raise refusals[0]
     for refusal in refusals:
+        refusal.word(plan_options.WORDING)
         print(f"qwenfleet: {refusal}", file=sys.stderr)
     return 0
 
