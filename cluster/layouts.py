@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwenfleet.cluster.accelerators import Accelerator
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.plan_errors import Quantity, WrongQuantity
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,12 @@ class Machines:
     gpus_per_node: int = 8
 
     def __post_init__(self) -> None:
-        for what, count in [("nodes", self.nodes), ("gpus per node", self.gpus_per_node)]:
+        for quantity, count in [
+            (Quantity.NODES, self.nodes),
+            (Quantity.GPUS_PER_NODE, self.gpus_per_node),
+        ]:
             if count < 1:
-                raise PlanError(f"the number of {what} is {count}", "Give a number of 1 or more.")
+                raise WrongQuantity(quantity, count, "a number of 1 or more")
 
     @property
     def num_gpus(self) -> int:

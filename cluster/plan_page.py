@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 from qwenfleet.cluster import plan_output, plan_settings, plan_speed
 from qwenfleet.cluster.accelerators import ACCELERATORS, GIB, Accelerator
 from qwenfleet.cluster.catalog import CATALOG, KnownModel
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.plan_request import Load, PlanRequest
 from qwenfleet.cluster.plan_table import refusals
 from qwenfleet.cluster.plan_tradeoffs import by_context, cells

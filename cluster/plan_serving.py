@@ -6,16 +6,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from qwenfleet.cluster import plan_keys
 from qwenfleet.cluster.accelerators import Accelerator, find_accelerator
 from qwenfleet.cluster.catalog import KnownModel, find_model, find_published
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import FleetError, PlanError
+from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.model_config import ModelConfig, SamplingDefaults
 from qwenfleet.cluster.model_directory import read_geometry
 from qwenfleet.cluster.models import defaults_for
 from qwenfleet.cluster.plan import SpeedModel, no_speed
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.plan_request import Load, PlanRequest
 from qwenfleet.cluster.plan_settings import settings
 from qwenfleet.cluster.planner import plan
@@ -72,7 +74,7 @@ def planned(model: ModelConfig) -> ModelConfig:
     A model on CPUs, on an accelerator or of an architecture that the planner does not know, or with
     arguments that change it, is returned as it is. Raises PlanError: NoLayoutFits for a layout that
     breaks a rule, or for a model that no layout on one usual server holds; and for a directory that
-    contradicts the published model that it is named like.
+    contradicts the published model that it is named like. They speak of the configuration's keys.
     """
     accelerator = _known_accelerator(model)
     if accelerator is None or any(name in model.engine_args for name in CHANGES_THE_MODEL):
@@ -80,8 +82,12 @@ def planned(model: ModelConfig) -> ModelConfig:
     known = _known_model(model.resolved_source)
     if known is None:
         return model
-    request = _request(model, known, accelerator)
-    found = plan(request, no_speed if model.layout else _speed_model())
+    try:
+        request = _request(model, known, accelerator)
+        found = plan(request, no_speed if model.layout else _speed_model())
+    except PlanError as error:
+        error.word(plan_keys.WORDING)
+        raise
     usual = settings(found)
     return model.model_copy(
         update={

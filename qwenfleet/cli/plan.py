@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from pydantic import ValidationError
 from rich.console import Console
 
+from qwenfleet.cli import plan_options
 from qwenfleet.cluster import (
     kube_query,
     plan_machines,
@@ -23,10 +24,10 @@ from qwenfleet.cluster import (
 )
 from qwenfleet.cluster.accelerators import find_accelerator
 from qwenfleet.cluster.catalog import KnownModel, find_model
-from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.plan_machines import ClusterMachines
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import (
@@ -62,7 +63,15 @@ LEAST_COLUMNS: Final = 132
 
 def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
     """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
-    layout that does not fit. Raises FleetError."""
+    layout that does not fit. Raises FleetError, a PlanError in the words of the options."""
+    try:
+        return _run(options, ray_nodes)
+    except PlanError as error:
+        error.word(plan_options.WORDING)
+        raise
+
+
+def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     wanted = _output(options)
     _check_one_answer(options)
     if options.calibration:
@@ -106,6 +115,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
     if len(refusals) == len(requests):
         raise refusals[0]
     for refusal in refusals:
+        refusal.word(plan_options.WORDING)
         print(f"qwenfleet: {refusal}", file=sys.stderr)
     return 0
 

@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 import argparse
+from typing import Final
 
 from qwenfleet.cli.options import Commands
 from qwenfleet.cluster.geometry import KVDtype
+from qwenfleet.cluster.plan_errors import Change, Quantity, Wording
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import Goal, Load, LongContext, Routing
+
+
+def _change(change: Change) -> str:
+    """With the option for a value that the short form of a layout does not show."""
+    match change.quantity:
+        case Quantity.CONTEXT:
+            tokens = f"{change.value:,} tokens (--context {change.value})"
+            return f"a context of {tokens} in {change.layout}"
+        case Quantity.KV_DTYPE:
+            return f"--kv-dtype {change.value} in {change.layout}"
+    return str(change)
+
+
+WORDING: Final = Wording(
+    {
+        Quantity.MODEL: "--model",
+        Quantity.ACCELERATOR: "--accelerator",
+        Quantity.NODES: "--nodes",
+        Quantity.GPUS_PER_NODE: "--gpus-per-node",
+        Quantity.LAYOUT: "--layout",
+        Quantity.CONTEXT: "--context",
+        Quantity.LONG_CONTEXT: "--long-context",
+        Quantity.KV_DTYPE: "--kv-dtype",
+        Quantity.CONCURRENCY: "--concurrency",
+        Quantity.PROMPT_TOKENS: "--prompt-tokens",
+        Quantity.OUTPUT_TOKENS: "--output-tokens",
+    },
+    "add --long-context yarn",
+    _change,
+)
+"""How an error of the planner is written for this command's users."""
 
 
 def add(commands: Commands) -> None:

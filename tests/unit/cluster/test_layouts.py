@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from qwenfleet.cluster.accelerators import H100
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_errors import PlanError
 
 
 @pytest.mark.parametrize(("nodes", "node"), [(0, 8), (1, 0), (-1, 8), (1, -8)])
