@@ -16,10 +16,11 @@ from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.model_config import ModelConfig, SamplingDefaults
 from qwenfleet.cluster.model_directory import read_geometry
 from qwenfleet.cluster.models import defaults_for
-from qwenfleet.cluster.plan import SpeedModel, no_speed
+from qwenfleet.cluster.plan import no_speed
 from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.plan_request import Load, PlanRequest
 from qwenfleet.cluster.plan_settings import settings
+from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
 from qwenfleet.cluster.vllm_defaults import BLOCK_TOKENS, UTILISATION
 
@@ -84,7 +85,7 @@ def planned(model: ModelConfig) -> ModelConfig:
         return model
     try:
         request = _request(model, known, accelerator)
-        found = plan(request, no_speed if model.layout else _speed_model())
+        found = plan(request, no_speed if model.layout else speed_of)
     except PlanError as error:
         error.word(plan_keys.WORDING)
         raise
@@ -97,13 +98,6 @@ def planned(model: ModelConfig) -> ModelConfig:
             "engine_args": {**usual.engine_args, **model.engine_args},
         }
     )
-
-
-def _speed_model() -> SpeedModel:
-    """That of `qwenfleet plan`, imported when it is needed: it fits its parameters with numpy."""
-    from qwenfleet.cluster.plan_speed import speed_of
-
-    return speed_of
 
 
 def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) -> PlanRequest:
