@@ -14,7 +14,7 @@ from typing import Final
 from qwenfleet.cluster.accelerators import Vendor
 from qwenfleet.cluster.calibration import FEWEST_POINTS, fitted, tpot_cost, ttft_cost
 from qwenfleet.cluster.calibration_points import POINTS, TTFT_POINTS
-from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step
 from qwenfleet.cluster.step_cost import Workload
 

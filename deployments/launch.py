@@ -18,22 +18,13 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 
-from qwenfleet.cluster import (
-    auth,
-    gone_settings,
-    local_cpu,
-    local_memory,
-    long_context,
-    machine,
-    run_file,
-    sources,
-)
-from qwenfleet.cluster.auth import AuthConfig
+from qwenfleet.cluster import local_cpu, local_memory, machine, run_file, sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import MachineError
+from qwenfleet.cluster.fleet_checks import check_fleet
 from qwenfleet.cluster.local_memory import EngineNeed
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
 from qwenfleet.deployments.app import application
@@ -57,10 +48,10 @@ def serve(
     log_path = token_path.with_suffix(".log")
     try:
         with _chatter_to(log_path):
-            fleet = _start(config, token_path, stages)
-            record = run_file.write(fleet)
+            running = _start(config, token_path, stages)
+            record = run_file.write(running)
             try:
-                _watch(Progress(config, fleet.url, stages, wants_timings=wants_timings), config)
+                _watch(Progress(config, running.url, stages, wants_timings=wants_timings), config)
             finally:
                 record.unlink(missing_ok=True)
     except KeyboardInterrupt:
@@ -80,11 +71,8 @@ def serve(
 def check(config: FleetConfig, stages: Stages) -> None:
     """What can be known to fail is said before anything starts."""
     stages.begin("checking this machine and its models")
-    for sentence in gone_settings.of_config(config):
+    for sentence in check_fleet(config, has_gateway=True):
         stages.say(f"warning: {sentence}")
-    if isinstance(config.auth, AuthConfig) and not auth.known_hashes(config.auth):
-        stages.say(f"warning: {config.auth.keys_file} has no key: every request is refused")
-    long_context.check_config(config)
     local_cpu.check_cpu(local_cpu.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
     # The planner refuses a layout that a model cannot have.

@@ -23,7 +23,7 @@ REPORTS_PER_S: Final = 2.0
 
 
 @dataclass(frozen=True)
-class Cost:
+class EventCost:
     """CPU seconds of each event."""
 
     token_s: float
@@ -53,20 +53,20 @@ def measure(*, seconds: float, say: Say) -> str:
     )
 
 
-def counted_in_a_worker() -> Cost:
+def counted_in_a_worker() -> EventCost:
     """Ray's metrics work in its workers only."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        cost: Cost = ray.get(ray.remote(count).remote())
+        cost: EventCost = ray.get(ray.remote(count).remote())
     finally:
         ray.shutdown()
     return cost
 
 
-def count() -> Cost:
+def count() -> EventCost:
     """Count as a gateway does for one model."""
     from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 
@@ -91,7 +91,7 @@ def count() -> Cost:
         metrics.level(MODEL, in_progress=1, moving=0, engines=2)
         metrics.flush()
 
-    return Cost(_cpu_s(token, TOKENS), _cpu_s(request, REQUESTS), _cpu_s(report, REPORTS))
+    return EventCost(_cpu_s(token, TOKENS), _cpu_s(request, REQUESTS), _cpu_s(report, REPORTS))
 
 
 def _cpu_s(event: Callable[[], None], times: int) -> float:

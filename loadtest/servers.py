@@ -30,7 +30,7 @@ from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.environment import engine_environment
 from qwenfleet.loadtest import closed_loop, process_tree
-from qwenfleet.loadtest.closed_loop import Load, Sample
+from qwenfleet.loadtest.closed_loop import Sample, Workload
 
 MODEL: Final = "tiny-qwen3-moe"
 MAX_MODEL_LEN: Final = 4096
@@ -55,7 +55,7 @@ class Server:
     url: str
 
 
-def load(server: Server, traffic: Load, seconds: float, rng: random.Random) -> Sample:
+def load(server: Server, traffic: Workload, seconds: float, rng: random.Random) -> Sample:
     """One load on one running server."""
     return asyncio.run(
         closed_loop.run(

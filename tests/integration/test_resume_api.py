@@ -16,7 +16,7 @@ import pytest
 
 from qwenfleet.cluster.config import FleetConfig, WireConfig
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.sources import locate
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.engine_host import EngineHost

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from qwenfleet.cluster import alert_rule_file
-from qwenfleet.cluster.monitoring import ROOT
+from qwenfleet.cluster.chart_generate import ROOT
 
 RULES = ROOT / "helm" / "qwenfleet" / "files" / "rules.yaml"
 CASES = sorted((Path(__file__).parent / "rules").glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from qwenfleet.cluster import alert_rule_file
-from qwenfleet.cluster.monitoring import ROOT
+from qwenfleet.cluster.chart_generate import ROOT
 
 RUNBOOKS = ROOT / "helm" / "runbooks"
 SECTIONS = ("**What users feel.**", "**Confirm.**", "**Do", "**Over**")

@@ -5,8 +5,9 @@ import pytest
 from qwenfleet.cluster import machine, sources
 from qwenfleet.cluster.auth import hash_of
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import ConfigError, MachineError, NoLayoutFits
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.errors import ConfigError, MachineError
+from qwenfleet.cluster.plan_errors import NoLayoutFits
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.deployments import launch
 from qwenfleet.deployments.progress import Stages
 
