@@ -17,6 +17,7 @@ from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Decision, FinishReason, Loss
 from qwenfleet.cluster.request_errors import EngineRefused, NoEngine, RequestKillsEngines
+from qwenfleet.deployments import audit
 from qwenfleet.deployments.flight import Cut, Flight
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.link import EngineLink, targets_of
@@ -134,7 +135,7 @@ class Dispatcher:
             flight = self._flights.get(request_id)
             if flight is not None:
                 if flight.cut is not None or flight.link is None:
-                    self._tell_not_resumed(flight, "nobody waits for it any more")
+                    audit.not_resumed(flight, "nobody waits for it any more")
                 if flight.link is not None:
                     flight.link.abort([flight.key])
                 self._drop(flight)
@@ -212,7 +213,7 @@ class Dispatcher:
         flight.has_output = True
         if output.token_ids:
             if flight.cut is not None:
-                self._tell_resumed(flight, flight.cut, now)
+                self._resumed(flight, flight.cut, now)
                 flight.cut = None
             flight.suspicion.cleared(len(output.token_ids))
             flight.token_ids += output.token_ids
@@ -225,7 +226,7 @@ class Dispatcher:
                 flight.span.finish(output.finish_reason)
             # No token came behind the cut: a grammar refused those so far.
             if flight.cut is not None:
-                self._tell_not_resumed(flight, "the engine ended it")
+                audit.not_resumed(flight, "the engine ended it")
             self._drop(flight)
 
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:
@@ -345,22 +346,8 @@ class Dispatcher:
         """What a request that runs into its deadline now has waited for, if for more than time."""
         return None if self._roster.usable() else NoEngine(self._model, self._retry_after_s)
 
-    def _tell_not_resumed(self, flight: Flight, reason: str) -> None:
-        """The audit line of a request that does not go on."""
-        logger.warning(
-            "request not resumed",
-            extra={
-                "request": flight.request_id,
-                "why": None if flight.cut is None else flight.cut.loss.value,
-                "reason": reason,
-                "from_engine": None if flight.cut is None else flight.cut.engine,
-                "tokens": len(flight.token_ids),
-                "core_deaths": flight.suspicion.core_deaths,
-            },
-        )
-
     def _end(self, flight: Flight, error: FleetError) -> None:
-        self._tell_not_resumed(flight, str(error))
+        audit.not_resumed(flight, str(error))
         if flight.span is not None:
             flight.span.end(error.code)
         if flight.link is not None:
@@ -368,23 +355,10 @@ class Dispatcher:
         self._drop(flight)
         self._fail(flight, error)
 
-    def _tell_resumed(self, flight: Flight, cut: Cut, now: float) -> None:
-        """The audit line of a resume."""
-        assert flight.link is not None
+    def _resumed(self, flight: Flight, cut: Cut, now: float) -> None:
+        """Its first token at another engine is here."""
         gap_s = now - (flight.token_at if flight.token_at is not None else cut.at)
         self._metrics.resumed(self._model, cut.loss, gap_s)
         if flight.span is not None:
             flight.span.resumed(gap_s)
-        logger.info(
-            "request resumed",
-            extra={
-                "request": flight.request_id,
-                "why": cut.loss.value,
-                "reason": cut.reason,
-                "from_engine": cut.engine,
-                "to_engine": flight.link.engine,
-                "attempt": flight.attempt,
-                "tokens": len(flight.token_ids),
-                "gap_s": round(gap_s, 4),
-            },
-        )
+        audit.resumed(flight, cut, gap_s)

@@ -22,6 +22,7 @@ from ray import serve
 
 from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.departure import Departure
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.labels import EngineState, StartPhase
 from qwenfleet.cluster.model_config import ModelConfig
@@ -105,7 +106,7 @@ class Engine:
             raise
         self._tasks.append(asyncio.create_task(self._run()))
         if watch is not None:
-            watch.on_departure(self._leave)
+            watch.on_departure(self._depart)
 
     async def check_health(self) -> None:
         """A replica whose announcements or core ended has no use."""
@@ -142,6 +143,10 @@ class Engine:
             self._tasks.append(asyncio.create_task(self._obey()))
         elif self._host is not None:
             self._host.hasten(order.reason, order.deadline_s)
+
+    def _depart(self, departure: Departure) -> None:
+        """A pod or node of this engine is about to go."""
+        self._leave(DrainOrder(departure.reason, departure.deadline_s))
 
     async def _obey(self) -> None:
         """Drain and end; Serve starts another engine in this one's place."""

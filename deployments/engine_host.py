@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.attempts import Attempts, Session
-from qwenfleet.deployments.bounds import OVERSLEPT_S
+from qwenfleet.deployments.bounds import OVERSLEPT_S, Condition
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import Core, CoreDead, CoreFrozen, CoreStep
-from qwenfleet.deployments.pulse import Condition, Pulse
+from qwenfleet.deployments.pulse import Pulse
 from qwenfleet.deployments.transport import (
     PROTOCOL_VERSION,
     Abort,

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
@@ -30,12 +32,6 @@ if TYPE_CHECKING:
     from qwenfleet.deployments.request_span import RequestSpan
 
 logger = logging.getLogger(__name__)
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ABORT_GRACE_S: Final = 1.0
 """vLLM's app stops by itself when it is told of a disconnect; what has not after this is
@@ -127,7 +123,9 @@ class Exchange:
             self._metrics.next_token(self.model, gap_s)
         self._token_at = now
 
-    async def run(self, app: App, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def run(
+        self, app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
         """Answer the request through `app`. Raises only what cancels the caller."""
         token = _current.set(self)
         requests = [{"type": "http.request", "body": body, "more_body": False}]

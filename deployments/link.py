@@ -11,9 +11,8 @@ from typing import Final, Protocol
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.cluster.labels import Loss
-from qwenfleet.deployments.bounds import OVERSLEPT_S, LearnedBound
+from qwenfleet.deployments.bounds import OVERSLEPT_S, Condition, LearnedBound
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.routing import Target
 from qwenfleet.deployments.transport import (

@@ -50,7 +50,8 @@ class EngineRecord:
     node: str
     pid: int
     """The process of its EngineHost."""
-    state: EngineState
+    state: str
+    """A value of `EngineState`; a newer engine may be in one that we do not know."""
     is_loading: bool = False
     """Whether it holds one of its node's places for starting engines."""
     host: str = ""

@@ -9,8 +9,8 @@ from typing import Final
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.labels import EngineState
+from qwenfleet.deployments.bounds import Condition
 from qwenfleet.deployments.link import EngineLink, LinkEvents
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.transport import EngineDescription
 

@@ -168,7 +168,7 @@ class Alive(Frame, tag="alive"):
     """Seconds since the core's last step."""
     clock_s: float = 0.0
     condition: str = "steady"
-    """What the host makes of the core's progress: a value of `pulse.Condition`."""
+    """What the host makes of the core's progress: a value of `bounds.Condition`."""
     reason: str = ""
     """Why that is not steady."""
 

@@ -12,9 +12,8 @@ import pytest
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.labels import Loss
-from qwenfleet.deployments.bounds import ENOUGH
+from qwenfleet.deployments.bounds import ENOUGH, Condition
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.transport import (
     Alive,
     Draining,
