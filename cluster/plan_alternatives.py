@@ -10,19 +10,21 @@ from qwenfleet.cluster.accelerators import ACCELERATORS
 from qwenfleet.cluster.catalog import CATALOG
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.plan import Candidate, Refused
+from qwenfleet.cluster.plan import Candidate, RefusedLayout
 from qwenfleet.cluster.plan_choice import ranked
 from qwenfleet.cluster.plan_errors import Change, NoLayoutFits, PlanError, Quantity
 from qwenfleet.cluster.plan_request import PlanRequest
 from qwenfleet.cluster.planner_layouts import MAX_NODES_PER_ENGINE
 from qwenfleet.cluster.rules import Rule
 
-Search = Callable[[PlanRequest], tuple[list[Candidate], list[Refused]]]
+Search = Callable[[PlanRequest], tuple[list[Candidate], list[RefusedLayout]]]
 MOST_CHANGES = 4
 SIZES = (Rule.MEMORY, Rule.CONTEXT)
 
 
-def nothing_fits(request: PlanRequest, refused: list[Refused], search: Search) -> NoLayoutFits:
+def nothing_fits(
+    request: PlanRequest, refused: list[RefusedLayout], search: Search
+) -> NoLayoutFits:
     """The error for a request of which every layout was refused."""
     nearest = min(refused, key=_distance)
     breach = nearest.breaches[0]
@@ -39,7 +41,7 @@ def nothing_fits(request: PlanRequest, refused: list[Refused], search: Search) -
     )
 
 
-def _distance(refused: Refused) -> tuple[bool, bool, int, int]:
+def _distance(refused: RefusedLayout) -> tuple[bool, bool, int, int]:
     """Too little memory is nearer than what would not load; then the more room the nearer."""
     rules = {breach.rule for breach in refused.breaches}
     memory = refused.memory
@@ -51,7 +53,7 @@ def _distance(refused: Refused) -> tuple[bool, bool, int, int]:
     )
 
 
-def _changes(request: PlanRequest, nearest: Refused, search: Search) -> Iterator[Change]:
+def _changes(request: PlanRequest, nearest: RefusedLayout, search: Search) -> Iterator[Change]:
     """Each is enough for a layout to fit; the least change first."""
     free = replace(request, layout=None)
     here = _best(free, search)

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.plan_errors import Change, Quantity, Wording
 from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Goal, Load, LongContext, Routing
+from qwenfleet.cluster.plan_request import FleetLoad, Goal, LongContext, Routing
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -69,7 +69,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     )
     wishes.add_argument("--kv-dtype", choices=list(KVDtype), default=KVDtype.AUTO, type=KVDtype)
     wishes.add_argument("--layout", metavar="TP8+EP8", help="judge this one only")
-    usual = Load()
+    usual = FleetLoad()
     wishes.add_argument(
         "--concurrency", type=int, default=usual.concurrency, metavar="N",
         help=f"requests at once, over all engines (default {usual.concurrency})",
