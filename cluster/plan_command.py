@@ -135,7 +135,7 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
     from qwenfleet.cluster import calibration, calibration_report
 
     if wanted is None:
-        print(calibration_report.text(calibration.fitted()))
+        calibration_report.show(calibration.fitted(), Console(soft_wrap=True))
         return 0
     form, file = wanted
     if form is not Format.JSON:
