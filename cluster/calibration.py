@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from qwenfleet.cluster import speed_constants
 from qwenfleet.cluster.accelerators import Vendor
-from qwenfleet.cluster.calibration_points import POINTS, CalibrationPoint, Quantity
+from qwenfleet.cluster.calibration_points import POINTS, CalibrationPoint, MeasuredTime
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step, prefill
 from qwenfleet.cluster.step_cost import Parameter, StepCost, Workload
 
@@ -117,10 +117,10 @@ def ttft_cost(shape: EngineShape, load: Workload) -> StepCost:
 
 def cost_of(point: CalibrationPoint) -> StepCost:
     """Of what a point measured."""
-    if point.quantity is Quantity.STEP:
+    if point.quantity is MeasuredTime.STEP:
         return decode_step(point.shape, point.load)
     tpot = tpot_cost(point.shape, point.load)
-    if point.quantity is Quantity.TPOT:
+    if point.quantity is MeasuredTime.TPOT:
         return tpot
     return tpot + ttft_cost(point.shape, point.load) * (1 / point.load.output_tokens)
 

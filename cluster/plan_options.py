@@ -6,14 +6,14 @@ import argparse
 from typing import Final, TypeAlias
 
 from qwenfleet.cluster.geometry import KVDtype
-from qwenfleet.cluster.plan_errors import Change, Quantity, Wording
+from qwenfleet.cluster.plan_errors import Alternative, Quantity, Wording
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import FleetLoad, Goal, LongContext, Routing
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def _change(change: Change) -> str:
+def _change(change: Alternative) -> str:
     """With the option for a value that the short form of a layout does not show."""
     match change.quantity:
         case Quantity.CONTEXT:

@@ -13,7 +13,7 @@ from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import SEQUENCES
 from qwenfleet.cluster.plan import Plan
-from qwenfleet.cluster.plan_errors import Change, NoLayoutFits, PlanError, Quantity
+from qwenfleet.cluster.plan_errors import Alternative, NoLayoutFits, PlanError, Quantity
 from qwenfleet.cluster.plan_request import FleetLoad, Goal, PlanRequest
 from qwenfleet.cluster.planner import plan, search
 
@@ -167,7 +167,7 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
 def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
     with pytest.raises(NoLayoutFits, match=r"a context of 113,696 tokens in TP1") as caught:
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=262_144)
-    assert caught.value.changes[0] == Change(Quantity.CONTEXT, 113_696, "TP1", "1 x H100")
+    assert caught.value.changes[0] == Alternative(Quantity.CONTEXT, 113_696, "TP1", "1 x H100")
 
 
 def test_a_refused_layout_is_answered_with_the_best_on_the_same_machines() -> None:
