@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from qwenfleet.cluster import speed_constants
 from qwenfleet.cluster.accelerators import Vendor
-from qwenfleet.cluster.calibration_points import POINTS, CalibrationPoint, Quantity
+from qwenfleet.cluster.calibration_points import POINTS, CalibrationPoint, MeasuredTime
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step, prefill
-from qwenfleet.cluster.step_cost import Cost, Parameter, Workload
+from qwenfleet.cluster.step_cost import Parameter, StepCost, Workload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,7 @@ class Fitted:
         return spread([one for one in self.held_out if one.point.vendor is vendor])
 
 
-def tpot_cost(shape: EngineShape, load: Workload) -> Cost:
+def tpot_cost(shape: EngineShape, load: Workload) -> StepCost:
     """Per token after the first: a step, and its share of the prefills that come between. While a
     sequence makes its tokens, each of the others beside it is replaced once."""
     beside = load.concurrency if load.concurrency > 1 else 0.0
@@ -109,18 +109,18 @@ def tpot_cost(shape: EngineShape, load: Workload) -> Cost:
     return decode_step(shape, load) + share
 
 
-def ttft_cost(shape: EngineShape, load: Workload) -> Cost:
+def ttft_cost(shape: EngineShape, load: Workload) -> StepCost:
     """The prompt and one step, of an engine that has room for it; the HTTP server not counted."""
     alone = prefill(shape, load.prompt_tokens, is_alone=True)
     return alone + decode_step(shape, load)
 
 
-def cost_of(point: CalibrationPoint) -> Cost:
+def cost_of(point: CalibrationPoint) -> StepCost:
     """Of what a point measured."""
-    if point.quantity is Quantity.STEP:
+    if point.quantity is MeasuredTime.STEP:
         return decode_step(point.shape, point.load)
     tpot = tpot_cost(point.shape, point.load)
-    if point.quantity is Quantity.TPOT:
+    if point.quantity is MeasuredTime.TPOT:
         return tpot
     return tpot + ttft_cost(point.shape, point.load) * (1 / point.load.output_tokens)
 

@@ -34,7 +34,7 @@ UNSTATED_PROMPT_TOKENS: Final = 1024
 moves a predicted step of up to 90 sequences by less than 12 %, and one of 255 by less than 25 %."""
 
 
-class Quantity(StrEnum):
+class MeasuredTime(StrEnum):
     """What was measured, in milliseconds."""
 
     STEP = "ITL"
@@ -55,7 +55,7 @@ class CalibrationPoint:
     source: str
     shape: EngineShape
     load: Workload
-    quantity: Quantity
+    quantity: MeasuredTime
     measured_ms: float
 
     @property
@@ -133,32 +133,32 @@ THROUGHPUT_30B: Final = "vllm-project/vllm #17530, tuned, offline, 200 prompts, 
 
 SINGLE_POINTS: Final = (
     CalibrationPoint("A", "A-C", COOKBOOK, MI300X_480B, Workload(1, *RANDOM_1000),
-                     Quantity.TPOT, 17.06),
+                     MeasuredTime.TPOT, 17.06),
     CalibrationPoint("B", "A-C", COOKBOOK, MI300X_480B, Workload(16, *RANDOM_1000),
-                     Quantity.STEP, 26.42),
+                     MeasuredTime.STEP, 26.42),
     CalibrationPoint("C", "A-C", COOKBOOK, MI300X_480B, Workload(64, *RANDOM_1000),
-                     Quantity.STEP, 37.87),
+                     MeasuredTime.STEP, 37.87),
     CalibrationPoint("D", "D-E", SONNET, H100_480B, Workload(32, 512, 128, 1),
-                     Quantity.TPOT, 26.83),
+                     MeasuredTime.TPOT, 26.83),
     CalibrationPoint("E", "D-E", SONNET, H100_480B, Workload(64, 512, 128, 1),
-                     Quantity.TPOT, 26.34),
+                     MeasuredTime.TPOT, 26.34),
     CalibrationPoint("F", "F-G", "sgl-project/sglang #8344", H20_480B, Workload(10, 2093, 521),
-                     Quantity.LATENCY, 14_487 / 521),
+                     MeasuredTime.LATENCY, 14_487 / 521),
     CalibrationPoint("G", "F-G", "vllm-project/vllm #21598, untuned", H20_480B,
-                     Workload(10, 2093, 521), Quantity.LATENCY, 10 * 167.76 / 52_135 * 1000),
+                     Workload(10, 2093, 521), MeasuredTime.LATENCY, 10 * 167.76 / 52_135 * 1000),
     CalibrationPoint("H", "H", "sgl-project/sglang #8852, untuned, BF16 by name",
                      _shape(CODER_480B, H200, "TP8"), Workload(16, 3018, 148),
-                     Quantity.LATENCY, 6016 / 148),
+                     MeasuredTime.LATENCY, 6016 / 148),
     CalibrationPoint("I", "I", "sgl-project/sglang #8351, INT8, untuned", A800_480B,
-                     Workload(16, 130, 134), Quantity.LATENCY, 5184 / 134),
+                     Workload(16, 130, 134), MeasuredTime.LATENCY, 5184 / 134),
     CalibrationPoint("M", "M", "AMD-AGI/Magpie #88, SGLang, AITER on", MI355X_480B,
-                     Workload(32, 922, 922), Quantity.TPOT, 22.69),
+                     Workload(32, 922, 922), MeasuredTime.TPOT, 22.69),
     CalibrationPoint("N1", "N", THROUGHPUT_30B, MI300X_30B, Workload(200, 5000, 1000),
-                     Quantity.TPOT, 200 / 1925 * 1000),
+                     MeasuredTime.TPOT, 200 / 1925 * 1000),
     CalibrationPoint("N2", "N", THROUGHPUT_30B, MI300X_30B, Workload(200, 1000, 2000),
-                     Quantity.TPOT, 200 / 4337 * 1000),
+                     MeasuredTime.TPOT, 200 / 4337 * 1000),
     CalibrationPoint("N3", "N", THROUGHPUT_30B, MI300X_30B, Workload(200, 10_000, 500),
-                     Quantity.TPOT, 200 / 679 * 1000),
+                     MeasuredTime.TPOT, 200 / 679 * 1000),
 )  # fmt: skip
 
 ML_ENERGY: Final = "ml-energy/leaderboard 2026-02-13, public/data, vLLM"
@@ -179,7 +179,7 @@ def _sweep(
             ML_ENERGY,
             shape,
             Workload(batch, UNSTATED_PROMPT_TOKENS, output_tokens),
-            Quantity.STEP,
+            MeasuredTime.STEP,
             milliseconds,
         )
         for batch, milliseconds in steps

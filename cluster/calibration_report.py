@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from rich.console import Console, RenderableType
+from rich.table import Table
+
 from qwenfleet.cluster.accelerators import Vendor
 from qwenfleet.cluster.calibration import (
     COVERAGE,
@@ -17,6 +20,8 @@ from qwenfleet.cluster.calibration_points import LEFT_OUT, TTFT_POINTS
 from qwenfleet.cluster.performance import ttft_factors
 from qwenfleet.cluster.step_cost import Parameter
 
+LEAST_COLUMNS: Final = 160
+"""That the longest line takes."""
 GROUPS: Final[tuple[tuple[str, Callable[[HeldOut], bool]], ...]] = (
     ("NVIDIA", lambda one: one.point.vendor is Vendor.NVIDIA),
     ("AMD", lambda one: one.point.vendor is Vendor.AMD),
@@ -28,9 +33,13 @@ GROUPS: Final[tuple[tuple[str, Callable[[HeldOut], bool]], ...]] = (
 )
 
 
-def text(model: Fitted) -> str:
-    """For a person at a terminal."""
-    return "\n\n".join([_summary(model), _points(model), _parameters(model), _ttft(), _left_out()])
+def show(model: Fitted, console: Console) -> None:
+    """For a person at a terminal; a narrow one folds lines, which reads better than cut cells."""
+    console.width = max(console.width, LEAST_COLUMNS)
+    for part in (*_summary(model), _points(model), _parameters(model), _ttft()):
+        console.print(part, highlight=False)
+        console.print()
+    console.print(_left_out(), highlight=False)
 
 
 def as_json(model: Fitted) -> dict[str, Any]:
@@ -54,63 +63,59 @@ def as_json(model: Fitted) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first row their heads."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines)
+def _table(*heads: str, right: Sequence[str] = ()) -> Table:
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        found.add_column(head, justify="right" if head in right else "left", no_wrap=True)
+    return found
 
 
-def _summary(model: Fitted) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("time per token", "n", "set-ups", "median error", "of a set-up not known")
-    ]
+def _summary(model: Fitted) -> tuple[RenderableType, ...]:
+    numbers = ("n", "set-ups", "median error", "of a set-up not known")
+    found = _table("time per token", *numbers, right=numbers)
     for name, held_out in _groups(model):
         count, series = len(held_out), series_of(held_out)
         errors = [_share(median_error(held_out, by_series=by)) for by in (False, True)]
-        rows.append((name, str(count), str(series), *errors))
+        found.add_row(name, str(count), str(series), *errors)
     spreads = ", ".join(f"{model.spread(v):.2f} ({v.name})" for v in Vendor)
     return (
         "Each measurement was predicted by a fit without it, and by one without its whole set-up "
-        "(model, GPUs, layout).\n\n"
-        + table(rows)
-        + f"\n\nA range is the prediction divided by and times {spreads}: {COVERAGE:.0%} of the "
-        "measurements of set-ups not known lie in it."
+        "(model, GPUs, layout).",
+        found,
+        f"A range is the prediction divided by and times {spreads}: {COVERAGE:.0%} of the "
+        "measurements of set-ups not known lie in it.",
     )
 
 
-def _points(model: Fitted) -> str:
-    rows = [("", "GPUs", "layout", "model", "load", "what", "ms", "error", "set-up", "source")]
+def _points(model: Fitted) -> Table:
+    numbers = ("ms", "error", "set-up")
+    what = ("", "GPUs", "layout", "model", "load", "what")
+    found = _table(*what, *numbers, "source", right=numbers)
     for one in model.held_out:
         point, load = one.point, one.point.load
         geometry = point.shape.geometry
-        rows.append(
-            (
-                point.label,
-                f"{point.shape.layout.num_gpus} {point.shape.accelerator.name}",
-                point.shape.layout.name,
-                f"{int(geometry.total_params / 1e9)}B {'FP8' if geometry.quantization else 'BF16'}",
-                f"{load.concurrency:g} x {load.prompt_tokens:g}/{load.output_tokens:g}",
-                point.quantity.value,
-                f"{point.measured_ms:.1f}",
-                f"{one.error:+.0%}",
-                f"{one.series_error:+.0%}",
-                point.source,
-            )
+        found.add_row(
+            point.label,
+            f"{point.shape.layout.num_gpus} {point.shape.accelerator.name}",
+            point.shape.layout.name,
+            f"{int(geometry.total_params / 1e9)}B {'FP8' if geometry.quantization else 'BF16'}",
+            f"{load.concurrency:g} x {load.prompt_tokens:g}/{load.output_tokens:g}",
+            point.quantity.value,
+            f"{point.measured_ms:.1f}",
+            f"{one.error:+.0%}",
+            f"{one.series_error:+.0%}",
+            point.source,
         )
-    return table(rows)
+    return found
 
 
-def _parameters(model: Fitted) -> str:
-    rows = [("fitted", "")]
+def _parameters(model: Fitted) -> Table:
+    found = _table("fitted", "")
     for parameter in Parameter:
         value = model.values[parameter]
         said = f"{value * 1e6:.0f} µs a layer" if parameter.is_time else f"{1 / value:.0%} of paper"
-        rows.append((parameter.value, said))
-    return table(rows)
+        found.add_row(parameter.value, said)
+    return found
 
 
 def _ttft() -> str:

@@ -64,7 +64,7 @@ class Drained(Placement):
     drainSeconds: Seconds = 90
 
 
-class Vendor(Section):
+class VendorValues(Section):
     """The accelerators of one vendor."""
 
     resource: str = Field(min_length=1)
@@ -76,8 +76,8 @@ class Vendor(Section):
 class Accelerators(Section):
     """Each vendor's."""
 
-    nvidia: Vendor
-    amd: Vendor
+    nvidia: VendorValues
+    amd: VendorValues
 
 
 class Auth(Section):

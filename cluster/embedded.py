@@ -30,7 +30,7 @@ LOCK_TIMEOUT_S = 600
 Build = Callable[[Path], None]
 """Writes a model's files into the empty directory that it is given."""
 
-Report = Callable[[str], None]
+Announce = Callable[[str], None]
 """Takes one sentence for the person who waits."""
 
 
@@ -44,7 +44,7 @@ class Mismatch:
 
 
 def ignore(text: str) -> None:
-    """The `Report` of a caller to whom nobody listens."""
+    """The `Announce` of a caller to whom nobody listens."""
 
 
 def cache_root() -> Path:
@@ -63,7 +63,7 @@ def cache_root() -> Path:
 
 
 def materialise(
-    name: str, build: Build, revision: str, cache_root: Path, report: Report = ignore
+    name: str, build: Build, revision: str, cache_root: Path, report: Announce = ignore
 ) -> Path:
     """Return the verified directory of a model, building it when it is absent or damaged.
 
@@ -106,7 +106,7 @@ def first_mismatch(directory: Path) -> Mismatch | None:
     return None
 
 
-def _verified_or_rebuilt(target: Path, build: Build, report: Report) -> Path:
+def _verified_or_rebuilt(target: Path, build: Build, report: Announce) -> Path:
     """The body of `materialise`, under the lock."""
     partial = target.with_name(f".{target.name}.partial")
     damaged = target.with_name(f".{target.name}.damaged")

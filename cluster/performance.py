@@ -58,7 +58,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Speed:
+class PredictedSpeed:
     """Of one engine under one load."""
 
     load: Workload
@@ -87,7 +87,7 @@ class ContextRow:
         return None if self.tpot_s is None else self.tpot_s.divides(self.sequences)
 
 
-def predict(shape: EngineShape, load: Workload) -> Speed:
+def predict(shape: EngineShape, load: Workload) -> PredictedSpeed:
     """The speed of an engine whose KV cache holds the load: `memory` says whether it does."""
     step = tpot_cost(shape, load).seconds(VALUES)
     tpot = Range.around(step, SPREADS[shape.accelerator.vendor])
@@ -97,7 +97,7 @@ def predict(shape: EngineShape, load: Workload) -> Speed:
     request = ttft + tpot * max(load.output_tokens - 1, 0)
     output = request.divides(load.concurrency * load.output_tokens)
     total = output * ((load.prompt_tokens + load.output_tokens) / load.output_tokens)
-    return Speed(load, ttft, tpot, output, total)
+    return PredictedSpeed(load, ttft, tpot, output, total)
 
 
 @cache

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan_request import PlanRequest
-from qwenfleet.cluster.rules import Judgement, Remark
+from qwenfleet.cluster.rules import Judgement, RuleRemark
 
 if TYPE_CHECKING:
-    from qwenfleet.cluster.performance import Range, Speed
+    from qwenfleet.cluster.performance import PredictedSpeed, Range
 
 
 class SloVerdict(IntEnum):
@@ -43,7 +43,7 @@ class Candidate:
     """Requests that one engine runs at once, by its share of the load and by what KV it has."""
     max_num_seqs: int
     """Of one data parallel rank, as it is written for vLLM: from what its KV cache holds."""
-    speed: Speed | None = None
+    speed: PredictedSpeed | None = None
     """Of one engine; None when nothing predicts it."""
     slo: SloVerdict = SloVerdict.KEPT
 
@@ -69,11 +69,11 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedLayout:
     """A layout that is not legal, cannot be placed, or does not fit."""
 
     layout: Layout
-    breaches: tuple[Remark, ...]
+    breaches: tuple[RuleRemark, ...]
     memory: GpuMemory
 
 
@@ -84,7 +84,7 @@ class Plan:
     request: PlanRequest
     candidates: tuple[Candidate, ...]
     """Best first; never empty."""
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedLayout, ...]
     reason: str
     warnings: tuple[str, ...]
 
@@ -94,7 +94,7 @@ class Plan:
         return self.candidates[0]
 
 
-SpeedModel = Callable[[PlanRequest, Layout, int], "Speed | None"]
+SpeedModel = Callable[[PlanRequest, Layout, int], "PredictedSpeed | None"]
 """One engine of a layout that runs so many requests at once; None where nothing can be said."""
 
 

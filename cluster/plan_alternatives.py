@@ -10,19 +10,21 @@ from qwenfleet.cluster.accelerators import ACCELERATORS
 from qwenfleet.cluster.catalog import CATALOG
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.plan import Candidate, Refused
+from qwenfleet.cluster.plan import Candidate, RefusedLayout
 from qwenfleet.cluster.plan_choice import ranked
-from qwenfleet.cluster.plan_errors import Change, NoLayoutFits, PlanError, Quantity
+from qwenfleet.cluster.plan_errors import Alternative, NoLayoutFits, PlanError, Quantity
 from qwenfleet.cluster.plan_request import PlanRequest
 from qwenfleet.cluster.planner_layouts import MAX_NODES_PER_ENGINE
 from qwenfleet.cluster.rules import Rule
 
-Search = Callable[[PlanRequest], tuple[list[Candidate], list[Refused]]]
+Search = Callable[[PlanRequest], tuple[list[Candidate], list[RefusedLayout]]]
 MOST_CHANGES = 4
 SIZES = (Rule.MEMORY, Rule.CONTEXT)
 
 
-def nothing_fits(request: PlanRequest, refused: list[Refused], search: Search) -> NoLayoutFits:
+def nothing_fits(
+    request: PlanRequest, refused: list[RefusedLayout], search: Search
+) -> NoLayoutFits:
     """The error for a request of which every layout was refused."""
     nearest = min(refused, key=_distance)
     breach = nearest.breaches[0]
@@ -39,7 +41,7 @@ def nothing_fits(request: PlanRequest, refused: list[Refused], search: Search) -
     )
 
 
-def _distance(refused: Refused) -> tuple[bool, bool, int, int]:
+def _distance(refused: RefusedLayout) -> tuple[bool, bool, int, int]:
     """Too little memory is nearer than what would not load; then the more room the nearer."""
     rules = {breach.rule for breach in refused.breaches}
     memory = refused.memory
@@ -51,30 +53,30 @@ def _distance(refused: Refused) -> tuple[bool, bool, int, int]:
     )
 
 
-def _changes(request: PlanRequest, nearest: Refused, search: Search) -> Iterator[Change]:
+def _changes(request: PlanRequest, nearest: RefusedLayout, search: Search) -> Iterator[Alternative]:
     """Each is enough for a layout to fit; the least change first."""
     free = replace(request, layout=None)
     here = _best(free, search)
     machines = request.machines.name
     if request.layout is not None and here:
-        yield Change(Quantity.LAYOUT, here.layout.name, here.layout.name, machines)
+        yield Alternative(Quantity.LAYOUT, here.layout.name, here.layout.name, machines)
     tokens = nearest.memory.kv_tokens
     holds_a_request = tokens >= request.load.sequence_tokens
     if nearest.breaches[0].rule is Rule.CONTEXT and request.context_tokens and holds_a_request:
-        yield Change(Quantity.CONTEXT, tokens, nearest.layout.name, machines)
+        yield Alternative(Quantity.CONTEXT, tokens, nearest.layout.name, machines)
     if here:
         return
     with_fp8_kv = _best(replace(free, kv_dtype=KVDtype.FP8), search)
     if request.kv_dtype is not KVDtype.FP8 and with_fp8_kv:
-        yield Change(Quantity.KV_DTYPE, KVDtype.FP8.value, with_fp8_kv.layout.name, machines)
+        yield Alternative(Quantity.KV_DTYPE, KVDtype.FP8.value, with_fp8_kv.layout.name, machines)
     fp8 = next((one for one in CATALOG if one.name == f"{request.model.name}-FP8"), None)
     found = _best(replace(free, model=fp8), search) if fp8 else None
     if fp8 and found:
-        yield Change(Quantity.MODEL, fp8.name, found.layout.name, machines)
+        yield Alternative(Quantity.MODEL, fp8.name, found.layout.name, machines)
     yield from _other_machines(free, search)
 
 
-def _other_machines(request: PlanRequest, search: Search) -> Iterator[Change]:
+def _other_machines(request: PlanRequest, search: Search) -> Iterator[Alternative]:
     """The least that holds the model: of this kind of node, and of another kind."""
     for kind in (_more(request.machines), _others(request.machines)):
         for quantity, machines in kind:
@@ -85,7 +87,7 @@ def _other_machines(request: PlanRequest, search: Search) -> Iterator[Change]:
                     Quantity.GPUS_PER_NODE: machines.gpus_per_node,
                     Quantity.ACCELERATOR: machines.accelerator.name,
                 }
-                yield Change(quantity, values[quantity], found.layout.name, machines.name)
+                yield Alternative(quantity, values[quantity], found.layout.name, machines.name)
                 break
 
 

@@ -37,7 +37,7 @@ class Quantity(StrEnum):
 
 
 @dataclass(frozen=True)
-class Change:
+class Alternative:
     """One quantity with another value, after which a layout fits."""
 
     quantity: Quantity
@@ -69,7 +69,7 @@ class Wording:
     """A quantity that is missing cannot be set by them."""
     yarn: str = "choose YaRN"
     """How they choose it."""
-    change: Callable[[Change], str] = str
+    change: Callable[[Alternative], str] = str
 
 
 PLAIN_WORDING: Final = Wording({quantity: quantity.value for quantity in Quantity})
@@ -170,7 +170,7 @@ class NoLayoutFits(PlanError):
 
     code = "no_layout_fits"
 
-    def __init__(self, problem: str, rule: str, changes: tuple[Change, ...] = ()) -> None:
+    def __init__(self, problem: str, rule: str, changes: tuple[Alternative, ...] = ()) -> None:
         self.problem = problem
         self.rule = rule
         self.changes = changes

@@ -7,7 +7,7 @@ from typing import Final
 
 from qwenfleet.cluster.accelerators import find_accelerator
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.plan_errors import Change, Quantity, Wording
+from qwenfleet.cluster.plan_errors import Alternative, Quantity, Wording
 
 _NAMES: Final = {
     Quantity.MODEL: "source",
@@ -23,7 +23,7 @@ _NAMES: Final = {
 """A configuration has no load: the planner makes one up."""
 
 
-def _change(change: Change) -> str:
+def _change(change: Alternative) -> str:
     layout = f"layout: {flow(change.layout)}"
     match change.quantity:
         case Quantity.LAYOUT:

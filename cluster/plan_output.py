@@ -12,7 +12,7 @@ import yaml
 from pydantic import JsonValue
 
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.plan import Candidate, Plan, Refused
+from qwenfleet.cluster.plan import Candidate, Plan, RefusedLayout
 from qwenfleet.cluster.plan_settings import settings
 
 HEADER: Final = "# {name}, by `qwenfleet plan`: {reason}\n"
@@ -167,6 +167,6 @@ def _candidate(one: Candidate) -> dict[str, Any]:
     return found
 
 
-def _refused(one: Refused) -> dict[str, Any]:
+def _refused(one: RefusedLayout) -> dict[str, Any]:
     breaches = [{"rule": b.rule.value, "sentence": b.sentence} for b in one.breaches]
     return {"layout": one.layout.name, "breaches": breaches}

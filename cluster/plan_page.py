@@ -20,7 +20,7 @@ from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan
 from qwenfleet.cluster.plan_errors import PlanError
-from qwenfleet.cluster.plan_request import Load, PlanRequest
+from qwenfleet.cluster.plan_request import FleetLoad, PlanRequest
 from qwenfleet.cluster.plan_table import refusals
 from qwenfleet.cluster.plan_tradeoffs import by_context, cells
 from qwenfleet.cluster.planner import plan
@@ -43,7 +43,7 @@ class Grid:
     accelerators: tuple[Accelerator, ...] = ACCELERATORS
     nodes: tuple[int, ...] = (1, 2)
     contexts: tuple[int, ...] = (32_768, 131_072, 262_144)
-    load: Load = field(default_factory=Load)
+    load: FleetLoad = field(default_factory=FleetLoad)
 
     def with_first(
         self,
@@ -120,7 +120,7 @@ def _request(
         model=model,
         machines=Machines(accelerator, nodes, accelerator.gpus_per_node),
         context_tokens=context,
-        load=Load(grid.load.concurrency, prompt, output),
+        load=FleetLoad(grid.load.concurrency, prompt, output),
     )
 
 
@@ -165,7 +165,7 @@ def _command(request: PlanRequest, one: Candidate) -> str:
     words += ["--accelerator", machines.accelerator.name, "--nodes", str(machines.nodes)]
     words += ["--context", str(request.context_tokens), "--layout", one.layout.name]
     load = request.load
-    if load != Load():
+    if load != FleetLoad():
         words += ["--concurrency", str(load.concurrency)]
         words += ["--prompt-tokens", str(load.prompt_tokens)]
         words += ["--output-tokens", str(load.output_tokens)]

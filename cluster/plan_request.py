@@ -87,7 +87,7 @@ def parse_slo(text: str) -> Slo:
 
 
 @dataclass(frozen=True)
-class Load:
+class FleetLoad:
     """A steady load on the whole fleet; the defaults stand for a few coding agents."""
 
     concurrency: int = 32
@@ -112,7 +112,7 @@ class Load:
         concurrency: int = concurrency,
         prompt_tokens: int | None = None,
         output_tokens: int | None = None,
-    ) -> Load:
+    ) -> FleetLoad:
         """The usual lengths where none are given, shorter where the context asks for it."""
         output = output_tokens
         if output is None:
@@ -143,7 +143,7 @@ class PlanRequest:
     """Speeds alone depend on it, and of a dense model not even they."""
     goal: Goal = Goal.THROUGHPUT
     slo: Slo = field(default_factory=Slo)
-    load: Load = field(default_factory=Load)
+    load: FleetLoad = field(default_factory=FleetLoad)
     layout: Layout | None = None
     """Asked for by name; None lets the planner choose."""
     utilisation: float = UTILISATION

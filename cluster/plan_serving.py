@@ -18,7 +18,7 @@ from qwenfleet.cluster.model_directory import read_geometry
 from qwenfleet.cluster.models import defaults_for
 from qwenfleet.cluster.plan import no_speed
 from qwenfleet.cluster.plan_errors import PlanError
-from qwenfleet.cluster.plan_request import Load, PlanRequest
+from qwenfleet.cluster.plan_request import FleetLoad, PlanRequest
 from qwenfleet.cluster.plan_settings import settings
 from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
@@ -114,7 +114,7 @@ def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) ->
         machines=machines,
         context_tokens=context,
         kv_dtype=KVDtype.FP8 if is_fp8 else KVDtype.AUTO,
-        load=Load.within(min(context or longest, longest)),
+        load=FleetLoad.within(min(context or longest, longest)),
         layout=layout,
         utilisation=float(share) if isinstance(share, int | float) else UTILISATION,
         # The load is made up: a layout that someone chose need not hold a request of it.

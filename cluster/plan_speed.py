@@ -10,7 +10,7 @@ from qwenfleet.cluster.speed_terms import EngineShape
 from qwenfleet.cluster.step_cost import Workload
 
 
-def speed_of(request: PlanRequest, layout: Layout, concurrency: int) -> performance.Speed:
+def speed_of(request: PlanRequest, layout: Layout, concurrency: int) -> performance.PredictedSpeed:
     """A `SpeedModel`: one engine of this layout under its share of the request's load."""
     return performance.predict(shape_of(request, layout), _workload(request, concurrency))
 

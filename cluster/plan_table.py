@@ -11,7 +11,7 @@ from rich.text import Text
 
 from qwenfleet.cluster.accelerators import GIB
 from qwenfleet.cluster.memory import GpuMemory
-from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict
+from qwenfleet.cluster.plan import Candidate, Plan, RefusedLayout, SloVerdict
 from qwenfleet.cluster.plan_choice import NOT_SEPARATED
 from qwenfleet.cluster.plan_tradeoffs import by_context, cells, limit_sentence, slo_sentence
 from qwenfleet.cluster.rules import Rule
@@ -99,9 +99,9 @@ def contexts(plan: Plan) -> Table:
     return found
 
 
-def refusals(refused: tuple[Refused, ...]) -> list[str]:
+def refusals(refused: tuple[RefusedLayout, ...]) -> list[str]:
     """One line for each rule: how many layouts break it first, and what the first of them says."""
-    by_rule: dict[Rule, list[Refused]] = defaultdict(list)
+    by_rule: dict[Rule, list[RefusedLayout]] = defaultdict(list)
     for one in refused:
         by_rule[one.breaches[0].rule].append(one)
     lines = []

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from qwenfleet.cluster import plan_alternatives
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.memory import SEQUENCES, GpuMemory, gpu_memory, sequence_limit
-from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict, SpeedModel, no_speed
+from qwenfleet.cluster.plan import Candidate, Plan, RefusedLayout, SloVerdict, SpeedModel, no_speed
 from qwenfleet.cluster.plan_choice import ranked, reason, warnings
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
 from qwenfleet.cluster.planner_layouts import all_layouts
 from qwenfleet.cluster.rules import Judgement, judge_memory, judge_nodes, judge_shape
 
 if TYPE_CHECKING:
-    from qwenfleet.cluster.performance import Speed
+    from qwenfleet.cluster.performance import PredictedSpeed
 
-Searched = tuple[list[Candidate], list[Refused]]
+Searched = tuple[list[Candidate], list[RefusedLayout]]
 
 
 def plan(request: PlanRequest, speed_model: SpeedModel = no_speed) -> Plan:
@@ -62,7 +62,7 @@ def _judged(layouts: Iterable[Layout], request: PlanRequest, speed_model: SpeedM
         if judgement.is_legal:
             candidates.append(_candidate(layout, memory, judgement, request, speed_model))
         else:
-            refused.append(Refused(layout, judgement.breaches, memory))
+            refused.append(RefusedLayout(layout, judgement.breaches, memory))
     return candidates, refused
 
 
@@ -120,7 +120,7 @@ def _candidate(
     return found
 
 
-def _slo_verdict(request: PlanRequest, speed: Speed | None) -> SloVerdict:
+def _slo_verdict(request: PlanRequest, speed: PredictedSpeed | None) -> SloVerdict:
     if speed is None:
         return SloVerdict.KEPT
     promised = [(request.slo.ttft_s, speed.ttft_s), (request.slo.tpot_s, speed.tpot_s)]

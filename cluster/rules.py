@@ -53,7 +53,7 @@ class Rule(StrEnum):
 
 
 @dataclass(frozen=True)
-class Remark:
+class RuleRemark:
     """What a rule says of a layout, in a sentence without a full stop."""
 
     rule: Rule
@@ -66,8 +66,8 @@ class Remark:
 class Judgement:
     """All that the rules say of one layout."""
 
-    breaches: tuple[Remark, ...] = ()
-    notes: tuple[Remark, ...] = ()
+    breaches: tuple[RuleRemark, ...] = ()
+    notes: tuple[RuleRemark, ...] = ()
 
     @property
     def is_legal(self) -> bool:
@@ -82,8 +82,8 @@ class Judgement:
 
 def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) -> Judgement:
     """Whether vLLM would load this model in this layout on this kind of GPU, memory aside."""
-    breaches: list[Remark] = []
-    notes: list[Remark] = []
+    breaches: list[RuleRemark] = []
+    notes: list[RuleRemark] = []
     for check in CHECKS:
         for remark, is_breach in check(geometry, layout):
             (breaches if is_breach else notes).append(remark)
@@ -109,7 +109,7 @@ def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgement:
         problem = f"{said}, which fit {needed} nodes of {gpus_per_node}, not {layout.nodes}"
     elif layout.nodes > nodes:
         problem = f"{said} on {layout.nodes} nodes, and there are {nodes}"
-    return Judgement((Remark(Rule.NODES, problem),) if problem else ())
+    return Judgement((RuleRemark(Rule.NODES, problem),) if problem else ())
 
 
 def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: int) -> Judgement:
@@ -121,31 +121,33 @@ def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: in
             f"and vLLM may use {memory.usable_bytes / GIB:.1f} of the {accelerator.memory_gib:.1f} "
             f"GiB of one {accelerator.name}"
         )
-        return Judgement((Remark(Rule.MEMORY, sentence),))
+        return Judgement((RuleRemark(Rule.MEMORY, sentence),))
     if memory.kv_tokens < context_tokens:
         sentence = (
             f"beside {weights} of weights one {accelerator.name} has {memory.kv_bytes / GIB:.1f} "
             f"GiB for KV: {memory.kv_tokens:,} tokens, and one sequence of {context_tokens:,} must "
             "fit"
         )
-        return Judgement((Remark(Rule.CONTEXT, sentence),))
+        return Judgement((RuleRemark(Rule.CONTEXT, sentence),))
     return Judgement()
 
 
-Found = list[tuple[Remark, bool]]
+Found = list[tuple[RuleRemark, bool]]
 """Each remark, and whether it is a breach."""
 
 
 def _heads(geometry: Geometry, layout: Layout) -> Found:
     tp, heads, kv = layout.tensor_parallel_size, geometry.num_heads, geometry.num_kv_heads
     if heads % tp:
-        return [(Remark(Rule.HEADS, f"{heads} attention heads do not divide over TP{tp}"), True)]
+        return [
+            (RuleRemark(Rule.HEADS, f"{heads} attention heads do not divide over TP{tp}"), True)
+        ]
     if kv % tp and tp % kv:
         sentence = f"{kv} KV heads do not divide over TP{tp}, nor TP{tp} over {kv}"
-        return [(Remark(Rule.KV_HEADS, sentence), True)]
+        return [(RuleRemark(Rule.KV_HEADS, sentence), True)]
     if tp > kv:
         sentence = f"each of the {kv} KV heads is held {tp // kv} times, as TP{tp} is more"
-        return [(Remark(Rule.KV_HEADS, sentence), False)]
+        return [(RuleRemark(Rule.KV_HEADS, sentence), False)]
     return []
 
 
@@ -153,10 +155,10 @@ def _layers(geometry: Geometry, layout: Layout) -> Found:
     layers, stages = geometry.num_layers, layout.pipeline_parallel_size
     if stages > layers:
         sentence = f"{layers} layers are fewer than the {stages} stages of PP{stages}"
-        return [(Remark(Rule.LAYERS, sentence), True)]
+        return [(RuleRemark(Rule.LAYERS, sentence), True)]
     if layers % stages:
         split = "+".join(map(str, pipeline_layers(layers, stages)))
-        return [(Remark(Rule.LAYERS, f"{layers} layers are split unevenly, {split}"), False)]
+        return [(RuleRemark(Rule.LAYERS, f"{layers} layers are split unevenly, {split}"), False)]
     return []
 
 
@@ -166,23 +168,23 @@ def _experts(geometry: Geometry, layout: Layout) -> Found:
         found: Found = []
         if layout.expert_parallel:
             sentence = "expert parallelism is for models with experts, and this one is dense"
-            found.append((Remark(Rule.EXPERTS, sentence), True))
+            found.append((RuleRemark(Rule.EXPERTS, sentence), True))
         if layout.data_parallel_size > 1:
             sentence = (
                 f"the {layout.data_parallel_size} data parallel ranks of a dense model share "
                 "nothing: run as many engines"
             )
-            found.append((Remark(Rule.DATA_PARALLEL, sentence), True))
+            found.append((RuleRemark(Rule.DATA_PARALLEL, sentence), True))
         return found
     if experts % ranks:
         sentence = f"{experts} experts do not divide over {ranks} ranks (TP x DP)"
-        return [(Remark(Rule.EXPERTS, sentence), True)]
+        return [(RuleRemark(Rule.EXPERTS, sentence), True)]
     if layout.data_parallel_size > 1 and not layout.expert_parallel:
         sentence = (
             f"without expert parallelism each expert is split over all {expert_split(layout)} "
             "ranks (TP x DP), and nobody has published that this is fast"
         )
-        return [(Remark(Rule.DATA_PARALLEL, sentence, is_discouraged=True), False)]
+        return [(RuleRemark(Rule.DATA_PARALLEL, sentence, is_discouraged=True), False)]
     return []
 
 
@@ -195,7 +197,7 @@ def _mlp_width(geometry: Geometry, layout: Layout) -> Found:
     what = "moe_intermediate_size" if geometry.is_moe else "intermediate_size"
     said = f"{what} {width:,} over {ranks} ranks"
     if width % ranks:
-        return [(Remark(Rule.INTERMEDIATE, f"{said} does not divide"), True)]
+        return [(RuleRemark(Rule.INTERMEDIATE, f"{said} does not divide"), True)]
     block = geometry.quantization.block[1] if geometry.quantization else 1
     if ranks == 1 or width // ranks % block == 0:
         return []
@@ -203,12 +205,12 @@ def _mlp_width(geometry: Geometry, layout: Layout) -> Found:
     refined = math.gcd(width // ranks, block)
     if not geometry.is_moe or refined < LEAST_BLOCK:
         least = f"; the common divisor {refined} is below {LEAST_BLOCK}" if geometry.is_moe else ""
-        return [(Remark(Rule.BLOCKS, f"{said}, which vLLM refuses{least}"), True)]
+        return [(RuleRemark(Rule.BLOCKS, f"{said}, which vLLM refuses{least}"), True)]
     said += (
         f": vLLM 0.29 and later split blocks to {refined} and run Triton kernels without a tuned "
         "configuration, so it loads and is slow"
     )
-    return [(Remark(Rule.BLOCKS, said, is_discouraged=True), False)]
+    return [(RuleRemark(Rule.BLOCKS, said, is_discouraged=True), False)]
 
 
 def _attention_blocks(geometry: Geometry, layout: Layout) -> Found:
@@ -224,7 +226,7 @@ def _attention_blocks(geometry: Geometry, layout: Layout) -> Found:
                 f"the {what} projection of a rank of TP{tp} has {count * geometry.head_dim} rows, "
                 f"no multiple of the block of {block}"
             )
-            return [(Remark(Rule.BLOCKS, sentence), True)]
+            return [(RuleRemark(Rule.BLOCKS, sentence), True)]
     return []
 
 
@@ -235,7 +237,7 @@ def _vocabulary(geometry: Geometry, layout: Layout) -> Found:
         sentence = (
             f"a vocabulary of {padded:,} (padded to {VOCAB_PADDING}) does not divide over TP{tp}"
         )
-        return [(Remark(Rule.VOCABULARY, sentence), True)]
+        return [(RuleRemark(Rule.VOCABULARY, sentence), True)]
     return []
 
 
@@ -251,10 +253,10 @@ def _quantisation(geometry: Geometry, accelerator: Accelerator) -> Found:
             f"{accelerator.name} has no {method.value} matrix units: vLLM's Marlin kernels keep "
             "the weights small and multiply in bfloat16, so it loads and prefills slower"
         )
-        return [(Remark(Rule.QUANTISATION, sentence, is_discouraged=True), False)]
+        return [(RuleRemark(Rule.QUANTISATION, sentence, is_discouraged=True), False)]
     has = ", ".join(d.value for d, rate in accelerator.flops_per_s.items() if rate is not None)
     sentence = f"the weights are {method.value}, and {accelerator.name} multiplies {has} only"
-    return [(Remark(Rule.QUANTISATION, sentence), True)]
+    return [(RuleRemark(Rule.QUANTISATION, sentence), True)]
 
 
 CHECKS: Final[tuple[Callable[[Geometry, Layout], Found], ...]] = (

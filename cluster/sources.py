@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenfleet.cluster import smollm2, tiny_qwen3_moe
-from qwenfleet.cluster.embedded import Build, Report, cache_root, ignore, materialise
+from qwenfleet.cluster.embedded import Announce, Build, cache_root, ignore, materialise
 from qwenfleet.cluster.errors import ModelSourceError
 
 HUB_TIMEOUT_S = 10
@@ -42,7 +42,7 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
 }
 
 
-def locate(source: str, report: Report = ignore) -> str:
+def locate(source: str, report: Announce = ignore) -> str:
     """What vLLM takes as its model: a checked, absolute directory or a name on the Hub.
 
     Embedded models are built or verified first, which `report` tells of.

@@ -8,7 +8,7 @@ from qwenfleet.cluster.accelerators import Accelerator, ComputeDtype, Vendor
 from qwenfleet.cluster.expert_coverage import busiest_rank_experts, experts_touched
 from qwenfleet.cluster.geometry import BF16_BYTES, Geometry, KVDtype, QuantMethod
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.step_cost import Cause, Cost, Parameter, Part, Workload
+from qwenfleet.cluster.step_cost import Cause, Parameter, Part, StepCost, Workload
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class EngineShape:
         return self.accelerator.link_bytes_per_s
 
 
-def decode_step(shape: EngineShape, load: Workload) -> Cost:
+def decode_step(shape: EngineShape, load: Workload) -> StepCost:
     """One token for each sequence. With pipeline parallelism each stage works on a part of them,
     and a sequence has its next token when it has passed all stages."""
     layout, geometry = shape.layout, shape.geometry
@@ -75,7 +75,7 @@ def decode_step(shape: EngineShape, load: Workload) -> Cost:
     kv_bytes = geometry.kv_bytes_per_token(shape.kv_dtype) * load.context_tokens / kv_copies
     compute = in_flight * geometry.linear_flops_per_token / shape.flops_per_s
     memory = shape.memory_parameter
-    return _overhead(shape) + Cost(
+    return _overhead(shape) + StepCost(
         (
             Part(Cause.WEIGHTS, memory, weights),
             Part(Cause.KV_CACHE, memory, per_rank * kv_bytes / bandwidth),
@@ -85,7 +85,7 @@ def decode_step(shape: EngineShape, load: Workload) -> Cost:
     )
 
 
-def prefill(shape: EngineShape, prompt_tokens: float, *, is_alone: bool = False) -> Cost:
+def prefill(shape: EngineShape, prompt_tokens: float, *, is_alone: bool = False) -> StepCost:
     """One prompt, beside what a step takes anyway: its share of all GPUs of the engine, or the
     time that it takes alone, when other data parallel ranks have no attention to do."""
     geometry = shape.geometry
@@ -95,7 +95,7 @@ def prefill(shape: EngineShape, prompt_tokens: float, *, is_alone: bool = False)
     linear = prompt_tokens * (projections * ranks + others) / shape.flops_per_s
     pairs = prompt_tokens**2 / 2 * ranks
     attention = pairs * geometry.attention_flops_per_pair / shape.attention_flops_per_s
-    return Cost((Part(Cause.PREFILL, Parameter.COMPUTE, linear + attention),))
+    return StepCost((Part(Cause.PREFILL, Parameter.COMPUTE, linear + attention),))
 
 
 def weight_bytes_read(shape: EngineShape, tokens: float, skew: float) -> float:
@@ -139,11 +139,11 @@ def link_seconds(shape: EngineShape, tokens: float) -> float:
     return geometry.num_layers * moved
 
 
-def _overhead(shape: EngineShape) -> Cost:
+def _overhead(shape: EngineShape) -> StepCost:
     layers, layout = float(shape.geometry.num_layers), shape.layout
     parts = [Part(Cause.OVERHEAD, shape.layer_parameter, layers)]
     if layout.tensor_parallel_size > 1:
         parts.append(Part(Cause.OVERHEAD, Parameter.TENSOR_PARALLEL, layers))
     if layout.data_parallel_size > 1 and shape.geometry.is_moe:
         parts.append(Part(Cause.OVERHEAD, Parameter.DATA_PARALLEL, layers))
-    return Cost(tuple(parts))
+    return StepCost(tuple(parts))

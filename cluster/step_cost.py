@@ -97,16 +97,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """A sum of parts."""
 
     parts: tuple[Part, ...] = ()
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.parts + other.parts)
+    def __add__(self, other: StepCost) -> StepCost:
+        return StepCost(self.parts + other.parts)
 
-    def __mul__(self, factor: float) -> Cost:
-        return Cost(tuple(replace(part, amount=part.amount * factor) for part in self.parts))
+    def __mul__(self, factor: float) -> StepCost:
+        return StepCost(tuple(replace(part, amount=part.amount * factor) for part in self.parts))
 
     def amount(self, parameter: Parameter | None) -> float:
         """What is multiplied with one parameter."""

@@ -31,8 +31,8 @@ from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.plan_machines import ClusterMachines
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import (
+    FleetLoad,
     Goal,
-    Load,
     PlanRequest,
     Routing,
     Slo,
@@ -149,7 +149,7 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
     from qwenfleet.cluster import calibration, calibration_report
 
     if wanted is None:
-        print(calibration_report.text(calibration.fitted()))
+        calibration_report.show(calibration.fitted(), Console(soft_wrap=True))
         return 0
     form, file = wanted
     if form is not Format.JSON:
@@ -163,9 +163,9 @@ def _page(options: argparse.Namespace) -> int:
     from qwenfleet.cluster import plan_page
 
     _check_page(options)
-    usual = Load()
+    usual = FleetLoad()
     grid = plan_page.Grid(
-        load=Load(
+        load=FleetLoad(
             options.concurrency,
             usual.prompt_tokens if options.prompt_tokens is None else options.prompt_tokens,
             usual.output_tokens if options.output_tokens is None else options.output_tokens,
@@ -261,8 +261,8 @@ def kubernetes_nodes(context: str | None = None) -> list[dict[str, Any]]:
     return kube.connect(context).items(kube_query.Query("nodes"))
 
 
-def _load(options: argparse.Namespace, model: KnownModel) -> Load:
-    return Load.within(
+def _load(options: argparse.Namespace, model: KnownModel) -> FleetLoad:
+    return FleetLoad.within(
         options.context or model.geometry.max_context_tokens,
         concurrency=options.concurrency,
         prompt_tokens=options.prompt_tokens,

@@ -7,12 +7,12 @@ from typing import Final
 
 from qwenfleet.cli.options import Commands
 from qwenfleet.cluster.geometry import KVDtype
-from qwenfleet.cluster.plan_errors import Change, Quantity, Wording
+from qwenfleet.cluster.plan_errors import Alternative, Quantity, Wording
 from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Goal, Load, LongContext, Routing
+from qwenfleet.cluster.plan_request import FleetLoad, Goal, LongContext, Routing
 
 
-def _change(change: Change) -> str:
+def _change(change: Alternative) -> str:
     """With the option for a value that the short form of a layout does not show."""
     match change.quantity:
         case Quantity.CONTEXT:
@@ -68,7 +68,7 @@ def add(commands: Commands) -> None:
     )
     wishes.add_argument("--kv-dtype", choices=list(KVDtype), default=KVDtype.AUTO, type=KVDtype)
     wishes.add_argument("--layout", metavar="TP8+EP8", help="judge this one only")
-    usual = Load()
+    usual = FleetLoad()
     wishes.add_argument(
         "--concurrency", type=int, default=usual.concurrency, metavar="N",
         help=f"requests at once, over all engines (default {usual.concurrency})",

@@ -23,7 +23,7 @@ from qwenfleet.cluster.calibration_points import (
     POINTS,
     TTFT_POINTS,
     UNSTATED_PROMPT_TOKENS,
-    Quantity,
+    MeasuredTime,
 )
 from qwenfleet.cluster.catalog import CODER_480B
 from qwenfleet.cluster.layout import Layout
@@ -61,7 +61,9 @@ def test_the_points_are_those_that_are_listed():
 def test_what_is_unusable_is_not_fitted_to():
     labels = {point.label for point in POINTS}
     assert not labels & {"J", "K", "L"}
-    assert {"B", "C"} <= {p.label for p in POINTS if p.quantity is Quantity.STEP}, "medians of ITL"
+    assert {"B", "C"} <= {p.label for p in POINTS if p.quantity is MeasuredTime.STEP}, (
+        "medians of ITL"
+    )
     assert "D" not in {point.label for point in TTFT_POINTS}
     assert all(one.reason for one in LEFT_OUT)
 

@@ -1,12 +1,21 @@
+import io
 import json
+
+from rich.console import Console
 
 from qwenfleet.cluster import calibration_report
 from qwenfleet.cluster.calibration import fitted
 from qwenfleet.cluster.calibration_points import LEFT_OUT, POINTS
 
 
+def shown(width=400):
+    page = io.StringIO()
+    calibration_report.show(fitted(), Console(file=page, width=width, soft_wrap=True))
+    return page.getvalue()
+
+
 def test_the_report_has_every_point_and_what_was_left_out():
-    said = calibration_report.text(fitted())
+    said = shown()
     for point in POINTS:
         assert f"\n{point.label} " in said
         assert point.source in said
@@ -15,7 +24,7 @@ def test_the_report_has_every_point_and_what_was_left_out():
 
 
 def test_where_points_are_too_few_the_report_says_so_and_no_number():
-    lines = calibration_report.text(fitted()).splitlines()
+    lines = shown().splitlines()
     small = next(line for line in lines if line.startswith("30B on AMD"))
     assert small.split("  ")[-1].strip() == "too few"
     assert "%" not in small
@@ -32,5 +41,12 @@ def test_the_json_says_the_same():
     assert groups["30B on AMD"]["median_error"] is None
 
 
-def test_columns_are_aligned():
-    assert calibration_report.table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
+def test_numbers_are_aligned_at_their_right_ends():
+    lines = shown().splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("time per token"))
+    ends = {line.index("%") for line in lines[first + 1 : first + 5]}
+    assert len(ends) == 1
+
+
+def test_a_narrow_terminal_loses_no_word():
+    assert shown(40).split() == shown(400).split()

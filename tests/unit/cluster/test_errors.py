@@ -19,7 +19,7 @@ from qwenfleet.cluster.errors import (
     StartTimeout,
 )
 from qwenfleet.cluster.plan_errors import (
-    Change,
+    Alternative,
     ContextTooLong,
     NoLayoutFits,
     NoSuchMachines,
@@ -72,7 +72,9 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "no engine is called 'e9'. There are: e1.",
     ),
     (
-        NoLayoutFits("no layout fits 8 x H100", "memory", (Change(Quantity.NODES, 2, "TP8", "2"),)),
+        NoLayoutFits(
+            "no layout fits 8 x H100", "memory", (Alternative(Quantity.NODES, 2, "TP8", "2"),)
+        ),
         "no layout fits 8 x H100. What works: TP8 on 2.",
     ),
     (

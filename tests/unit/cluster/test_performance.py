@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from qwenfleet.cluster.accelerators import B200, H100, H200, MI300X, MI325X, Vendor
 from qwenfleet.cluster.calibration import fitted
-from qwenfleet.cluster.calibration_points import FP8_480B, POINTS, TTFT_POINTS, Quantity
+from qwenfleet.cluster.calibration_points import FP8_480B, POINTS, TTFT_POINTS, MeasuredTime
 from qwenfleet.cluster.catalog import CODER_30B
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.performance import (
@@ -42,7 +42,7 @@ def test_ranges_are_as_wide_as_the_vendor_was_missed():
 
 
 def test_what_was_measured_lies_in_most_ranges():
-    measured = [point for point in POINTS if point.quantity is Quantity.TPOT]
+    measured = [point for point in POINTS if point.quantity is MeasuredTime.TPOT]
     inside = [
         point.measured_ms / 1000 in predict(point.shape, point.load).tpot_s for point in measured
     ]

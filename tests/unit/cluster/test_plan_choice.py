@@ -10,9 +10,9 @@ from qwenfleet.cluster.accelerators import H200, MI300X
 from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.performance import Range, Speed
+from qwenfleet.cluster.performance import PredictedSpeed, Range
 from qwenfleet.cluster.plan import SloVerdict, SpeedModel
-from qwenfleet.cluster.plan_request import Goal, Load, PlanRequest, Slo
+from qwenfleet.cluster.plan_request import FleetLoad, Goal, PlanRequest, Slo
 from qwenfleet.cluster.planner import plan
 from qwenfleet.cluster.step_cost import Workload
 
@@ -23,8 +23,8 @@ ON_H200 = Machines(H200)
 def made_up(rate: Callable[[Layout], float], tpot_s: Callable[[Layout], float]) -> SpeedModel:
     """Output tokens per second of one engine, and seconds per token; ranges of a factor of two."""
 
-    def model(request: PlanRequest, layout: Layout, concurrency: int) -> Speed:
-        return Speed(
+    def model(request: PlanRequest, layout: Layout, concurrency: int) -> PredictedSpeed:
+        return PredictedSpeed(
             load=Workload(concurrency, request.load.prompt_tokens, request.load.output_tokens),
             ttft_s=Range(0.5, 2.0),
             tpot_s=Range.around(tpot_s(layout), 2.0),
@@ -125,14 +125,14 @@ def test_the_least_cost_takes_more_engines_only_to_keep_the_promise() -> None:
 
     model = find_model("qwen3-coder-30b-fp8")
 
-    def crowded(request: PlanRequest, layout: Layout, concurrency: int) -> Speed:
+    def crowded(request: PlanRequest, layout: Layout, concurrency: int) -> PredictedSpeed:
         base = made_up(lambda _: 1000, lambda _: 0.002 * concurrency)
         found = base(request, layout, concurrency)
         assert found is not None
         return found
 
     request = PlanRequest(
-        model, Machines(H200), goal=Goal.COST, slo=Slo(tpot_s=0.04), load=Load(concurrency=32)
+        model, Machines(H200), goal=Goal.COST, slo=Slo(tpot_s=0.04), load=FleetLoad(concurrency=32)
     )
     found = plan(request, crowded)
     assert (found.choice.layout.name, found.choice.engines) == ("TP1", 4)

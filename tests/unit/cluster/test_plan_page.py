@@ -11,7 +11,7 @@ from qwenfleet.cluster.accelerators import H100, H200, find_accelerator
 from qwenfleet.cluster.catalog import CATALOG, KnownModel, find_model
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan_page import Grid, data, page
-from qwenfleet.cluster.plan_request import Load, PlanRequest
+from qwenfleet.cluster.plan_request import FleetLoad, PlanRequest
 from qwenfleet.cluster.planner import plan
 
 CODER = find_model("qwen3-coder-480b-fp8")
@@ -73,7 +73,7 @@ def test_commands_are_those_of_the_row(capsys, monkeypatch, tmp_path):
 
 
 def test_a_command_has_the_load_that_its_row_is_for(capsys):
-    heavy = replace(SMALL, accelerators=(H200,), load=Load(400, 1000, 100))
+    heavy = replace(SMALL, accelerators=(H200,), load=FleetLoad(400, 1000, 100))
     (found,) = data(heavy)["plans"].values()
     row = found["rows"][0]
     assert cli.main(row["plan"].removesuffix(" > fleet.yaml").split()[1:]) == 0

@@ -8,7 +8,7 @@ from qwenfleet.cluster.accelerators import H200
 from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan_errors import ContextTooLong, PlanError, Quantity, WrongQuantity
-from qwenfleet.cluster.plan_request import Load, LongContext, PlanRequest, Slo, parse_slo
+from qwenfleet.cluster.plan_request import FleetLoad, LongContext, PlanRequest, Slo, parse_slo
 
 CODER = find_model("qwen3-coder-30b")
 HERE = Machines(H200)
@@ -51,7 +51,7 @@ def test_a_malformed_slo_is_refused(text: str, said: str) -> None:
 @pytest.mark.parametrize("value", [0, -3])
 def test_a_load_of_nothing_is_refused_by_its_quantity(field: str, value: int) -> None:
     with pytest.raises(WrongQuantity, match=f" is {value}. Give a number of 1 or more") as caught:
-        Load(**{field: value})
+        FleetLoad(**{field: value})
     assert (caught.value.quantity, caught.value.value) == (Quantity[field.upper()], value)
 
 
@@ -94,17 +94,17 @@ def test_a_share_of_memory_that_cannot_be_is_refused(share: float) -> None:
 
 def test_a_request_longer_than_the_models_own_context_is_refused() -> None:
     with pytest.raises(PlanError, match="longer than the context of 262,144"):
-        PlanRequest(CODER, HERE, load=Load(prompt_tokens=300_000))
+        PlanRequest(CODER, HERE, load=FleetLoad(prompt_tokens=300_000))
 
 
 @pytest.mark.parametrize("context", [1, 2, 100, 4096, 8704, 262_144])
 def test_the_usual_load_is_shorter_where_the_context_is(context: int) -> None:
-    load = Load.within(context)
+    load = FleetLoad.within(context)
     assert load.sequence_tokens <= max(2, context)
-    assert (load == Load()) is (context >= 8704)
+    assert (load == FleetLoad()) is (context >= 8704)
 
 
 def test_without_a_context_an_engine_must_hold_a_request() -> None:
-    request = PlanRequest(CODER, HERE, load=Load(prompt_tokens=100_000))
+    request = PlanRequest(CODER, HERE, load=FleetLoad(prompt_tokens=100_000))
     assert request.least_context_tokens == 100_512
-    assert PlanRequest(CODER, HERE, load=Load(prompt_tokens=1)).least_context_tokens == 8192
+    assert PlanRequest(CODER, HERE, load=FleetLoad(prompt_tokens=1)).least_context_tokens == 8192

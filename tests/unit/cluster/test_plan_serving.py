@@ -9,7 +9,7 @@ import pytest
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
-from qwenfleet.cluster.plan_request import Load
+from qwenfleet.cluster.plan_request import FleetLoad
 from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
@@ -104,7 +104,7 @@ def test_a_layout_need_not_hold_a_request_of_a_load_that_nobody_asked_for() -> N
     tight = {"layout": {}, "engine_args": {"gpu_memory_utilization": 0.774}}
     model = served(BF16_30B, accelerator="H100", **tight)
     assert model.max_model_len is not None
-    assert 0 < model.max_model_len < Load().sequence_tokens
+    assert 0 < model.max_model_len < FleetLoad().sequence_tokens
     with pytest.raises(NoLayoutFits) as caught:
         served(BF16_30B, accelerator="H100", **tight, max_model_len=8704)
     assert caught.value.rule == "context"

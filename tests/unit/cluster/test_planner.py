@@ -13,8 +13,8 @@ from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import SEQUENCES
 from qwenfleet.cluster.plan import Plan
-from qwenfleet.cluster.plan_errors import Change, NoLayoutFits, PlanError, Quantity
-from qwenfleet.cluster.plan_request import Goal, Load, PlanRequest
+from qwenfleet.cluster.plan_errors import Alternative, NoLayoutFits, PlanError, Quantity
+from qwenfleet.cluster.plan_request import FleetLoad, Goal, PlanRequest
 from qwenfleet.cluster.planner import plan, search
 
 
@@ -75,7 +75,7 @@ def test_what_others_publish_that_they_run_is_legal_and_fits(
         node=gpus,
         layout=Layout.parse(layout),
         context_tokens=context,
-        load=Load(prompt_tokens=1024),
+        load=FleetLoad(prompt_tokens=1024),
     )
     assert found.choice.layout.name == layout, source
     assert not found.choice.judgement.is_discouraged
@@ -167,7 +167,7 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
 def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
     with pytest.raises(NoLayoutFits, match=r"a context of 113,696 tokens in TP1") as caught:
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=262_144)
-    assert caught.value.changes[0] == Change(Quantity.CONTEXT, 113_696, "TP1", "1 x H100")
+    assert caught.value.changes[0] == Alternative(Quantity.CONTEXT, 113_696, "TP1", "1 x H100")
 
 
 def test_a_refused_layout_is_answered_with_the_best_on_the_same_machines() -> None:
@@ -193,7 +193,7 @@ def test_without_a_context_the_models_own_is_preferred_and_less_is_taken_and_tol
 
 def test_an_engine_that_cannot_hold_one_request_of_the_load_is_refused() -> None:
     with pytest.raises(NoLayoutFits, match=r"one sequence of 150,512 must fit \(rule context\)"):
-        planned("qwen3-coder-30b", "H100", 1, 1, load=Load(prompt_tokens=150_000))
+        planned("qwen3-coder-30b", "H100", 1, 1, load=FleetLoad(prompt_tokens=150_000))
 
 
 def test_fp8_kv_holds_a_context_that_bfloat16_does_not() -> None:
@@ -212,21 +212,21 @@ def test_pipeline_stages_are_offered_only_when_nothing_else_fits() -> None:
 
 
 def test_the_least_cost_is_the_fewest_gpus_that_carry_the_load() -> None:
-    small = Load(concurrency=4)
+    small = FleetLoad(concurrency=4)
     found = planned("qwen3-coder-30b-fp8", "H100", goal=Goal.COST, load=small)
     assert (found.choice.layout.name, found.choice.num_gpus) == ("TP1", 1)
-    more = planned("qwen3-coder-30b-fp8", "H100", goal=Goal.COST, load=Load(concurrency=100))
+    more = planned("qwen3-coder-30b-fp8", "H100", goal=Goal.COST, load=FleetLoad(concurrency=100))
     assert more.choice.num_gpus > 1
 
 
 def test_a_load_beyond_the_kv_cache_is_told() -> None:
-    found = planned("qwen3-coder-480b-fp8", "H100", load=Load(concurrency=1000))
+    found = planned("qwen3-coder-480b-fp8", "H100", load=FleetLoad(concurrency=1000))
     assert found.choice.concurrency < 1000
     assert any("others wait" in text for text in found.warnings)
 
 
 def test_no_engine_is_planned_to_run_more_requests_than_it_is_told_to() -> None:
-    short = Load(concurrency=100_000, prompt_tokens=100, output_tokens=100)
+    short = FleetLoad(concurrency=100_000, prompt_tokens=100, output_tokens=100)
     found = planned("qwen3-coder-30b-fp8", "MI355X", load=short)
     for one in found.candidates:
         assert one.concurrency == SEQUENCES * one.layout.data_parallel_size
