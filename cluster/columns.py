@@ -1,4 +1,8 @@
-"""Rows of text as columns, for a person at a terminal."""
+"""Rows of text as columns, for a person at a terminal.
+
+Plain, and not `rich.Table`: a row stays one line in a pipe too, as kubectl's does, and rich would
+fold it at the width that it guesses for a pipe.
+"""
 
 from __future__ import annotations
 

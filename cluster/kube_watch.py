@@ -49,7 +49,7 @@ class Source(Protocol):
 
 
 @dataclass
-class Follower:
+class Reflector:
     """One source, followed in a thread of its own.
 
     `see` is called with all objects, by name, after each change, and with None when they are not

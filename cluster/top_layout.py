@@ -1,6 +1,7 @@
 """Rows and lines in a terminal's width and height: no number is cut, and what is left out is told.
 
-All of it is plain `rich.text.Text`, one for each row of the screen, so that rows can be counted.
+All of it is plain `rich.text.Text`, one for each row of the screen, so that rows can be counted;
+`rich.Table` folds a number inside its column, or cuts it, when a terminal is narrow.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from qwenfleet.cluster.errors import KubernetesError
 from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_objects import CLUSTER_LABEL
 from qwenfleet.cluster.kube_query import Query
-from qwenfleet.cluster.kube_watch import SILENCE_S, WATCH_S, Follower, Objects
+from qwenfleet.cluster.kube_watch import SILENCE_S, WATCH_S, Objects, Reflector
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class NodeWatch:
         self._has_looked = asyncio.Event()
         self._has_news = asyncio.Event()
         self._leave: Callable[[Departure], None] | None = None
-        self._followers: list[Follower] = []
+        self._reflectors: list[Reflector] = []
         for address in sorted(self._unseen):
             # The label, since pods on the host's network have its address, all of them.
             fields = f"status.podIP={address}"
@@ -116,20 +116,20 @@ class NodeWatch:
 
     def close(self) -> None:
         """The threads end with their watches."""
-        for follower in self._followers:
-            follower.is_stopped = True
+        for reflector in self._reflectors:
+            reflector.is_stopped = True
 
     def _follow(self, kind: str, address: str, query: Query) -> None:
-        follower = Follower(
+        reflector = Reflector(
             what=f"{kind} {query.fields}",
             source=Selected(self._client, query),
             see=partial(self._hear, kind, address),
         )
-        self._followers.append(follower)
-        Thread(target=follower.run, name=f"watch-{kind}-{address}", daemon=True).start()
+        self._reflectors.append(reflector)
+        Thread(target=reflector.run, name=f"watch-{kind}-{address}", daemon=True).start()
 
     def _hear(self, kind: str, address: str, objects: Objects | None) -> None:
-        """In a follower's thread."""
+        """In a reflector's thread."""
         with suppress(RuntimeError):  # the loop has ended, and the process is about to
             self._loop.call_soon_threadsafe(self._see, kind, address, objects)
 

@@ -18,8 +18,8 @@ from qwenfleet.cluster.kube_watch import (
     RELIST_S,
     SILENCE_S,
     STALE_S,
-    Follower,
     Objects,
+    Reflector,
 )
 
 PATIENCE_S = 10.0
@@ -31,7 +31,7 @@ def node(name: str, *taints: str) -> dict[str, Any]:
 
 
 class Live:
-    """A follower of the API server's nodes, in its thread."""
+    """A reflector of the API server's nodes, in its thread."""
 
     def __init__(self, *, silence_s: float = 5.0) -> None:
         client = kube.connect()
@@ -45,8 +45,8 @@ class Live:
             def watch(self, version: str) -> Iterator[dict[str, Any]]:
                 return client.watch(NODES, version, lasts_s=30, silence_s=silence_s)
 
-        self.follower = Follower("nodes", Source(), self.seen.append, sleep=self._sleep)
-        self.thread = threading.Thread(target=self.follower.run, daemon=True)
+        self.reflector = Reflector("nodes", Source(), self.seen.append, sleep=self._sleep)
+        self.thread = threading.Thread(target=self.reflector.run, daemon=True)
         self.thread.start()
 
     def _sleep(self, seconds: float) -> None:
@@ -76,7 +76,7 @@ def live(kubernetes_api: Any) -> Iterator[Callable[..., Live]]:
 
     yield start
     for one in lives:
-        one.follower.is_stopped = True
+        one.reflector.is_stopped = True
     kubernetes_api.is_frozen = False
     kubernetes_api.cut()
     for one in lives:
@@ -130,7 +130,7 @@ def test_a_bookmark_saves_the_list(kubernetes_api: Any, live: Callable[..., Live
     before = len(one.seen)
     kubernetes_api.compact()
     kubernetes_api.bookmark()
-    one.until(lambda: int(one.follower._version) > 101)
+    one.until(lambda: int(one.reflector._version) > 101)
     kubernetes_api.cut()
     one.until(lambda: len(kubernetes_api.verbs("nodes")) == 3)
     assert kubernetes_api.verbs("nodes") == ["list", "watch", "watch"]
@@ -158,7 +158,7 @@ class Scripted:
         self.now = 1000.0
         self.waits: list[float] = []
         self.seen: list[Objects | None] = []
-        self.follower = Follower(
+        self.reflector = Reflector(
             "nodes", self, self.seen.append, clock=lambda: self.now, sleep=self.sleep
         )
 
@@ -186,7 +186,7 @@ class Scripted:
 
     def run(self) -> None:
         while self.script:
-            self.follower.step()
+            self.reflector.step()
 
 
 def refused(status: int | None) -> KubernetesError:
@@ -263,9 +263,9 @@ def test_an_object_that_nobody_foresaw_does_not_end_the_thread() -> None:
 
     def see(objects: Objects | None) -> None:
         scripted.seen.append(objects)
-        scripted.follower.is_stopped = True
+        scripted.reflector.is_stopped = True
 
-    scripted.follower.see = see
-    scripted.follower.run()
+    scripted.reflector.see = see
+    scripted.reflector.run()
     assert scripted.calls == ["list", "list"]
     assert scripted.waits == [REFUSED_S]
