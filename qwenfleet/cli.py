@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from qwenfleet import completion
 from qwenfleet.cluster import (
     config_file,
     keys_command,
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qwenfleet", description="Serve the Qwen3-Coder family over a Ray cluster."
     )
+    parser.add_argument("--version", action=_Version, help="print name and version")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="run a fleet on this machine until Ctrl-C")
     models = serve.add_mutually_exclusive_group()
@@ -77,7 +79,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     plan_options.add(commands).set_defaults(command=_plan)
     keys_command.add(commands)
+    shell = commands.add_parser(
+        "completion",
+        help="print a shell's completion script",
+        description='Print the completion script of a shell. For bash: eval "$(qwenfleet '
+        'completion bash)", also as a line of ~/.bashrc.',
+    )
+    shell.add_argument("shell", choices=completion.SHELLS)
+    shell.set_defaults(command=lambda options: print(completion.script(parser, options.shell)))
     return parser
+
+
+class _Version(argparse.Action):
+    """Reads the version only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from qwenfleet.cluster import packages
+
+        print(f"{parser.prog} {packages.own_version()}")
+        parser.exit()
 
 
 def _add_drain(commands: Commands) -> None:
