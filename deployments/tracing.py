@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
-from qwenfleet import __version__
+from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import TracingConfig
 from qwenfleet.deployments.spans import Spans
 
@@ -40,7 +40,7 @@ class Tracing:
                 "service.name": service,
                 "service.namespace": fleet,
                 "service.instance.id": instance,
-                "service.version": __version__,
+                "service.version": packages.own_version(),
             }
         )
         self._provider = TracerProvider(
@@ -51,7 +51,7 @@ class Tracing:
         exporter = OTLPSpanExporter(endpoint=config.traces_url, timeout=EXPORT_TIMEOUT_S)
         told = OutageTeller(exporter, config.traces_url)
         self._provider.add_span_processor(BatchSpanProcessor(told))
-        self.spans = Spans(self._provider.get_tracer("qwenfleet", __version__))
+        self.spans = Spans(self._provider.get_tracer("qwenfleet", packages.own_version()))
         trace.set_tracer_provider(self._provider)  # vLLM's own spans go to whatever stands there
 
     def close(self) -> None:

@@ -117,7 +117,7 @@ class VllmCore:
     async def add(self, wire_id: str, submit: Submit) -> None:
         try:
             request: EngineCoreRequest = self._decoder.decode(submit.request)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"the request does not decode as vLLM's: {error}") from error
         request.request_id = wire_id
         request.prompt_token_ids = submit.prompt_token_ids

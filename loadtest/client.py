@@ -39,6 +39,13 @@ class _Body(msgspec.Struct):
 
 
 _decoder: Final = msgspec.json.Decoder(_Body)
+_FAULTS: Final = (
+    aiohttp.ClientError,
+    HttpProcessingError,
+    TimeoutError,
+    ValueError,  # of which msgspec.DecodeError is one
+    RecursionError,  # JSON that is nested too deep
+)
 
 
 def session(concurrency: int) -> aiohttp.ClientSession:
@@ -77,7 +84,9 @@ async def ask(http: aiohttp.ClientSession, url: str, body: bytes, *, is_stream: 
             if is_stream:
                 return await _read_stream(response, started_at)
             whole = _decoder.decode(await response.read())
-    except (aiohttp.ClientError, HttpProcessingError, TimeoutError, ValueError) as error:
+    except UnicodeDecodeError as error:  # msgspec 0.22; 0.23 raises its own DecodeError
+        return _failed(started_at, f"DecodeError: {error}")
+    except _FAULTS as error:
         return _failed(started_at, f"{type(error).__name__}: {error}")
     took_s = time.perf_counter() - started_at
     return Answer(took_s, took_s, whole.usage.completion_tokens if whole.usage else 0)

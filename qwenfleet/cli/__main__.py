@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from qwenfleet.cli import doctor, drain, keys, plan_options, serve, status, top, watch
+from qwenfleet.cli import completion, doctor, drain, keys, plan_options, serve, status, top, watch
 from qwenfleet.cluster.errors import FleetError
 
 
@@ -37,10 +38,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qwenfleet", description="Serve the Qwen3-Coder family over a Ray cluster."
     )
+    parser.add_argument("--version", action=_Version, help="print name and version")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (serve, status, top, watch, drain, doctor, plan_options, keys):
         command.add(commands)
+    completion.add(commands, parser)
     return parser
+
+
+class _Version(argparse.Action):
+    """Reads the version only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from qwenfleet.cluster import packages
+
+        print(f"{parser.prog} {packages.own_version()}")
+        parser.exit()
 
 
 if __name__ == "__main__":

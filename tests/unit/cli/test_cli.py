@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qwenfleet.cli import __main__ as cli
+from qwenfleet.cli import completion
 from qwenfleet.cluster import doctor, run_file
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.cluster.finding import Finding, Subject, note, ok, problem
@@ -316,3 +318,59 @@ def test_a_plan_for_a_cluster_that_is_not_there_says_so(
     options = ["--from-cluster", "--address", "127.0.0.1:9"]
     assert cli.main(["plan", "--model", "qwen3-coder-480b-fp8", *options]) == 1
     assert "no Ray cluster answers at 127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_version_names_the_command_and_the_one_in_pyproject(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"qwenfleet {project['version']}\n"
+
+
+def test_a_start_reads_no_version_and_imports_no_completion() -> None:
+    code = (
+        "import sys; from qwenfleet import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: sys.stderr.write(repr(sorted({'shtab', 'qwenfleet.cluster.packages'}"
+        " & set(sys.modules))))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stderr == "[]"
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_a_completion_script_has_each_command(
+    capsys: pytest.CaptureFixture[str], shell: str
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("serve", "status", "drain", "doctor", "plan", "completion", "accelerator"):
+        assert word in script
+
+
+def test_bash_completes_commands_options_and_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cli.main(["completion", "bash"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "coder.yaml").touch()
+    cases = {
+        "qwenfleet do": "doctor",
+        "qwenfleet serve --eng": "--engines",
+        "qwenfleet serve --config cod": "coder.yaml",
+    }
+    for typed, expected in cases.items():
+        words = typed.split()
+        code = (
+            "source ./script; set -- $(complete -p qwenfleet | grep -o -- '-F [^ ]*'); "
+            f'COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; COMP_LINE="{typed}"; '
+            f"COMP_POINT={len(typed)}; $2 qwenfleet {words[-1]} {words[-2]}; "
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        answer = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert answer.stdout.split() == [expected], answer.stderr

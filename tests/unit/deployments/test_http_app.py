@@ -227,6 +227,7 @@ async def test_a_fleet_of_one_model_needs_no_name(
         b'["coder"]',
         b'"coder"',
         b'{"model": "\xff"}',
+        b'{"model": ' + b"[" * 980,
         b'{"model": 7}',
         b'{"model": ["coder"]}',
     ],

@@ -26,6 +26,7 @@ FAULTS = {
     "no-done": "a stream without [DONE]",
     "bad-json": "a body, or the last event of a stream, that is no JSON",
     "bad-text": "the same, with bytes that are no UTF-8",
+    "bad-depth": "the same, with JSON nested too deep to read",
     "bad-shape": "the same, with JSON of another shape",
     "error-event": "an error in place of the last token, then [DONE]",
     "long-line": "an event of a megabyte",
@@ -183,6 +184,7 @@ def spoilt(fault: str) -> bytes:
     ill = {
         "bad-json": b'{"choices": [',
         "bad-text": b'{"choices": ["\xff"]}',
+        "bad-depth": b'{"choices": ' + b"[" * 50_000,
         "bad-shape": b'{"usage": {"completion_tokens": "many"}}',
     }
     return ill.get(fault, b"")

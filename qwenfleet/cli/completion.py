@@ -1,0 +1,44 @@
+"""`qwenfleet completion`: a shell's completion script, made from the parser of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Final
+
+from qwenfleet.cli.options import Commands
+
+SHELLS: Final = ("bash", "zsh", "tcsh", "fish")
+"""Those that shtab writes for."""
+
+
+def add(commands: Commands, parser: argparse.ArgumentParser) -> None:
+    """Add `completion` to the command line, which `parser` reads."""
+    shell = commands.add_parser(
+        "completion",
+        help="print a shell's completion script",
+        description='Print the completion script of a shell. For bash: eval "$(qwenfleet '
+        'completion bash)", also as a line of ~/.bashrc.',
+    )
+    shell.add_argument("shell", choices=SHELLS)
+    shell.set_defaults(command=lambda options: print(script(parser, options.shell)))
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """What the shell reads to complete this command's names, options, choices and paths."""
+    import shtab  # here, so that other commands start without it
+
+    for action in _actions(parser):
+        if action.metavar == "FILE":
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's own protocol
+        elif action.metavar == "DIRECTORY":
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell=shell))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)
