@@ -3,23 +3,30 @@ declared dashboards."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, get_args
+
+from pydantic.fields import FieldInfo
 
 from qwenfleet.cluster import alert_rules
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.metrics import CLOSED, METRICS
+from qwenfleet.cluster.section import Section
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DASHBOARD_FOLDER: Final = "helm/qwenfleet/files/dashboards"
 TABLE: Final = re.compile(r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", re.DOTALL)
+FIELDS: Final = re.compile(r"(<!-- fields -->\n).*?(<!-- /fields -->)", re.DOTALL)
 RUNBOOKS: Final = re.compile(r"(<!-- runbooks -->\n).*?(<!-- /runbooks -->)", re.DOTALL)
 PLACEHOLDER: Final = re.compile(r"{{.*?}}")
 HEADER: Final = "# Written by `python -m qwenfleet.cluster.monitoring`.\n"
 
 
 def metrics_table() -> str:
-    """README's table of metrics, and the values of their labels."""
+    """The table of metrics in docs/metrics.md, and the values of their labels."""
     rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     for metric in METRICS.values():
         labels = ", ".join(metric.labels)
@@ -27,6 +34,43 @@ def metrics_table() -> str:
     rows += ["", "| label | values |", "|---|---|"]
     rows += [f"| {label} | {', '.join(values)} |" for label, values in CLOSED.items()]
     return "\n".join(rows) + "\n"
+
+
+def fields_table() -> str:
+    """The table of settings in docs/configuration.md: path, default and meaning of each."""
+    rows = ["| field | default | meaning |", "|---|---|---|"]
+    for path, field in fields():
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{path}` | {_default(field)} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting of a fleet with its path, section by section; each section comes once."""
+    sections: dict[type[Section], str] = {FleetConfig: ""}
+    for section, prefix in (queue := list(sections.items())):
+        for name, field in section.model_fields.items():
+            yield f"{prefix}{name}", field
+            inner = _section_in(field.annotation)
+            if inner is not None and inner not in sections:
+                is_list = str(field.annotation).startswith("tuple")
+                sections[inner] = f"{prefix}{name}{'[]' if is_list else ''}."
+                queue.append((inner, sections[inner]))
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
+
+
+def _default(field: FieldInfo) -> str:
+    """Nothing for a section, whose own fields say it."""
+    if field.is_required():
+        return "required"
+    if _section_in(field.annotation) is not None and field.default is not None:
+        return ""
+    return f"`{json.dumps(field.default)}`"
 
 
 def runbooks_table() -> str:
@@ -42,10 +86,17 @@ def runbooks_table() -> str:
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file with the text that it should have."""
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    docs = root / "docs"
+    metrics = (docs / "metrics.md").read_text(encoding="utf-8")
+    configuration = (docs / "configuration.md").read_text(encoding="utf-8")
     index = (root / "helm" / "runbooks" / "README.md").read_text(encoding="utf-8")
     return {
-        root / "README.md": TABLE.sub(lambda found: found[1] + metrics_table() + found[2], readme),
+        docs / "metrics.md": TABLE.sub(
+            lambda found: found[1] + metrics_table() + found[2], metrics
+        ),
+        docs / "configuration.md": FIELDS.sub(
+            lambda found: found[1] + fields_table() + found[2], configuration
+        ),
         root / "helm" / "runbooks" / "README.md": RUNBOOKS.sub(
             lambda found: found[1] + runbooks_table() + found[2], index
         ),
