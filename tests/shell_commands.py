@@ -176,8 +176,14 @@ def check_source(words: list[str]) -> None:
     assert Path(words[0]).name == "activate"
 
 
+def check_chmod(words: list[str]) -> None:
+    """Only secrets are changed, so that their owner alone reads them."""
+    assert words[0] == "600"
+
+
 CHECKERS: dict[str, Callable[[list[str]], None]] = {
     ".": check_source,
+    "chmod": check_chmod,
     "curl": check_curl,
     "docker": check_docker,
     "export": check_export,
