@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 
 import pytest
 
 from qwenfleet.cli import _parser
+from qwenfleet.cluster import gpu_fit
 from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.config_file import load
+from qwenfleet.cluster.gpus import Gpu, Gpus
 from qwenfleet.cluster.metrics import METRICS
+from qwenfleet.cluster.packages import Package
 from qwenfleet.deployments.exchange import Outcome
 from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
 from qwenfleet.deployments.keys import OPEN_ROUTES
@@ -106,6 +110,28 @@ def test_the_480b_page_has_the_planner_s_sizes():
     assert f"{size / 1e9:.1f} GB ({size / 2**30:.1f} GiB)" in page
     assert f"{size / 0.125e9 / 60:.0f} min at 1 Gbit/s, {size / 1.25e9 / 60:.1f} min at 10" in page
     assert f"{size / 2e9 / 60:.1f} min at 2 GB/s, {size / 7e9:.0f} s at 7 GB/s" in page
+
+
+def test_the_480b_page_shows_what_doctor_says_of_gpus():
+    """Of a good node, of an old driver, of a torch for CPUs, and of a user without rights."""
+    good = Gpus(
+        nvidia=(Gpu("NVIDIA H100 80GB HBM3", 81559),) * 8,
+        nvidia_driver="580.95.05",
+        on_bus=(8, 0),
+        seen_by_torch=8,
+    )
+    amd = Gpus(amd=(Gpu("gfx942"),) * 8, amd_driver="6.12.12", on_bus=(0, 8), can_open_kfd=False)
+    cuda = Package("torch", "2.13.0", build="cuda", device_version="13.0")
+    cases = (
+        (good, cuda),
+        (replace(good, nvidia_driver="570.133.20"), cuda),
+        (replace(good, seen_by_torch=None), Package("torch", "2.13.0+cpu", build="cpu")),
+        (amd, replace(cuda, build="rocm", device_version="7.0.2")),
+    )
+    for gpus, torch in cases:
+        (finding,) = gpu_fit.judge(gpus, torch, is_node=False)
+        row = f"| `[{finding.level}]` {finding.sentence} |"
+        assert row in read("docs/serve-480b.md")
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
