@@ -13,8 +13,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import QuantMethod
+from qwenfleet.cluster.plan_errors import PlanError
 
 GIB: Final = 2**30
 NDR_BYTES_PER_S: Final = 50e9

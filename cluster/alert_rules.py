@@ -10,17 +10,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from qwenfleet.cluster import burn_rates, gateway_alerts, recording_rules
-from qwenfleet.cluster.prometheus_rules import Alert, Group, to_yaml
+from qwenfleet.cluster.labels import EngineState, Loss
+from qwenfleet.cluster.prometheus_rules import DEPLOYMENT, MODEL, Alert
 
-SKEW_S: Final = 60
-"""A clock gauge is up to 10 s old when Ray's agent has it, and up to 20 s more while that agent
-shows it still; the rest is for the scrape."""
 DRAIN_SLACK_S: Final = 30
 """As `deployments/drain.py` allows beyond the deadline."""
 
-MODEL: Final = "Of fleet {{ $labels.fleet }}, model {{ $labels.model }}"
-DEPLOYMENT: Final = "Of fleet {{ $labels.fleet }}, deployment {{ $labels.deployment }}"
 START_FAILURES: Final = (
     "sum by (fleet, model) (\n"
     "  ray_qwenfleet_engine_start_failures_total\n"
@@ -51,7 +46,8 @@ ENGINES: Final = (
         "QwenfleetEngineFlapping",
         "ticket",
         "max by (fleet, model) (sum without (loss) "
-        '(changes(ray_qwenfleet_engine_losses_total{loss!~"drained|refused"}[30m]))) >= 3',
+        "(changes(ray_qwenfleet_engine_losses_total"
+        f'{{loss!~"{Loss.DRAINED}|{Loss.REFUSED}"}}[30m]))) >= 3',
         "Engines of model {{ $labels.model }} are lost again and again",
         f"{MODEL}, a gateway lost engines without a drain {{{{ $value }}}} times in half an hour.",
     ),
@@ -84,7 +80,7 @@ ENGINES: Final = (
         "(ray_qwenfleet_engine_start_seconds)\n"
         "  )\n"
         "  and on (fleet, deployment, engine) "
-        'ray_qwenfleet_engine_state{state="starting"} == 1\n'
+        f'ray_qwenfleet_engine_state{{state="{EngineState.STARTING}"}} == 1\n'
         ") > on (fleet, model) group_left ()\n"
         '  max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="start"})',
         "Engine {{ $labels.engine }} takes too long to start",
@@ -135,7 +131,8 @@ ENGINES: Final = (
         "QwenfleetGatewayDisagrees",
         "ticket",
         "sum by (fleet, model, SessionName) "
-        '(max by (fleet, model, SessionName, engine) (ray_qwenfleet_engine_state{state="ready"}))\n'
+        "(max by (fleet, model, SessionName, engine) "
+        f'(ray_qwenfleet_engine_state{{state="{EngineState.READY}"}}))\n'
         "  - min by (fleet, model, SessionName) (ray_qwenfleet_usable_engines) > 0",
         "A gateway does not use ready engines of model {{ $labels.model }}",
         f"{MODEL}, ready engines that a gateway has not been able to use for 10 minutes: "
@@ -143,137 +140,3 @@ ENGINES: Final = (
         "10m",
     ),
 )
-
-STREAMS: Final = (
-    Alert(
-        "QwenfleetStreamsLost",
-        "ticket",
-        "sum by (fleet, model) "
-        '(increase(ray_qwenfleet_requests_total{outcome="engine_lost"}[15m])) > 0',
-        "Streams of model {{ $labels.model }} were lost",
-        f"{MODEL}, about {{{{ $value | humanize }}}} requests of the last 15 minutes ended because "
-        "no engine could go on with them.",
-    ),
-    Alert(
-        "QwenfleetStreamsResumed",
-        "ticket",
-        "sum by (fleet, model) "
-        '(increase(ray_qwenfleet_resumes_total{loss!="drained"}[30m]))\n'
-        "  / clamp_min(sum by (fleet, model) (increase(ray_qwenfleet_requests_total[30m])), 1)"
-        " > 0.05\n"
-        "  and sum by (fleet, model) "
-        '(increase(ray_qwenfleet_resumes_total{loss!="drained"}[30m])) >= 10',
-        "Many streams of model {{ $labels.model }} change engines",
-        f"{MODEL}, in half an hour {{{{ $value | humanizePercentage }}}} as many streams went on "
-        "at another engine, without a drain, as requests ended.",
-    ),
-    # 0.9 as in gateway-api-inference-extension, tools/alerts/alert.yaml.
-    Alert(
-        "QwenfleetKvCachePressure",
-        "ticket",
-        "avg by (fleet, model, deployment) (\n"
-        "  ray_qwenfleet_engine_kv_cache_usage_ratio\n"
-        "    and on (fleet, deployment, engine) "
-        'ray_qwenfleet_engine_state{state=~"ready|quarantined"} == 1\n'
-        ") > 0.9\n"
-        "  and sum by (fleet, model, deployment) "
-        "(max_over_time(ray_qwenfleet_engine_waiting_requests[5m])) > 0",
-        "The KV caches of {{ $labels.deployment }} are full",
-        f"{MODEL}, deployment {{{{ $labels.deployment }}}}: engines' KV caches have been "
-        "{{ $value | humanizePercentage }} full for 15 minutes, and requests wait.",
-        "15m",
-    ),
-    Alert(
-        "QwenfleetQueueGrowing",
-        "ticket",
-        "qwenfleet:queued_requests\n"
-        "  and min_over_time(qwenfleet:queued_requests[15m]) > 0\n"
-        "  and on (fleet, model) (\n"
-        "    avg_over_time(qwenfleet:queued_requests[5m])\n"
-        "      > 1.2 * avg_over_time(qwenfleet:queued_requests[5m] offset 10m)\n"
-        "    or on (fleet, model)\n"
-        '    qwenfleet:queue_seconds:quantile5m{quantile="0.9"}\n'
-        "      > on (fleet, model)\n"
-        '    max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="ttft"})\n'
-        "  )",
-        "Requests of model {{ $labels.model }} queue",
-        f"{MODEL}, requests that wait: {{{{ $value }}}}. Some did all of the last 15 minutes, and "
-        "the queue grows or takes longer than a first token may.",
-        "5m",
-    ),
-)
-
-WATCHING: Final = (
-    Alert(
-        "QwenfleetMetricsAbsent",
-        "page",
-        'max by (fleet) (max_over_time(ray_qwenfleet_clock_seconds{role="gateway"}[1d]))\n'
-        '  unless max by (fleet) (ray_qwenfleet_clock_seconds{role="gateway"})',
-        "No gateway of fleet {{ $labels.fleet }} reports",
-        "Fleet {{ $labels.fleet }} has had no metrics of any gateway since "
-        "{{ $value | humanizeTimestamp }}: it is down, or nobody sees it.",
-        "5m",
-    ),
-    Alert(
-        "QwenfleetMetricsAbsent",
-        "ticket",
-        'absent(ray_qwenfleet_clock_seconds{role="gateway"})',
-        "No gateway of any fleet reports",
-        "This Prometheus has not had metrics of any gateway for half an hour.",
-        "30m",
-    ),
-    # The chart's PodMonitor names its job `qwenfleet/<full name of the release>`.
-    Alert(
-        "QwenfleetScrapeFailing",
-        "ticket",
-        'up{job=~".*qwenfleet.*"} == 0',
-        "Prometheus cannot scrape {{ $labels.instance }}",
-        "Target {{ $labels.instance }} of {{ $labels.job }}{{ with $labels.pod }} (pod "
-        "{{ $labels.namespace }}/{{ . }}){{ end }} has not answered for 10 minutes: what runs "
-        "there is missing from all figures.",
-        "10m",
-    ),
-    Alert(
-        "QwenfleetClockSkew",
-        "ticket",
-        "max by (fleet, role, NodeAddress) "
-        "(abs(ray_qwenfleet_clock_seconds - timestamp(ray_qwenfleet_clock_seconds)))"
-        f" > {SKEW_S}",
-        "The clock of {{ $labels.NodeAddress }} is off, or a process there hangs",
-        "Fleet {{ $labels.fleet }}, role {{ $labels.role }}: the clock of a process on "
-        "{{ $labels.NodeAddress }} and that of Prometheus are {{ $value | humanizeDuration }} "
-        "apart.",
-        "5m",
-    ),
-    Alert(
-        "QwenfleetHeadUnprotected",
-        "ticket",
-        "min by (fleet) (ray_qwenfleet_head_fault_tolerance) == 0",
-        "The Ray head of fleet {{ $labels.fleet }} has no Redis",
-        "Fleet {{ $labels.fleet }} keeps Ray's state in its head alone: when that pod goes, every "
-        "engine starts anew.",
-        "15m",
-    ),
-)
-
-
-def groups() -> tuple[Group, ...]:
-    """Recording rules and alerts."""
-    return (
-        *recording_rules.groups(),
-        *burn_rates.groups(),
-        Group("qwenfleet-engine-alerts", ENGINES),
-        *gateway_alerts.groups(),
-        Group("qwenfleet-stream-alerts", STREAMS),
-        Group("qwenfleet-watching-alerts", WATCHING),
-    )
-
-
-def alerts() -> tuple[Alert, ...]:
-    """All alerts; one name may have several rules."""
-    return tuple(rule for group in groups() for rule in group.rules if isinstance(rule, Alert))
-
-
-def rules(scale: float = 1.0) -> str:
-    """The rule file. `scale` shortens windows, intervals and waits: 1/60 makes minutes of hours."""
-    return to_yaml(groups(), scale)

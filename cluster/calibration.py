@@ -1,5 +1,8 @@
 """The speed model's few parameters, fitted to `calibration_points`, and how far off it is. Pure.
 
+`python -m qwenfleet.cluster.calibration` writes what a plan needs of it to `speed_constants.py`:
+run it when a measurement or the model changes.
+
 The time of a step is a sum of parts, each times one parameter, so the fit is of a few positive
 numbers to the logarithms of the measured times: Gauss-Newton, damped, on numpy's least squares.
 """
@@ -10,9 +13,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from qwenfleet.cluster import speed_constants
 from qwenfleet.cluster.accelerators import Vendor
 from qwenfleet.cluster.calibration_points import POINTS, CalibrationPoint, Quantity
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step, prefill
@@ -37,6 +42,31 @@ FEWEST_SERIES: Final = 3
 """With less than either, an error is not a number but "too few"."""
 
 PARAMETERS: Final = tuple(Parameter)
+CONSTANTS: Final = '''\
+"""The speed model's fit. Data, written by `python -m qwenfleet.cluster.calibration`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from qwenfleet.cluster.accelerators import Vendor
+from qwenfleet.cluster.step_cost import Parameter
+
+VALUES: Final[Mapping[Parameter, float]] = MappingProxyType(
+    {{
+{values}    }}
+)
+"""Times in seconds per layer and step; the others are factors on what data sheets say."""
+
+SPREADS: Final[Mapping[Vendor, float]] = MappingProxyType(
+    {{
+{spreads}    }}
+)
+"""A range is a prediction divided by and times this: it holds a share `calibration.COVERAGE` of the
+measurements of set-ups that the fit does not know."""
+'''
 
 
 @dataclass(frozen=True)
@@ -188,5 +218,21 @@ def series_of(held_out: Sequence[HeldOut]) -> int:
 
 @cache
 def fitted() -> Fitted:
-    """The fit to all points, made once in a process: it takes about 0.2 s."""
+    """The fit to all points, and one without each point and each series: 63 fits, 0.2 s."""
     return Fitted(fit(POINTS), hold_out(POINTS))
+
+
+def constants(model: Fitted) -> str:
+    """The text of `speed_constants.py`."""
+    values = [f"        Parameter.{p.name}: {model.values[p]:.8g},\n" for p in PARAMETERS]
+    spreads = [f"        Vendor.{vendor.name}: {model.spread(vendor):.8g},\n" for vendor in Vendor]
+    return CONSTANTS.format(values="".join(values), spreads="".join(spreads))
+
+
+def main() -> None:
+    """Write them."""
+    Path(speed_constants.__file__).write_text(constants(fitted()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 
-from qwenfleet.cluster import embedded, machine
+from qwenfleet.cluster import embedded, local_cpu, local_memory
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.finding import Finding, Subject, note, ok, problem
-from qwenfleet.cluster.machine import GIB, EngineNeed
+from qwenfleet.cluster.local_memory import GIB, EngineNeed
 
 MIB = 2**20
 EMBEDDED_BYTES = 2 * 134_515_008
@@ -77,12 +77,12 @@ class Disks:
 
 
 def read_cpu() -> Cpu:
-    first = machine.read_cpuinfo().partition("\n\n")[0]
+    first = local_cpu.read_cpuinfo().partition("\n\n")[0]
     return Cpu(platform.machine(), first, len(os.sched_getaffinity(0)))
 
 
 def read_memory() -> Memory:
-    return Memory(machine.available_memory_bytes(), int(psutil.virtual_memory().total))
+    return Memory(local_memory.available_memory_bytes(), int(psutil.virtual_memory().total))
 
 
 def read_shared_memory() -> Room:
@@ -120,15 +120,15 @@ def read_room(path: Path) -> Room:
 def judge_cpu(cpu: Cpu, extensions: tuple[str, ...], *, is_cpu_build: bool) -> list[Finding]:
     """vLLM's CPU build has one library for each set of instructions: `platforms/cpu.py`,
     `import_kernels`."""
-    name = machine.cpuinfo_value(cpu.cpuinfo, "model name") or cpu.architecture
+    name = local_cpu.cpuinfo_value(cpu.cpuinfo, "model name") or cpu.architecture
     said = f"{name}, {cpu.cores} core{'' if cpu.cores == 1 else 's'}"
     if not is_cpu_build:
         return [ok(Subject.CPU, said)]
     try:
-        machine.check_cpu(cpu.cpuinfo, cpu.architecture)
+        local_cpu.check_cpu(cpu.cpuinfo, cpu.architecture)
     except MachineError as error:
         return [problem(Subject.CPU, error.problem, error.remedy)]
-    flags = set(machine.cpuinfo_value(cpu.cpuinfo, "flags").split())
+    flags = set(local_cpu.cpuinfo_value(cpu.cpuinfo, "flags").split())
     library, lack = cpu_library(cpu.architecture, flags)
     if library not in extensions:
         has = ", ".join(extensions) or "none"
@@ -164,17 +164,17 @@ def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
     """`is_serving`: what a fleet needs is in use by one already."""
     config = FleetConfig()
     needs = [
-        EngineNeed(m.id, m.replicas.min, machine.engine_bytes(EMBEDDED_BYTES, m.kv_cache_gib))
+        EngineNeed(m.id, m.replicas.min, local_memory.engine_bytes(EMBEDDED_BYTES, m.kv_cache_gib))
         for m in config.models
     ]
-    ours = config.gateway.replicas * machine.GATEWAY_BYTES + machine.RAY_BYTES
+    ours = config.gateway.replicas * local_memory.GATEWAY_BYTES + local_memory.RAY_BYTES
     total = sum(need.total_bytes for need in needs) + ours
     said = f"{memory.available_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB are available"
     if total <= memory.available_bytes:
         return [ok(Subject.MEMORY, f"{said}; the laptop fleet takes {total / GIB:.1f} GiB")]
     if is_serving:
         return [ok(Subject.MEMORY, f"{said}, beside a fleet that runs")]
-    most = machine.most_engines(needs, memory.available_bytes - ours)
+    most = local_memory.most_engines(needs, memory.available_bytes - ours)
     sentence = f"{said}, and the laptop fleet takes {total / GIB:.1f} GiB"
     if most:
         return [note(Subject.MEMORY, sentence, f"Use `qwenfleet serve --engines {most}`.")]
@@ -184,7 +184,7 @@ def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
 
 def judge_shared_memory(room: Room) -> list[Finding]:
     engines = FleetConfig().num_engines
-    wanted = machine.OBJECT_STORE_BYTES + engines * QUEUE_BYTES
+    wanted = local_memory.OBJECT_STORE_BYTES + engines * QUEUE_BYTES
     said = f"{room.free_bytes / MIB:.0f} of {room.total_bytes / MIB:.0f} MiB are free in /dev/shm"
     way_out = "In Docker use --shm-size=2g, in Kubernetes an emptyDir with medium Memory."
     if room.free_bytes < LEAST_SHARED_BYTES:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import FP8_BLOCKS, NVFP4_GROUPS, Geometry, Quantization
 from qwenfleet.cluster.model_directory import read_geometry
+from qwenfleet.cluster.plan_errors import PlanError
 
 CODER_480B: Final = Geometry(
     architecture="Qwen3MoeForCausalLM",

@@ -1,7 +1,7 @@
 """What the chart `helm/qwenfleet` takes as values: the fleet's own tree, and where its pods run.
 
 Names are camel case, as Kubernetes' are; below `fleet` they are those of a fleet.yaml.
-`values_schema` turns this tree into `values.schema.json`; the defaults are in `values.yaml`.
+`chart_generate` turns this tree into `values.schema.json`; the defaults are in `values.yaml`.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class FleetConfig(Section):
         if self.auth is None and not is_loopback(host):
             raise ConfigError(
                 f"other machines can reach {host}, and no key guards the fleet",
-                'Write `auth: {keys: ["HASH"]}` in its file (--config), with the HASH that '
+                'Write `auth: {keys: ["HASH"]}` in the fleet\'s file, with the HASH that '
                 "`qwenfleet keys new` prints, or `auth: none` to let anyone in.",
             )
 

@@ -17,7 +17,7 @@ from qwenfleet.cluster.accelerators import Accelerator, Vendor
 from qwenfleet.cluster.geometry import Geometry, KVDtype, QuantMethod
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.long_context import yarn_notes, yarn_overrides
-from qwenfleet.cluster.memory import BATCHED_TOKENS, UTILISATION
+from qwenfleet.cluster.vllm_defaults import BATCHED_TOKENS, UTILISATION
 
 AITER_SLOWDOWNS: Final = (
     "without AITER, vLLM's blog of 2025-12-16 measured attention 1.13 to 1.36 times slower "

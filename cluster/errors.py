@@ -12,8 +12,7 @@
     │   ├── DrainRefused      an engine was not drained
     │   ├── BenchmarkError    a benchmark cannot measure
     │   ├── KubernetesError   the Kubernetes API does not answer, or not what was asked
-    │   └── PlanError         a model cannot be planned for, or a name is not known
-    │       └── NoLayoutFits  every layout breaks a rule
+    │   └── PlanError         a model cannot be planned for: `plan_errors.py`
     ├── EngineStartError      an engine did not come up
     ├── ProtocolError         gateway and engine do not understand each other
     └── RequestError          the answer to one HTTP request: `request_errors.py`
@@ -153,25 +152,6 @@ class KubernetesError(Refusal):
         super().__init__(problem, remedy)
         self.args = (problem, remedy, api_status)
         self.api_status = api_status
-
-
-class PlanError(Refusal):
-    """What the planner was asked about it does not know, or the numbers cannot be."""
-
-    status = 400
-    kind = "invalid_request_error"
-    code = "plan"
-
-
-class NoLayoutFits(PlanError):
-    """No layout is legal and fits; `rule` is the name of the one that the nearest layout breaks."""
-
-    code = "no_layout_fits"
-
-    def __init__(self, problem: str, remedy: str, rule: str) -> None:
-        super().__init__(problem, remedy)
-        self.args = (problem, remedy, rule)
-        self.rule = rule
 
 
 class EngineStartError(FleetError):

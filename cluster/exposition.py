@@ -25,7 +25,7 @@ OWN: Final = frozenset({"le"}.union(*(metric.labels for metric in METRICS.values
 
 
 @dataclass(frozen=True)
-class Report:
+class ProcessReport:
     """One process's metrics, as of one moment by its own clock."""
 
     process: str
@@ -37,7 +37,7 @@ class Report:
     values: Mapping[Series, float]
 
 
-def reports(text: str, url: str) -> tuple[Report, ...]:
+def reports(text: str, url: str) -> tuple[ProcessReport, ...]:
     """Of every process that lives: Ray exports a dead one's counters for ever, but its gauges for
     20 s, and the clock is a gauge. Raises MetricsError when `text`, which came from `url`, cannot
     be parsed."""
@@ -50,7 +50,7 @@ def reports(text: str, url: str) -> tuple[Report, ...]:
         own = tuple(sorted((k, v) for k, v in sample.labels.items() if k in OWN))
         values.setdefault(key, {})[sample.name, own] = sample.value
     return tuple(
-        Report(
+        ProcessReport(
             process=key[0],
             node=clock.labels.get("NodeAddress", ""),
             role=clock.labels.get("role", ""),

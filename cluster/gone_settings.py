@@ -1,7 +1,7 @@
-"""vLLM settings of older guides that vLLM 0.32 no longer has, and what to use instead. Pure.
+"""Settings of older guides that vLLM 0.32 ignores, and what to use instead. Pure.
 
-A variable that is gone changes nothing and says nothing; an argument that is gone stops the engine.
-A unit test holds both lists against the installed vLLM.
+A variable that vLLM does not read changes nothing. An argument that it does not have needs no list:
+vLLM refuses it by name when the engine starts. A unit test compares both with the installed vLLM.
 """
 
 from __future__ import annotations
@@ -81,84 +81,25 @@ GONE_VARIABLES: Final = (
     Gone("SGLANG_USE_AITER", f"{NEVER}: set VLLM_ROCM_USE_AITER.", ("VLLM_ROCM_USE_AITER",)),
 )
 
-GONE_ARGUMENTS: Final = (
-    Gone(
-        "rope_scaling",
-        "Set rope_parameters, with rope_theta in it, in engine_args.hf_overrides.",
-        ("hf_overrides",),
-    ),
-    Gone(
-        "rope_theta",
-        "Set rope_parameters, with rope_theta in it, in engine_args.hf_overrides.",
-        ("hf_overrides",),
-    ),
-    Gone(
-        "swap_space",
-        "Set engine_args.kv_offloading_size to keep KV blocks in the host's memory.",
-        ("kv_offloading_size",),
-    ),
-    Gone(
-        "guided_decoding_backend",
-        "Set engine_args.structured_outputs_config.",
-        ("structured_outputs_config",),
-    ),
-    Gone(
-        "max_seq_len_to_capture",
-        "Set engine_args.max_cudagraph_capture_size.",
-        ("max_cudagraph_capture_size",),
-    ),
-    Gone(
-        "cuda_graph_sizes",
-        "Set engine_args.cudagraph_capture_sizes.",
-        ("cudagraph_capture_sizes",),
-    ),
-    Gone("num_scheduler_steps", "Remove it; see engine_args.async_scheduling.",
-         ("async_scheduling",)),
-    Gone("use_v2_block_manager", "Remove it: there is one block manager."),
-    Gone("task", "Set engine_args.runner.", ("runner",)),
-    Gone("enable_reasoning", "Set engine_args.reasoning_parser.", ("reasoning_parser",)),
-    Gone(
-        "num_redundant_experts",
-        "Set it in engine_args.eplb_config, and layout.expert_load_balancing.",
-        ("eplb_config",),
-    ),
-    Gone("ep_size", f"{NEVER}: set layout.expert_parallel, of TP x DP ranks."),
-    Gone("page_size", f"{NEVER}: set engine_args.block_size.", ("block_size",)),
-    Gone("context_length", f"{NEVER}: set the model's max_model_len.", ("max_model_len",)),
-    Gone(
-        "mem_fraction_static",
-        f"{NEVER}: set engine_args.gpu_memory_utilization.",
-        ("gpu_memory_utilization",),
-    ),
-    Gone("moe_runner_backend", f"{NEVER}: set engine_args.moe_backend.", ("moe_backend",)),
-    Gone(
-        "enable_dp_attention",
-        f"{NEVER}: set layout.data_parallel_size and layout.expert_parallel.",
-    ),
-)  # fmt: skip
-
 GONE_ALL2ALL: Final = frozenset({"naive", "pplx"})
 """vLLM 0.32 `config/parallel.py` falls back to allgather_reducescatter for them."""
 
 _VARIABLES: Final = {one.name: one for one in GONE_VARIABLES}
-_ARGUMENTS: Final = {one.name: one for one in GONE_ARGUMENTS}
 
 
 def gone_settings(engine_args: Mapping[str, JsonValue], env: Mapping[str, str]) -> list[str]:
-    """A sentence and the way out for each setting that does nothing, or stops the engine."""
+    """Two sentences for each setting that has no effect: what it is, and what to use instead."""
     said = [
         f"vLLM 0.32 does not read {name}. {_VARIABLES[name].way_out}"
         for name in env
         if name in _VARIABLES
     ]
-    for name, value in engine_args.items():
-        if gone := _ARGUMENTS.get(name.replace("-", "_").removeprefix("__")):
-            said.append(f"vLLM 0.32 has no argument {name}. {gone.way_out}")
-        elif name == "all2all_backend" and value in GONE_ALL2ALL:
-            said.append(
-                f"vLLM 0.32 has no all2all_backend {value} and takes allgather_reducescatter. "
-                "Name that one, or one of the deepep or mori backends."
-            )
+    backend = engine_args.get("all2all_backend")
+    if backend in GONE_ALL2ALL:
+        said.append(
+            f"vLLM 0.32 has no all2all_backend {backend} and takes allgather_reducescatter. "
+            "Name that one, or one of the deepep or mori backends."
+        )
     return said
 
 

@@ -10,41 +10,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from qwenfleet.cluster import kube_failures
+from qwenfleet.cluster.kube_query import Query
 
 TIMEOUT_S: Final = 15.0
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where every pod finds its token, its namespace and the API server's certificate."""
-GROUPS: Final = {"nodes": "api/v1", "pods": "api/v1", "events": "api/v1"}
-RAY: Final = "apis/ray.io/v1"
 MALFORMED: Final = (yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError)
 """What the client raises for a kubeconfig that is no YAML, or has something in a wrong place."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """Objects of one resource: all of the cluster, or of a namespace, by selectors."""
-
-    resource: str
-    namespace: str | None = None
-    labels: str = ""
-    fields: str = ""
-
-    def path(self, name: str = "") -> str:
-        scope = "" if self.namespace is None else f"/namespaces/{self.namespace}"
-        group = GROUPS.get(self.resource, RAY)
-        return f"/{group}{scope}/{self.resource}" + (f"/{name}" if name else "")
-
-    @property
-    def selectors(self) -> dict[str, str]:
-        chosen = {"labelSelector": self.labels, "fieldSelector": self.fields}
-        return {key: value for key, value in chosen.items() if value}
 
 
 class Kube:

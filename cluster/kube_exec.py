@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from qwenfleet.cluster import kube_failures
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Kube, Query
+from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_objects import KubePod
+from qwenfleet.cluster.kube_query import Query
 
 POLL_S: Final = 1.0
 

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.errors import KubernetesError
+from qwenfleet.cluster.kube_query import RAY_RESOURCES, resource_name
 
 if TYPE_CHECKING:
-    from qwenfleet.cluster.kube import Query
-
-RAY_RESOURCES = frozenset({"rayclusters", "rayservices"})
+    from qwenfleet.cluster.kube_query import Query
 
 
 @contextmanager
@@ -95,11 +94,6 @@ def unreadable(files: str, error: Exception) -> KubernetesError:
         f"the kubeconfig {files} cannot be read ({type(error).__name__}: {said})",
         "Mend it until `kubectl config view` shows it, or set KUBECONFIG to another.",
     )
-
-
-def resource_name(resource: str) -> str:
-    """As `kubectl` and RBAC rules call it."""
-    return f"{resource}.ray.io" if resource in RAY_RESOURCES else resource
 
 
 def _message(body: str) -> str:

@@ -18,7 +18,7 @@ EVENTS: Final = 10
 
 
 @dataclass(frozen=True)
-class Condition:
+class ServiceCondition:
     type: str
     is_true: bool
     reason: str = ""
@@ -41,7 +41,7 @@ class ClusterSide:
 @dataclass(frozen=True)
 class RayServiceStatus:
     name: str
-    conditions: tuple[Condition, ...]
+    conditions: tuple[ServiceCondition, ...]
     active: ClusterSide | None
     pending: ClusterSide | None
     endpoints: int
@@ -84,7 +84,7 @@ def ray_service(tree: Mapping[str, Any]) -> RayServiceStatus:
     return RayServiceStatus(
         name=str(tree["metadata"]["name"]),
         conditions=tuple(
-            Condition(
+            ServiceCondition(
                 kind,
                 found[kind].get("status") == "True",
                 str(found[kind].get("reason") or ""),

@@ -10,8 +10,9 @@ from typing import Any, Final
 from qwenfleet.cluster import kube_objects, kube_services
 from qwenfleet.cluster.accelerators import Vendor
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Kube, Query
+from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_objects import CLUSTER_LABEL, KubeNode, KubePod
+from qwenfleet.cluster.kube_query import Query
 from qwenfleet.cluster.kube_services import EventLine, RayServiceStatus
 
 ENDED: Final = {"Succeeded", "Failed"}
@@ -100,28 +101,28 @@ def judge(namespace: str, objects: Objects) -> KubeStatus:
     services = tuple(
         sorted(map(kube_services.ray_service, objects.services), key=lambda service: service.name)
     )
-    fleet = tuple(
+    fleet_pods = tuple(
         sorted(
             (p for p in everyone if p.ray_cluster and p.namespace == namespace),
             key=lambda pod: (pod.ray_cluster, not pod.is_head, pod.group, pod.name),
         )
     )
-    homes = {pod.node for pod in fleet}
+    homes = {pod.node for pod in fleet_pods}
     shown = tuple(node for node in nodes if node.gpus or node.name in homes)
     names = {
         *(service.name for service in services),
-        *(pod.name for pod in fleet),
-        *(pod.ray_cluster for pod in fleet),
+        *(pod.name for pod in fleet_pods),
+        *(pod.ray_cluster for pod in fleet_pods),
         *homes,
     }
     return KubeStatus(
         namespace=namespace,
         services=services,
-        pods=fleet,
+        pods=fleet_pods,
         nodes=tuple(sorted(shown, key=lambda node: node.name)),
-        gpus=tuple(gpu_use(nodes, everyone, {id(pod) for pod in fleet})),
+        gpus=tuple(gpu_use(nodes, everyone, {id(pod) for pod in fleet_pods})),
         events=tuple(kube_services.last_events(objects.events, names)),
-        remarks=(*objects.remarks, *_remarks(namespace, services, fleet, nodes)),
+        remarks=(*objects.remarks, *_remarks(namespace, services, fleet_pods, nodes)),
     )
 
 
@@ -158,7 +159,7 @@ def _type(node: KubeNode, vendor: Vendor) -> str:
 def _remarks(
     namespace: str,
     services: Sequence[RayServiceStatus],
-    fleet: Sequence[KubePod],
+    fleet_pods: Sequence[KubePod],
     nodes: Sequence[KubeNode],
 ) -> list[str]:
     remarks = []
@@ -167,7 +168,7 @@ def _remarks(
             f"there is no RayService in namespace {namespace}: name another with --namespace, or "
             "install the chart"
         )
-    if services and not fleet:
+    if services and not fleet_pods:
         remarks.append(f"no pod in namespace {namespace} has the label {CLUSTER_LABEL}")
     if nodes and not any(node.gpus for node in nodes):
         looked = " or ".join(vendor.kubernetes_resource for vendor in Vendor)

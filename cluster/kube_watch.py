@@ -3,6 +3,12 @@
 A watch that ends goes on from the last resourceVersion that it heard of. One that the server knows
 no more (410 Gone) begins with a list, and so does one that heard nothing for SILENCE_S, although
 the server should have sent a bookmark, and any that is RELIST_S old.
+
+The official client has an informer, `kubernetes.informer.SharedInformer`. It is not used because
+(kubernetes 37.0, informer.py `_run_loop`) it opens a failed watch again without a pause, so that
+every engine of a fleet asks an API server that refuses it as fast as it can, and because it reads
+without a time limit, so that it waits for ever on a connection that a load balancer dropped in
+silence.
 """
 
 from __future__ import annotations

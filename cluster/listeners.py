@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
 import psutil
 
@@ -15,12 +13,6 @@ from qwenfleet.cluster import machine, programs, run_file
 from qwenfleet.cluster.config import GatewayConfig
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.programs import NOBODY, Owner, Program
-from qwenfleet.cluster.run_file import RunningFleet
-
-FLEET_PORTS = 106
-"""In a row, for HAProxy, Ray's metrics and the gateways: what `ray_environment` looks for."""
-OWN_PORTS = range(10_000, 30_000)
-"""Where it looks: see `machine.free_port_range`."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +27,8 @@ class Listener:
     owner: Owner = NOBODY
     auth_mode: str = ""
     """RAY_AUTH_MODE of its Ray cluster; empty when it has none, or cannot be seen."""
-    counters: str = ""
-    """Whose counters the port shows to anyone; empty when it is no such port."""
-    has_keys: bool | None = None
-    """Whether its fleet's HTTP asks for an API key; None when that cannot be seen."""
+    is_keyless_http: bool = False
+    """Whether it is where a fleet of this user answers HTTP without an API key."""
 
     @property
     def is_local(self) -> bool:
@@ -49,16 +39,12 @@ class Listener:
 
 @dataclass(frozen=True)
 class Ports:
-    """Whether a fleet finds the ports that it needs."""
+    """Whether a fleet finds the default port free."""
 
     host: str
     port: int
     refusal: tuple[str, str] | None
     """When a server cannot listen at that default address: what is wrong, and the way out."""
-    range_refusal: tuple[str, str] | None
-    """The same of the ports that a fleet looks for."""
-    ephemeral: range
-    """What the kernel gives to outgoing connections."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +69,14 @@ def read(visitor: int = 0) -> Listening:
     known = programs.read({os.getpid(), *(pid for _, _, pid in sockets)})
     fleets = run_file.running()
     owners = {pid: programs.owner(pid, known, fleets) for pid in known}
-    clusters = _clusters(known, owners, fleets)
+    auth_modes = _auth_modes(known, owners)
+    keyless = {(Owner(f.name, f.pid), f.port) for f in fleets if not f.has_keys}
     found = []
     for address, port, pid in sockets:
         program = known.get(pid)
         if program is None:
             found.append(Listener(address, port))
             continue
-        cluster = clusters.get(owners[pid], _Cluster())
         found.append(
             Listener(
                 address=address,
@@ -99,9 +85,8 @@ def read(visitor: int = 0) -> Listening:
                 program=program.name,
                 user=program.user,
                 owner=owners[pid],
-                auth_mode=cluster.auth_mode,
-                counters=cluster.counters.get(port, ""),
-                has_keys=cluster.has_keys,
+                auth_mode=auth_modes.get(owners[pid], ""),
+                is_keyless_http=(owners[pid], port) in keyless,
             )
         )
     found.sort(key=lambda listener: (listener.port, listener.address))
@@ -109,45 +94,19 @@ def read(visitor: int = 0) -> Listening:
 
 
 def read_ports() -> Ports:
-    """Tries the ports by binding them for a moment."""
+    """Tries the port by binding it for a moment."""
     gateway = GatewayConfig()
-    low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    return Ports(
-        host=gateway.host,
-        port=gateway.port,
-        refusal=_refusal(lambda: machine.check_port(gateway.host, gateway.port)),
-        range_refusal=_refusal(lambda: machine.free_port_range(FLEET_PORTS, "0.0.0.0")),
-        ephemeral=range(int(low), int(high) + 1),
-    )
+    try:
+        machine.check_port(gateway.host, gateway.port)
+    except MachineError as error:
+        return Ports(gateway.host, gateway.port, (error.problem, error.remedy))
+    return Ports(gateway.host, gateway.port, None)
 
 
-@dataclass
-class _Cluster:
-    """What the processes of one Ray cluster were started with, put together."""
-
-    auth_mode: str = ""
-    counters: dict[int, str] = field(default_factory=dict)
-    has_keys: bool | None = None
-
-
-def _clusters(
-    known: Mapping[int, Program], owners: Mapping[int, Owner], fleets: Sequence[RunningFleet]
-) -> dict[Owner, _Cluster]:
-    clusters: dict[Owner, _Cluster] = defaultdict(_Cluster)
+def _auth_modes(known: Mapping[int, Program], owners: Mapping[int, Owner]) -> dict[Owner, str]:
+    """RAY_AUTH_MODE of each Ray cluster, from any of its processes that may be read."""
+    modes: dict[Owner, str] = {}
     for pid, owner in owners.items():
         if owner.is_ray:
-            clusters[owner].auth_mode = clusters[owner].auth_mode or known[pid].auth_mode
-            clusters[owner].counters |= known[pid].counters
-    for fleet in fleets:
-        cluster = clusters[Owner(fleet.name, fleet.pid)]
-        cluster.counters[fleet.metrics_port] = "Ray's metrics"
-        cluster.has_keys = fleet.has_keys
-    return clusters
-
-
-def _refusal(check: Callable[[], object]) -> tuple[str, str] | None:
-    try:
-        check()
-    except MachineError as error:
-        return error.problem, error.remedy
-    return None
+            modes[owner] = modes.get(owner) or known[pid].auth_mode
+    return modes

@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from qwenfleet.cluster.catalog import find_published
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import Geometry
+from qwenfleet.cluster.plan_errors import PlanError
 
 MAX_YARN_FACTOR: Final = 4
 """The largest that Qwen's model cards use."""

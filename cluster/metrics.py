@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal
+
+from qwenfleet.cluster.labels import Decision, EngineState, Loss, Outcome, StartPhase
 
 LATENCY_BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
@@ -18,27 +21,27 @@ LATENCY_BUCKETS_S: Final = (
 """From a cached prompt on a GPU to a 1M-token prefill."""
 TOKEN_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 """Around the 17 to 50 ms per token that Qwen3-Coder-480B makes on eight MI300X."""
+
+
+def _values(labels: type[StrEnum]) -> tuple[str, ...]:
+    """Plain strings: Ray's metrics take nothing else."""
+    return tuple(label.value for label in labels)
+
+
 CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "outcome": (
-            "completed", "refused", "no_key", "wrong_key", "unavailable", "failed", "timed_out",
-            "client_deadline", "engine_lost", "disconnected",
-        ),
+        "outcome": _values(Outcome),
         "reason": (
             "app_failed", "body_too_large", "engine_refused", "internal_error", "invalid_api_key",
             "invalid_request", "malformed_body", "model_loading", "model_not_found",
             "model_required", "no_engine", "request_kills_engines", "route_not_found", "timeout",
         ),
-        "loss": ("core_died", "reset", "silent", "frozen", "drained", "refused"),
+        "loss": _values(Loss),
         "slo": ("availability", "ttft", "inter_token"),
         "verdict": ("good", "bad"),
-        "decision": ("sent", "waits", "moved", "trial"),
-        "state": ("starting", "ready", "quarantined", "draining"),
-        "phase": (
-            "waiting for its turn", "waiting", "starting", "finding the model", "importing vLLM",
-            "reading the model's configuration", "importing vLLM in the core",
-            "loading the model", "warming up",
-        ),
+        "decision": _values(Decision),
+        "state": _values(EngineState),
+        "phase": _values(StartPhase),
         "role": ("gateway", "engine"),
     }
 )  # fmt: skip

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from qwenfleet.cluster.errors import ModelSourceError, PlanError
+from qwenfleet.cluster.errors import ModelSourceError
 from qwenfleet.cluster.geometry import Geometry, Quantization, QuantMethod
+from qwenfleet.cluster.plan_errors import PlanError
 
 ARCHITECTURES: Final = (
     "LlamaForCausalLM",

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qwenfleet.cluster import smollm2, tiny_qwen3_moe
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.model_config import ModelConfig, SamplingDefaults
-from qwenfleet.cluster.plan_serving import planned
 
 
 @dataclass(frozen=True)
@@ -72,42 +69,3 @@ def defaults_for(source: str) -> ModelDefaults:
         if pattern.fullmatch(name):
             return defaults
     return NO_DEFAULTS
-
-
-def completed(config: FleetConfig) -> FleetConfig:
-    """The same fleet with what each model leaves out filled by the planner and from its card.
-
-    Raises PlanError for a layout that the model cannot have.
-    """
-    return config.model_copy(update={"models": tuple(map(_completed, config.models))})
-
-
-def _completed(model: ModelConfig) -> ModelConfig:
-    model = _planned(model)
-    card = defaults_for(model.resolved_source)
-    sampling = {**card.sampling, **model.sampling.model_dump(exclude_none=True)}
-    return model.model_copy(
-        update={
-            "tool_call_parser": model.tool_call_parser or card.tool_call_parser,
-            "tool_strict_level": model.tool_strict_level or card.tool_strict_level,
-            "max_model_len": model.max_model_len or card.max_model_len,
-            "sampling": SamplingDefaults.model_validate(sampling),
-            "engine_args": {**card.engine_args, **model.engine_args},
-        }
-    )
-
-
-def _planned(model: ModelConfig) -> ModelConfig:
-    """With layout and settings for each pool; all pools serve the context that the smallest of them
-    holds."""
-    if not model.pools:
-        return planned(model)
-    found = [planned(pool) for pool in model.engine_pools]
-    lengths = [pool.max_model_len for pool in found if pool.max_model_len is not None]
-    pools = tuple(
-        pool.model_copy(
-            update={"layout": one.layout, "env": one.env, "engine_args": one.engine_args}
-        )
-        for pool, one in zip(model.pools, found, strict=True)
-    )
-    return model.model_copy(update={"pools": pools, "max_model_len": min(lengths, default=None)})

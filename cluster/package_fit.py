@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from qwenfleet.cluster.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.packages import TORCH_COMPANIONS, Installed, Package
 
 PLUGIN = "qwenfleet_resume"
 ANEW = "Run `make env`, or install the project anew into an environment of its own."
-_CLAUSE = re.compile(r"(>=|<=|==|!=|<|>)\s*(\d+)\.(\d+)")
 
 
 def judge_python(installed: Installed) -> list[Finding]:
     version = ".".join(map(str, installed.python))
     said = f"Python {version} at {installed.executable}"
-    if not is_in_range(installed.python[:2], installed.python_range):
+    if version not in SpecifierSet(installed.python_range):
         return [problem(Subject.PYTHON, f"{said} is outside {installed.python_range}", ANEW)]
     if not installed.pins:
         return [
@@ -35,23 +35,6 @@ def judge_python(installed: Installed) -> list[Finding]:
             )
         ]
     return [ok(Subject.PYTHON, said)]
-
-
-def is_in_range(version: tuple[int, ...], wanted: str) -> bool:
-    """Whether (3, 12) satisfies a text like >=3.11,<3.14; an empty one takes all."""
-    for sign, major, minor in _CLAUSE.findall(wanted):
-        bound = (int(major), int(minor))
-        is_met = {
-            ">=": version >= bound,
-            "<=": version <= bound,
-            "==": version == bound,
-            "!=": version != bound,
-            "<": version < bound,
-            ">": version > bound,
-        }[sign]
-        if not is_met:
-            return False
-    return True
 
 
 def judge_ray(installed: Installed) -> list[Finding]:
@@ -93,13 +76,13 @@ def _judge_build(torch: Package, vllm: Package) -> list[Finding]:
 
 def _judge_companion(torch: Package, companion: Package) -> list[Finding]:
     """torchvision is imported with transformers and takes vLLM down; the others when audio is."""
-    pin = companion.torch_pin.partition("+")[0]
+    pin = Version(companion.torch_pin).public if companion.torch_pin else ""
     is_certain = True
     if pin and pin != torch.release:
         why = f"asks for torch {pin}, and {torch.version} is installed"
     elif companion.build and torch.build and companion.build != torch.build:
         why = f"is built for {_device(companion)}, and torch for {_device(torch)}"
-    elif not companion.build and "+" in torch.version:
+    elif not companion.build and Version(torch.version).local:
         is_certain = False
         why = f"does not say what device it is built for, and torch is built for {_device(torch)}"
     else:

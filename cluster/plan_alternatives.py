@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from qwenfleet.cluster.accelerators import ACCELERATORS
 from qwenfleet.cluster.catalog import CATALOG
-from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.geometry import KVDtype
-from qwenfleet.cluster.layouts import MAX_NODES_PER_ENGINE, Machines
+from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.plan import Candidate, Refused
 from qwenfleet.cluster.plan_choice import ranked
+from qwenfleet.cluster.plan_errors import Change, NoLayoutFits, PlanError, Quantity
 from qwenfleet.cluster.plan_request import PlanRequest
+from qwenfleet.cluster.planner_layouts import MAX_NODES_PER_ENGINE
 from qwenfleet.cluster.rules import Rule
 
 Search = Callable[[PlanRequest], tuple[list[Candidate], list[Refused]]]
-MOST_WAYS_OUT = 4
+MOST_CHANGES = 4
 SIZES = (Rule.MEMORY, Rule.CONTEXT)
 
 
@@ -25,16 +27,15 @@ def nothing_fits(request: PlanRequest, refused: list[Refused], search: Search) -
     nearest = min(refused, key=_distance)
     breach = nearest.breaches[0]
     model, machines = request.model.short_name, request.machines.name
-    ways = _ways_out(request, nearest, search)
-    remedy = "; or ".join(way for way, _ in zip(ways, range(MOST_WAYS_OUT), strict=False))
+    changes = tuple(islice(_changes(request, nearest, search), MOST_CHANGES))
     if request.layout is not None:
         said = f"{model} cannot run in {request.layout.name} on {machines}:"
     else:
         said = f"no layout of {model} fits {machines}: in {nearest.layout.name}, the nearest,"
     return NoLayoutFits(
         f"{said} {breach.sentence} (rule {breach.rule.value})",
-        f"What works: {remedy}." if remedy else "No machine that the planner knows holds it.",
         breach.rule.value,
+        changes,
     )
 
 
@@ -50,47 +51,58 @@ def _distance(refused: Refused) -> tuple[bool, bool, int, int]:
     )
 
 
-def _ways_out(request: PlanRequest, nearest: Refused, search: Search) -> Iterator[str]:
-    """Each with the layout that it leads to; the least change first."""
+def _changes(request: PlanRequest, nearest: Refused, search: Search) -> Iterator[Change]:
+    """Each is enough for a layout to fit; the least change first."""
     free = replace(request, layout=None)
     here = _best(free, search)
+    machines = request.machines.name
     if request.layout is not None and here:
-        yield f"{here.layout.name} on the same machines"
-    holds_a_request = nearest.memory.kv_tokens >= request.load.sequence_tokens
+        yield Change(Quantity.LAYOUT, here.layout.name, here.layout.name, machines)
+    tokens = nearest.memory.kv_tokens
+    holds_a_request = tokens >= request.load.sequence_tokens
     if nearest.breaches[0].rule is Rule.CONTEXT and request.context_tokens and holds_a_request:
-        tokens = nearest.memory.kv_tokens
-        yield f"a context of {tokens:,} tokens (--context {tokens}) in {nearest.layout.name}"
+        yield Change(Quantity.CONTEXT, tokens, nearest.layout.name, machines)
     if here:
         return
     with_fp8_kv = _best(replace(free, kv_dtype=KVDtype.FP8), search)
     if request.kv_dtype is not KVDtype.FP8 and with_fp8_kv:
-        yield f"--kv-dtype fp8 in {with_fp8_kv.layout.name}"
+        yield Change(Quantity.KV_DTYPE, KVDtype.FP8.value, with_fp8_kv.layout.name, machines)
     fp8 = next((one for one in CATALOG if one.name == f"{request.model.name}-FP8"), None)
     found = _best(replace(free, model=fp8), search) if fp8 else None
     if fp8 and found:
-        yield f"{fp8.short_name} in {found.layout.name} on the same machines"
+        yield Change(Quantity.MODEL, fp8.name, found.layout.name, machines)
+    yield from _other_machines(free, search)
+
+
+def _other_machines(request: PlanRequest, search: Search) -> Iterator[Change]:
+    """The least that holds the model: of this kind of node, and of another kind."""
     for kind in (_more(request.machines), _others(request.machines)):
-        for machines in kind:
-            found = _best(replace(free, machines=machines), search)
+        for quantity, machines in kind:
+            found = _best(replace(request, machines=machines), search)
             if found:
-                yield f"{found.layout.name} on {machines.name}"
+                values: dict[Quantity, str | int] = {
+                    Quantity.NODES: machines.nodes,
+                    Quantity.GPUS_PER_NODE: machines.gpus_per_node,
+                    Quantity.ACCELERATOR: machines.accelerator.name,
+                }
+                yield Change(quantity, values[quantity], found.layout.name, machines.name)
                 break
 
 
-def _more(machines: Machines) -> Iterator[Machines]:
+def _more(machines: Machines) -> Iterator[tuple[Quantity, Machines]]:
     """Fuller nodes of the same kind, then more of them."""
     usual = max(machines.accelerator.gpus_per_node, machines.gpus_per_node)
     if machines.gpus_per_node < usual:
-        yield replace(machines, gpus_per_node=usual)
+        yield Quantity.GPUS_PER_NODE, replace(machines, gpus_per_node=usual)
     for nodes in range(machines.nodes + 1, MAX_NODES_PER_ENGINE + 1):
-        yield Machines(machines.accelerator, nodes, usual)
+        yield Quantity.NODES, Machines(machines.accelerator, nodes, usual)
 
 
-def _others(machines: Machines) -> Iterator[Machines]:
+def _others(machines: Machines) -> Iterator[tuple[Quantity, Machines]]:
     """One usual server of each other kind, the smallest first."""
     for accelerator in sorted(ACCELERATORS, key=lambda one: one.memory_gib):
         if accelerator.name != machines.accelerator.name:
-            yield Machines(accelerator, 1, accelerator.gpus_per_node)
+            yield Quantity.ACCELERATOR, Machines(accelerator, 1, accelerator.gpus_per_node)
 
 
 def _best(request: PlanRequest, search: Search) -> Candidate | None:

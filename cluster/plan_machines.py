@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qwenfleet.cluster.accelerators import Accelerator, Vendor, find_accelerator
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_errors import NoSuchMachines, PlanError
 
 RAY_TYPE: Final = "accelerator_type:"
 """Ray's resource with a node's accelerator; its amount means nothing."""
@@ -25,7 +25,7 @@ class ClusterMachines:
     """Nodes with GPUs that were left out, each with the reason."""
 
     def only(self, accelerator: str | None) -> ClusterMachines:
-        """Those with this accelerator; all for None. Raises PlanError when there is none."""
+        """Those with this accelerator; all for None. Raises NoSuchMachines when there is none."""
         kinds = self.kinds
         if accelerator is not None:
             wanted = find_accelerator(accelerator)
@@ -33,11 +33,7 @@ class ClusterMachines:
         if kinds:
             return ClusterMachines(kinds, self.skipped)
         has = ", ".join(kind.name for kind in self.kinds) or "no node with GPUs that are known"
-        more = f" Left out: {'; '.join(self.skipped)}." if self.skipped else ""
-        raise PlanError(
-            f"the cluster has {has}" + (f", and no {accelerator}" if accelerator else ""),
-            f"Name machines with --accelerator, --nodes and --gpus-per-node instead.{more}",
-        )
+        raise NoSuchMachines(has, accelerator, self.skipped)
 
 
 def from_ray(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:

@@ -11,9 +11,9 @@ from typing import Any, Final
 import yaml
 from pydantic import JsonValue
 
-from qwenfleet.cluster.engine_settings import EngineNeeds, EngineSettings, settings_for
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.plan import Candidate, Plan, Refused
+from qwenfleet.cluster.plan_settings import settings
 
 HEADER: Final = "# {name}, by `qwenfleet plan`: {reason}\n"
 
@@ -69,23 +69,6 @@ def layout_tree(layout: Layout) -> dict[str, Any]:
     """What is not a default, and always the tensor parallel size."""
     tree = layout.model_dump(mode="json", exclude_defaults=True)
     return {"tensor_parallel_size": layout.tensor_parallel_size, **tree}
-
-
-def settings(plan: Plan) -> EngineSettings:
-    """Arguments, environment and parser of the choice's engines."""
-    request, choice = plan.request, plan.choice
-    return settings_for(
-        EngineNeeds(
-            model_name=request.model.short_name,
-            geometry=request.model.geometry,
-            accelerator=request.machines.accelerator,
-            layout=choice.layout,
-            context_tokens=choice.max_model_len,
-            kv_dtype=request.kv_dtype,
-            sequences=choice.max_num_seqs,
-            utilisation=request.utilisation,
-        )
-    )
 
 
 def vllm_args(plan: Plan) -> list[str]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from qwenfleet.cluster import plan_output, plan_speed
+from qwenfleet.cluster import plan_output, plan_settings, plan_speed
 from qwenfleet.cluster.accelerators import ACCELERATORS, GIB, Accelerator
 from qwenfleet.cluster.catalog import CATALOG, KnownModel
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import GpuMemory
 from qwenfleet.cluster.plan import Candidate, Plan
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.plan_request import Load, PlanRequest
 from qwenfleet.cluster.plan_table import refusals
 from qwenfleet.cluster.plan_tradeoffs import by_context, cells
@@ -100,7 +100,7 @@ def _plan(
         found = plan(_request(grid, model, accelerator, nodes, context), plan_speed.speed_of)
     except PlanError as error:
         return {"reason": str(error), "rows": [], "notes": [], "refused": []}
-    notes = [*found.warnings, *plan_speed.doubts(found), *plan_output.settings(found).notes]
+    notes = [*found.warnings, *plan_speed.doubts(found), *plan_settings.settings(found).notes]
     return {
         "reason": found.reason,
         "rows": [_row(one, found) for one in found.candidates[:MOST_ROWS]],
@@ -128,7 +128,7 @@ def _row(one: Candidate, found: Plan) -> dict[str, Any]:
     chosen = replace(found, candidates=(one,))
     speed, total = one.speed, one.output_tokens_per_s
     slow = [note.rule.value for note in one.judgement.notes if note.is_discouraged]
-    env = [f"{key}={value}" for key, value in plan_output.settings(chosen).env.items()]
+    env = [f"{key}={value}" for key, value in plan_settings.settings(chosen).env.items()]
     return {
         "layout": one.layout.name,
         "cells": [

@@ -8,12 +8,18 @@ from enum import StrEnum
 from typing import Final
 
 from qwenfleet.cluster.catalog import KnownModel
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.long_context import yarn_overrides
-from qwenfleet.cluster.memory import UTILISATION
+from qwenfleet.cluster.plan_errors import (
+    ContextTooLong,
+    PlanError,
+    Quantity,
+    RequestTooLong,
+    WrongQuantity,
+)
+from qwenfleet.cluster.vllm_defaults import UTILISATION
 
 SLO_EXAMPLE: Final = "Write it like ttft=2s,tpot=50ms."
 LEAST_CONTEXT_TOKENS: Final = 8192
@@ -90,12 +96,13 @@ class Load:
     output_tokens: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "prompt_tokens", "output_tokens"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise PlanError(
-                    f"--{option} is {getattr(self, name)}", "Give a number of 1 or more."
-                )
+        for quantity, value in [
+            (Quantity.CONCURRENCY, self.concurrency),
+            (Quantity.PROMPT_TOKENS, self.prompt_tokens),
+            (Quantity.OUTPUT_TOKENS, self.output_tokens),
+        ]:
+            if value < 1:
+                raise WrongQuantity(quantity, value, "a number of 1 or more")
 
     @classmethod
     def within(
@@ -145,16 +152,12 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
-            raise PlanError(
-                f"the share of memory that vLLM may use is {self.utilisation:g}",
-                "Give a number above 0 and up to 1.",
-            )
+            wanted = "a number above 0 and up to 1"
+            raise WrongQuantity(Quantity.MEMORY_SHARE, self.utilisation, wanted)
         check_context(self.model, self.context_tokens, self.long_context)
         if self.load.sequence_tokens > self.wanted_context_tokens:
-            raise PlanError(
-                f"a request of {self.load.prompt_tokens:,} + {self.load.output_tokens:,} tokens is "
-                f"longer than the context of {self.wanted_context_tokens:,}",
-                "Raise --context, or lower --prompt-tokens.",
+            raise RequestTooLong(
+                self.load.prompt_tokens, self.load.output_tokens, self.wanted_context_tokens
             )
 
     @property
@@ -182,16 +185,11 @@ def check_context(
     if context_tokens is None:
         return
     if context_tokens < 1:
-        raise PlanError(f"the context is {context_tokens} tokens", "Give a number of 1 or more.")
+        raise WrongQuantity(Quantity.CONTEXT, context_tokens, "a number of 1 or more")
     longest = model.geometry.max_context_tokens
     if context_tokens <= longest:
         return
     if method is LongContext.YARN:
         yarn_overrides(model.geometry, context_tokens)  # raises beyond what YaRN is used for
         return
-    raise PlanError(
-        f"a context of {context_tokens:,} tokens is beyond the {longest:,} of {model.name}, and no "
-        "long-context method is chosen",
-        f"Ask for {longest:,} or less, or add --long-context yarn, which harms short prompts a "
-        "little.",
-    )
+    raise ContextTooLong(model.name, context_tokens, longest)

@@ -1,27 +1,71 @@
-"""What the planner adds to a fleet's configuration, and what it refuses before Ray starts. Pure but
-for the config.json of a model directory, which it reads."""
+"""What the planner and a model's card add to a fleet's configuration, and what the planner refuses
+before Ray starts. Pure but for the config.json of a model directory, which it reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
+from qwenfleet.cluster import plan_keys
 from qwenfleet.cluster.accelerators import Accelerator, find_accelerator
 from qwenfleet.cluster.catalog import KnownModel, find_model, find_published
-from qwenfleet.cluster.errors import FleetError, PlanError
+from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.memory import BLOCK_TOKENS, UTILISATION
-from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.model_config import ModelConfig, SamplingDefaults
 from qwenfleet.cluster.model_directory import read_geometry
-from qwenfleet.cluster.plan import SpeedModel, no_speed
-from qwenfleet.cluster.plan_output import settings
+from qwenfleet.cluster.models import defaults_for
+from qwenfleet.cluster.plan import no_speed
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.plan_request import Load, PlanRequest
+from qwenfleet.cluster.plan_settings import settings
+from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
+from qwenfleet.cluster.vllm_defaults import BLOCK_TOKENS, UTILISATION
 
 CHANGES_THE_MODEL: Final = ("quantization", "hf_overrides", "hf_config_path", "load_format")
 """vLLM arguments after which weights or context are not what config.json says: whoever sets one
 plans for himself."""
+
+
+def completed(config: FleetConfig) -> FleetConfig:
+    """The same fleet with what each model leaves out filled by the planner and from its card.
+
+    Raises PlanError for a layout that the model cannot have.
+    """
+    return config.model_copy(update={"models": tuple(map(_completed, config.models))})
+
+
+def _completed(model: ModelConfig) -> ModelConfig:
+    model = _with_plan(model)
+    card = defaults_for(model.resolved_source)
+    sampling = {**card.sampling, **model.sampling.model_dump(exclude_none=True)}
+    return model.model_copy(
+        update={
+            "tool_call_parser": model.tool_call_parser or card.tool_call_parser,
+            "tool_strict_level": model.tool_strict_level or card.tool_strict_level,
+            "max_model_len": model.max_model_len or card.max_model_len,
+            "sampling": SamplingDefaults.model_validate(sampling),
+            "engine_args": {**card.engine_args, **model.engine_args},
+        }
+    )
+
+
+def _with_plan(model: ModelConfig) -> ModelConfig:
+    """With layout and settings for each pool; all pools serve the context that the smallest of them
+    holds."""
+    if not model.pools:
+        return planned(model)
+    found = [planned(pool) for pool in model.engine_pools]
+    lengths = [pool.max_model_len for pool in found if pool.max_model_len is not None]
+    pools = tuple(
+        pool.model_copy(
+            update={"layout": one.layout, "env": one.env, "engine_args": one.engine_args}
+        )
+        for pool, one in zip(model.pools, found, strict=True)
+    )
+    return model.model_copy(update={"pools": pools, "max_model_len": min(lengths, default=None)})
 
 
 def planned(model: ModelConfig) -> ModelConfig:
@@ -31,7 +75,7 @@ def planned(model: ModelConfig) -> ModelConfig:
     A model on CPUs, on an accelerator or of an architecture that the planner does not know, or with
     arguments that change it, is returned as it is. Raises PlanError: NoLayoutFits for a layout that
     breaks a rule, or for a model that no layout on one usual server holds; and for a directory that
-    contradicts the published model that it is named like.
+    contradicts the published model that it is named like. They speak of the configuration's keys.
     """
     accelerator = _known_accelerator(model)
     if accelerator is None or any(name in model.engine_args for name in CHANGES_THE_MODEL):
@@ -39,8 +83,12 @@ def planned(model: ModelConfig) -> ModelConfig:
     known = _known_model(model.resolved_source)
     if known is None:
         return model
-    request = _request(model, known, accelerator)
-    found = plan(request, no_speed if model.layout else _speed_model())
+    try:
+        request = _request(model, known, accelerator)
+        found = plan(request, no_speed if model.layout else speed_of)
+    except PlanError as error:
+        error.word(plan_keys.WORDING)
+        raise
     usual = settings(found)
     return model.model_copy(
         update={
@@ -50,13 +98,6 @@ def planned(model: ModelConfig) -> ModelConfig:
             "engine_args": {**usual.engine_args, **model.engine_args},
         }
     )
-
-
-def _speed_model() -> SpeedModel:
-    """That of `qwenfleet plan`, imported when it is needed: it fits its parameters with numpy."""
-    from qwenfleet.cluster.plan_speed import speed_of
-
-    return speed_of
 
 
 def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) -> PlanRequest:

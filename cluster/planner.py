@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from qwenfleet.cluster import plan_alternatives
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.layouts import all_layouts
 from qwenfleet.cluster.memory import SEQUENCES, GpuMemory, gpu_memory, sequence_limit
 from qwenfleet.cluster.plan import Candidate, Plan, Refused, SloVerdict, SpeedModel, no_speed
 from qwenfleet.cluster.plan_choice import ranked, reason, warnings
 from qwenfleet.cluster.plan_request import Goal, PlanRequest
+from qwenfleet.cluster.planner_layouts import all_layouts
 from qwenfleet.cluster.rules import Judgement, judge_memory, judge_nodes, judge_shape
 
 if TYPE_CHECKING:

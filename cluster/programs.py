@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import psutil
@@ -15,13 +15,6 @@ from qwenfleet.cluster.run_file import RunningFleet
 T = TypeVar("T")
 _SESSION = re.compile(r"\bsession_[\d-]+_[\d-]+_\d+_\d+")
 _GCS_ADDRESS = re.compile(r"--gcs-address=(\S+:\d+)")
-COUNTERS = {
-    "RAY_SERVE_HAPROXY_STATS_PORT": "HAProxy's statistics",
-    "RAY_SERVE_HAPROXY_METRICS_PORT": "HAProxy's metrics",
-    "AUTOSCALER_METRIC_PORT": "the autoscaler's metrics",
-    "DASHBOARD_METRIC_PORT": "the dashboard's metrics",
-}
-"""Variables that name ports which show counters to whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +31,6 @@ class Program:
     """Of the Ray token that it was started with."""
     auth_mode: str = ""
     """RAY_AUTH_MODE; empty when it has none, or may not be read."""
-    counters: Mapping[int, str] = field(default_factory=dict)
-    """Ports of its cluster that show counters, and whose they are."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +79,9 @@ def owner(pid: int, programs: Mapping[int, Program], fleets: Sequence[RunningFle
     """By what a process and its ancestors carry: Ray's agents overwrite their own environment."""
     session = ""
     for program in _ancestry(pid, programs):
-        for fleet in fleets:
-            if program.pid == fleet.pid or program.token_path == fleet.ray_token_path:
-                return Owner(fleet.name, fleet.pid)
+        for running in fleets:
+            if program.pid == running.pid or program.token_path == running.ray_token_path:
+                return Owner(running.name, running.pid)
         session = session or program.session or _session_of_child(program.pid, programs)
     return Owner(session=session)
 
@@ -124,11 +115,6 @@ def _read_one(process: psutil.Process) -> Program:
             session=match[0] if match and _is_of_ray(command) else "",
             token_path=environment.get("RAY_AUTH_TOKEN_PATH", ""),
             auth_mode=environment.get("RAY_AUTH_MODE", "").lower(),
-            counters={
-                int(environment[name]): whose
-                for name, whose in COUNTERS.items()
-                if environment.get(name, "").isdigit()
-            },
         )
 
 

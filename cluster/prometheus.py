@@ -27,7 +27,7 @@ _POOL: Final = urllib3.PoolManager(retries=False)
 
 
 @dataclass(frozen=True)
-class Target:
+class ScrapeTarget:
     url: str
     health: str
     """up, down or unknown, the last before its first scrape."""
@@ -37,7 +37,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Alert:
+class ActiveAlert:
     name: str
     state: str
     """firing or pending."""
@@ -49,10 +49,10 @@ class Alert:
     """When it became pending, in seconds since the epoch."""
 
 
-def targets(tree: Mapping[str, Any]) -> tuple[Target, ...]:
+def targets(tree: Mapping[str, Any]) -> tuple[ScrapeTarget, ...]:
     """Of the answer to /api/v1/targets."""
     return tuple(
-        Target(
+        ScrapeTarget(
             url=str(one["scrapeUrl"]),
             health=str(one["health"]),
             error=str(one.get("lastError", "")),
@@ -62,13 +62,13 @@ def targets(tree: Mapping[str, Any]) -> tuple[Target, ...]:
     )
 
 
-def alerts(tree: Mapping[str, Any]) -> tuple[Alert, ...]:
+def alerts(tree: Mapping[str, Any]) -> tuple[ActiveAlert, ...]:
     """Of the answer to /api/v1/alerts, the firing first."""
     every = []
     for one in tree["data"]["alerts"]:
         labels, notes = dict(one["labels"]), one.get("annotations", {})
         every.append(
-            Alert(
+            ActiveAlert(
                 name=labels.pop("alertname", ""),
                 state=str(one["state"]),
                 severity=labels.pop("severity", ""),
@@ -119,11 +119,11 @@ class Prometheus:
             return words(next((line.strip() for line in reversed(lines) if line.strip()), ""))
         return ""
 
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[ScrapeTarget, ...]:
         """Raises MetricsError when it does not answer."""
         return targets(self._ask("/api/v1/targets?state=active"))
 
-    def alerts(self) -> tuple[Alert, ...]:
+    def alerts(self) -> tuple[ActiveAlert, ...]:
         """Raises MetricsError when it does not answer."""
         return alerts(self._ask("/api/v1/alerts"))
 

@@ -25,6 +25,9 @@ FOREIGN: Final[Mapping[str, str]] = {
     "up": "Prometheus itself, of every scrape",
 }
 """Metrics in rules that are not ours, and whose they are."""
+MODEL: Final = "Of fleet {{ $labels.fleet }}, model {{ $labels.model }}"
+DEPLOYMENT: Final = "Of fleet {{ $labels.fleet }}, deployment {{ $labels.deployment }}"
+"""How a description begins; Prometheus fills in the labels."""
 UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 WINDOW: Final = re.compile(r"(?<=\[)\d+[smhd](?=\])|(?<=offset )\d+[smhd]")
 """A range or an offset in PromQL; names of recording rules keep theirs."""

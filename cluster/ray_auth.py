@@ -34,7 +34,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Tokens:
     named = environment.get("RAY_AUTH_TOKEN_PATH", "")
     paths = [Path(environment.get("HOME", "/")) / DEFAULT_TOKEN]
     paths += [Path(named)] if named else []
-    paths += [Path(fleet.ray_token_path) for fleet in run_file.running()]
+    paths += [Path(running.ray_token_path) for running in run_file.running()]
     files = tuple(
         TokenFile(str(path), stat.S_IMODE(path.stat().st_mode))
         for path in dict.fromkeys(paths)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from qwenfleet.cluster.exposition import Report, Series
+from qwenfleet.cluster.exposition import ProcessReport, Series
 
 REPORT_S: Final = 10.0
 """Between two reports of a process: ray 2.60's default."""
@@ -25,7 +25,7 @@ most that a report can be late by."""
 class Seen:
     """A report and when it came."""
 
-    report: Report
+    report: ProcessReport
     at_s: float
     """Monotonic seconds of this process."""
     wall_s: float
@@ -37,7 +37,7 @@ History: TypeAlias = Mapping[str, tuple[Seen, ...]]
 
 
 def extended(
-    history: History, reports: Iterable[Report], now_s: float, wall_s: float
+    history: History, reports: Iterable[ProcessReport], now_s: float, wall_s: float
 ) -> dict[str, tuple[Seen, ...]]:
     """With what was just read; processes that have been silent for a window are left out."""
     kept = {name: seen for name, seen in history.items() if now_s - seen[-1].at_s <= WINDOW_S}

@@ -15,7 +15,8 @@ from typing import Final
 from qwenfleet.cluster.accelerators import GIB, Accelerator, ComputeDtype
 from qwenfleet.cluster.geometry import Geometry, QuantMethod
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.memory import VOCAB_PADDING, GpuMemory, expert_split, pipeline_layers
+from qwenfleet.cluster.memory import GpuMemory, expert_split, pipeline_layers
+from qwenfleet.cluster.vllm_defaults import VOCAB_PADDING
 
 LEAST_BLOCK: Final = 32
 """vLLM 0.32 `fused_moe/oracle/fp8.py`, refine_fp8_moe_block_shape: it splits scale blocks down to

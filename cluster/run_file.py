@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -28,6 +29,11 @@ class RunningFleet:
     has_keys: bool = False
     """Whether requests need an API key."""
 
+    @property
+    def port(self) -> int | None:
+        """Where it answers HTTP."""
+        return urlsplit(self.url).port
+
 
 def state_directory() -> Path:
     """Readable by this user only: it holds the tokens of the fleets' Ray clusters."""
@@ -38,25 +44,25 @@ def state_directory() -> Path:
     return directory
 
 
-def write(fleet: RunningFleet) -> Path:
-    path = state_directory() / f"{fleet.pid}.json"
-    path.write_text(json.dumps(asdict(fleet)), encoding="utf-8")
+def write(record: RunningFleet) -> Path:
+    path = state_directory() / f"{record.pid}.json"
+    path.write_text(json.dumps(asdict(record)), encoding="utf-8")
     return path
 
 
 def running() -> list[RunningFleet]:
     """Fleets whose process lives, the newest first; files of dead ones are removed."""
-    fleets = []
+    found = []
     for path in state_directory().glob("*.json"):
         try:
-            fleet = RunningFleet(**json.loads(path.read_text(encoding="utf-8")))
+            record = RunningFleet(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             continue
-        if _lives(fleet):
-            fleets.append(fleet)
+        if _lives(record):
+            found.append(record)
         else:
             path.unlink(missing_ok=True)
-    return sorted(fleets, key=lambda fleet: fleet.started_at, reverse=True)
+    return sorted(found, key=lambda record: record.started_at, reverse=True)
 
 
 def own_start() -> float:
@@ -64,8 +70,8 @@ def own_start() -> float:
     return float(psutil.Process().create_time())
 
 
-def _lives(fleet: RunningFleet) -> bool:
+def _lives(record: RunningFleet) -> bool:
     try:
-        return abs(psutil.Process(fleet.pid).create_time() - fleet.started_at) < 1.0
+        return abs(psutil.Process(record.pid).create_time() - record.started_at) < 1.0
     except psutil.Error:
         return False

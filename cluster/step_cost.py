@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.plan_errors import PlanError, Quantity, WrongQuantity
 
 
 class Parameter(StrEnum):
@@ -66,11 +66,13 @@ class Workload:
     """0: every expert is called as often; 1: as measured, see `expert_coverage`."""
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "prompt_tokens", "output_tokens"):
-            if not getattr(self, name) > 0:
-                raise PlanError(
-                    f"{name} is {getattr(self, name):g}", "Give a number that is above 0."
-                )
+        for quantity, value in [
+            (Quantity.CONCURRENCY, self.concurrency),
+            (Quantity.PROMPT_TOKENS, self.prompt_tokens),
+            (Quantity.OUTPUT_TOKENS, self.output_tokens),
+        ]:
+            if not value > 0:
+                raise WrongQuantity(quantity, value, "a number above 0")
         if not 0 <= self.routing_skew <= 1:
             raise PlanError(
                 f"routing_skew is {self.routing_skew:g}",

@@ -1,8 +1,7 @@
-"""`qwenfleet top`: a fleet's live numbers in a terminal, without Prometheus."""
+"""A fleet's live numbers on a screen until a signal, or printed once."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import sys
@@ -16,12 +15,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.live import Live
 
-from qwenfleet.cluster import metrics_address
-from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.report_history import REPORT_S
 from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.cluster.top_reading import Place, Reader, Reading
-from qwenfleet.cluster.top_table import FleetTable, Remark
+from qwenfleet.cluster.top_reading import Reader, Reading
+from qwenfleet.cluster.top_table import FleetTable, Notice
 
 PATIENCE_S: Final = 2.5 * REPORT_S
 """How long `--once` waits for second reports."""
@@ -30,81 +27,49 @@ PLAIN_COLUMNS: Final = 200
 
 Find = Callable[[int | None, str | None], RunningFleet]
 """The fleet of this machine at a port, or of a name. Raises FleetNotFound."""
-Remarks = Callable[[], Sequence[Remark]]
+Notices = Callable[[], Sequence[Notice]]
 
 
-def run(options: argparse.Namespace, find: Find, remarks: Remarks = tuple) -> int:
-    """Until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
-    reader = Reader(_place(options, find), options.fleet)
-    reading = reader.read(time.monotonic, time.time)
-    if reading.view is None and not _may_come(options, reading):
-        raise reading.problems[0]
-    if options.json or options.once or not sys.stdout.isatty():
-        return _once(options, reader, reading, remarks)
-    with ending_quietly():
-        _live(options, reader, reading, remarks)
-    return 0
-
-
-def local(fleet: RunningFleet) -> Place:
-    return Place(
-        title=f"{fleet.name} at {fleet.url}",
-        urls=(f"http://127.0.0.1:{fleet.metrics_port}/metrics",),
-        models=tuple(fleet.models),
-    )
-
-
-def _place(options: argparse.Namespace, find: Find) -> Callable[[], Place]:
-    if options.url:
-        if options.port is not None:
-            raise ConfigError("--port is given beside --url", "Leave one of them out.")
-        urls = tuple(dict.fromkeys(metrics_address.checked(url) for url in options.url))
-        more = f" and {len(urls) - 1} more" * (len(urls) > 1)
-        return lambda: Place(f"{options.fleet or 'fleet'} at {urls[0]}{more}", urls)
-    return lambda: local(find(options.port, options.fleet))
-
-
-def _may_come(options: argparse.Namespace, reading: Reading) -> bool:
-    """A fleet of this machine that runs but starts yet; its agent answers, without anything."""
-    return not options.url and any("has no metrics" in str(p) for p in reading.problems)
-
-
-def _live(options: argparse.Namespace, reader: Reader, reading: Reading, remarks: Remarks) -> None:
+def live(reader: Reader, reading: Reading, notices: Notices, *, interval_s: float) -> None:
+    """Draw the numbers again and again; never returns."""
     with Live(screen=True, auto_refresh=False, console=Console()) as screen:
         while True:
-            screen.update(_table(reading, remarks), refresh=True)
-            draw_at = time.monotonic() + options.interval
+            screen.update(_table(reading, notices), refresh=True)
+            draw_at = time.monotonic() + interval_s
             while (left_s := draw_at - time.monotonic()) > 0:
                 time.sleep(min(left_s, REPORT_S))
                 reading = reader.read(time.monotonic, time.time)
 
 
-def _once(options: argparse.Namespace, reader: Reader, reading: Reading, remarks: Remarks) -> int:
+def once(
+    reader: Reader, reading: Reading, notices: Notices, *, interval_s: float, as_json: bool
+) -> None:
+    """Print the numbers as soon as all are known. Raises FleetError when none is."""
     give_up_at = time.monotonic() + PATIENCE_S
     while not reading.is_complete and (left_s := give_up_at - time.monotonic()) > 0:
-        time.sleep(min(options.interval, left_s, REPORT_S))
+        time.sleep(min(interval_s, left_s, REPORT_S))
         reading = reader.read(time.monotonic, time.time)
     if reading.view is None:
         raise reading.problems[0]
-    if options.json:
-        print(json.dumps(as_json(reading), indent=2))
+    if as_json:
+        print(json.dumps(tree(reading), indent=2))
     else:
         width = None if sys.stdout.isatty() else PLAIN_COLUMNS
-        Console(width=width).print(_table(reading, remarks))
-    return 0
+        Console(width=width).print(_table(reading, notices))
 
 
-def as_json(reading: Reading) -> dict[str, Any]:
-    tree = {} if reading.view is None else asdict(reading.view)
-    return {"title": reading.title, **tree, "problems": [str(p) for p in reading.problems]}
+def tree(reading: Reading) -> dict[str, Any]:
+    """A reading as what `--json` prints."""
+    numbers = {} if reading.view is None else asdict(reading.view)
+    return {"title": reading.title, **numbers, "problems": [str(p) for p in reading.problems]}
 
 
-def _table(reading: Reading, remarks: Remarks) -> FleetTable:
-    problems = [Remark(str(problem), is_bad=True) for problem in reading.problems]
+def _table(reading: Reading, notices: Notices) -> FleetTable:
+    problems = [Notice(str(problem), is_bad=True) for problem in reading.problems]
     if reading.view is None:
-        problems.append(Remark("nothing is known now; asking again", is_bad=False))
+        problems.append(Notice("nothing is known now; asking again", is_bad=False))
     head = f"{reading.title}  {time.strftime('%H:%M:%S')}"
-    return FleetTable(reading.view, head, [*remarks(), *problems])
+    return FleetTable(reading.view, head, [*notices(), *problems])
 
 
 @contextmanager

@@ -5,7 +5,7 @@ All of it is plain `rich.text.Text`, one for each row of the screen, so that row
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -30,14 +30,9 @@ class Block:
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
-    """A table; one with the models' names on lines of their own where that is too wide; a list
-    where this is too wide too."""
+    """A table, or one with the models' names on lines of their own if that is too wide."""
     lines = _table(heads, rows)
-    if _width(lines) <= width:
-        return lines
-    if _width(_numbers(heads, rows)) <= width:
-        return _grouped(heads, rows)
-    return list(_list(heads, rows))
+    return lines if _width(lines) <= width else _grouped(heads, rows)
 
 
 def rows_of(lines: Iterable[Text], console: Console, width: int) -> list[Text]:
@@ -96,13 +91,6 @@ def _grouped(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> list[Text]
     lines, place = [head], heads.index(OWN_LINE)
     pairs = zip((row[place] for row in rows), numbers, strict=True)
     for _, group in groupby(pairs, key=lambda pair: pair[0].plain):
-        members = list(group)
-        lines += [members[0][0], *(line for _, line in members)]
+        grouped = list(group)
+        lines += [grouped[0][0], *(line for _, line in grouped)]
     return lines
-
-
-def _list(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> Iterator[Text]:
-    for row in rows:
-        for number, (head, cell) in enumerate(zip(heads, row, strict=True)):
-            line = Text(GAP if number else "", overflow="fold")
-            yield line.append(f"{head.lower()} ").append_text(cell)

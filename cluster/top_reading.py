@@ -9,7 +9,7 @@ from typing import Final
 
 from qwenfleet.cluster import exposition, metrics_address
 from qwenfleet.cluster.errors import ConfigError, FleetError, FleetNotFound, MetricsError
-from qwenfleet.cluster.exposition import Report
+from qwenfleet.cluster.exposition import ProcessReport
 from qwenfleet.cluster.report_history import History, extended
 from qwenfleet.cluster.top_view import FleetView, view
 
@@ -36,6 +36,8 @@ class Reading:
     problems: tuple[FleetError, ...]
     is_complete: bool
     """Every process that reports has done so twice, so that all rates are known."""
+    is_silent: bool = False
+    """Every address answers, and no process of a fleet reports there."""
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Reader:
         except FleetNotFound as error:
             return Reading(self._title, None, (error,), is_complete=False)
         self._title = place.title
-        reports: list[Report] = []
+        reports: list[ProcessReport] = []
         problems: list[FleetError] = []
         with ThreadPoolExecutor(min(len(place.urls), MOST_AT_ONCE)) as pool:
             for answer in pool.map(self._reports, place.urls):
@@ -68,20 +70,21 @@ class Reader:
         reports = self._of_one_fleet(reports)
         self._history = extended(self._history, reports, at_s, wall_s())
         if not reports:
+            is_silent = not problems
             problems = problems or [_nothing(place)]
-            return Reading(place.title, None, tuple(problems), is_complete=False)
+            return Reading(place.title, None, tuple(problems), False, is_silent)
         live = {report.process: report for report in reports}.values()
         shown = view(self._history, live, at_s, place.models)
         is_complete = all(len(self._history[report.process]) > 1 for report in live)
         return Reading(place.title, shown, tuple(problems), is_complete)
 
-    def _reports(self, url: str) -> Sequence[Report] | MetricsError:
+    def _reports(self, url: str) -> Sequence[ProcessReport] | MetricsError:
         try:
             return exposition.reports(self.fetch(url), url)
         except MetricsError as error:
             return error
 
-    def _of_one_fleet(self, reports: Sequence[Report]) -> list[Report]:
+    def _of_one_fleet(self, reports: Sequence[ProcessReport]) -> list[ProcessReport]:
         names = sorted({report.fleet for report in reports})
         if self.fleet is None and len(names) > 1:
             raise ConfigError(

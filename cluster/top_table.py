@@ -6,20 +6,27 @@ and without control characters, which a terminal would obey.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from qwenfleet.cluster.labels import EngineState, Outcome
 from qwenfleet.cluster.top_layout import Block, fit, grid, rows_of
-from qwenfleet.cluster.top_view import EngineView, FleetView, Latency, ModelView, Verdict
+from qwenfleet.cluster.top_view import EngineView, FleetView, Latency, ModelView, SloEvents
 
-GOOD: Final = frozenset({"completed"})
-NEUTRAL: Final = frozenset({"refused", "no_key", "wrong_key", "disconnected"})
+GOOD: Final = frozenset({Outcome.COMPLETED})
+NEUTRAL: Final = frozenset(
+    {Outcome.REFUSED, Outcome.NO_KEY, Outcome.WRONG_KEY, Outcome.DISCONNECTED}
+)
 """Outcomes that are the client's doing."""
-STATES: Final = {"ready": "green", "starting": "yellow", "draining": "yellow"}
+STATES: Final[Mapping[str, str]] = {
+    EngineState.READY: "green",
+    EngineState.STARTING: "yellow",
+    EngineState.DRAINING: "yellow",
+}
 
 MODELS: Final = (
     "MODEL", "READY", "RUNNING", "WAITING", "MOVING", "REQ/S", "IN/S", "CACHED", "OUT/S",
@@ -36,7 +43,7 @@ def printable(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Remark:
+class Notice:
     """A line below the title."""
 
     text: str
@@ -49,10 +56,10 @@ class Remark:
 class FleetTable:
     """One reading, in the width and the height of a terminal."""
 
-    def __init__(self, view: FleetView | None, head: str, remarks: Sequence[Remark] = ()) -> None:
+    def __init__(self, view: FleetView | None, head: str, notices: Sequence[Notice] = ()) -> None:
         self._view = view
         self._head = head
-        self._remarks = remarks
+        self._notices = notices
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
@@ -66,9 +73,9 @@ class FleetTable:
 
     def _blocks(self, width: int) -> Iterator[Block]:
         yield Block([Text(printable(self._head), style="bold")])
-        for remark in self._remarks:
-            style = "bold red" if remark.is_bad else ""
-            yield Block([Text(printable(remark.text), style=style)])
+        for notice in self._notices:
+            style = "bold red" if notice.is_bad else ""
+            yield Block([Text(printable(notice.text), style=style)])
         if self._view is not None:
             yield from _parts(self._view, width)
 
@@ -164,7 +171,7 @@ def _latency(latency: Latency) -> tuple[Text, Text]:
     return Text(_seconds(latency.p50_s)), Text(_seconds(latency.p90_s))
 
 
-def _verdict(verdict: Verdict | None) -> Text:
+def _verdict(verdict: SloEvents | None) -> Text:
     """The share that was good, and the promised one where that was broken."""
     if verdict is None or verdict.share is None:
         return Text("-")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from qwenfleet.cluster import metrics
-from qwenfleet.cluster.exposition import Report
+from qwenfleet.cluster.exposition import ProcessReport
+from qwenfleet.cluster.labels import EngineState
 from qwenfleet.cluster.metrics import Metric
 from qwenfleet.cluster.report_history import (
     REPORT_S,
@@ -37,7 +38,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SloEvents:
     """Events of the last minute that an objective judged."""
 
     good: float
@@ -71,7 +72,7 @@ class ModelView:
     requests_per_s: float | None
     ttft: Latency
     inter_token: Latency
-    slo: Mapping[str, Verdict]
+    slo: Mapping[str, SloEvents]
     outcomes: Mapping[str, float]
     """Requests that ended in the last minute, by how; likewise the others."""
     rejections: Mapping[str, float]
@@ -115,7 +116,7 @@ class FleetView:
 
 
 def view(
-    history: History, live: Iterable[Report], now_s: float, models: Sequence[str] = ()
+    history: History, live: Iterable[ProcessReport], now_s: float, models: Sequence[str] = ()
 ) -> FleetView:
     """`live` is what the last reading held, `models` what is to be shown in any case."""
     last = [history[report.process] for report in live]
@@ -183,7 +184,7 @@ class _Traffic:
                 buckets[float(labels["le"])] += value
         return Latency(quantile(buckets, 0.5), quantile(buckets, 0.9))
 
-    def verdicts(self, model: str) -> dict[str, Verdict]:
+    def verdicts(self, model: str) -> dict[str, SloEvents]:
         objectives: dict[str, float] = {}
         for report in self.gauges:
             for labels, value in _of(report.values, metrics.SLO_OBJECTIVE.exported, model):
@@ -193,7 +194,7 @@ class _Traffic:
             for labels, value in _of(by.by, metrics.SLO_EVENTS.exported, model):
                 judged[labels["slo"], labels["verdict"]] += value
         return {
-            slo: Verdict(judged[slo, "good"], judged[slo, "bad"], objectives.get(slo))
+            slo: SloEvents(judged[slo, "good"], judged[slo, "bad"], objectives.get(slo))
             for slo in metrics.CLOSED["slo"]
         }
 
@@ -209,7 +210,7 @@ def _model(name: str, every: Sequence[EngineView], traffic: _Traffic) -> ModelVi
     cached = traffic.rate(metrics.CACHED_TOKENS, name, traffic.changes)
     return ModelView(
         id=name,
-        ready=sum(engine.state == "ready" and not engine.is_silent for engine in engines),
+        ready=sum(engine.state == EngineState.READY and not engine.is_silent for engine in engines),
         engines=len(engines),
         running=sum(engine.running for engine in engines),
         waiting=sum(engine.waiting for engine in engines),
@@ -228,7 +229,7 @@ def _model(name: str, every: Sequence[EngineView], traffic: _Traffic) -> ModelVi
     )
 
 
-def _engine(report: Report, age_s: float) -> EngineView | None:
+def _engine(report: ProcessReport, age_s: float) -> EngineView | None:
     """A process holds one engine at most."""
     states = [
         dict(labels)
@@ -264,7 +265,7 @@ def _of(
                 yield found, value
 
 
-def _values(report: Report, label: str) -> Iterator[str]:
+def _values(report: ProcessReport, label: str) -> Iterator[str]:
     for _, labels in report.values:
         for name, value in labels:
             if name == label:

@@ -7,11 +7,15 @@ it changes what the file changed; `--stop` removes the fleet.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
 from qwenfleet.cluster import config_file
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.fleet_checks import check_fleet
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 3600.0
 """A 480B model loads in minutes from a local disk, and in most of an hour from the Hub."""
@@ -27,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stop:
             deploy.stop(config)
         else:
+            for sentence in check_fleet(config):
+                logger.warning("configuration: %s", sentence)
             deploy.deploy(config, options.config, timeout_s=options.timeout)
     except FleetError as error:
         print(f"qwenfleet: {error}", file=sys.stderr)

@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from typing import Any, cast
 
 from ray.serve import Application, Deployment
 
 from qwenfleet.cluster import packages
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig, dump
+from qwenfleet.cluster.fleet_checks import check_fleet
 from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig, Replicas
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
 from qwenfleet.deployments.gateway import Gateway
 from qwenfleet.deployments.logs import REPLICA_LOG
 from qwenfleet.deployments.sharding import actor_resources, node_bundle
+
+logger = logging.getLogger(__name__)
 
 ROLE_LABEL = "qwenfleet.io/role"
 """A Ray label with which a cluster keeps nodes for engines or for gateways; without it a node takes
@@ -29,8 +33,11 @@ START_ATTEMPTS = 3
 
 def build(config: dict[str, Any]) -> Application:
     """What `import_path: qwenfleet.deployments.app:build` deploys; `args` is the FleetConfig as a
-    mapping. Serve calls it with nothing else."""
-    return application(FleetConfig.model_validate(config))
+    mapping. Serve calls it with nothing else. Raises FleetError for what cannot work."""
+    fleet = FleetConfig.model_validate(config)
+    for sentence in check_fleet(fleet):
+        logger.warning("configuration: %s", sentence)
+    return application(fleet)
 
 
 def application(config: FleetConfig, working_dir: str | None = None) -> Application:

@@ -21,32 +21,32 @@ def find(port: int | None = None, name: str | None = None) -> RunningFleet:
     FleetNotFound."""
     fleets = run_file.running()
     chosen = [
-        fleet
-        for fleet in fleets
-        if (port is None or fleet.url.endswith(f":{port}")) and name in (None, fleet.name)
+        running
+        for running in fleets
+        if port in (None, running.port) and name in (None, running.name)
     ]
     if chosen:
         return chosen[0]
     if fleets and name is not None:
-        names = ", ".join(f"'{fleet.name}' at {fleet.url}" for fleet in fleets)
+        names = ", ".join(f"'{running.name}' at {running.url}" for running in fleets)
         raise FleetNotFound(f"no fleet of yours called '{name}' runs there", f"These do: {names}.")
     if fleets:
-        urls = ", ".join(fleet.url for fleet in fleets)
+        urls = ", ".join(running.url for running in fleets)
         raise FleetNotFound(f"no fleet of yours runs at port {port}", f"These do: {urls}.")
     raise FleetNotFound(
         "no fleet of yours runs on this machine", "Start one with `qwenfleet serve`."
     )
 
 
-def attached(fleet: RunningFleet) -> AbstractContextManager[None]:
+def attached(running: RunningFleet) -> AbstractContextManager[None]:
     """Inside, this process is a driver of the fleet's Ray cluster. Raises FleetNotFound when the
     cluster, or what is asked of it inside, does not answer."""
     os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = fleet.ray_token_path
+    os.environ["RAY_AUTH_TOKEN_PATH"] = running.ray_token_path
     return _driver(
-        fleet.ray_address,
+        running.ray_address,
         FleetNotFound(
-            f"the fleet of process {fleet.pid} does not answer at {fleet.ray_address}",
+            f"the fleet of process {running.pid} does not answer at {running.ray_address}",
             "It may still be starting, or be going down; try again in a moment.",
         ),
     )
@@ -60,9 +60,9 @@ def cluster(port: int | None, address: str | None) -> AbstractContextManager[Non
     """
     if address is None:
         return attached(find(port))
-    for fleet in run_file.running():
-        if address in {"auto", fleet.ray_address}:
-            return attached(fleet)
+    for running in run_file.running():
+        if address in {"auto", running.ray_address}:
+            return attached(running)
     chosen = _only_cluster() if address == "auto" else address
     absence = FleetNotFound(
         f"no Ray cluster answers at {chosen}",

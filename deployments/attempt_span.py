@@ -13,14 +13,15 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from qwenfleet.cluster.labels import FinishReason, Loss
+
 Headers = dict[str, str]
 """W3C trace context, as HTTP and the wire carry it."""
 
 W3C: Final = TraceContextTextMapPropagator()
-HARMLESS_ENDS: Final = frozenset({"aborted", "stopped", "drained"})
+HARMLESS_ENDS: Final = frozenset({"aborted", "stopped", Loss.DRAINED})
 """Ends that nobody has to look into: it was not wanted any more, or it moved in good order."""
-FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
-"""vLLM's FinishReason by its number (vllm/v1/engine/__init__.py)."""
+_FINISH_REASONS: Final = {reason.value: reason.name.lower() for reason in FinishReason}
 
 
 def headers_of(span: Span) -> Headers:
@@ -63,9 +64,9 @@ class AttemptSpan:
 
     def finish(self, reason: int) -> None:
         """The core ended it, for a reason that vLLM numbers."""
-        name = FINISH_REASONS[reason] if reason < len(FINISH_REASONS) else str(reason)
+        name = _FINISH_REASONS.get(reason, str(reason))
         self._span.set_attribute("gen_ai.response.finish_reasons", (name,))
-        self.end(name, is_error=name == "error")
+        self.end(name, is_error=reason == FinishReason.ERROR)
 
     def end(self, how: str, reason: str = "", *, is_error: bool | None = None) -> None:
         """It is over: `how` is of a closed set, `reason` says more."""

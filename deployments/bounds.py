@@ -1,7 +1,9 @@
-"""LearnedBound: how long something may take, learned from how long it took. Pure."""
+"""Whether the other end lives: its condition, and how long its silence may last, learned from how
+long it lasted. Pure."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Final
 
 WINDOW_S: Final = 60.0
@@ -10,6 +12,16 @@ OVERSLEPT_S: Final = 0.5
 """A watch that wakes this late stood still itself, stopped or without a CPU, and judges nobody."""
 ENOUGH: Final = 20
 """Samples before a bound trusts them."""
+
+
+class Condition(Enum):
+    """What a core's pulse says of it."""
+
+    STEADY = "steady"
+    SLOW = "slow"
+    """No new work for it; it keeps its streams."""
+    FROZEN = "frozen"
+    """Its streams go elsewhere."""
 
 
 class LearnedBound:

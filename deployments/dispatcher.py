@@ -15,10 +15,12 @@ from typing import Final
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Decision, FinishReason, Loss
 from qwenfleet.cluster.request_errors import EngineRefused, NoEngine, RequestKillsEngines
+from qwenfleet.deployments import audit
 from qwenfleet.deployments.flight import Cut, Flight
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.link import EngineLink, Loss, targets_of
+from qwenfleet.deployments.link import EngineLink, targets_of
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.roster import Roster
 from qwenfleet.deployments.routing import Target, choose, with_room
@@ -35,9 +37,6 @@ from qwenfleet.deployments.transport import (
 
 logger = logging.getLogger(__name__)
 
-ABORTED: Final = 2
-"""vLLM's FinishReason.ABORT (vllm/v1/engine/__init__.py): a core that is shut down says so of all
-that it runs."""
 PATIENCE_S: Final = 2.0
 """A stream that has no engine waits this long for one with room, then queues up like any other."""
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
@@ -123,11 +122,11 @@ class Dispatcher:
         is_last = any(other.link is None for other in self._moving.values())
         target = choose(targets_of(self._beside_trials()), flight.length_tokens, self._rng)
         if is_last or target is None:
-            self._metrics.routed(self._model, "waits")
+            self._metrics.routed(self._model, Decision.WAITS)
             self._park(flight)
             self._dispatch()
         else:
-            self._metrics.routed(self._model, "sent")
+            self._metrics.routed(self._model, Decision.SENT)
             self._send(flight, target)
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -136,7 +135,7 @@ class Dispatcher:
             flight = self._flights.get(request_id)
             if flight is not None:
                 if flight.cut is not None or flight.link is None:
-                    self._tell_not_resumed(flight, "nobody waits for it any more")
+                    audit.not_resumed(flight, "nobody waits for it any more")
                 if flight.link is not None:
                     flight.link.abort([flight.key])
                 self._drop(flight)
@@ -156,7 +155,7 @@ class Dispatcher:
             flight = self._by_key.get(output.wire_id)
             if flight is None or flight.link is not link:
                 continue  # aborted meanwhile, or an attempt that is no longer ours
-            if output.finish_reason == ABORTED:
+            if output.finish_reason == FinishReason.ABORT:
                 self._leave(flight, Loss.REFUSED, "the engine aborted it")
                 continue
             taken.append((flight, output, not flight.has_output))
@@ -190,7 +189,7 @@ class Dispatcher:
         if loss is Loss.DRAINED:
             self._metrics.drain_cut(self._model, len(lost))
         if link.description is not None and (lost or not link.is_draining):
-            self._metrics.engine_lost(self._model, loss.value)
+            self._metrics.engine_lost(self._model, loss)
             logger.warning(
                 "engine lost",
                 extra={
@@ -214,7 +213,7 @@ class Dispatcher:
         flight.has_output = True
         if output.token_ids:
             if flight.cut is not None:
-                self._tell_resumed(flight, flight.cut, now)
+                self._resumed(flight, flight.cut, now)
                 flight.cut = None
             flight.suspicion.cleared(len(output.token_ids))
             flight.token_ids += output.token_ids
@@ -227,7 +226,7 @@ class Dispatcher:
                 flight.span.finish(output.finish_reason)
             # No token came behind the cut: a grammar refused those so far.
             if flight.cut is not None:
-                self._tell_not_resumed(flight, "the engine ended it")
+                audit.not_resumed(flight, "the engine ended it")
             self._drop(flight)
 
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:
@@ -312,7 +311,7 @@ class Dispatcher:
         self._moving.pop(flight.request_id, None)
         if flight.attempt >= 0:
             is_trial = flight.suspicion.is_suspect
-            self._metrics.routed(self._model, "trial" if is_trial else "moved")
+            self._metrics.routed(self._model, Decision.TRIAL if is_trial else Decision.MOVED)
         flight.attempt += 1
         flight.suspicion.is_on_trial = False  # until this engine says so
         flight.link = link
@@ -347,22 +346,8 @@ class Dispatcher:
         """What a request that runs into its deadline now has waited for, if for more than time."""
         return None if self._roster.usable() else NoEngine(self._model, self._retry_after_s)
 
-    def _tell_not_resumed(self, flight: Flight, reason: str) -> None:
-        """The audit line of a request that does not go on."""
-        logger.warning(
-            "request not resumed",
-            extra={
-                "request": flight.request_id,
-                "why": None if flight.cut is None else flight.cut.loss.value,
-                "reason": reason,
-                "from_engine": None if flight.cut is None else flight.cut.engine,
-                "tokens": len(flight.token_ids),
-                "core_deaths": flight.suspicion.core_deaths,
-            },
-        )
-
     def _end(self, flight: Flight, error: FleetError) -> None:
-        self._tell_not_resumed(flight, str(error))
+        audit.not_resumed(flight, str(error))
         if flight.span is not None:
             flight.span.end(error.code)
         if flight.link is not None:
@@ -370,23 +355,10 @@ class Dispatcher:
         self._drop(flight)
         self._fail(flight, error)
 
-    def _tell_resumed(self, flight: Flight, cut: Cut, now: float) -> None:
-        """The audit line of a resume."""
-        assert flight.link is not None
+    def _resumed(self, flight: Flight, cut: Cut, now: float) -> None:
+        """Its first token at another engine is here."""
         gap_s = now - (flight.token_at if flight.token_at is not None else cut.at)
-        self._metrics.resumed(self._model, cut.loss.value, gap_s)
+        self._metrics.resumed(self._model, cut.loss, gap_s)
         if flight.span is not None:
             flight.span.resumed(gap_s)
-        logger.info(
-            "request resumed",
-            extra={
-                "request": flight.request_id,
-                "why": cut.loss.value,
-                "reason": cut.reason,
-                "from_engine": cut.engine,
-                "to_engine": flight.link.engine,
-                "attempt": flight.attempt,
-                "tokens": len(flight.token_ids),
-                "gap_s": round(gap_s, 4),
-            },
-        )
+        audit.resumed(flight, cut, gap_s)

@@ -1,24 +1,52 @@
-"""`qwenfleet drain`: streams leave an engine, then it ends, and Serve starts another for it."""
+"""Draining engines: streams leave them, then they end, and Serve starts others in their place.
+
+`qwenfleet drain ENGINE` drains one; `drain_hosts` and an engine's own watch of its node drain by
+the same order.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments.attach import attached
 
+if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
+    from qwenfleet.deployments.registry import DrainOrder, EngineRecord, Snapshot
+
 POLL_S: Final = 0.25
 GONE_S: Final = 2.0
-"""An engine announces itself every second: one that is not listed for two has gone."""
+"""An engine announces itself every second: one that is not listed for two has ended."""
 GRACE_S: Final = 30.0
 """What an engine needs beyond its deadline to hear the order, say goodbye and end its core."""
+CLOSED_S: Final = 60.0
+"""Beyond the drain's end no engine starts on closed nodes; by then Kubernetes has them cordoned,
+which engines see themselves."""
+
+
+class FleetRegistry(Protocol):
+    """What a drain asks a fleet's registry: the module `registry`, or a test's own. All three
+    functions raise AWAY."""
+
+    @property
+    def AWAY(self) -> tuple[type[Exception], ...]:
+        """What the functions raise while the registry restarts, or when the fleet has none."""
+
+    def read(self, fleet: str) -> Snapshot:
+        """Who is listed now."""
+
+    def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
+        """Order one engine to drain."""
+
+    def close_node(self, fleet: str, node: str, for_s: float) -> None:
+        """Let no engine start on a node for so many seconds."""
 
 
 def drain(
-    fleet: RunningFleet,
+    running: RunningFleet,
     engine: str,
     *,
     deadline_s: float,
@@ -27,39 +55,73 @@ def drain(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Order it and wait until the engine is gone. `engine` is an id or the start of one.
+    """Drain one engine and wait until it has ended. `engine` is an id or the start of one.
 
     Raises DrainRefused when the id names no engine, or the last ready one of its model without
     `is_forced`; FleetNotFound when the fleet does not answer.
     """
-    with attached(fleet):
+    with attached(running):
         from qwenfleet.deployments import registry
 
-        chosen = choose(registry.read(fleet.name).engines, engine, is_forced=is_forced)
+        chosen = choose(registry.read(running.name).engines, engine, is_forced=is_forced)
         order = registry.DrainOrder("an operator drains it", deadline_s)
         say(f"draining {chosen.id}: {chosen.running + chosen.waiting} requests to move")
-        give_up_at = clock() + deadline_s + GRACE_S
-        seen_at = clock()
-        while clock() < give_up_at:
-            # Each time anew: a registry that restarts lost the order, and lists nobody at first.
-            try:
-                registry.drain(fleet.name, chosen.id, order)
-                is_listed = chosen.id in {e.id for e in registry.read(fleet.name).engines}
-            except registry.AWAY:
-                is_listed = True  # nobody knows
-            if is_listed:
-                seen_at = clock()
-            elif clock() > seen_at + GONE_S:
-                say(f"{chosen.id} is gone; another engine of {chosen.model} starts in its place")
-                return
-            sleep(POLL_S)
-    raise DrainRefused(
-        f"engine '{chosen.id}' is still there after {deadline_s + GRACE_S:.0f} s",
-        "See its log, or end its process; its streams go on elsewhere all the same.",
-    )
+        stayed = drain_all(
+            registry,
+            running.name,
+            [chosen.id],
+            order,
+            on_end=lambda ended: say(
+                f"{ended} is gone; another engine of {chosen.model} starts in its place"
+            ),
+            clock=clock,
+            sleep=sleep,
+        )
+    if stayed:
+        raise DrainRefused(
+            f"engine '{chosen.id}' is still there after {deadline_s + GRACE_S:.0f} s",
+            "See its log, or end its process; its streams go on elsewhere all the same.",
+        )
 
 
-def choose(engines: Sequence[Any], name: str, *, is_forced: bool) -> Any:
+def drain_all(
+    registry: FleetRegistry,
+    fleet: str,
+    engines: Collection[str],
+    order: DrainOrder,
+    *,
+    on_end: Callable[[str], None],
+    closed_nodes: Collection[str] = (),
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Order engines to drain and wait until they end, `on_end` called with each; the answer is
+    those that are still listed GRACE_S after the order's deadline.
+
+    On `closed_nodes` no engine starts meanwhile. A registry that restarts is waited for.
+    """
+    seen_at = dict.fromkeys(engines, clock())
+    give_up_at = clock() + order.deadline_s + GRACE_S
+    while seen_at and clock() < give_up_at:
+        try:  # each time anew: a registry that restarts lost all of it, and lists nobody at first
+            for node in closed_nodes:
+                registry.close_node(fleet, node, give_up_at - clock() + CLOSED_S)
+            for engine in seen_at:
+                registry.drain(fleet, engine, order)
+            listed = {record.id for record in registry.read(fleet).engines}
+        except registry.AWAY:
+            listed = set(seen_at)  # nobody knows
+        for engine in list(seen_at):
+            if engine in listed:
+                seen_at[engine] = clock()
+            elif clock() > seen_at[engine] + GONE_S:
+                del seen_at[engine]
+                on_end(engine)
+        sleep(POLL_S)
+    return sorted(seen_at)
+
+
+def choose(engines: Sequence[EngineRecord], name: str, *, is_forced: bool) -> EngineRecord:
     """The one engine whose id begins with `name`. Raises DrainRefused."""
     found = [e for e in engines if e.id == name] or [e for e in engines if e.id.startswith(name)]
     if len(found) != 1:

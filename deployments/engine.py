@@ -22,7 +22,9 @@ from ray import serve
 
 from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.departure import Departure
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.labels import EngineState, StartPhase
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments import node_watch, plugin_metadata
 from qwenfleet.deployments.core import Core, CoreDead
@@ -37,7 +39,6 @@ from qwenfleet.deployments.registry import (
     ANNOUNCE_INTERVAL_S,
     DrainOrder,
     EngineRecord,
-    EngineState,
     RegistryClient,
     StartFailure,
 )
@@ -75,13 +76,13 @@ class Engine:
         self._metrics = EngineMetrics(self._fleet.name, replica.deployment)
         self._metrics.begin(model)
         self._tracing = tracing_of(self._fleet, service=ENGINE_SERVICE, instance=self._id)
-        self._state: EngineState = "starting"
+        self._state = EngineState.STARTING
         self._reason = ""
         self._gone_at = math.inf
         """When a drain ends at the latest, on the monotonic clock."""
         self._drain_began = math.inf
         self._stages = StageClock()
-        self._stages.begin("waiting for its turn")
+        self._stages.begin(StartPhase.QUEUED)
         self._may_load = asyncio.Event()
         self._has_news = asyncio.Event()
         """Set when the next announcement should not wait."""
@@ -95,7 +96,7 @@ class Engine:
         watch = await node_watch.start(self._members.values())
         if watch is not None:
             await watch.may_start(self._stages.begin)
-        self._stages.begin("starting")
+        self._stages.begin(StartPhase.STARTING)
         self._has_news.set()
         try:
             await self._start()
@@ -105,7 +106,7 @@ class Engine:
             raise
         self._tasks.append(asyncio.create_task(self._run()))
         if watch is not None:
-            watch.on_departure(self._leave)
+            watch.on_departure(self._depart)
 
     async def check_health(self) -> None:
         """A replica whose announcements or core ended has no use."""
@@ -124,7 +125,7 @@ class Engine:
         await self._send_last_spans()
 
     async def _drain(self, order: DrainOrder) -> None:
-        self._state, self._reason = "draining", order.reason
+        self._state, self._reason = EngineState.DRAINING, order.reason
         self._drain_began = time.monotonic()
         self._gone_at = self._drain_began + order.deadline_s
         if self._host is not None:
@@ -137,11 +138,15 @@ class Engine:
             return
         self._gone_at, self._reason = gone_at, order.reason
         logger.info("drain ordered", extra={"engine": self._id, "reason": order.reason})
-        if self._state != "draining":
-            self._state = "draining"
+        if self._state is not EngineState.DRAINING:
+            self._state = EngineState.DRAINING
             self._tasks.append(asyncio.create_task(self._obey()))
         elif self._host is not None:
             self._host.hasten(order.reason, order.deadline_s)
+
+    def _depart(self, departure: Departure) -> None:
+        """A pod or node of this engine is about to go."""
+        self._leave(DrainOrder(departure.reason, departure.deadline_s))
 
     async def _obey(self) -> None:
         """Drain and end; Serve starts another engine in this one's place."""
@@ -180,7 +185,7 @@ class Engine:
         self._address = await self._host.listen(address)
         self._description = description
         self._stages.end()
-        self._state = "ready"
+        self._state = EngineState.READY
         self._has_news.set()
         logger.info("engine ready", extra={"engine": self._id, "model": self._model.id})
 
@@ -232,8 +237,8 @@ class Engine:
     def _record(self) -> EngineRecord:
         load = self._host.load if self._host is not None else []
         state, reason = self._state, self._reason
-        if state == "ready" and self._host is not None and self._host.quarantine:
-            state, reason = "quarantined", self._host.quarantine
+        if state is EngineState.READY and self._host is not None and self._host.quarantine:
+            state, reason = EngineState.QUARANTINED, self._host.quarantine
         return EngineRecord(
             id=self._id,
             model=self._model.id,
@@ -243,7 +248,7 @@ class Engine:
             pid=os.getpid(),
             state=state,
             reason=reason,
-            is_loading=self._state == "starting" and self._may_load.is_set(),
+            is_loading=self._state is EngineState.STARTING and self._may_load.is_set(),
             host=self._address[0],
             port=self._address[1],
             secret=self._secret,
@@ -263,9 +268,9 @@ def _make_core(
         from qwenfleet.deployments.scripted_engine import ScriptedCore
 
         return ScriptedCore(model)
-    stages.begin("finding the model")
+    stages.begin(StartPhase.FINDING_MODEL)
     path = sources.locate(model.resolved_source, lambda text: logger.info(text))
-    stages.begin("importing vLLM")
+    stages.begin(StartPhase.IMPORTING_VLLM)
     plugin_metadata.ensure()
     # vLLM's set-up of logging closes every handler there is; its core processes still want it.
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.attempts import Attempts, Session
-from qwenfleet.deployments.bounds import OVERSLEPT_S
+from qwenfleet.deployments.bounds import OVERSLEPT_S, Condition
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import Core, CoreDead, CoreFrozen, CoreStep
-from qwenfleet.deployments.pulse import Condition, Pulse
+from qwenfleet.deployments.pulse import Pulse
 from qwenfleet.deployments.transport import (
     PROTOCOL_VERSION,
     Abort,
@@ -371,8 +371,7 @@ class EngineHost:
     async def _say_goodbye(self, frame: Lost) -> None:
         if self._server is not None:
             self._server.close()  # nobody is to come back while the last spans leave
-        how = "drained" if frame.is_drained else "frozen" if frame.is_frozen else "core_died"
-        self._attempts.end_spans(how, frame.reason)
+        self._attempts.end_spans(frame.loss.value, frame.reason)
         self._broadcast(frame)
         sessions = list(self._sessions.values())
         self._sessions.clear()  # what they hold ends with us: no orphans

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextvars import ContextVar
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
 from qwenfleet.cluster.request_errors import (
     DeadlineExceeded,
     GatewayFailed,
@@ -31,32 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 ABORT_GRACE_S: Final = 1.0
 """vLLM's app stops by itself when it is told of a disconnect; what has not after this is
 cancelled."""
 
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
-
-
-class Outcome(Enum):
-    """How an exchange ended; a closed set, because it labels metrics."""
-
-    COMPLETED = "completed"
-    REFUSED = "refused"
-    UNAVAILABLE = "unavailable"
-    NO_KEY = "no_key"
-    WRONG_KEY = "wrong_key"
-    FAILED = "failed"
-    TIMED_OUT = "timed_out"
-    CLIENT_DEADLINE = "client_deadline"
-    ENGINE_LOST = "engine_lost"
-    DISCONNECTED = "disconnected"
 
 
 def current_exchange() -> Exchange | None:
@@ -142,7 +123,9 @@ class Exchange:
             self._metrics.next_token(self.model, gap_s)
         self._token_at = now
 
-    async def run(self, app: App, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def run(
+        self, app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
         """Answer the request through `app`. Raises only what cancels the caller."""
         token = _current.set(self)
         requests = [{"type": "http.request", "body": body, "more_body": False}]
@@ -222,7 +205,7 @@ class Exchange:
 
     def _record(self) -> None:
         outcome, now = self.outcome or Outcome.FAILED, self._clock()
-        self._metrics.request_ended(self.model, outcome.value, is_judged=self._makes_tokens)
+        self._metrics.request_ended(self.model, outcome, is_judged=self._makes_tokens)
         if self._makes_tokens and outcome is Outcome.COMPLETED:
             self._metrics.completed(self.model, now - self.started_at)
         elif self._makes_tokens and self._token_at is None and outcome is not Outcome.REFUSED:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.exchange import Exchange
-from qwenfleet.deployments.link import EngineLink, Loss
+from qwenfleet.deployments.link import EngineLink
 from qwenfleet.deployments.suspicion import Suspicion
 
 if TYPE_CHECKING:

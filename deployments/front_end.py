@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
+from starlette.types import ASGIApp
 from vllm.config import ObservabilityConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -32,7 +33,6 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig
-from qwenfleet.deployments.exchange import App
 from qwenfleet.deployments.fleet import FleetClient
 from qwenfleet.deployments.transport import EngineDescription
 
@@ -42,7 +42,7 @@ TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 class FrontEnd:
     """One model's app and the AsyncLLM behind it."""
 
-    def __init__(self, app: App, llm: AsyncLLM) -> None:
+    def __init__(self, app: ASGIApp, llm: AsyncLLM) -> None:
         self.app = app
         self.llm = llm
 

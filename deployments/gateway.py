@@ -11,15 +11,15 @@ import importlib
 import logging
 import os
 import uuid
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from ray import serve
+from starlette.types import ASGIApp
 
 from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.slo import SloConfig
-from qwenfleet.deployments.exchange import App
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp, Served
 from qwenfleet.deployments.instruments import reporting
@@ -32,6 +32,9 @@ from qwenfleet.deployments.registry import (
 )
 from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.tracing_setup import tracing_of
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.fleet import FleetClient
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ class Gateway:
         self._listed: tuple[EngineRecord, ...] = ()
         self._was_told = asyncio.Event()
         """Set when the registry has answered, or is away."""
+        self._clients: dict[str, FleetClient] = {}
+        """By model."""
         self._stages = StageClock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,7 +78,7 @@ class Gateway:
         objectives = config["objectives"]
         self._metrics.promise({m: SloConfig.model_validate(o) for m, o in objectives.items()})
 
-    async def __serve_build_asgi_app__(self) -> App:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve awaits this once, after the constructor; HTTP is answered from its return on.
 
         Raises ConfigError when Serve listens for other machines and nothing says who may ask.
@@ -108,13 +113,14 @@ class Gateway:
         self._stages.begin("importing vLLM")
         fleet = await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.fleet")
         for served in self._app.models.values():
-            served.client = fleet.FleetClient(
+            client = fleet.FleetClient(
                 served.config.id,
                 gateway=self._id,
                 wire=self._config.wire,
                 retry_after_s=self._config.gateway.retry_after_s,
                 metrics=self._metrics,
             )
+            self._clients[served.config.id] = served.engines = client
         await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.front_end")
         self._stages.begin("waiting for an engine")
         while True:
@@ -124,22 +130,18 @@ class Gateway:
                 await self._meet(served, self._listed)
 
     async def _meet(self, served: Served, engines: tuple[EngineRecord, ...]) -> None:
-        assert served.client is not None
-        served.client.update(engines)
-        description = served.client.description
-        if served.front_end is not None or served.is_broken or description is None:
+        client = self._clients[served.config.id]
+        client.update(engines)
+        description = client.description
+        if served.app is not None or served.is_broken or description is None:
             return
         from qwenfleet.deployments import front_end
 
         self._stages.begin(f"building the app of {served.config.id}")
         try:
             path = await asyncio.to_thread(sources.locate, served.config.resolved_source, _log)
-            served.front_end = await front_end.build(
-                served.config,
-                path,
-                description,
-                served.client,
-                self._config.traces_url,
+            built = await front_end.build(
+                served.config, path, description, client, self._config.traces_url
             )
         except Exception as error:  # one model's templates or parsers must not end the others
             served.is_broken = True
@@ -148,6 +150,7 @@ class Gateway:
                 StartFailure(self._id, served.config.id, str(error), self._log_file, is_final=True)
             )
         else:
+            served.app = built.app
             logger.info("model ready", extra={"model": served.config.id})
         self._stages.end()
 

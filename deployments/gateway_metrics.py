@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from qwenfleet.cluster import metrics
+from qwenfleet.cluster.labels import Decision, Loss, Outcome
 from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments.instruments import Instruments
 from qwenfleet.deployments.tally import Tally
@@ -14,11 +15,11 @@ from qwenfleet.deployments.tally import Tally
 NO_MODEL: Final = "none"
 """The `model` of a request that named none that is served: clients' strings are no labels."""
 AVAILABILITY: Final = {
-    "completed": "good",
-    "unavailable": "bad",
-    "failed": "bad",
-    "timed_out": "bad",
-    "engine_lost": "bad",
+    Outcome.COMPLETED: "good",
+    Outcome.UNAVAILABLE: "bad",
+    Outcome.FAILED: "bad",
+    Outcome.TIMED_OUT: "bad",
+    Outcome.ENGINE_LOST: "bad",
 }
 """The verdict on a request, by its outcome; others are the client's doing."""
 HEAD_STORES: Final = {"redis": True, "memory": False}
@@ -63,8 +64,8 @@ class GatewayMetrics:
         """What is judged from now on, by model; one that is not named keeps what it had."""
         self._objectives |= objectives
 
-    def request_ended(self, model: str, outcome: str, *, is_judged: bool) -> None:
-        self._instruments.add(metrics.REQUESTS, 1, {"model": model, "outcome": outcome})
+    def request_ended(self, model: str, outcome: Outcome, *, is_judged: bool) -> None:
+        self._instruments.add(metrics.REQUESTS, 1, {"model": model, "outcome": outcome.value})
         verdict = AVAILABILITY.get(outcome)
         if verdict is not None and is_judged and model in self._objectives:
             self._tallies[model].judged["availability"][verdict == "good"] += 1
@@ -104,14 +105,14 @@ class GatewayMetrics:
         tally.cached += cached
         tally.output += output
 
-    def routed(self, model: str, decision: str) -> None:
-        self._instruments.add(metrics.ROUTING, 1, {"model": model, "decision": decision})
+    def routed(self, model: str, decision: Decision) -> None:
+        self._instruments.add(metrics.ROUTING, 1, {"model": model, "decision": decision.value})
 
-    def engine_lost(self, model: str, loss: str) -> None:
-        self._instruments.add(metrics.ENGINE_LOSSES, 1, {"model": model, "loss": loss})
+    def engine_lost(self, model: str, loss: Loss) -> None:
+        self._instruments.add(metrics.ENGINE_LOSSES, 1, {"model": model, "loss": loss.value})
 
-    def resumed(self, model: str, loss: str, gap_s: float) -> None:
-        self._instruments.add(metrics.RESUMES, 1, {"model": model, "loss": loss})
+    def resumed(self, model: str, loss: Loss, gap_s: float) -> None:
+        self._instruments.add(metrics.RESUMES, 1, {"model": model, "loss": loss.value})
         self._tallies[model].resume_gaps[loss].observe(gap_s)
 
     def drain_cut(self, model: str, requests: int) -> None:

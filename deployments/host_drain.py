@@ -11,17 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.errors import DrainRefused, FleetError
+from qwenfleet.deployments.drain import CLOSED_S, GRACE_S, FleetRegistry, drain_all
 
-POLL_S: Final = 0.25
-GRACE_S: Final = 30.0
-"""As for one engine: see `drain.py`."""
-GONE_S: Final = 2.0
-CLOSED_S: Final = 60.0
-"""Beyond the drain's end no engine starts on the hosts; by then their node is cordoned, which
-engines see themselves."""
+if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
+    from qwenfleet.deployments.registry import DrainOrder, EngineRecord
+
+REASON = "an operator drains its node"
 
 
 def node_ids(nodes: Iterable[Mapping[str, Any]], addresses: Iterable[str]) -> frozenset[str]:
@@ -34,12 +32,14 @@ def node_ids(nodes: Iterable[Mapping[str, Any]], addresses: Iterable[str]) -> fr
     )
 
 
-def leaving(engines: Iterable[Any], nodes: frozenset[str]) -> list[Any]:
+def leaving(engines: Iterable[EngineRecord], nodes: frozenset[str]) -> list[EngineRecord]:
     """Engines that have at least a part on one of the nodes."""
     return [engine for engine in engines if nodes & {engine.node, *engine.nodes}]
 
 
-def check(engines: Sequence[Any], chosen: Sequence[Any], *, is_forced: bool) -> None:
+def check(
+    engines: Sequence[EngineRecord], chosen: Sequence[EngineRecord], *, is_forced: bool
+) -> None:
     """Raises DrainRefused when a model would have no ready engine left, without `is_forced`."""
     going = {engine.id for engine in chosen}
     models = sorted({engine.model for engine in chosen if engine.state == "ready"})
@@ -54,52 +54,46 @@ def check(engines: Sequence[Any], chosen: Sequence[Any], *, is_forced: bool) -> 
 
 
 def drain_fleet(
-    registry: Any,
+    registry: FleetRegistry,
     fleet: str,
     nodes: frozenset[str],
+    order: DrainOrder,
     *,
-    deadline_s: float,
     is_forced: bool,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Order it and wait until no engine is on the nodes; `registry` is that module.
+    """Drain the engines on the nodes and wait until none is there.
 
-    Engines that only start there have no streams: they are held from starting. A registry that
-    restarts meanwhile is waited for. Raises DrainRefused; what `registry.AWAY` lists when the
-    registry is away from the first.
+    Engines that only start there have no streams: they are held from starting. Raises
+    DrainRefused; what `registry.AWAY` lists when the registry is away from the first.
     """
     chosen = _chosen(registry, fleet, nodes, is_forced=is_forced)
-    _close(registry, fleet, nodes, deadline_s + GRACE_S + CLOSED_S)
-    order = registry.DrainOrder("an operator drains its node", deadline_s)
+    for node in nodes:
+        registry.close_node(fleet, node, order.deadline_s + GRACE_S + CLOSED_S)
     for engine in chosen:
         say(f"draining {engine.id} of {engine.model}: {engine.running + engine.waiting} requests")
-    seen_at = {engine.id: clock() for engine in chosen}
-    give_up_at = clock() + deadline_s + GRACE_S
-    while seen_at and clock() < give_up_at:
-        try:  # each time anew: a registry that restarts lost all of it, and lists nobody at first
-            _close(registry, fleet, nodes, give_up_at - clock() + CLOSED_S)
-            for engine in seen_at:
-                registry.drain(fleet, engine, order)
-            present = {engine.id for engine in registry.read(fleet).engines}
-        except registry.AWAY:
-            present = set(seen_at)  # nobody knows
-        for engine in list(seen_at):
-            if engine in present:
-                seen_at[engine] = clock()
-            elif clock() > seen_at[engine] + GONE_S:
-                del seen_at[engine]
-                say(f"{engine} is gone")
-        sleep(POLL_S)
-    if seen_at:
+    stayed = drain_all(
+        registry,
+        fleet,
+        [engine.id for engine in chosen],
+        order,
+        on_end=lambda ended: say(f"{ended} is gone"),
+        closed_nodes=nodes,
+        clock=clock,
+        sleep=sleep,
+    )
+    if stayed:
         raise DrainRefused(
-            f"{' and '.join(sorted(seen_at))} still there after {deadline_s + GRACE_S:.0f} s",
+            f"{' and '.join(stayed)} still there after {order.deadline_s + GRACE_S:.0f} s",
             "See the engine's log; its streams go on elsewhere all the same when its pod ends.",
         )
 
 
-def _chosen(registry: Any, fleet: str, nodes: frozenset[str], *, is_forced: bool) -> list[Any]:
+def _chosen(
+    registry: FleetRegistry, fleet: str, nodes: frozenset[str], *, is_forced: bool
+) -> list[EngineRecord]:
     """The engines that have to go. Raises DrainRefused."""
     there = registry.read(fleet).engines
     chosen = [engine for engine in leaving(there, nodes) if engine.state != "starting"]
@@ -107,17 +101,12 @@ def _chosen(registry: Any, fleet: str, nodes: frozenset[str], *, is_forced: bool
     return chosen
 
 
-def _close(registry: Any, fleet: str, nodes: Iterable[str], for_s: float) -> None:
-    for node in nodes:
-        registry.close_node(fleet, node, for_s)
-
-
 def drain_fleets(
-    registry: Any,
+    registry: FleetRegistry,
     fleets: Sequence[str],
     nodes: frozenset[str],
+    order: DrainOrder,
     *,
-    deadline_s: float,
     is_forced: bool,
     say: Callable[[str], None],
 ) -> None:
@@ -126,7 +115,7 @@ def drain_fleets(
         _chosen(registry, fleet, nodes, is_forced=is_forced)
 
     def drain(fleet: str) -> None:
-        drain_fleet(registry, fleet, nodes, deadline_s=deadline_s, is_forced=is_forced, say=say)
+        drain_fleet(registry, fleet, nodes, order, is_forced=is_forced, say=say)
 
     with ThreadPoolExecutor(max(1, len(fleets))) as pool:
         drains = [pool.submit(drain, fleet) for fleet in fleets]
@@ -153,12 +142,8 @@ def run(
         nodes = node_ids(ray.nodes(), addresses)
         if not nodes:
             say(f"Ray has no living node at {', '.join(addresses)}: no engine is there")
-        drain_fleets(
-            *(registry, registry.fleets(), nodes),
-            deadline_s=deadline_s,
-            is_forced=is_forced,
-            say=say,
-        )
+        order = registry.DrainOrder(REASON, deadline_s)
+        drain_fleets(registry, registry.fleets(), nodes, order, is_forced=is_forced, say=say)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.request_errors import (
     BodyTooLarge,
@@ -28,13 +30,12 @@ from qwenfleet.cluster.request_errors import (
     WrongKey,
 )
 from qwenfleet.deployments.answers import Family, family_of
-from qwenfleet.deployments.exchange import Exchange, Outcome, Receive, Scope, Send, respond
+from qwenfleet.deployments.exchange import Exchange, respond
 from qwenfleet.deployments.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.keys import OPEN_ROUTES, Guard
+from qwenfleet.deployments.transport import EngineDescription
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.fleet import FleetClient
-    from qwenfleet.deployments.front_end import FrontEnd
     from qwenfleet.deployments.request_span import RequestSpan
     from qwenfleet.deployments.spans import Spans
 
@@ -71,13 +72,34 @@ class _ModelField(msgspec.Struct):
     model: Any = None
 
 
+class Engines(Protocol):
+    """The engines of one model, as far as this gateway has met them."""
+
+    @property
+    def description(self) -> EngineDescription | None:
+        """What they are; None until one was met."""
+        ...
+
+    @property
+    def num_engines(self) -> int:
+        """Engines that a new request can go to now."""
+        ...
+
+    @property
+    def num_moving(self) -> int:
+        """Requests that wait for an engine, or for their turn to leave one."""
+        ...
+
+
 @dataclass
 class Served:
     """One model in this gateway, from configuration to app."""
 
     config: ModelConfig
-    client: FleetClient | None = None
-    front_end: FrontEnd | None = None
+    engines: Engines | None = None
+    """None until the gateway has imported vLLM."""
+    app: ASGIApp | None = None
+    """vLLM's; None until the first engine was met."""
     is_broken: bool = False
     """Whether its app could not be built, which another try would not change."""
     ongoing: int = 0
@@ -85,12 +107,12 @@ class Served:
 
     @property
     def is_ready(self) -> bool:
-        return self.front_end is not None and self.num_engines > 0
+        return self.app is not None and self.num_engines > 0
 
     @property
     def num_engines(self) -> int:
         """Engines that new requests can go to."""
-        return 0 if self.client is None else self.client.num_engines
+        return 0 if self.engines is None else self.engines.num_engines
 
 
 class GatewayApp:
@@ -126,7 +148,7 @@ class GatewayApp:
             self._metrics.level(
                 name,
                 in_progress=model.ongoing,
-                moving=0 if model.client is None else model.client.num_moving,
+                moving=0 if model.engines is None else model.engines.num_moving,
                 engines=model.num_engines,
             )
         self._metrics.flush()
@@ -154,7 +176,7 @@ class GatewayApp:
                 outcome = _REFUSALS.get(type(error), Outcome.REFUSED)
                 model = error.model if isinstance(error, ModelLoading) else NO_MODEL
                 makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
-                self._metrics.request_ended(model, outcome.value, is_judged=makes_tokens)
+                self._metrics.request_ended(model, outcome, is_judged=makes_tokens)
                 self._metrics.rejected(model, error.code)
             await respond(send, error, family)
 
@@ -174,7 +196,7 @@ class GatewayApp:
         await send({"type": "http.response.body", "body": msgspec.json.encode(body)})
 
     def _model_card(self, served: Served) -> dict[str, Any]:
-        description = served.client.description if served.client is not None else None
+        description = None if served.engines is None else served.engines.description
         return {
             "id": served.config.id,
             "object": "model",
@@ -201,8 +223,8 @@ class GatewayApp:
         served = self._select(body)
         if span is not None:
             span.select(served.config.id)
-        front_end = served.front_end
-        if front_end is None:
+        app = served.app
+        if app is None:
             raise ModelLoading(served.config.id, self._gateway.retry_after_s)
         exchange = Exchange(
             model=served.config.id,
@@ -216,7 +238,7 @@ class GatewayApp:
         )
         served.ongoing += 1
         try:
-            await exchange.run(front_end.app, scope, body, receive, send)
+            await exchange.run(app, scope, body, receive, send)
         finally:
             served.ongoing -= 1
 

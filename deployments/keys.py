@@ -11,10 +11,11 @@ import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Literal
 
+from starlette.types import Scope
+
 from qwenfleet.cluster.auth import AuthConfig, KeyHash, Keyring, read_keys
 from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.cluster.request_errors import MissingKey, WrongKey
-from qwenfleet.deployments.exchange import Scope
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 
-from qwenfleet.cluster import auth, gone_settings, long_context, machine, run_file, sources
-from qwenfleet.cluster.auth import AuthConfig
+from qwenfleet.cluster import local_cpu, local_memory, machine, run_file, sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import MachineError
-from qwenfleet.cluster.machine import EngineNeed
+from qwenfleet.cluster.fleet_checks import check_fleet
+from qwenfleet.cluster.local_memory import EngineNeed
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import processes, registry
 from qwenfleet.deployments.app import application
@@ -48,10 +48,10 @@ def serve(
     log_path = token_path.with_suffix(".log")
     try:
         with _chatter_to(log_path):
-            fleet = _start(config, token_path, stages)
-            record = run_file.write(fleet)
+            running = _start(config, token_path, stages)
+            record = run_file.write(running)
             try:
-                _watch(Progress(config, fleet.url, stages, wants_timings=wants_timings), config)
+                _watch(Progress(config, running.url, stages, wants_timings=wants_timings), config)
             finally:
                 record.unlink(missing_ok=True)
     except KeyboardInterrupt:
@@ -71,12 +71,9 @@ def serve(
 def check(config: FleetConfig, stages: Stages) -> None:
     """What can be known to fail is said before anything starts."""
     stages.begin("checking this machine and its models")
-    for sentence in gone_settings.of_config(config):
+    for sentence in check_fleet(config, has_gateway=True):
         stages.say(f"warning: {sentence}")
-    if isinstance(config.auth, AuthConfig) and not auth.known_hashes(config.auth):
-        stages.say(f"warning: {config.auth.keys_file} has no key: every request is refused")
-    long_context.check_config(config)
-    machine.check_cpu(machine.read_cpuinfo(), platform.machine())
+    local_cpu.check_cpu(local_cpu.read_cpuinfo(), platform.machine())
     machine.check_port(config.gateway.host, config.gateway.port)
     # The planner refuses a layout that a model cannot have.
     _check_nodes(completed(config))
@@ -87,8 +84,8 @@ def check(config: FleetConfig, stages: Stages) -> None:
             stages.say(f"looking for {path} on the Hugging Face Hub")
             sources.check_hub(path)
         needs += [_need(pool, path) for pool in model.engine_pools if pool.runs_vllm_on_cpu]
-    ours = config.gateway.replicas * machine.GATEWAY_BYTES + machine.RAY_BYTES
-    machine.check_memory(needs, max(0, machine.available_memory_bytes() - ours))
+    ours = config.gateway.replicas * local_memory.GATEWAY_BYTES + local_memory.RAY_BYTES
+    local_memory.check_memory(needs, max(0, local_memory.available_memory_bytes() - ours))
 
 
 def _check_nodes(config: FleetConfig) -> None:
@@ -124,7 +121,9 @@ def _need(model: ModelConfig, path: str) -> EngineNeed:
     return EngineNeed(
         model=model.id,
         engines=model.replicas.min,
-        bytes_each=machine.engine_bytes(weights or 0, model.kv_cache_gib, model.sharding.num_gpus),
+        bytes_each=local_memory.engine_bytes(
+            weights or 0, model.kv_cache_gib, model.sharding.num_gpus
+        ),
     )
 
 
@@ -144,7 +143,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             address="local",
             num_cpus=config.num_engines + config.gateway.replicas + 1,
             include_dashboard=False,
-            object_store_memory=machine.OBJECT_STORE_BYTES,
+            object_store_memory=local_memory.OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _metrics_export_port=metrics_port,

@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from enum import Enum
 from typing import Final, Protocol
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
-from qwenfleet.deployments.bounds import OVERSLEPT_S, LearnedBound
+from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.bounds import OVERSLEPT_S, Condition, LearnedBound
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.routing import Target
 from qwenfleet.deployments.transport import (
@@ -41,23 +40,6 @@ SILENCE_FACTOR: Final = 3.0
 SILENCE_HEARTBEATS: Final = 4
 """A host says something with every heartbeat. One that was silent for three times its longest
 silence of late, and for four heartbeats, is gone, even if no reset says so (a black hole)."""
-
-
-class Loss(Enum):
-    """Why a request left its engine; a closed set, because it labels metrics."""
-
-    CORE_DIED = "core_died"
-    """The core is dead, and its host lived to say so."""
-    RESET = "reset"
-    """The connection closed without a word: host or node are gone."""
-    SILENT = "silent"
-    """The host says nothing: frozen, or nothing crosses the network."""
-    FROZEN = "frozen"
-    """The host lives and its core makes no progress."""
-    DRAINED = "drained"
-    """The engine was asked to go."""
-    REFUSED = "refused"
-    """The engine lives and will not run this attempt."""
 
 
 class LinkEvents(Protocol):
@@ -232,7 +214,7 @@ class EngineLink:
                     self._events.on_news(self)
                 case Lost(reason=reason, unanswered=unanswered):
                     self.unanswered = unanswered
-                    return _loss_of(frame), reason
+                    return frame.loss, reason
                 case _:
                     logger.debug("frame ignored", extra={"kind": type(frame).__name__})
 
@@ -281,12 +263,6 @@ class EngineLink:
 def targets_of(links: Iterable[EngineLink]) -> list[Target]:
     """Every data-parallel rank of these engines."""
     return [target for link in links for target in link.targets()]
-
-
-def _loss_of(frame: Lost) -> Loss:
-    if frame.is_drained:
-        return Loss.DRAINED
-    return Loss.FROZEN if frame.is_frozen else Loss.CORE_DIED
 
 
 def _sentence(error: BaseException) -> str:

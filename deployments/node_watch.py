@@ -1,4 +1,4 @@
-"""Signs that the Kubernetes nodes or pods of one engine are about to go, as orders to drain.
+"""Signs that the Kubernetes nodes or pods of one engine are about to go.
 
 Each engine looks after itself: two watches of one object each, no leader, nobody to ask, and no
 right to change anything. Only fleets in Kubernetes run it; what it decides is `departure.py`.
@@ -18,10 +18,10 @@ from typing import Any, Final
 from qwenfleet.cluster import departure, kube, kube_objects
 from qwenfleet.cluster.departure import DELETED_NODE_S, Departure
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Kube, Query
+from qwenfleet.cluster.kube import Kube
 from qwenfleet.cluster.kube_objects import CLUSTER_LABEL
+from qwenfleet.cluster.kube_query import Query
 from qwenfleet.cluster.kube_watch import SILENCE_S, WATCH_S, Follower, Objects
-from qwenfleet.deployments.registry import DrainOrder
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class NodeWatch:
         self._unseen = set(addresses)
         self._has_looked = asyncio.Event()
         self._has_news = asyncio.Event()
-        self._leave: Callable[[DrainOrder], None] | None = None
+        self._leave: Callable[[Departure], None] | None = None
         self._followers: list[Follower] = []
         for address in sorted(self._unseen):
             # The label, since pods on the host's network have its address, all of them.
@@ -108,7 +108,7 @@ class NodeWatch:
             self._has_news.clear()
             await self._has_news.wait()
 
-    def on_departure(self, leave: Callable[[DrainOrder], None]) -> None:
+    def on_departure(self, leave: Callable[[Departure], None]) -> None:
         """`leave` is called once for each sign from now on, and now if there is one already."""
         self._leave = leave
         for sign in list(self._signs.values()):
@@ -168,7 +168,7 @@ class NodeWatch:
 
     def _order(self, sign: Sign) -> None:
         if self._leave is not None and sign.departure is not None:
-            self._leave(DrainOrder(sign.departure.reason, sign.departure.deadline_s))
+            self._leave(sign.departure)
 
 
 async def start(addresses: Iterable[str]) -> NodeWatch | None:

@@ -7,10 +7,9 @@ whether the core's processes use the CPU.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 
-from qwenfleet.deployments.bounds import LearnedBound
+from qwenfleet.deployments.bounds import Condition, LearnedBound
 
 SLOW_FACTOR: Final = 4.0
 FROZEN_FACTOR: Final = 8.0
@@ -26,16 +25,6 @@ UNLEARNED_S: Final = 30.0
 """What a step may take while few were seen: the first of their kind compile."""
 IDLE_CPU: Final = 0.1
 """Share of one CPU core below which a core's processes count as idle."""
-
-
-class Condition(Enum):
-    """What a core's pulse says of it."""
-
-    STEADY = "steady"
-    SLOW = "slow"
-    """No new work for it; it keeps its streams."""
-    FROZEN = "frozen"
-    """Its streams go elsewhere."""
 
 
 class Pulse:

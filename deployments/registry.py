@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import ray
 from ray.experimental import internal_kv
 
+from qwenfleet.cluster.labels import EngineState
 from qwenfleet.cluster.metrics import START_FAILURES
 from qwenfleet.deployments.instruments import Instruments, reporting
 from qwenfleet.deployments.stages import Stage
@@ -38,7 +39,6 @@ AWAY: Final = (ray.exceptions.RayError, ValueError)
 """What the functions below raise while the registry restarts, or where the fleet has none."""
 
 R = TypeVar("R")
-EngineState = Literal["starting", "ready", "quarantined", "draining"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class EngineRecord:
     node: str
     pid: int
     """The process of its EngineHost."""
-    state: EngineState
+    state: str
+    """A value of `EngineState`; a newer engine may be in one that we do not know."""
     is_loading: bool = False
     """Whether it holds one of its node's places for starting engines."""
     host: str = ""
@@ -157,9 +158,9 @@ class Registry:
             self._closed.get(node, 0.0) > self._clock() for node in (record.node, *record.nodes)
         )
         may_load = len(loading) < max(1, node_cores // CORES_PER_START) and not is_closed
-        if record.state == "starting" and may_load:
+        if record.state == EngineState.STARTING and may_load:
             record = replace(record, is_loading=True)
-        if record.state == "ready":
+        if record.state == EngineState.READY:
             self._failures = deque(
                 (f for f in self._failures if f.is_final or f.model != record.model),
                 self._failures.maxlen,

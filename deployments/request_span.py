@@ -9,10 +9,11 @@ from typing import Final, Self
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, StatusCode, Tracer, set_span_in_context
+from starlette.types import Scope
 
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.attempt_span import W3C, AttemptSpan, headers_of
-from qwenfleet.deployments.exchange import Outcome, Scope
 
 _W3C_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 _OPERATIONS: Final = {

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.labels import EngineState
+from qwenfleet.deployments.bounds import Condition
 from qwenfleet.deployments.link import EngineLink, LinkEvents
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.transport import EngineDescription
 
@@ -20,7 +21,7 @@ RECONNECT_S: Final = 0.5
 5 s."""
 REMEMBER_S: Final = 30.0
 """A registry that was restarted is complete again in seconds."""
-REACHABLE: Final = frozenset({"ready", "quarantined"})
+REACHABLE: Final = frozenset({EngineState.READY, EngineState.QUARANTINED})
 
 
 class Roster:

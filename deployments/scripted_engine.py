@@ -13,15 +13,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from qwenfleet.cluster.labels import FinishReason
 from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
 
 BLOCK_SIZE: Final = 16
 NUM_BLOCKS: Final = 4096
-STOP: Final = 0
-LENGTH: Final = 1
-"""vLLM's FinishReason.STOP and .LENGTH (vllm/v1/engine/__init__.py)."""
 DEFAULT_MAX_MODEL_LEN: Final = 4096
 
 
@@ -34,7 +32,7 @@ class _Play:
     cached_tokens: int
     position: int
     end: int
-    end_reason: int
+    end_reason: FinishReason
 
 
 class PrefixCache:
@@ -94,9 +92,9 @@ class ScriptedCore:
     async def add(self, wire_id: str, submit: Submit) -> None:
         prompt = submit.prompt_token_ids + submit.output_token_ids
         cached = self._cache.hit_tokens(prompt, submit.cache_salt)
-        end, reason = self._script.num_tokens, STOP
+        end, reason = self._script.num_tokens, FinishReason.STOP
         if submit.max_tokens is not None and submit.max_tokens < end:
-            end, reason = submit.max_tokens, LENGTH
+            end, reason = submit.max_tokens, FinishReason.LENGTH
         self._plays[wire_id] = _Play(
             prompt_tokens=len(submit.prompt_token_ids),
             prefill_tokens=len(prompt) - cached,

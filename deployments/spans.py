@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from opentelemetry.trace import SpanKind, Tracer
+from starlette.types import Scope
 
 from qwenfleet.deployments.attempt_span import W3C, AttemptSpan
-from qwenfleet.deployments.exchange import Scope
 from qwenfleet.deployments.request_span import RequestSpan
 from qwenfleet.deployments.transport import Submit
 

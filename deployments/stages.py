@@ -28,7 +28,7 @@ class StageClock:
     def begin(self, name: str, at: float | None = None) -> None:
         """The next stage, from now on, or since `at`; the one before is over."""
         self.end()
-        self._stages.append(Stage(name, self._clock() if at is None else at))
+        self._stages.append(Stage(str(name), self._clock() if at is None else at))
 
     def end(self) -> None:
         if self._stages and self._stages[-1].seconds is None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.columns import columns
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments.attach import attached
+
+if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
+    from qwenfleet.deployments.registry import Snapshot
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,15 @@ class FleetStatus:
         return asdict(self)
 
 
-def read(fleet: RunningFleet) -> FleetStatus:
+def read(running: RunningFleet) -> FleetStatus:
     """Ask the fleet's registry. Raises FleetNotFound when its Ray cluster does not answer."""
-    with attached(fleet):
+    with attached(running):
         from qwenfleet.deployments import registry
 
-        return summarise(fleet, registry.read(fleet.name))
+        return summarise(running, registry.read(running.name))
 
 
-def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
+def summarise(running: RunningFleet, snapshot: Snapshot) -> FleetStatus:
     """A registry's snapshot as a status."""
     engines = tuple(
         EngineStatus(
@@ -83,16 +86,16 @@ def summarise(fleet: RunningFleet, snapshot: Any) -> FleetStatus:
         for e in sorted(snapshot.engines, key=lambda e: (e.model, e.pool, e.id))
     )
     return FleetStatus(
-        name=fleet.name,
-        url=fleet.url,
-        metrics_url=f"http://127.0.0.1:{fleet.metrics_port}/metrics",
+        name=running.name,
+        url=running.url,
+        metrics_url=f"http://127.0.0.1:{running.metrics_port}/metrics",
         models=tuple(
             ModelStatus(
                 model,
                 engines=sum(e.model == model for e in engines),
                 ready=sum(e.model == model and e.state == "ready" for e in engines),
             )
-            for model in fleet.models
+            for model in running.models
         ),
         gateways=tuple(
             GatewayStatus(g.id, g.node, g.pid, g.is_ready, g.models, g.requests)

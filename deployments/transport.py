@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.cluster.labels import Loss
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Alive(Frame, tag="alive"):
     """Seconds since the core's last step."""
     clock_s: float = 0.0
     condition: str = "steady"
-    """What the host makes of the core's progress: a value of `pulse.Condition`."""
+    """What the host makes of the core's progress: a value of `bounds.Condition`."""
     reason: str = ""
     """Why that is not steady."""
 
@@ -208,6 +209,13 @@ class Lost(Frame, tag="lost"):
     """Whether the core made no progress, and lives."""
     unanswered: int = 0
     """Attempts that the core had and had made no token for: what it died of is most likely one."""
+
+    @property
+    def loss(self) -> Loss:
+        """What the host's end is to the requests that it ran."""
+        if self.is_drained:
+            return Loss.DRAINED
+        return Loss.FROZEN if self.is_frozen else Loss.CORE_DIED
 
 
 AnyFrame = (

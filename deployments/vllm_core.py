@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -34,26 +33,24 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.labels import StartPhase
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments import family
 from qwenfleet.deployments.core import CoreDead, CoreStep
-from qwenfleet.deployments.resume_plugin import PLUGIN, RECEIVED_TOKENS
+from qwenfleet.deployments.resume_plugin import RECEIVED_TOKENS
 from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
 from qwenfleet.deployments.vllm_args import engine_args
+from qwenfleet.deployments.warm_up import WarmUp, own_request
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.followers import Followers
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_TOKENS: Final = 3
 CORE_TITLE: Final = "EngineCore"
 """vLLM 0.32 v1/engine/core.py, run_engine_core."""
 IMPORT_POLL_S: Final = 0.25
-WARM_UP_TIMEOUT_S: Final = 600.0
-"""The first sampling or logprobs request compiles: 14.5 s was seen on two busy cores, minutes on a
-GPU."""
 
 
 class VllmCore:
@@ -89,7 +86,7 @@ class VllmCore:
         if self._followers is not None:
             self._tasks.append(asyncio.create_task(self._follow(self._followers)))
         try:
-            self._stages.begin("reading the model's configuration")
+            self._stages.begin(StartPhase.READING_CONFIG)
             config = await asyncio.to_thread(self._create_config)
             self._client = await self._start_core(config)
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
@@ -99,9 +96,10 @@ class VllmCore:
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
         self._max_model_len = config.model_config.max_model_len
-        self._stages.begin("warming up")
+        self._stages.begin(StartPhase.WARMING_UP)
+        warm_up = WarmUp(self._model.id, self._alive, self._next)
         for rank in ranks:
-            await self._warm_up(rank)
+            await warm_up.run(rank)
         await family.watch(self._member_ended)
         freeze_gc_heap()  # as vLLM's own server does once it is up
         cache = config.cache_config
@@ -143,7 +141,7 @@ class VllmCore:
         """Ask the core for one step of its own; its output comes under an id that no host knows."""
         params = SamplingParams(temperature=0.0, max_tokens=1)
         try:
-            await self._alive.add_request_async(_request(f"probe-{next(self._probes)}", params))
+            await self._alive.add_request_async(own_request(f"probe-{next(self._probes)}", params))
         except EngineDeadError:
             logger.info("probe after the core's death")
 
@@ -180,7 +178,7 @@ class VllmCore:
         return engine_args(self._model, self._path, self._traces_url, place).create_engine_config()
 
     async def _start_core(self, config: VllmConfig) -> AsyncMPClient:
-        self._stages.begin("importing vLLM in the core")
+        self._stages.begin(StartPhase.IMPORTING_VLLM_IN_CORE)
         import_watch = asyncio.create_task(self._watch_import())
         try:
             return await asyncio.to_thread(
@@ -212,7 +210,7 @@ class VllmCore:
         """A core takes its title once vLLM is imported; then it loads weights and compiles."""
         while not await asyncio.to_thread(_has_core):  # noqa: ASYNC110 # none tells us
             await asyncio.sleep(IMPORT_POLL_S)
-        self._stages.begin("loading the model")
+        self._stages.begin(StartPhase.LOADING)
 
     async def _next(self) -> EngineCoreOutputs:
         try:
@@ -271,66 +269,6 @@ class VllmCore:
                 raise ValueError(f"{len(tokens)} tokens so far leave none to make")
         params.extra_args = extra or None
 
-    async def _warm_up(self, rank: int) -> None:
-        """Run what compiles on a rank's first use, sampling and logprobs; then prove that it
-        resumes.
-
-        The proof holds in any precision: of tokens 1 and 2, 1 is far ahead but may not follow 1.
-        """
-        await self._complete(
-            f"warm-up-sampling-{rank}",
-            rank,
-            SamplingParams(
-                temperature=0.7,
-                top_p=0.8,
-                top_k=20,
-                repetition_penalty=1.05,
-                seed=0,
-                logprobs=1,
-                max_tokens=WARM_UP_TOKENS,
-                ignore_eos=True,
-            ),
-        )
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=WARM_UP_TOKENS,
-            ignore_eos=True,
-            allowed_token_ids=[1, 2],
-            logit_bias={1: 100.0},
-        )
-        params._bad_words_token_ids = [[1, 1]]
-        whole = await self._complete(f"warm-up-greedy-{rank}", rank, params)
-        params.extra_args = {RECEIVED_TOKENS: whole[:1]}
-        rest = await self._complete(f"warm-up-resume-{rank}", rank, params)
-        if rest != whole[1:]:
-            raise EngineStartError(
-                self._model.id,
-                f"its core does not go on behind the tokens of a lost engine: {rest} instead of "
-                f"{whole[1:]} behind {whole[:1]}. vLLM loads {PLUGIN} for that: install qwenfleet "
-                f"with pip where the engine runs, and leave VLLM_PLUGINS unset or add {PLUGIN}",
-            )
-
-    async def _complete(self, request_id: str, rank: int, params: SamplingParams) -> list[int]:
-        """The tokens of a request of our own, before there are others."""
-        tokens: list[int] = []
-        is_finished = False
-        try:
-            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
-                await self._alive.add_request_async(_request(request_id, params, rank))
-                while not is_finished:
-                    for output in (await self._next()).outputs:
-                        tokens += output.new_token_ids
-                        is_finished = output.finish_reason is not None
-        except TimeoutError as error:
-            raise EngineStartError(
-                self._model.id,
-                f"the warm-up made {len(tokens)} tokens in {WARM_UP_TIMEOUT_S:.0f} s",
-            ) from error
-        except CoreDead as error:
-            reason = self._lost_part or "the engine core died in its warm-up"
-            raise EngineStartError(self._model.id, reason) from error
-        return tokens
-
 
 def _scheduled(outputs: list[EngineCoreOutput]) -> list[tuple[str, float]]:
     return [
@@ -339,20 +277,6 @@ def _scheduled(outputs: list[EngineCoreOutput]) -> list[tuple[str, float]]:
         for event in output.events or ()
         if event.type is EngineCoreEventType.SCHEDULED
     ]
-
-
-def _request(request_id: str, params: SamplingParams, rank: int | None = None) -> EngineCoreRequest:
-    return EngineCoreRequest(
-        request_id=request_id,
-        prompt_token_ids=list(range(1, 9)),
-        mm_features=None,
-        sampling_params=params,
-        pooling_params=None,
-        arrival_time=time.time(),
-        lora_request=None,
-        cache_salt=None,
-        data_parallel_rank=rank,
-    )
 
 
 def _has_core() -> bool:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
-from qwenfleet.loadtest.closed_loop import Load, Sample
+from qwenfleet.loadtest.closed_loop import Sample, Workload
+
+FIGURES: Final = (
+    "requests_per_s",
+    "tokens_per_s",
+    "ttft_p50_ms",
+    "latency_p50_ms",
+    "latency_p99_ms",
+    "cpu_ms_per_request",
+)
+"""Fields of a Case of which several runs have a median."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +38,14 @@ class Case:
     errors: int
 
     @property
-    def load(self) -> Load:
-        return Load(self.stream, self.max_tokens, self.concurrency)
+    def load(self) -> Workload:
+        return Workload(self.stream, self.max_tokens, self.concurrency)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def measured(server: str, load: Load, sample: Sample) -> Case:
+def measured(server: str, load: Workload, sample: Sample) -> Case:
     """The figures of one run."""
     good = [answer for answer in sample.answers if not answer.error]
     latencies = [answer.latency_s for answer in good]
@@ -64,10 +74,8 @@ def percentile_ms(values_s: Sequence[float], share: float) -> float | None:
 
 def median(runs: Sequence[Case]) -> Case:
     """The median of each figure over runs of one load on one server; errors are added up."""
-    values: dict[str, Any] = asdict(runs[0])
-    for field in fields(Case):
-        if "float" in str(field.type):
-            known = [value for run in runs if (value := getattr(run, field.name)) is not None]
-            values[field.name] = statistics.median(known) if known else None
-    values["errors"] = sum(run.errors for run in runs)
-    return Case(**values)
+    values: dict[str, Any] = {}
+    for figure in FIGURES:
+        known = [value for run in runs if (value := getattr(run, figure)) is not None]
+        values[figure] = statistics.median(known) if known else None
+    return replace(runs[0], **values, errors=sum(run.errors for run in runs))

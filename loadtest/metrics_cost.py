@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from qwenfleet.cluster.labels import Decision, Outcome
 from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.loadtest import scaling
 from qwenfleet.loadtest.overhead import Say
@@ -22,7 +23,7 @@ REPORTS_PER_S: Final = 2.0
 
 
 @dataclass(frozen=True)
-class Cost:
+class EventCost:
     """CPU seconds of each event."""
 
     token_s: float
@@ -52,20 +53,20 @@ def measure(*, seconds: float, say: Say) -> str:
     )
 
 
-def counted_in_a_worker() -> Cost:
+def counted_in_a_worker() -> EventCost:
     """Ray's metrics work in its workers only."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        cost: Cost = ray.get(ray.remote(count).remote())
+        cost: EventCost = ray.get(ray.remote(count).remote())
     finally:
         ray.shutdown()
     return cost
 
 
-def count() -> Cost:
+def count() -> EventCost:
     """Count as a gateway does for one model."""
     from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 
@@ -77,12 +78,12 @@ def count() -> Cost:
         metrics.tokens(MODEL, output=1)
 
     def request() -> None:
-        metrics.routed(MODEL, "sent")
+        metrics.routed(MODEL, Decision.SENT)
         metrics.tokens(MODEL, prompt=100)
         metrics.queued(MODEL, 0.1)
         metrics.first_token(MODEL, 0.2)
         metrics.completed(MODEL, 2.0)
-        metrics.request_ended(MODEL, "completed", is_judged=True)
+        metrics.request_ended(MODEL, Outcome.COMPLETED, is_judged=True)
 
     def report() -> None:
         request()
@@ -90,7 +91,7 @@ def count() -> Cost:
         metrics.level(MODEL, in_progress=1, moving=0, engines=2)
         metrics.flush()
 
-    return Cost(_cpu_s(token, TOKENS), _cpu_s(request, REQUESTS), _cpu_s(report, REPORTS))
+    return EventCost(_cpu_s(token, TOKENS), _cpu_s(request, REQUESTS), _cpu_s(report, REPORTS))
 
 
 def _cpu_s(event: Callable[[], None], times: int) -> float:

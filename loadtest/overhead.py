@@ -17,11 +17,11 @@ from typing import Final
 from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.loadtest import cases, process_tree, servers
 from qwenfleet.loadtest.cases import Case
-from qwenfleet.loadtest.closed_loop import Load
+from qwenfleet.loadtest.closed_loop import Workload
 from qwenfleet.loadtest.servers import Server
 
 LOADS: Final = tuple(
-    Load(is_stream, max_tokens, concurrency)
+    Workload(is_stream, max_tokens, concurrency)
     for is_stream, max_tokens, concurrency in itertools.product((True, False), (1, 64), (1, 8, 32))
 )
 IDLE_S: Final = 5.0
@@ -47,7 +47,7 @@ def measure(
     others: Sequence[Start] = (),
     runs: int,
     seconds: float,
-    loads: Sequence[Load],
+    loads: Sequence[Workload],
     say: Say,
 ) -> Results:
     """Run every server `runs` times, in turn, so that a drift of the machine meets all alike. One
@@ -56,7 +56,7 @@ def measure(
     Raises BenchmarkError for a server that does not start.
     """
     process_tree.adopt_orphans()
-    cases_of: dict[tuple[str, Load], list[Case]] = {}
+    cases_of: dict[tuple[str, Workload], list[Case]] = {}
     idle: dict[str, list[float]] = {}
     left_out: list[Start] = []
     for run, start in itertools.product(range(runs), [*starts, *others]):
@@ -81,7 +81,7 @@ def measure(
 
 
 def _run(
-    start: Start, run: int, seconds: float, loads: Sequence[Load], say: Say
+    start: Start, run: int, seconds: float, loads: Sequence[Workload], say: Say
 ) -> tuple[str, float, list[Case]]:
     """One start of one server: its name, its CPU time without a request, and all loads."""
     with workspace() as directory:

@@ -11,16 +11,15 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
 import psutil
+import urllib3
 import yaml
 
 from qwenfleet.cluster import sources
@@ -30,7 +29,7 @@ from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.environment import engine_environment
 from qwenfleet.loadtest import closed_loop, process_tree
-from qwenfleet.loadtest.closed_loop import Load, Sample
+from qwenfleet.loadtest.closed_loop import Sample, Workload
 
 MODEL: Final = "tiny-qwen3-moe"
 MAX_MODEL_LEN: Final = 4096
@@ -43,8 +42,8 @@ START_TIMEOUT_S: Final = 600.0
 STOP_TIMEOUT_S: Final = 60.0
 GRACE_S: Final = 5.0
 """What a server leaves behind has so long to end by itself."""
-_opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""No http_proxy of the environment comes between us and loopback."""
+_POOL: Final = urllib3.PoolManager(retries=False)
+"""Without the environment's proxies, which would come between us and loopback."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Server:
     url: str
 
 
-def load(server: Server, traffic: Load, seconds: float, rng: random.Random) -> Sample:
+def load(server: Server, traffic: Workload, seconds: float, rng: random.Random) -> Sample:
     """One load on one running server."""
     return asyncio.run(
         closed_loop.run(
@@ -175,9 +174,8 @@ def running(
 def answers(url: str) -> bool:
     """Whether a GET of this URL is answered with 200 now."""
     try:
-        with _opener.open(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except (OSError, HTTPException):  # a URLError is an OSError
+        return _POOL.request("GET", url, timeout=5.0, redirect=False).status == 200
+    except urllib3.exceptions.HTTPError:
         return False
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from qwenfleet.cli import _parser as qwenfleet_parser
+from qwenfleet.cli.__main__ import _parser as qwenfleet_parser
 from qwenfleet.cluster.catalog import find_published
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.deployments.__main__ import _parser as deployments_parser

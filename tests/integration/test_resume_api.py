@@ -16,7 +16,7 @@ import pytest
 
 from qwenfleet.cluster.config import FleetConfig, WireConfig
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.sources import locate
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
@@ -111,22 +111,21 @@ class Gateway:
         metrics = GatewayMetrics(CONFIG.name, CONFIG.objectives)
         app = GatewayApp(CONFIG, metrics)
         (served,) = app.models.values()
-        served.client = FleetClient(
+        client = FleetClient(
             "tiny", gateway="gw", wire=CONFIG.wire, retry_after_s=5, metrics=metrics
         )
-        served.client.update(
+        client.update(
             [EngineRecord("engine-1", "tiny", "", 0, "ready", host=address, port=port, secret="s")]
         )
         path = locate(self._model.source)
-        served.front_end = await front_end.build(self._model, path, description, served.client)
+        self.front_end = await front_end.build(self._model, path, description, client)
+        served.engines, served.app = client, self.front_end.app
         return app
 
     def shutdown(self) -> None:
         from vllm import envs
 
-        (served,) = self.app.models.values()
-        assert served.front_end is not None
-        served.front_end.llm.shutdown()
+        self.front_end.llm.shutdown()
         self._runner.run(self.host.drain("the test is over", 0))
         self._running.cancel()
         self.core.shutdown()
@@ -165,8 +164,7 @@ def test_a_gateway_pays_neither_for_its_heap_nor_for_what_nobody_reads(gateway):
 
     assert gc.get_freeze_count() > 100_000
     assert envs._is_envs_cache_enabled()
-    (served,) = gateway.app.models.values()
-    layers = [str(layer.cls) for layer in served.front_end.app.user_middleware]
+    layers = [str(layer.cls) for layer in gateway.front_end.app.user_middleware]
     assert not [layer for layer in layers if "nstrumentator" in layer], layers
 
 

@@ -20,6 +20,9 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 from qwenfleet.deployments.spans import Spans
+from tests.metrics_page import metrics_page, metrics_text
+
+__all__ = ["metrics_page", "metrics_text"]  # for tests of live numbers and of their commands
 
 PATIENCE_S = 10.0
 """Far beyond what any wait here needs: a machine may be busy."""

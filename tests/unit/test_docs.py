@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from qwenfleet.cli import _parser
+from qwenfleet.cli.__main__ import _parser
 from qwenfleet.cluster import gpu_fit
 from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.config_file import load
 from qwenfleet.cluster.gpus import Gpu, Gpus
+from qwenfleet.cluster.labels import Outcome
 from qwenfleet.cluster.metrics import METRICS
 from qwenfleet.cluster.packages import Package
-from qwenfleet.deployments.exchange import Outcome
 from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
 from qwenfleet.deployments.keys import OPEN_ROUTES
 from tests.pages import PAGES, ROOT, blocks, read

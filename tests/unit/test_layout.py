@@ -138,7 +138,8 @@ def test_wheel_holds_every_module_once(tmp_path: Path) -> None:
     ours = {
         f"qwenfleet/{portion}/{name}.py" for portion in PORTIONS for name in modules_of(portion)
     }
-    own = {f"qwenfleet/{source.name}" for source in (ROOT / "qwenfleet").glob("*.py")}
+    sources = (ROOT / "qwenfleet").glob("[!_]*/*.py"), (ROOT / "qwenfleet").glob("*.py")
+    own = {str(source.relative_to(ROOT)) for found in sources for source in found}
     assert packed == ours | own
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click import ClickException
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster.chart_values import ChartValues
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.config_file import load

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qwenfleet.cluster import alert_rules, prometheus, recording_rules, watch_files
+from qwenfleet.cluster import alert_rule_file, prometheus, recording_rules, watch_files
 from qwenfleet.cluster.machine import free_ports
 from tests.watch import draw, live_panels
 from tests.watch.live_panels import Choice
@@ -72,9 +72,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     directory = tmp_path_factory.mktemp("watch")
-    scaled = directory / "scaled.yaml"
-    scaled.write_text(alert_rules.rules(SCALE), encoding="utf-8")
-    assert watch_files.write(directory, scaled)
+    watch_files.write(directory, alert_rule_file.rules(SCALE))
     (port,) = free_ports(1, "127.0.0.1")
     stop = threading.Event()
     with run_fleet(FLEET, 3, tmp_path_factory.mktemp("fleet")) as fleet:

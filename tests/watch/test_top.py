@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from qwenfleet.cli import watch
+from qwenfleet.cli.top import local
 from qwenfleet.cluster import prometheus, run_file, watch_command, watch_files
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.prometheus import Prometheus
 from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.cluster.top_command import local
 from qwenfleet.cluster.top_reading import Reader
 
 PATIENCE_S = 40.0
@@ -71,22 +72,20 @@ def running_at(port: int) -> RunningFleet:
 
 def wait_for(server: Prometheus, said: str) -> list[str]:
     give_up_at = time.monotonic() + PATIENCE_S
-    watcher = watch_command.Watcher(server, True)
+    watcher = watch_command.Watcher(server)
     while True:
-        texts = [remark.text for remark in watcher.remarks(time.time())]
+        texts = [notice.text for notice in watcher.notices(time.time())]
         if any(said in text for text in texts):
             return texts
         assert time.monotonic() < give_up_at, texts
         time.sleep(0.2)
 
 
-def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.Follower:
-    source = directory / "source.yaml"
-    source.write_text(RULES)
-    assert watch_files.write(directory, source)
-    follower = watch_command.Follower(directory, find)
-    follower.find(None, None)
-    return follower
+def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.FleetFinder:
+    watch_files.write(directory, RULES)
+    finder = watch_command.FleetFinder(directory, find)
+    finder.find(None, None)
+    return finder
 
 
 def test_alerts_scrapes_and_the_end_of_prometheus_are_told(
@@ -119,19 +118,17 @@ def test_a_fleet_that_starts_again_on_another_port_is_scraped_without_a_restart(
 ) -> None:
     (gone,) = free_ports(1, "127.0.0.1")
     ports = iter([gone, fleet.metrics_port])
-    follower = begin(tmp_path, lambda port, name: running_at(next(ports)))
+    finder = begin(tmp_path, lambda port, name: running_at(next(ports)))
     (port,) = free_ports(1, "127.0.0.1")
     with prometheus.running("prometheus", tmp_path, port, "1h") as server:
         wait_for(server, "connection refused")
-        follower.find(None, None)
+        finder.find(None, None)
         wait_for(server, "scraped the fleet")
         assert server.exit_status is None
 
 
 def test_rules_that_prometheus_refuses_are_a_sentence(tmp_path: Path) -> None:
-    source = tmp_path / "source.yaml"
-    source.write_text("groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
-    watch_files.write(tmp_path, source)
+    watch_files.write(tmp_path, "groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
     watch_files.point_to(tmp_path, 7)
     (port,) = free_ports(1, "127.0.0.1")
     with (
@@ -151,7 +148,7 @@ def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leav
     signaller = threading.Timer(12, os.kill, (os.getpid(), signal.SIGTERM))
     signaller.start()
     try:
-        assert watch_command.run(options, lambda port, name: fleet) == 0
+        assert watch.watch(options, lambda port, name: fleet) == 0
     finally:
         signaller.cancel()
     first, *lines = capsys.readouterr().out.splitlines()
@@ -159,4 +156,4 @@ def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leav
     assert all(" (page): " in line or " (ticket): " in line for line in lines)
     assert len(lines) == len({line[9:] for line in lines})
     assert list(run_file.state_directory().iterdir()) == []
-    assert watch_command.free_port(port) == (port, [])  # nobody listens any more
+    assert watch.free_port(port) == (port, [])  # nobody listens any more

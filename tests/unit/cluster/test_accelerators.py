@@ -9,7 +9,7 @@ from qwenfleet.cluster.accelerators import (
     Vendor,
     find_accelerator,
 )
-from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.plan_errors import PlanError
 
 FIGURES = {"memory_gib", "hbm_bytes_per_s", "flops_per_s", "link_bytes_per_s", "nic_bytes_per_s"}
 

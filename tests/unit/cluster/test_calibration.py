@@ -1,12 +1,15 @@
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from qwenfleet.cluster import calibration
-from qwenfleet.cluster.accelerators import Vendor
+from qwenfleet.cluster import calibration, speed_constants
+from qwenfleet.cluster.accelerators import H200, Vendor
 from qwenfleet.cluster.calibration import (
     COVERAGE,
+    constants,
     cost_of,
     fit,
     fitted,
@@ -22,7 +25,12 @@ from qwenfleet.cluster.calibration_points import (
     UNSTATED_PROMPT_TOKENS,
     Quantity,
 )
-from qwenfleet.cluster.step_cost import Parameter
+from qwenfleet.cluster.catalog import CODER_480B
+from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.performance import predict
+from qwenfleet.cluster.speed_constants import SPREADS, VALUES
+from qwenfleet.cluster.speed_terms import EngineShape
+from qwenfleet.cluster.step_cost import Parameter, Workload
 
 TRUTH = {
     parameter: 2e-4 if parameter.is_time else 1.7 + index / 10
@@ -154,3 +162,23 @@ def test_a_cost_is_the_sum_of_its_parts():
     total = math.fsum([*amounts, cost.amount(None)])
     assert cost.seconds(values) == pytest.approx(total)
     assert sum(cost.by_cause(values).values()) == pytest.approx(total)
+
+
+def test_the_constants_are_those_of_a_fit_today():
+    """Run `python -m qwenfleet.cluster.calibration` when they are not."""
+    model = fitted()
+    assert dict(VALUES) == pytest.approx(dict(model.values), rel=1e-4)
+    assert dict(SPREADS) == pytest.approx({v: model.spread(v) for v in Vendor}, rel=1e-4)
+
+
+def test_the_file_of_constants_is_what_the_fit_writes():
+    written = Path(speed_constants.__file__).read_text()
+    number = re.compile(r"\d+\.\d+(e-\d+)?")
+    assert number.sub("N", written) == number.sub("N", constants(fitted()))
+    assert f"{calibration.__name__}`" in written
+
+
+def test_a_plan_fits_nothing(monkeypatch):
+    monkeypatch.setattr(calibration, "fit", lambda points: pytest.fail("it was fitted again"))
+    layout = Layout.parse("TP8")
+    predict(EngineShape(CODER_480B, H200, layout), Workload(8, 1000, 100))

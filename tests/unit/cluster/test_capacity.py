@@ -9,7 +9,7 @@ import pytest
 from qwenfleet.cluster import capacity
 from qwenfleet.cluster.capacity import MIB, Cpu, Disks, FileLimits, Memory, Room
 from qwenfleet.cluster.finding import Finding, Level
-from qwenfleet.cluster.machine import GIB
+from qwenfleet.cluster.local_memory import GIB
 
 WHEEL = ("_C", "_C_AVX2", "_C_AVX512")
 GENOA = "sse2 avx avx2 avx512f avx512bw avx512_bf16"

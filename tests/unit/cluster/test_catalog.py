@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qwenfleet.cluster.catalog import CATALOG, find_model, find_published
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.models import NO_DEFAULTS, defaults_for
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 

@@ -288,7 +288,7 @@ OPTIONS: dict[str, tuple[dict[str, int | str], str]] = {
     "host beyond loopback": (
         {"host": "0.0.0.0"},
         "other machines can reach 0.0.0.0, and no key guards the fleet. Write `auth: {keys: "
-        '["HASH"]}` in its file (--config), with the HASH that `qwenfleet keys new` prints, or '
+        '["HASH"]}` in the fleet\'s file, with the HASH that `qwenfleet keys new` prints, or '
         "`auth: none` to let anyone in.",
     ),
     "model": (

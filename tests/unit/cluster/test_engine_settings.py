@@ -14,10 +14,10 @@ from qwenfleet.cluster.engine_settings import (
     settings_for,
     tool_call_parser,
 )
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import KVDtype, Quantization, QuantMethod
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.plan_errors import PlanError
 
 FP8 = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
 

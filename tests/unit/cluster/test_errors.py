@@ -15,9 +15,18 @@ from qwenfleet.cluster.errors import (
     MachineError,
     MetricsError,
     ModelSourceError,
-    NoLayoutFits,
     ProtocolError,
     StartTimeout,
+)
+from qwenfleet.cluster.plan_errors import (
+    Change,
+    ContextTooLong,
+    NoLayoutFits,
+    NoSuchMachines,
+    PlanError,
+    Quantity,
+    RequestTooLong,
+    WrongQuantity,
 )
 from qwenfleet.cluster.request_errors import (
     BodyTooLarge,
@@ -63,8 +72,28 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "no engine is called 'e9'. There are: e1.",
     ),
     (
-        NoLayoutFits("no layout fits 8 x H100", "Use 2 nodes.", "memory"),
-        "no layout fits 8 x H100. Use 2 nodes.",
+        NoLayoutFits("no layout fits 8 x H100", "memory", (Change(Quantity.NODES, 2, "TP8", "2"),)),
+        "no layout fits 8 x H100. What works: TP8 on 2.",
+    ),
+    (
+        WrongQuantity(Quantity.MEMORY_SHARE, 1.5, "a number up to 1"),
+        "the share of memory that vLLM may use is 1.5. Give a number up to 1.",
+    ),
+    (
+        ContextTooLong("coder", 500_000, 262_144),
+        "a context of 500,000 tokens is beyond the 262,144 of coder, and no long-context method is "
+        "chosen. Lower the context to 262,144 or less, or choose YaRN, which harms short prompts a "
+        "little.",
+    ),
+    (
+        RequestTooLong(8192, 512, 8192),
+        "a request of 8,192 + 512 tokens is longer than the context of 8,192. Raise the context, "
+        "or lower the length of a prompt.",
+    ),
+    (
+        NoSuchMachines("8 x H100", "H200", ("b (T4)",)),
+        "the cluster has 8 x H100, and no H200. Give the accelerator, the number of nodes and the "
+        "number of GPUs per node instead. Left out: b (T4).",
     ),
     (KubernetesError("pods are refused", "Ask.", 403), "pods are refused. Ask."),
     (MetricsError("http://m", "is away", "Wait."), "http://m is away. Wait."),
@@ -129,7 +158,7 @@ def leaves(error: type[FleetError]) -> Iterator[type[FleetError]]:
 
 def test_every_error_of_the_tree_has_an_example() -> None:
     # Only our own: Ray derives from an error class what it raises at the caller.
-    modules = {FleetError.__module__, RequestError.__module__}
+    modules = {FleetError.__module__, PlanError.__module__, RequestError.__module__}
     ours = {error for error in leaves(FleetError) if error.__module__ in modules}
     assert {type(error) for error, _ in EXAMPLES} == ours
 

@@ -9,7 +9,7 @@ import pytest
 
 from qwenfleet.cluster import kube
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Query
+from qwenfleet.cluster.kube_query import Query
 from qwenfleet.cluster.machine import free_ports
 
 

@@ -1,15 +1,12 @@
-"""`qwenfleet status --kube`: what is shown of RayServices, pods, nodes, GPUs and events."""
+"""A fleet in Kubernetes: what is shown of RayServices, pods, nodes, GPUs and events."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from qwenfleet import cli
-from qwenfleet.cluster import kube, kube_command, kube_status, kube_table
-from qwenfleet.cluster.errors import KubernetesError
+from qwenfleet.cluster import kube, kube_status, kube_table
 from qwenfleet.cluster.kube_status import GpuUse
 
 H100, MI300X = "NVIDIA-H100-80GB-HBM3", "AMD_Instinct_MI300X_OAM"
@@ -143,25 +140,6 @@ def test_the_table_has_every_part(api: Any) -> None:
     assert rows["2026-11-22T10:00:02Z"][-3:] == ["made", "it", "(x2)"]
 
 
-def test_the_command_prints_json_that_holds_all_of_it(
-    api: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["status", "--kube", "--json"]) == 0
-    tree = json.loads(capsys.readouterr().out)
-    assert tree["namespace"] == "fleet"
-    assert tree["services"][0]["pending"]["traffic_percent"] == 25
-    assert tree["services"][0]["progress"].startswith("upgrading")
-    assert tree["services"][0]["applications"] == {"fleet": "RUNNING"}
-    assert tree["pods"][1]["gpus"] == {"nvidia": 8}
-    assert tree["gpus"][0]["requested"] == 10
-
-
-def test_another_namespace_may_be_asked(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["status", "--kube", "--namespace", "void", "--context", "test"]) == 0
-    said = capsys.readouterr().out
-    assert "note: there is no RayService in namespace void" in said
-
-
 def test_a_cluster_without_gpus_says_what_was_looked_for(kubernetes_api: Any) -> None:
     kubernetes_api.put("nodes", node("cpu-1"))
     kubernetes_api.put("nodes", node("cpu-2"))
@@ -195,80 +173,3 @@ def test_pods_of_the_namespace_are_enough(api: Any) -> None:
     assert [p.name for p in status.pods] == ["coder-head", "coder-h100", "waiting"]
     assert status.gpus[0].requested == 8
     assert "pods of other namespaces than fleet ask for are not counted" in status.remarks[0]
-
-
-def test_a_refusal_of_what_matters_is_a_sentence_and_exit_status_1(
-    api: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    api.denied = {("list", "rayservices")}
-    assert cli.main(["status", "--kube"]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("qwenfleet: the Kubernetes API does not let you list rayservices")
-
-
-class Ended(Exception):
-    """The test has seen enough."""
-
-
-def watched(client: kube.Kube, steps: list[Any], **options: Any) -> list[str]:
-    """What is said while, between two looks, each step is done."""
-    said: list[str] = []
-    now = [100.0]
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-        if not steps:
-            raise Ended
-        steps.pop(0)()
-
-    with pytest.raises(Ended):
-        kube_command.watch(client, say=said.append, clock=lambda: now[0], sleep=sleep, **options)
-    return said
-
-
-def test_a_watch_speaks_when_something_changed(api: Any) -> None:
-    steps = [lambda: None, lambda: api.delete("pods", "waiting", "fleet"), lambda: None]
-    said = watched(kube.connect(), steps, as_json=True)
-    assert [len(json.loads(line)["pods"]) for line in said] == [3, 2]
-
-
-def test_a_watch_says_how_old_it_is_when_the_server_is_away(api: Any) -> None:
-    def away() -> None:
-        api.token = "changed"
-
-    def back() -> None:
-        api.token = "secret"
-
-    said = watched(kube.connect(), [away, lambda: None, back], as_json=False)
-    assert len(said) == 3
-    assert said[0] == said[2]
-    assert said[1].startswith("what was shown before is 2 s old: the Kubernetes API does not know")
-
-
-def test_a_terminal_is_told_each_time(api: Any) -> None:
-    said = watched(kube.connect(), [lambda: None], as_json=False, is_terminal=True)
-    assert [line.startswith(kube_command.CLEAR) for line in said] == [True, True]
-
-
-def test_a_watch_that_cannot_begin_is_an_error(api: Any) -> None:
-    api.token = "changed"
-    with pytest.raises(KubernetesError, match="does not know you"):
-        watched(kube.connect(), [], as_json=False)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["status", "--watch"], "--watch is given without --kube. Add --kube."),
-        (["status", "-n", "x"], "--namespace is given without --kube. Add --kube."),
-        (["status", "--kube", "--port", "1"], "--port is given beside --kube. Leave it out, or "),
-        (["drain", "e1", "--context", "x"], "--context is given without --node. Add --node, or "),
-        (["drain", "--node", "n", "--port", "1"], "--port is given beside --node. Leave it out: "),
-    ],
-)
-def test_options_without_effect_are_refused(
-    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(arguments) == 1
-    assert capsys.readouterr().err.startswith(f"qwenfleet: {sentence}")

@@ -11,7 +11,7 @@ import pytest
 
 from qwenfleet.cluster import kube
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Query
+from qwenfleet.cluster.kube_query import Query
 from qwenfleet.cluster.kube_watch import (
     BACKOFF_S,
     REFUSED_S,

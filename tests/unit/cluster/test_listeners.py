@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from qwenfleet.cluster import listeners, run_file
+from qwenfleet.cluster.config import GatewayConfig
 from qwenfleet.cluster.listeners import Listener
-from qwenfleet.cluster.programs import NOBODY, Owner
+from qwenfleet.cluster.programs import NOBODY, Owner, Program
 from qwenfleet.cluster.run_file import RunningFleet
 
 
@@ -30,7 +31,7 @@ def test_a_listener_is_found_with_its_process_and_user() -> None:
     assert listener.user
     assert listener.is_local
     assert listener.owner == NOBODY
-    assert listener.has_keys is None
+    assert not listener.is_keyless_http
 
 
 def test_the_command_that_asks_is_left_out_where_it_is_a_visitor() -> None:
@@ -38,27 +39,43 @@ def test_the_command_that_asks_is_left_out_where_it_is_a_visitor() -> None:
         assert found(server.getsockname()[1], visitor=os.getpid()) == []
 
 
-def test_a_fleets_listener_is_its_own_and_its_metrics_are_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+@pytest.mark.parametrize("has_keys", [False, True])
+def test_a_fleets_listener_is_its_own_and_its_http_is_known_by_its_port(has_keys: bool) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as http,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        port = http.getsockname()[1]
         run_file.write(
             RunningFleet(
                 pid=os.getpid(),
                 started_at=run_file.own_start(),
                 name="demo",
-                url="http://127.0.0.1:1",
+                url=f"http://127.0.0.1:{port}",
                 ray_address="127.0.0.1:2",
                 ray_token_path="/state/7.token",
-                metrics_port=port,
+                metrics_port=3,
                 models=[],
-                has_keys=True,
+                has_keys=has_keys,
             )
         )
         (listener,) = found(port)
+        (beside,) = found(other.getsockname()[1])
         own = listeners.read().own
-    assert listener.owner == own == Owner("demo", os.getpid())
-    assert listener.counters == "Ray's metrics"
-    assert listener.has_keys
+    assert listener.owner == beside.owner == own == Owner("demo", os.getpid())
+    assert listener.is_keyless_http is not has_keys
+    assert not beside.is_keyless_http
+
+
+def test_a_cluster_has_the_mode_that_any_of_its_processes_was_started_with() -> None:
+    cluster = Owner(session="session_1")
+    known = {
+        1: Program(1, 0, "gcs_server", "bob"),
+        2: Program(2, 1, "raylet", "bob", auth_mode="disabled"),
+        3: Program(3, 0, "sshd", "root", auth_mode="disabled"),
+    }
+    owners = {1: cluster, 2: cluster, 3: NOBODY}
+    assert listeners._auth_modes(known, owners) == {cluster: "disabled"}
 
 
 @pytest.mark.parametrize(
@@ -78,8 +95,13 @@ def test_only_loopback_is_local(address: str, is_local: bool) -> None:
     assert Listener(address, 1).is_local is is_local
 
 
-def test_the_ports_of_this_machine_are_tried() -> None:
-    ports = listeners.read_ports()
-    assert ports.port == 8000
-    assert ports.range_refusal is None
-    assert len(ports.ephemeral) > 0
+def test_the_default_port_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        default = GatewayConfig(port=port)
+        monkeypatch.setattr(listeners, "GatewayConfig", lambda: default)
+        taken = listeners.read_ports()
+    assert (taken.host, taken.port) == ("127.0.0.1", port)
+    assert taken.refusal is not None
+    assert f"port {port}" in taken.refusal[0]
+    assert listeners.read_ports().refusal is None

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from qwenfleet.cluster.catalog import CODER_480B, INSTRUCT_2507
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.long_context import check_long_context, yarn_notes, yarn_overrides
+from qwenfleet.cluster.plan_errors import PlanError
 
 NATIVE = 262_144
 GOOD = {

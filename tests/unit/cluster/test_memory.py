@@ -17,7 +17,7 @@ from qwenfleet.cluster.accelerators import ACCELERATORS, GIB, Accelerator, find_
 from qwenfleet.cluster.catalog import find_model
 from qwenfleet.cluster.geometry import Geometry, KVDtype
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.layouts import Machines, all_layouts
+from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import (
     LEAST_SEQUENCES,
     SEQUENCES,
@@ -27,6 +27,7 @@ from qwenfleet.cluster.memory import (
     sequence_limit,
     stage_weight_bytes,
 )
+from qwenfleet.cluster.planner_layouts import all_layouts
 from qwenfleet.cluster.rules import Rule, judge_memory, judge_shape
 
 COLUMNS = ("H100", "H200", "B200", "MI300X", "MI325X", "MI355X")

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.catalog import CODER_30B, find_model
-from qwenfleet.cluster.errors import ModelSourceError, PlanError
+from qwenfleet.cluster.errors import ModelSourceError
 from qwenfleet.cluster.geometry import FP8_BLOCKS, Quantization, QuantMethod
 from qwenfleet.cluster.model_directory import from_config, read_geometry
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 CODER_CONFIG: dict[str, Any] = {

@@ -6,7 +6,6 @@ from qwenfleet.cluster.accelerators import B200, H100, H200, MI300X, MI325X, Ven
 from qwenfleet.cluster.calibration import fitted
 from qwenfleet.cluster.calibration_points import FP8_480B, POINTS, TTFT_POINTS, Quantity
 from qwenfleet.cluster.catalog import CODER_30B
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.performance import (
     Range,
@@ -16,6 +15,7 @@ from qwenfleet.cluster.performance import (
     predict,
     ttft_factors,
 )
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.speed_terms import EngineShape
 from qwenfleet.cluster.step_cost import Workload
 

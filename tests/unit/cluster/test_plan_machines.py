@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.errors import PlanError
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.plan_machines import ClusterMachines, from_kubernetes, from_ray
 
 

@@ -14,10 +14,10 @@ from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.config_file import load
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layouts import Machines
-from qwenfleet.cluster.models import completed
 from qwenfleet.cluster.plan import Plan
 from qwenfleet.cluster.plan_output import Format, vllm_notes, write
 from qwenfleet.cluster.plan_request import LongContext, PlanRequest
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.plan_speed import speed_of
 from qwenfleet.cluster.planner import plan
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster import plan_page, plan_speed
 from qwenfleet.cluster.accelerators import H100, H200, find_accelerator
 from qwenfleet.cluster.catalog import CATALOG, KnownModel, find_model

@@ -6,8 +6,8 @@ import pytest
 
 from qwenfleet.cluster.accelerators import H200
 from qwenfleet.cluster.catalog import find_model
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_errors import ContextTooLong, PlanError, Quantity, WrongQuantity
 from qwenfleet.cluster.plan_request import Load, LongContext, PlanRequest, Slo, parse_slo
 
 CODER = find_model("qwen3-coder-30b")
@@ -49,20 +49,22 @@ def test_a_malformed_slo_is_refused(text: str, said: str) -> None:
 
 @pytest.mark.parametrize("field", ["concurrency", "prompt_tokens", "output_tokens"])
 @pytest.mark.parametrize("value", [0, -3])
-def test_a_load_of_nothing_is_refused_by_its_option(field: str, value: int) -> None:
-    with pytest.raises(PlanError, match=f"--{field.replace('_', '-')} is {value}"):
+def test_a_load_of_nothing_is_refused_by_its_quantity(field: str, value: int) -> None:
+    with pytest.raises(WrongQuantity, match=f" is {value}. Give a number of 1 or more") as caught:
         Load(**{field: value})
+    assert (caught.value.quantity, caught.value.value) == (Quantity[field.upper()], value)
 
 
 @pytest.mark.parametrize("tokens", [0, -1])
 def test_a_context_of_nothing_is_refused(tokens: int) -> None:
-    with pytest.raises(PlanError, match=f"the context is {tokens} tokens"):
+    with pytest.raises(WrongQuantity, match=f"the context is {tokens}"):
         PlanRequest(CODER, HERE, context_tokens=tokens)
 
 
 def test_a_context_beyond_the_model_is_refused_with_the_long_context_method() -> None:
-    with pytest.raises(PlanError, match=r"1,000,000 .* beyond the 262,144.*--long-context yarn"):
+    with pytest.raises(ContextTooLong, match=r"1,000,000 .* beyond the 262,144.*YaRN") as caught:
         PlanRequest(CODER, HERE, context_tokens=1_000_000)
+    assert (caught.value.context_tokens, caught.value.longest_tokens) == (1_000_000, 262_144)
 
 
 def test_yarn_reaches_four_times_the_models_own_context_and_no_more() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.plan_request import Load
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 FP8_480B = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
@@ -131,6 +131,43 @@ def test_what_no_engine_could_load_is_refused_by_its_rule(
 def test_a_context_beyond_the_model_is_refused() -> None:
     with pytest.raises(PlanError, match="no long-context method"):
         served(FP8_480B, accelerator="H200", max_model_len=500_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_model_len": 500_000}, "Lower max_model_len to 262,144 or less, or set engine_args."),
+        ({"max_model_len": 1}, "Raise max_model_len."),
+        (
+            {"engine_args": {"gpu_memory_utilization": 1.5}},
+            "engine_args.gpu_memory_utilization is 1.5",
+        ),
+        (
+            {"layout": {"tensor_parallel_size": 5}},
+            "What works: layout: {tensor_parallel_size: 1, data_parallel_size: 5, expert_parallel:",
+        ),
+        (
+            {"layout": {"data_parallel_size": 8, "expert_parallel": True}, "max_model_len": 262144},
+            "; or max_model_len: 229504 with layout: {tensor_parallel_size: 1, data_parallel_size",
+        ),
+        (
+            {"source": BF16_480B, "accelerator": "H100"},
+            f"What works: source: {FP8_480B} with layout: {{tensor_parallel_size: 8, ",
+        ),
+        (
+            {"source": BF16_480B, "accelerator": "H100"},
+            "data_parallel_size: 2, expert_parallel: true, nodes: 2} on 2 x 8 x H100; or "
+            "accelerator: H200 with layout: {tensor_parallel_size: 8, expert_parallel: true}.",
+        ),
+    ],
+)
+def test_who_has_a_configuration_is_answered_in_its_keys(
+    settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        served(**{"source": FP8_480B, "accelerator": "H200", **settings})
+    assert words in str(caught.value)
+    assert "--" not in str(caught.value)
 
 
 def test_fp8_kv_and_the_share_of_memory_count() -> None:

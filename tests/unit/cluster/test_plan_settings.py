@@ -4,10 +4,10 @@ import re
 import pytest
 import yaml
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.long_context import check_config
+from qwenfleet.cluster.plan_errors import PlanError
 
 CODER = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from qwenfleet.cluster.accelerators import ACCELERATORS, find_accelerator
 from qwenfleet.cluster.catalog import CATALOG, find_model
-from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
 from qwenfleet.cluster.memory import SEQUENCES
 from qwenfleet.cluster.plan import Plan
+from qwenfleet.cluster.plan_errors import Change, NoLayoutFits, PlanError, Quantity
 from qwenfleet.cluster.plan_request import Goal, Load, PlanRequest
 from qwenfleet.cluster.planner import plan, search
 
@@ -165,8 +165,9 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
 
 
 def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
-    with pytest.raises(NoLayoutFits, match=r"113,696 tokens.*\(--context 113696\) in TP1"):
+    with pytest.raises(NoLayoutFits, match=r"a context of 113,696 tokens in TP1") as caught:
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=262_144)
+    assert caught.value.changes[0] == Change(Quantity.CONTEXT, 113_696, "TP1", "1 x H100")
 
 
 def test_a_refused_layout_is_answered_with_the_best_on_the_same_machines() -> None:
@@ -196,7 +197,7 @@ def test_an_engine_that_cannot_hold_one_request_of_the_load_is_refused() -> None
 
 
 def test_fp8_kv_holds_a_context_that_bfloat16_does_not() -> None:
-    with pytest.raises(NoLayoutFits, match="--kv-dtype fp8 in TP1"):
+    with pytest.raises(NoLayoutFits, match="an fp8 KV cache in TP1"):
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=200_000)
     found = planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=200_000, kv_dtype=KVDtype.FP8)
     assert found.choice.layout.name == "TP1"
@@ -286,8 +287,12 @@ def test_every_request_gets_a_plan_or_a_rule_with_a_way_out(request: PlanRequest
         found = plan(request)
         assert found.choice.layout.name in found.reason
     else:
-        with pytest.raises(NoLayoutFits, match=r"\(rule \S+\)\. What works: "):
+        with pytest.raises(NoLayoutFits, match=r"\(rule \S+\)\. What works: ") as caught:
             plan(request)
+        assert "--" not in str(caught.value)
+        for change in caught.value.changes:
+            assert find_accelerator(change.machines.rpartition(" x ")[2]).name in change.machines
+            assert Layout.parse(change.layout).name == change.layout
 
 
 def test_errors_of_the_planner_are_refusals() -> None:

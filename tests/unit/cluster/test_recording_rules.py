@@ -10,7 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
-from qwenfleet.cluster import alert_rules
+from qwenfleet.cluster import alert_rule_file
 from qwenfleet.cluster.metrics import METRICS
 from qwenfleet.cluster.prometheus_rules import FOREIGN, LEAST_WINDOW_S, duration, scaled, seconds
 
@@ -39,7 +39,7 @@ SHARED = {
 def rules(scale: float = 1.0) -> list[dict[str, Any]]:
     return [
         rule
-        for group in yaml.safe_load(alert_rules.rules(scale))["groups"]
+        for group in yaml.safe_load(alert_rule_file.rules(scale))["groups"]
         for rule in group["rules"]
     ]
 

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenfleet.cluster.exposition import Report, Series
+from qwenfleet.cluster.exposition import ProcessReport, Series
 from qwenfleet.cluster.report_history import History, change, extended, quantile
 
 COUNT: Series = ("ray_qwenfleet_output_tokens_total", (("model", "coder"),))
 EPOCH = 1.8e9
 
 
-def report(clock_s: float, count: float | None, process: str = "g") -> Report:
+def report(clock_s: float, count: float | None, process: str = "g") -> ProcessReport:
     values: Mapping[Series, float] = {} if count is None else {COUNT: count}
-    return Report(process, "node", "gateway", "demo", EPOCH + clock_s, values)
+    return ProcessReport(process, "node", "gateway", "demo", EPOCH + clock_s, values)
 
 
-def followed(*reports: tuple[float, Report]) -> History:
+def followed(*reports: tuple[float, ProcessReport]) -> History:
     history: History = {}
     for at_s, one in reports:
         history = extended(history, [one], at_s, EPOCH + at_s)

@@ -4,15 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from qwenfleet.cluster.accelerators import A100, B200, H100, H200, MI300X
+from qwenfleet.cluster.accelerators import A100, B200, H200, MI300X
 from qwenfleet.cluster.catalog import CODER_30B, CODER_480B
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import FP8_BLOCKS, Geometry, Quantization, QuantMethod
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.layouts import Machines, all_layouts
 from qwenfleet.cluster.rules import Judgement, Rule, judge_nodes, judge_shape
 
 FP8_480B = replace(CODER_480B, quantization=FP8_BLOCKS)
@@ -109,38 +105,3 @@ def test_layouts_that_cannot_be_placed_are_refused(
     verdict = judge_nodes(Layout.parse(layout), nodes=nodes, gpus_per_node=node)
     assert [b.rule for b in verdict.breaches] == [Rule.NODES]
     assert said in verdict.breaches[0].sentence
-
-
-@pytest.mark.parametrize(("nodes", "node"), [(0, 8), (1, 0), (-1, 8), (1, -8)])
-def test_machines_without_gpus_are_refused(nodes: int, node: int) -> None:
-    with pytest.raises(PlanError, match=r"the number of .* is (0|-1|-8)"):
-        Machines(H100, nodes, node)
-
-
-@pytest.mark.parametrize(
-    ("layout", "nodes", "node", "engines"),
-    [
-        ("TP4", 1, 8, 2),
-        ("TP4", 3, 8, 6),
-        ("TP4", 1, 6, 1),
-        ("TP8xDP2@2", 3, 8, 1),
-        ("TP8", 9, 4, 0),
-    ],
-)
-def test_engines_share_nodes_only_when_they_fit(
-    layout: str, nodes: int, node: int, engines: int
-) -> None:
-    assert Machines(H100, nodes, node).engines(Layout.parse(layout)) == engines
-
-
-@given(st.integers(1, 4), st.integers(1, 16), st.booleans())
-def test_every_layout_offered_fits_its_nodes_and_only_as_many_as_it_needs(
-    nodes: int, node: int, with_pipeline: bool
-) -> None:
-    there = Machines(H100, nodes, node)
-    for layout in all_layouts(there, with_pipeline=with_pipeline):
-        assert there.engines(layout) >= 1
-        assert layout.num_gpus <= there.num_gpus
-        verdict = judge_nodes(layout, nodes=nodes, gpus_per_node=node)
-        spans = layout.gpus_per_node % layout.tensor_parallel_size != 0
-        assert verdict.is_legal is not spans

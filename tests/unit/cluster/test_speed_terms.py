@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from qwenfleet.cluster.accelerators import A100, B200, H100, H200, MI300X
 from qwenfleet.cluster.calibration_points import FP8_30B, FP8_480B
 from qwenfleet.cluster.catalog import CODER_30B, CODER_480B
-from qwenfleet.cluster.errors import PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.speed_terms import (
     EngineShape,
     decode_step,
@@ -158,15 +158,15 @@ def test_a_dense_model_reads_its_mlp():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        {"concurrency": 0},
-        {"prompt_tokens": -1},
-        {"output_tokens": 0},
-        {"routing_skew": 1.5},
+        ({"concurrency": 0}, "requests at once is 0"),
+        ({"prompt_tokens": -1}, "a prompt is -1"),
+        ({"output_tokens": 0}, "an answer is 0"),
+        ({"routing_skew": 1.5}, "routing_skew is 1.5"),
     ],
 )
-def test_a_load_that_cannot_be_is_refused(wrong):
+def test_a_load_that_cannot_be_is_refused(wrong, said):
     fine = {"concurrency": 1, "prompt_tokens": 1, "output_tokens": 1}
-    with pytest.raises(PlanError, match=next(iter(wrong))):
+    with pytest.raises(PlanError, match=said):
         Workload(**{**fine, **wrong})

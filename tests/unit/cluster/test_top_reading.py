@@ -154,6 +154,7 @@ def test_a_fleet_that_stops_has_no_numbers_and_has_them_again_when_it_is_back(
     away = machine.read(2, "refused")
     assert away.view is None
     assert "refuses the connection" in str(away.problems[0])
+    assert not away.is_silent
     assert machine.read(10, metrics_text.page(metrics_text.gateway(EPOCH + 10))).is_complete
 
     def nowhere() -> Place:
@@ -168,6 +169,7 @@ def test_a_fleet_that_stops_has_no_numbers_and_has_them_again_when_it_is_back(
 def test_an_address_without_a_fleet_is_told_and_no_empty_table_shown(metrics_text: Any) -> None:
     reading = Machine().read(0, metrics_text.page())
     assert reading.view is None
+    assert reading.is_silent
     assert str(reading.problems[0]).startswith(f"{URL} has no metrics of a fleet's process")
 
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from qwenfleet.cluster.top_table import FleetTable, Remark
-from qwenfleet.cluster.top_view import EngineView, FleetView, Latency, ModelView, Verdict
+from qwenfleet.cluster.top_table import FleetTable, Notice
+from qwenfleet.cluster.top_view import EngineView, FleetView, Latency, ModelView, SloEvents
 
 
 def model(name: str = "coder", **fields: object) -> ModelView:
@@ -25,7 +25,7 @@ def model(name: str = "coder", **fields: object) -> ModelView:
         "requests_per_s": 2.5,
         "ttft": Latency(0.25, 1.5),
         "inter_token": Latency(None, None),
-        "slo": {"ttft": Verdict(9, 1, 0.95), "availability": Verdict(9999, 1, 0.99)},
+        "slo": {"ttft": SloEvents(9, 1, 0.95), "availability": SloEvents(9999, 1, 0.99)},
         "outcomes": {"completed": 9.0, "engine_lost": 1.0},
         "rejections": {},
         "resumes": {"drained": 2.0},
@@ -42,7 +42,7 @@ def fleet(name: str = "coder", age_s: float = 1.0, notes: tuple[str, ...] = ()) 
 def drawn(
     view: FleetView | None,
     width: int = 120,
-    *remarks: Remark,
+    *notices: Notice,
     head: str = "demo",
     colour: bool = False,
 ) -> str:
@@ -50,7 +50,7 @@ def drawn(
     console = Console(
         file=file, width=width, force_terminal=colour, color_system="standard" if colour else None
     )
-    console.print(FleetTable(view, head, remarks))
+    console.print(FleetTable(view, head, notices))
     return file.getvalue()
 
 
@@ -101,7 +101,7 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
 def test_a_name_is_shown_as_it_is_and_commands_no_terminal(
     name: str, shown: str, width: int
 ) -> None:
-    said = drawn(fleet(name, notes=(name,)), width, Remark(name, is_bad=True), head=name)
+    said = drawn(fleet(name, notes=(name,)), width, Notice(name, is_bad=True), head=name)
     assert said.count(shown) >= 6
     assert "\x1b" not in said
     assert "\x07" not in said
@@ -109,7 +109,7 @@ def test_a_name_is_shown_as_it_is_and_commands_no_terminal(
 
 @pytest.mark.parametrize("width", [1, 8, 20, 40, 71, 72, 80, 200])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> None:
-    said = drawn(fleet("a-model-with-a-long-name-of-its-own"), width, Remark("gone", is_bad=True))
+    said = drawn(fleet("a-model-with-a-long-name-of-its-own"), width, Notice("gone", is_bad=True))
     assert all(len(line.rstrip()) <= width for line in said.splitlines())
     if width != 1:
         together = "".join(said.split())
@@ -144,7 +144,9 @@ def test_no_engine_and_no_percentage_is_cut_at_any_width(width: int) -> None:
 
 
 def test_engines_of_a_model_share_the_line_of_its_name() -> None:
-    assert drawn(engines(5), 60).splitlines().count(LONG) == 1  # the other tables are lists
+    *_, last = drawn(engines(5), 60).split("\n\n")
+    assert last.split()[0] == "ENGINE"
+    assert last.splitlines().count(LONG) == 1
 
 
 def low(view: FleetView, height: int, width: int = 120) -> list[str]:
@@ -200,5 +202,5 @@ def test_silence_and_a_broken_objective_are_red() -> None:
 
 
 def test_without_a_view_there_are_only_sentences() -> None:
-    said = drawn(None, 120, Remark("no fleet of yours runs on this machine", is_bad=True))
+    said = drawn(None, 120, Notice("no fleet of yours runs on this machine", is_bad=True))
     assert said.splitlines() == ["demo", "no fleet of yours runs on this machine"]

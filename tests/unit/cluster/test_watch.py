@@ -1,37 +1,23 @@
-"""`qwenfleet watch`: what Prometheus is given, and what is said of it."""
+"""What Prometheus is given for `qwenfleet watch`, and what is reported of it."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
-from qwenfleet.cluster import prometheus, run_file, watch_command, watch_files
-from qwenfleet.cluster.errors import ConfigError, FleetNotFound, MachineError, MetricsError
-from qwenfleet.cluster.machine import check_port
+from qwenfleet.cluster import alert_rule_file, prometheus, watch_command, watch_files
+from qwenfleet.cluster.errors import MachineError, MetricsError
 from qwenfleet.cluster.prometheus import Prometheus
 from qwenfleet.cluster.run_file import RunningFleet
 
 NOW = 1795392600.0
 """2026-11-23T00:10:00Z"""
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-def options(**fields: Any) -> argparse.Namespace:
-    known = {"port": None, "fleet": None, "interval": 0.2, "prometheus": "prometheus"}
-    known |= {"listen": 9090, "retention": "2h"}
-    return argparse.Namespace(**(known | fields))
 
 
 def fleet(metrics_port: int) -> RunningFleet:
@@ -71,9 +57,9 @@ def target(**fields: str) -> dict[str, str]:
     }
 
 
-def said(server: Server, has_rules: bool = True) -> list[tuple[str, bool]]:
+def said(server: Server) -> list[tuple[str, bool]]:
     try:
-        return [(r.text, r.is_bad) for r in watch_command.Watcher(server, has_rules).remarks(NOW)]
+        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).notices(NOW)]
     finally:
         server.process.kill()
         server.process.wait()
@@ -125,12 +111,6 @@ def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
     ]
 
 
-def test_without_rules_no_peace_is_claimed(tmp_path: Path) -> None:
-    text, is_bad = said(Server(tmp_path, target=target()), has_rules=False)[1]
-    assert text.startswith("no alerts: there is no ")
-    assert is_bad
-
-
 def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text('ts=1 level=error err="disk full"\n\n')
     ((text, is_bad),) = said(Server(tmp_path, ends=True))
@@ -139,6 +119,17 @@ def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
     hangs = MetricsError("http://127.0.0.1:9090", "does not answer (ReadTimeoutError)", "Wait.")
     ((text, is_bad),) = said(Server(tmp_path, target=hangs))
     assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
+
+
+def test_lines_end_with_prometheus_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watcher = watch_command.Watcher(Server(tmp_path, ends=True))
+    with pytest.raises(MachineError) as caught:
+        watch_command.as_lines(watcher, lambda: None, 0.1)
+    assert str(caught.value).startswith("Prometheus has ended (status 3): alerts are not known")
+    assert "Run `qwenfleet watch` again" in caught.value.remedy
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -162,83 +153,20 @@ def test_pending_alerts_are_not_told_before_the_first_scrape(tmp_path: Path) -> 
     ]
 
 
-def test_prometheus_is_given_rules_with_runbooks_that_are_here(tmp_path: Path) -> None:
-    source = tmp_path / "source.yaml"
-    source.write_text("groups: []\n# RUNBOOKS_URL/QwenfleetNoEngine.md\n")
-    assert watch_files.write(tmp_path, source)
-    assert (
-        str(watch_files.RUNBOOKS / "QwenfleetNoEngine.md") in (tmp_path / "rules.yaml").read_text()
-    )
+def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_path: Path) -> None:
+    watch_files.write(tmp_path, alert_rule_file.rules())
+    text = (tmp_path / "rules.yaml").read_text()
+    assert "helm/runbooks/QwenfleetDrainCut.md" in text
+    assert "RUNBOOKS_URL" not in text
     tree = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
     assert tree["rule_files"] == ["rules.yaml"]
     assert tree["scrape_configs"][0]["job_name"] == "qwenfleet"
     assert tree["global"]["scrape_interval"] == "2s"
 
 
-def test_without_rules_prometheus_still_scrapes(tmp_path: Path) -> None:
-    assert not watch_files.write(tmp_path, tmp_path / "none.yaml")
-    assert yaml.safe_load((tmp_path / "prometheus.yml").read_text())["rule_files"] == []
-
-
 def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None:
     ports = iter([7, 7, 8])
-    follower = watch_command.Follower(tmp_path, lambda port, name: fleet(next(ports)))
+    finder = watch_command.FleetFinder(tmp_path, lambda port, name: fleet(next(ports)))
     for expected in ("127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"):
-        follower.find(None, None)
+        finder.find(None, None)
         assert json.loads((tmp_path / "targets.json").read_text()) == [{"targets": [expected]}]
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"retention": "soon"}, "--retention 'soon' is no time. Write it like 90m, 2h or 7d."),
-        ({"retention": "0s"}, "--retention '0s' is no time"),
-        ({"retention": ""}, "--retention '' is no time"),
-        ({"listen": 0}, "--listen 0 is no port"),
-        ({"listen": 65536}, "--listen 65536 is no port"),
-    ],
-)
-def test_a_wrong_option_is_a_sentence(fields: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        watch_command.run(options(**fields), lambda port, name: fleet(7))
-    assert str(caught.value).startswith(sentence)
-
-
-def test_without_prometheus_the_way_to_it_is_told() -> None:
-    with pytest.raises(MachineError, match=r"no program 'no-such-prometheus'\. Install it"):
-        watch_command.run(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
-
-
-def test_without_a_fleet_nothing_is_started() -> None:
-    def find(port: int | None, name: str | None) -> RunningFleet:
-        raise FleetNotFound("no fleet of yours runs on this machine", "Start one.")
-
-    with pytest.raises(FleetNotFound):
-        watch_command.run(options(prometheus=sys.executable), find)
-    assert list(run_file.state_directory().iterdir()) == []
-
-
-def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
-    with pytest.raises(MachineError, match="Prometheus did not start: "):
-        watch_command.run(options(prometheus=sys.executable), lambda port, name: fleet(7))
-    assert list(run_file.state_directory().iterdir()) == []
-
-
-def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
-    port, said = watch_command.free_port(metrics_page.port)
-    assert port != metrics_page.port
-    check_port(prometheus.HOST, port)
-    assert f"taking {port} for Prometheus" in said[0]
-    assert watch_command.free_port(port) == (port, [])
-
-
-def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left = run_file.state_directory() / f"watch-{gone.pid}-abc"
-    left.mkdir()
-    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=left)
-    watch_command.sweep(run_file.state_directory())
-    assert not psutil.pid_exists(orphan.pid)
-    orphan.wait(20)
-    assert not left.exists()

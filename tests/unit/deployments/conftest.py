@@ -19,13 +19,14 @@ import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
 from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.labels import Loss
 from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.exchange import Exchange
-from qwenfleet.deployments.link import EngineLink, Loss
+from qwenfleet.deployments.link import EngineLink
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.scripted_engine import ScriptedCore
 from qwenfleet.deployments.spans import Spans

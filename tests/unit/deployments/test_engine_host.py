@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qwenfleet.cluster.labels import FinishReason
 from qwenfleet.deployments.core import CoreDead
-from qwenfleet.deployments.scripted_engine import LENGTH, STOP
 from qwenfleet.deployments.transport import (
     PROTOCOL_VERSION,
     Abort,
@@ -41,7 +41,7 @@ async def test_two_gateways_each_get_their_own_tokens_in_order(
                 assert output.wire_id in open_keys
                 streams.setdefault(output.wire_id, []).extend(output.token_ids)
                 if output.finish_reason is not None:
-                    assert output.finish_reason == STOP
+                    assert output.finish_reason == FinishReason.STOP
                     open_keys.discard(output.wire_id)
     assert streams == {key: list(range(20)) for _, key in keys}
 
@@ -67,7 +67,7 @@ async def test_a_request_ends_at_its_own_max_tokens(serve_engine: Any, dial: Any
     peer = await dial(engine.record)
     peer.submit("x", max_tokens=2)
     outputs = [(await peer.receive(Outputs)).outputs[0] for _ in range(2)]
-    assert [output.finish_reason for output in outputs] == [None, LENGTH]
+    assert [output.finish_reason for output in outputs] == [None, FinishReason.LENGTH]
 
 
 async def test_a_wrong_secret_is_refused(serve_engine: Any, dial: Any) -> None:

@@ -10,9 +10,8 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.deployments import registry
+from qwenfleet.deployments.drain import CLOSED_S, GRACE_S
 from qwenfleet.deployments.host_drain import (
-    CLOSED_S,
-    GRACE_S,
     check,
     drain_fleet,
     drain_fleets,
@@ -22,6 +21,7 @@ from qwenfleet.deployments.host_drain import (
 from qwenfleet.deployments.registry import EngineRecord, Registry, Snapshot
 
 NODES = frozenset({"node-1"})
+ORDER = registry.DrainOrder("an operator drains its node", 60.0)
 
 
 def engine(
@@ -64,7 +64,6 @@ def test_engines_that_are_not_ready_are_no_loss() -> None:
 class Fleet:
     """A registry in place of the module that asks one, and time that passes."""
 
-    DrainOrder = registry.DrainOrder
     AWAY = registry.AWAY
 
     def __init__(self, *engines: EngineRecord, takes_s: float) -> None:
@@ -108,15 +107,15 @@ class Fleet:
 
     def run(self, **options: Any) -> list[str]:
         said: list[str] = []
-        options = {"deadline_s": 60.0, "is_forced": False} | options
         drain_fleet(
             self,
             "demo",
             NODES,
+            ORDER,
             say=said.append,
             clock=lambda: self.now,
             sleep=self.sleep,
-            **options,
+            **({"is_forced": False} | options),
         )
         return said
 
@@ -129,7 +128,7 @@ def test_all_engines_of_a_node_drain_at_once_and_none_starts_there_meanwhile() -
     fleet = Fleet(engine("e1", running=2, waiting=1), engine("e2"), other, takes_s=10)
     said = fleet.run()
     assert set(fleet.orders) == {"e1", "e2"}
-    assert fleet.orders["e1"] == registry.DrainOrder("an operator drains its node", 60.0)
+    assert fleet.orders["e1"] == ORDER
     assert GRACE_S + CLOSED_S < fleet.closed["node-1"] <= 60 + GRACE_S + CLOSED_S
     assert said[0] == "draining e1 of coder: 3 requests"
     assert sorted(said[2:]) == ["e1 is gone", "e2 is gone"]
@@ -186,16 +185,15 @@ def test_all_fleets_of_a_cluster_drain_at_once_by_one_deadline() -> None:
         one=[engine("a1"), engine("a2", "node-2")], two=[engine("b1"), engine("b2", "node-2")]
     )
     said: list[str] = []
-    options: Any = {"deadline_s": 60.0, "is_forced": False, "say": said.append}
-    drain_fleets(fleets, ["one", "two"], NODES, **options)
+    drain_fleets(fleets, ["one", "two"], NODES, ORDER, is_forced=False, say=said.append)
     assert {"a1 is gone", "b1 is gone"} <= set(said)
-    drain_fleets(fleets, [], NODES, **options)
+    drain_fleets(fleets, [], NODES, ORDER, is_forced=False, say=said.append)
 
 
 def test_no_fleet_drains_when_one_is_refused() -> None:
     fleets = Fleets(one=[engine("a1"), engine("a2", "node-2")], two=[engine("b1")])
     with pytest.raises(DrainRefused):
-        drain_fleets(fleets, ["one", "two"], NODES, deadline_s=1, is_forced=False, say=print)
+        drain_fleets(fleets, ["one", "two"], NODES, ORDER, is_forced=False, say=print)
     assert (fleets.draining, fleets.closed) == (set(), {})
 
 

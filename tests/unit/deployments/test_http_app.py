@@ -46,22 +46,22 @@ FORBIDDEN = [
 
 
 @dataclass
-class FakeClient:
-    """What GatewayApp looks at of a FleetClient."""
+class FakeEngines:
+    """Engines that are all there."""
 
     num_engines: int = 1
     num_moving: int = 0
     description: EngineDescription | None = None
 
 
-class FakeFrontEnd:
+class FakeApp:
     """An app that answers with what it got."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.calls: list[str] = []
 
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.calls.append(scope["path"])
         body = (await receive())["body"]
         answer = json.dumps({"by": self.name, "got": len(body)}).encode()
@@ -88,8 +88,8 @@ def gateway_of(metrics: Any, *models: str, **settings: Any) -> GatewayApp:
     )
     app = GatewayApp(config, metrics)
     for served in app.models.values():
-        served.client = FakeClient(description=EngineDescription(max_model_len=4096))  # type: ignore[assignment]
-        served.front_end = FakeFrontEnd(served.config.id)  # type: ignore[assignment]
+        served.engines = FakeEngines(description=EngineDescription(max_model_len=4096))
+        served.app = FakeApp(served.config.id)
     return app
 
 
@@ -112,8 +112,8 @@ def ask(new_client: Any) -> Any:
 
 
 def calls(app: GatewayApp) -> list[str]:
-    front_ends: list[Any] = [served.front_end for served in app.models.values()]
-    return [path for front_end in front_ends if front_end is not None for path in front_end.calls]
+    apps: list[Any] = [served.app for served in app.models.values()]
+    return [path for each in apps if each is not None for path in each.calls]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ async def test_no_other_route_reaches_anything(
 
 
 async def test_the_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
-    two_models.models["helper"].client = None
+    two_models.models["helper"].engines = None
     client = await ask(two_models, "/v1/models", method="GET")
     listed = json.loads(client.body)
     assert client.status == 200
@@ -167,24 +167,24 @@ async def test_the_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
 
 async def test_a_gateway_is_live_before_it_is_ready(one_model: GatewayApp, ask: Any) -> None:
     served = one_model.models["coder"]
-    front_end, served.front_end = served.front_end, None
+    app, served.app = served.app, None
     assert (await ask(one_model, "/health/live", method="GET")).status == 200
     loading = await ask(one_model, "/health/ready", method="GET")
     assert (loading.status, loading.headers[b"retry-after"]) == (503, b"7")
     assert json.loads(loading.body)["error"]["code"] == "model_loading"
-    served.front_end = front_end
+    served.app = app
     assert (await ask(one_model, "/health/ready", method="GET")).status == 200
 
 
 async def test_a_gateway_without_any_engine_is_not_ready(one_model: GatewayApp, ask: Any) -> None:
-    client = one_model.models["coder"].client
-    assert isinstance(client, FakeClient)
-    client.num_engines = 0
+    engines = one_model.models["coder"].engines
+    assert isinstance(engines, FakeEngines)
+    engines.num_engines = 0
     assert (await ask(one_model, "/health/ready", method="GET")).status == 503
 
 
 async def test_one_ready_model_makes_a_gateway_ready(two_models: GatewayApp, ask: Any) -> None:
-    two_models.models["coder"].front_end = None
+    two_models.models["coder"].app = None
     assert (await ask(two_models, "/health/ready", method="GET")).status == 200
     loading = await ask(two_models, "/v1/chat/completions", b'{"model": "coder"}')
     assert (loading.status, loading.headers[b"retry-after"]) == (503, b"7")
@@ -286,7 +286,7 @@ async def test_a_timeout_header_shortens_the_deadline_and_never_stretches_it(
         await receive()
 
     app = gateway_of(metrics, "coder", request_timeout_s=0.2)
-    app.models["coder"].front_end.app = hang  # type: ignore[union-attr]
+    app.models["coder"].app = hang
     headers = [(b"x-request-timeout-s", header)]
     client = await ask(app, "/v1/chat/completions", b"{}", headers=headers)
     assert client.status == 504
@@ -318,7 +318,7 @@ async def test_requests_in_flight_are_counted(metrics: Any, ask: Any) -> None:
         seen.append(app.ongoing)
         raise RuntimeError("fails")
 
-    app.models["coder"].front_end.app = count  # type: ignore[union-attr]
+    app.models["coder"].app = count
     assert (await ask(app, "/v1/completions", b"{}")).status == 500
     assert (seen, app.ongoing) == ([1], 0)
     assert metrics.ended == [("coder", "failed")]

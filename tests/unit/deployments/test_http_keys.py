@@ -24,13 +24,13 @@ BODY = b'{"model": "coder", "messages": []}'
 OPENAI_ROUTES = sorted(route for route in MODEL_ROUTES if not route.startswith("/v1/messages"))
 
 
-class FakeFrontEnd:
+class FakeApp:
     """An app that keeps the headers it is given."""
 
     def __init__(self) -> None:
         self.headers: list[list[tuple[bytes, bytes]]] = []
 
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.headers.append(list(scope["headers"]))
         await receive()
         headers = [(b"content-type", b"application/json")]
@@ -39,20 +39,20 @@ class FakeFrontEnd:
 
 
 @pytest.fixture
-def front_end() -> FakeFrontEnd:
-    return FakeFrontEnd()
+def inner_app() -> FakeApp:
+    return FakeApp()
 
 
-def app_of(metrics: Any, front_end: FakeFrontEnd, auth: Any, spans: Any = None) -> GatewayApp:
+def app_of(metrics: Any, inner_app: FakeApp, auth: Any, spans: Any = None) -> GatewayApp:
     config = FleetConfig(models=(ModelConfig(id="coder", engine="scripted"),), auth=auth)
     app = GatewayApp(config, metrics, spans)
-    app.models["coder"].front_end = front_end  # type: ignore[assignment]
+    app.models["coder"].app = inner_app
     return app
 
 
 @pytest.fixture
-def app(metrics: Any, front_end: FakeFrontEnd) -> GatewayApp:
-    return app_of(metrics, front_end, AuthConfig(keys=(hash_of(KEY),)))
+def app(metrics: Any, inner_app: FakeApp) -> GatewayApp:
+    return app_of(metrics, inner_app, AuthConfig(keys=(hash_of(KEY),)))
 
 
 @pytest.fixture
@@ -131,32 +131,30 @@ async def test_health_is_told_to_anyone(app: GatewayApp, ask: Any, metrics: Any)
 @pytest.mark.parametrize("path", sorted(MODEL_ROUTES))
 @pytest.mark.parametrize("name", [b"authorization", b"x-api-key"])
 async def test_a_request_with_a_key_is_answered_and_its_app_never_sees_the_key(
-    app: GatewayApp, front_end: FakeFrontEnd, ask: Any, path: str, name: bytes
+    app: GatewayApp, inner_app: FakeApp, ask: Any, path: str, name: bytes
 ) -> None:
     value = KEY.encode() if name == b"x-api-key" else b"bearer " + KEY.encode()
     client = await ask(app, path, (b"accept", b"*/*"), (name, value), body=(BODY,))
     assert client.status == 200
-    assert front_end.headers == [[(b"accept", b"*/*")]]
+    assert inner_app.headers == [[(b"accept", b"*/*")]]
 
 
-async def test_a_span_has_no_key(
-    metrics: Any, front_end: FakeFrontEnd, ask: Any, recorder: Any
-) -> None:
-    app = app_of(metrics, front_end, AuthConfig(keys=(hash_of(KEY),)), recorder.spans)
+async def test_a_span_has_no_key(metrics: Any, inner_app: FakeApp, ask: Any, recorder: Any) -> None:
+    app = app_of(metrics, inner_app, AuthConfig(keys=(hash_of(KEY),)), recorder.spans)
     headers = [(b"x-api-key", KEY.encode()), (b"authorization", b"Bearer " + KEY.encode())]
     assert (await ask(app, "/v1/completions", *headers, body=(BODY,))).status == 200
     assert KEY not in recorder.only("POST /v1/completions").to_json()
-    assert not {name for name, _ in front_end.headers[0]} & {b"authorization", b"x-api-key"}
+    assert not {name for name, _ in inner_app.headers[0]} & {b"authorization", b"x-api-key"}
 
 
 @pytest.mark.parametrize("auth", [None, "none"])
 async def test_without_keys_a_placeholder_is_no_matter_and_goes_no_further(
-    metrics: Any, front_end: FakeFrontEnd, ask: Any, auth: Any
+    metrics: Any, inner_app: FakeApp, ask: Any, auth: Any
 ) -> None:
-    app = app_of(metrics, front_end, auth)
+    app = app_of(metrics, inner_app, auth)
     header = (b"authorization", b"Bearer none")
     assert (await ask(app, "/v1/completions", header, body=(BODY,))).status == 200
-    assert front_end.headers == [[]]
+    assert inner_app.headers == [[]]
 
 
 @pytest_asyncio.fixture

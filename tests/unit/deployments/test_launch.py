@@ -2,18 +2,28 @@ import io
 
 import pytest
 
-from qwenfleet.cluster import machine, sources
+from qwenfleet.cluster import local_cpu, local_memory, machine, sources
 from qwenfleet.cluster.auth import hash_of
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.errors import ConfigError, MachineError, NoLayoutFits
-from qwenfleet.cluster.models import completed
+from qwenfleet.cluster.errors import ConfigError, MachineError
+from qwenfleet.cluster.plan_errors import NoLayoutFits
+from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.deployments import launch
 from qwenfleet.deployments.progress import Stages
 
 
+def skip_checks(monkeypatch):
+    """Any machine does."""
+    for module, name in (
+        (local_cpu, "check_cpu"),
+        (machine, "check_port"),
+        (local_memory, "check_memory"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: None)
+
+
 def test_settings_that_are_gone_are_said_before_anything_starts(monkeypatch, tmp_path):
-    for name in ("check_cpu", "check_port", "check_memory"):
-        monkeypatch.setattr(machine, name, lambda *_: None)
+    skip_checks(monkeypatch)
     monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
     model = {"id": "coder", "source": str(tmp_path), "env": {"VLLM_USE_V1": "1"}}
     stream = io.StringIO()
@@ -22,8 +32,7 @@ def test_settings_that_are_gone_are_said_before_anything_starts(monkeypatch, tmp
 
 
 def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(monkeypatch):
-    for name in ("check_cpu", "check_port"):
-        monkeypatch.setattr(machine, name, lambda *_: None)
+    skip_checks(monkeypatch)
     layout = {"tensor_parallel_size": 5}
     source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
     model = {"id": "coder", "source": source, "accelerator": "H100", "layout": layout}
@@ -43,8 +52,7 @@ def test_a_machine_with_fewer_gpus_than_planned_is_told_how_to_plan_for_it(monke
 
 
 def test_a_keys_file_is_read_before_anything_starts(monkeypatch, tmp_path):
-    for name in ("check_cpu", "check_port", "check_memory"):
-        monkeypatch.setattr(machine, name, lambda *_: None)
+    skip_checks(monkeypatch)
     monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
     file = tmp_path / "keys"
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.link import Loss
 from qwenfleet.deployments.registry import EngineRecord
 from qwenfleet.deployments.transport import (
     Alive,

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.deployments.bounds import ENOUGH
+from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.bounds import ENOUGH, Condition
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.link import Loss
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.transport import (
     Alive,
     Draining,

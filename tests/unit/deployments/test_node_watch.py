@@ -10,10 +10,9 @@ import pytest
 import pytest_asyncio
 
 from qwenfleet.cluster import kube
-from qwenfleet.cluster.departure import DELETED_NODE_S, MARGIN_S, NOTICES_S
+from qwenfleet.cluster.departure import DELETED_NODE_S, NOTICES_S, Departure
 from qwenfleet.deployments import node_watch
 from qwenfleet.deployments.node_watch import NodeWatch, node_sign, pod_sign
-from qwenfleet.deployments.registry import DrainOrder
 
 TAINT = "aws-node-termination-handler/spot-itn"
 ADDRESS = "10.0.0.7"
@@ -52,7 +51,7 @@ class Watched:
 
     def __init__(self, watch: NodeWatch) -> None:
         self.watch = watch
-        self.orders: list[DrainOrder] = []
+        self.orders: list[Departure] = []
         self.told: list[str] = []
 
     def begin(self) -> None:
@@ -95,7 +94,7 @@ async def test_a_taint_becomes_an_order_with_the_time_that_is_left(
     await put(kubernetes_api, "nodes", node("gpu-1", TAINT))
     await eventually(lambda: bool(one.orders))
     await put(kubernetes_api, "nodes", node("gpu-1", TAINT, "something-else"))
-    order = DrainOrder(f"node gpu-1 has the taint {TAINT}", NOTICES_S[TAINT] - MARGIN_S)
+    order = Departure(f"node gpu-1 has the taint {TAINT}", NOTICES_S[TAINT])
     assert one.orders == [order]
 
 
@@ -113,7 +112,7 @@ async def test_a_pod_that_is_deleted_drains_within_its_grace_period(
     }
     await put(kubernetes_api, "pods", pod(**deleted))
     await eventually(lambda: bool(one.orders))
-    assert one.orders == [DrainOrder("pod worker-1 is being deleted", 90 - MARGIN_S)]
+    assert one.orders == [Departure("pod worker-1 is being deleted", 90)]
 
 
 async def test_a_sign_from_before_the_engine_was_ready_is_not_lost(

@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenfleet.deployments.bounds import ENOUGH
+from qwenfleet.deployments.bounds import ENOUGH, Condition
 from qwenfleet.deployments.pulse import (
     CEILING_S,
     FROZEN_FLOOR_S,
     SLOW_FLOOR_S,
     UNLEARNED_S,
-    Condition,
     Pulse,
 )
 

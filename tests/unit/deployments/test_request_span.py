@@ -33,14 +33,14 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_module, "ABORT_GRACE_S", 0.05)
 
 
-class FakeFrontEnd:
+class FakeApp:
     """vLLM's app by hand; keeps the headers that it got."""
 
     def __init__(self, behave: Any = None) -> None:
         self.headers: Headers = []
         self._behave = behave
 
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.headers = scope["headers"]
         if self._behave is not None:
             return await self._behave(send)
@@ -63,13 +63,12 @@ class Desk:
 
     async def ask(
         self, body: bytes = BODY, headers: Sequence[tuple[bytes, bytes]] = (), behave: Any = None
-    ) -> FakeFrontEnd:
-        front_end = FakeFrontEnd(behave)
-        self.app.models["coder"].front_end = front_end  # type: ignore[assignment]
+    ) -> FakeApp:
+        inner_app = self.app.models["coder"].app = FakeApp(behave)
         client = self._client(body)
         scope = {"type": "http", "method": "POST", "path": PATH, "headers": list(headers)}
         await asyncio.wait_for(self.app(scope, client.receive, client.send), 10)
-        return front_end
+        return inner_app
 
 
 @pytest.fixture
@@ -240,7 +239,7 @@ async def test_tokens_are_told(desk: Desk, recorder: Any) -> None:
 async def test_a_client_that_hangs_up_ends_the_span_without_a_status(
     desk: Desk, recorder: Any, new_client: Any
 ) -> None:
-    desk.app.models["coder"].front_end = FakeFrontEnd(hangs)  # type: ignore[assignment]
+    desk.app.models["coder"].app = FakeApp(hangs)
     client = new_client(BODY)
     client.hung_up.set()
     scope = {"type": "http", "method": "POST", "path": PATH, "headers": []}
@@ -256,7 +255,7 @@ async def test_a_request_that_is_cancelled_ends_its_span(
     desk: Desk, recorder: Any, new_client: Any, chunks: Any
 ) -> None:
     """While its app runs, or before its body came."""
-    desk.app.models["coder"].front_end = FakeFrontEnd(hangs)  # type: ignore[assignment]
+    desk.app.models["coder"].app = FakeApp(hangs)
     client = new_client(*chunks)
     scope = {"type": "http", "method": "POST", "path": PATH, "headers": []}
     call = asyncio.create_task(desk.app(scope, client.receive, client.send))

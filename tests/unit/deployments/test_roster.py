@@ -12,8 +12,9 @@ import pytest
 import pytest_asyncio
 
 from qwenfleet.cluster.config import WireConfig
-from qwenfleet.deployments.link import EngineLink, Loss
-from qwenfleet.deployments.pulse import Condition
+from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.bounds import Condition
+from qwenfleet.deployments.link import EngineLink
 from qwenfleet.deployments.roster import RECONNECT_S, Roster
 from qwenfleet.deployments.transport import Outputs, Rejected, Trying
 

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwenfleet.cluster.labels import FinishReason
 from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
 from qwenfleet.deployments.core import CoreDead
 from qwenfleet.deployments.scripted_engine import (
     BLOCK_SIZE,
-    LENGTH,
     NUM_BLOCKS,
-    STOP,
     PrefixCache,
     ScriptedCore,
 )
@@ -87,7 +86,11 @@ def test_an_answer_goes_on_behind_what_earlier_attempts_delivered(
 
     tokens, reason = asyncio.run(play())
     assert tokens == list(range(length))
-    assert reason == (LENGTH if max_tokens is not None and max_tokens < num_tokens else STOP)
+    assert reason == (
+        FinishReason.LENGTH
+        if max_tokens is not None and max_tokens < num_tokens
+        else FinishReason.STOP
+    )
 
 
 async def test_prefill_takes_the_time_of_the_tokens_that_are_not_cached(observed_core: Any) -> None:
@@ -101,7 +104,7 @@ async def test_prefill_takes_the_time_of_the_tokens_that_are_not_cached(observed
     for _ in range(2):
         await core.add("x", submit(prompt))
         steps = [await core.next_step() for _ in range(2)]
-        assert steps[1].outputs[0].finish_reason == STOP
+        assert steps[1].outputs[0].finish_reason == FinishReason.STOP
     # 80 tokens, then the last of five blocks only.
     assert waits == pytest.approx([0.5 + 0.8, 0.5, 0.5 + 0.16, 0.5])
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from qwenfleet.loadtest import cases
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.client import Answer
-from qwenfleet.loadtest.closed_loop import Load, Sample
+from qwenfleet.loadtest.closed_loop import Sample, Workload
 
-LOAD = Load(is_stream=True, max_tokens=4, concurrency=2)
+LOAD = Workload(is_stream=True, max_tokens=4, concurrency=2)
 CASE = Case("vllm", True, 4, 2, 10.0, 40.0, 5.0, 20.0, 30.0, 2.5, 0)
 
 
@@ -86,6 +86,11 @@ def test_the_json_of_a_case_has_these_keys() -> None:
         "cpu_ms_per_request",
         "errors",
     ]
+
+
+def test_a_field_is_what_was_loaded_or_has_a_median_or_counts_errors() -> None:
+    loaded = ["server", "stream", "max_tokens", "concurrency"]
+    assert [*loaded, *cases.FIGURES, "errors"] == list(CASE.as_json())
 
 
 def test_the_median_is_taken_of_each_figure_and_errors_are_added() -> None:

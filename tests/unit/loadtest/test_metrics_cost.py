@@ -8,11 +8,11 @@ import pytest
 
 from qwenfleet.deployments import instruments
 from qwenfleet.loadtest import metrics_cost
-from qwenfleet.loadtest.metrics_cost import Cost
+from qwenfleet.loadtest.metrics_cost import EventCost
 
 
 def test_the_cores_are_those_of_tokens_requests_and_reports() -> None:
-    cost = Cost(token_s=1e-6, request_s=1e-5, report_s=1e-3)
+    cost = EventCost(token_s=1e-6, request_s=1e-5, report_s=1e-3)
     assert cost.cores(1000, 100) == pytest.approx(0.001 + 0.001 + 0.002)
 
 

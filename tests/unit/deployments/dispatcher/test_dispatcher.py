@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.labels import FinishReason
 from qwenfleet.cluster.request_errors import EngineRefused, NoEngine
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.exchange import Exchange
-from qwenfleet.deployments.scripted_engine import LENGTH, STOP
 from qwenfleet.deployments.transport import Output, Outputs, Rejected, Submit, Trying
 
 FOREVER = 1_000_000
@@ -32,8 +32,8 @@ async def test_a_request_runs_to_its_end(desk: Any, serve_engine: Any, eventuall
     await desk.meet(engine)
     whole, short = desk.ask("whole"), desk.ask("short", max_tokens=3)
     await eventually(lambda: whole.is_over and short.is_over)
-    assert (whole.tokens, whole.finish_reason) == (PLAYED, STOP)
-    assert (short.tokens, short.finish_reason) == (PLAYED[:3], LENGTH)
+    assert (whole.tokens, whole.finish_reason) == (PLAYED, FinishReason.STOP)
+    assert (short.tokens, short.finish_reason) == (PLAYED[:3], FinishReason.LENGTH)
     assert [submit.attempt for submit in engine.core.submits] == [0, 0]
     assert not desk.dispatcher._flights
     assert not desk.dispatcher._by_key
@@ -70,7 +70,7 @@ async def test_outputs_of_an_aborted_request_of_a_stranger_and_of_another_attemp
     dropped, kept = desk.ask("dropped"), desk.ask("kept")
     link = desk.link(engine)
     desk.dispatcher.abort(["dropped"])
-    late = Output("dropped.0@gw-a", [1], finish_reason=STOP)
+    late = Output("dropped.0@gw-a", [1], finish_reason=FinishReason.STOP)
     desk.dispatcher.on_outputs(link, Outputs([late, Output("kept.0@gw-a", [2])]))
     desk.dispatcher.on_outputs(link, Outputs([Output("cmpl-9.0@gw-stranger", [3]), late]))
     desk.dispatcher.on_outputs(
@@ -91,7 +91,9 @@ async def test_an_engine_cannot_answer_for_another(
     owner = stream.flight.link
     (stranger,) = [desk.link(e) for e in engines if desk.link(e) is not owner]
     desk.dispatcher.on_outputs(stranger, Outputs([Output("cmpl-1.0@gw-a", [666])]))
-    desk.dispatcher.on_outputs(owner, Outputs([Output("cmpl-1.0@gw-a", [7], finish_reason=LENGTH)]))
+    desk.dispatcher.on_outputs(
+        owner, Outputs([Output("cmpl-1.0@gw-a", [7], finish_reason=FinishReason.LENGTH)])
+    )
     assert stream.tokens == [7]
 
 
@@ -107,7 +109,7 @@ async def test_an_attempt_that_was_left_behind_says_nothing_any_more(
     await desk.meet(safe)
     await doomed.kill()
     await eventually(lambda: safe.core.active == {"cmpl-1.1@gw-a"})
-    stale = Output("cmpl-1.0@gw-a", [666], finish_reason=STOP)
+    stale = Output("cmpl-1.0@gw-a", [666], finish_reason=FinishReason.STOP)
     for link in (zombie, desk.link(safe)):
         desk.dispatcher.on_outputs(link, Outputs([stale]))
         desk.dispatcher.on_rejected(link, Rejected("cmpl-1.0@gw-a", "of old"))

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.bounds import Condition
 from qwenfleet.deployments.core import CoreDead, CoreStep
-from qwenfleet.deployments.link import Loss
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.transport import Output
 
 SCRIPT = {"tokens": tuple(range(60)), "num_tokens": 60}
@@ -132,7 +132,7 @@ async def test_every_stream_goes_on_elsewhere_with_each_token_once_and_in_order(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     streams = await scene.streams(5, tokens, eventually)
-    with caplog.at_level(logging.INFO, "qwenfleet.deployments.dispatcher"):
+    with caplog.at_level(logging.INFO, "qwenfleet.deployments.audit"):
         await ruin(scene, clock)
         await eventually(lambda: all(stream.is_over for stream in streams))
     assert [stream.tokens for stream in streams] == [PLAYED] * 5
@@ -156,7 +156,7 @@ async def test_every_stream_goes_on_elsewhere_with_each_token_once_and_in_order(
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[Any]]:
-    caplog.set_level(logging.INFO, "qwenfleet.deployments.dispatcher")
+    caplog.set_level(logging.INFO, "qwenfleet.deployments.audit")
     return lambda text: [record for record in caplog.records if record.getMessage() == text]
 
 

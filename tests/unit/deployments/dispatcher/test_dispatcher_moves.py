@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.deployments.pulse import Condition
+from qwenfleet.deployments.bounds import Condition
 
 SCRIPT = {"tokens": tuple(range(20)), "num_tokens": 20}
 PLAYED = list(range(20))

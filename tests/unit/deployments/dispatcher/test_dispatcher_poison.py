@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.request_errors import RequestKillsEngines
+from qwenfleet.deployments.bounds import Condition
 from qwenfleet.deployments.core import CoreDead, CoreStep
-from qwenfleet.deployments.pulse import Condition
 from qwenfleet.deployments.transport import Submit
 
 SCRIPT = {"tokens": tuple(range(40)), "num_tokens": 40}

@@ -6,12 +6,11 @@ import argparse
 import getpass
 import string
 import sys
-from typing import Final, TypeAlias
+from typing import Final
 
+from qwenfleet.cli.options import Commands
 from qwenfleet.cluster.auth import MAX_KEY_BYTES, hash_of, new_key
 from qwenfleet.cluster.errors import ConfigError
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 MIN_KEY_CHARACTERS: Final = 20
 """Of letters and digits at random that is 119 bits. A hash keeps secret only what cannot be

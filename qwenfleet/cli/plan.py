@@ -13,13 +13,21 @@ from typing import Any, Final, TypeAlias
 from pydantic import ValidationError
 from rich.console import Console
 
-from qwenfleet.cluster import plan_kube, plan_machines, plan_output, plan_speed, plan_table
+from qwenfleet.cli import plan_options
+from qwenfleet.cluster import (
+    kube_query,
+    plan_machines,
+    plan_output,
+    plan_settings,
+    plan_speed,
+    plan_table,
+)
 from qwenfleet.cluster.accelerators import find_accelerator
 from qwenfleet.cluster.catalog import KnownModel, find_model
-from qwenfleet.cluster.errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.geometry import KVDtype
 from qwenfleet.cluster.layout import Layout
 from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.plan_machines import ClusterMachines
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import (
@@ -35,14 +43,35 @@ from qwenfleet.cluster.planner import judge, plan
 
 RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 """Reads `ray.nodes()` of the cluster at an address."""
+
+
+def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
+    """`ray.nodes()` of the cluster at an address. Raises FleetNotFound."""
+    from qwenfleet.deployments import attach
+
+    with attach.cluster(None, address):
+        import ray
+
+        nodes: list[Mapping[str, Any]] = ray.nodes()
+        return nodes
+
+
 LAYOUT_HELP: Final = "See qwenfleet plan --help."
 LEAST_COLUMNS: Final = 132
 """A terminal that has fewer folds the table's lines, which reads better than cells cut short."""
 
 
-def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
+def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
     """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
-    layout that does not fit. Raises FleetError."""
+    layout that does not fit. Raises FleetError, a PlanError in the words of the options."""
+    try:
+        return _run(options, ray_nodes)
+    except PlanError as error:
+        error.word(plan_options.WORDING)
+        raise
+
+
+def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     wanted = _output(options)
     _check_one_answer(options)
     if options.calibration:
@@ -86,6 +115,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     if len(refusals) == len(requests):
         raise refusals[0]
     for refusal in refusals:
+        refusal.word(plan_options.WORDING)
         print(f"qwenfleet: {refusal}", file=sys.stderr)
     return 0
 
@@ -94,7 +124,7 @@ def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Co
     found = plan(request, plan_speed.speed_of)
     if wanted is None:
         doubts = plan_speed.doubts(found)
-        plan_table.show(found, console, [*doubts, *plan_output.settings(found).notes])
+        plan_table.show(found, console, [*doubts, *plan_settings.settings(found).notes])
         return
     form, file = wanted
     _write(plan_output.write(found, form), file)
@@ -212,7 +242,7 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
         if options.kube is None:
             found = plan_machines.from_ray(ray_nodes(options.address or "auto"))
         else:
-            found = plan_machines.from_kubernetes(plan_kube.read_nodes(options.kube or None))
+            found = plan_machines.from_kubernetes(kubernetes_nodes(options.kube or None))
         return found.only(options.accelerator)
     if options.accelerator is None:
         raise PlanError("no machines are named", "Give --accelerator, or --from-cluster.")
@@ -221,6 +251,14 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
     usual = accelerator.gpus_per_node
     gpus = usual if options.gpus_per_node is None else options.gpus_per_node
     return ClusterMachines((Machines(accelerator, nodes, gpus),))
+
+
+def kubernetes_nodes(context: str | None = None) -> list[dict[str, Any]]:
+    """Every node as the API server's JSON, by the kubeconfig's current context or the one named,
+    or as the service account of the pod that this runs in. Raises KubernetesError."""
+    from qwenfleet.cluster import kube
+
+    return kube.connect(context).items(kube_query.Query("nodes"))
 
 
 def _load(options: argparse.Namespace, model: KnownModel) -> Load:

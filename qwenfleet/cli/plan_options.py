@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+from typing import Final
 
+from qwenfleet.cli.options import Commands
 from qwenfleet.cluster.geometry import KVDtype
+from qwenfleet.cluster.plan_errors import Change, Quantity, Wording
 from qwenfleet.cluster.plan_output import Format
 from qwenfleet.cluster.plan_request import Goal, Load, LongContext, Routing
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+def _change(change: Change) -> str:
+    """With the option for a value that the short form of a layout does not show."""
+    match change.quantity:
+        case Quantity.CONTEXT:
+            tokens = f"{change.value:,} tokens (--context {change.value})"
+            return f"a context of {tokens} in {change.layout}"
+        case Quantity.KV_DTYPE:
+            return f"--kv-dtype {change.value} in {change.layout}"
+    return str(change)
 
 
-def add(commands: Commands) -> argparse.ArgumentParser:
-    """Add `plan` to the command line; the caller sets what it runs."""
+WORDING: Final = Wording(
+    {
+        Quantity.MODEL: "--model",
+        Quantity.ACCELERATOR: "--accelerator",
+        Quantity.NODES: "--nodes",
+        Quantity.GPUS_PER_NODE: "--gpus-per-node",
+        Quantity.LAYOUT: "--layout",
+        Quantity.CONTEXT: "--context",
+        Quantity.LONG_CONTEXT: "--long-context",
+        Quantity.KV_DTYPE: "--kv-dtype",
+        Quantity.CONCURRENCY: "--concurrency",
+        Quantity.PROMPT_TOKENS: "--prompt-tokens",
+        Quantity.OUTPUT_TOKENS: "--output-tokens",
+    },
+    "add --long-context yarn",
+    _change,
+)
+"""How an error of the planner is written for this command's users."""
+
+
+def add(commands: Commands) -> None:
+    """Add `plan` to the command line."""
     parser = commands.add_parser(
         "plan",
         help="choose how a model is sharded over GPUs, and say why",
@@ -53,7 +84,13 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         help="experts called as often (default), or as was measured of Qwen3-Coder-480B",
     )  # fmt: skip
     _add_answers(parser)
-    return parser
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from qwenfleet.cli import plan
+
+    return plan.run(options)
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from qwenfleet.cluster import plan_command, plan_kube, plan_options, plan_table
-from qwenfleet.cluster.errors import FleetError, NoLayoutFits, PlanError
+from qwenfleet.cli import plan, plan_options
+from qwenfleet.cluster import plan_table
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
 from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
 
 H100 = {
@@ -36,7 +38,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         parser = argparse.ArgumentParser()
         plan_options.add(parser.add_subparsers())
         parsed = parser.parse_args(["plan", *options])
-        status = plan_command.run(parsed, lambda address: ray or [])
+        status = plan.run(parsed, lambda address: ray or [])
         return status, capsys.readouterr().out
 
     return call
@@ -138,7 +140,7 @@ def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.M
         status = {"allocatable": {"amd.com/gpu": "8"}, "conditions": ready}
         return [{"metadata": {"name": "n", "labels": labels}, "spec": {}, "status": status}]
 
-    monkeypatch.setattr(plan_kube, "read_nodes", nodes)
+    monkeypatch.setattr(plan, "kubernetes_nodes", nodes)
     _, said = run(*CODER, "--from-cluster", "--kube")
     run(*CODER, "--kube", "prod")
     assert "8 x MI355X" in said
@@ -152,7 +154,7 @@ def test_the_environment_is_told_beside_vllms_arguments(
     parser = argparse.ArgumentParser()
     plan_options.add(parser.add_subparsers())
     options = (*CODER, "--accelerator", "MI300X", "--output", "vllm-args", str(file))
-    plan_command.run(parser.parse_args(["plan", *options]), lambda address: [])
+    plan.run(parser.parse_args(["plan", *options]), lambda address: [])
     assert "environment: VLLM_ROCM_USE_AITER=1" in capsys.readouterr().err
     assert "AITER" not in file.read_text()
 
@@ -164,14 +166,15 @@ def test_a_directory_is_planned_for(run: Run, tmp_path: Path) -> None:
 
 
 H200 = ("--accelerator", "H200")
+ONE_H100 = ("--accelerator", "H100", "--gpus-per-node", "1")
 BAD = [
     ((*CODER, "--accelerator", "H300"), "knows no accelerator 'H300'. Did you mean H200"),
     (("--model", "qwen3-code-480", *H200), "Did you mean Qwen/Qwen3-Coder-480B"),
     (CODER, "no machines are named. Give --accelerator, or --from-cluster"),
-    ((*CODER, *H200, "--nodes", "0"), "the number of nodes is 0"),
-    ((*CODER, *H200, "--gpus-per-node", "-8"), "the number of gpus per node is -8"),
-    ((*CODER, *H200, "--context", "1000000"), "no long-context method"),
-    ((*CODER, *H200, "--context", "-1"), "the context is -1"),
+    ((*CODER, *H200, "--nodes", "0"), "--nodes is 0"),
+    ((*CODER, *H200, "--gpus-per-node", "-8"), "--gpus-per-node is -8"),
+    ((*CODER, *H200, "--context", "1000000"), "262,144 or less, or add --long-context yarn, "),
+    ((*CODER, *H200, "--context", "-1"), "--context is -1"),
     ((*CODER, *H200, "--concurrency", "0"), "--concurrency is 0"),
     ((*CODER, *H200, "--output-tokens", "0"), "--output-tokens is 0"),
     ((*CODER, *H200, "--slo", "fast"), "'fast' is no part of an SLO"),
@@ -205,10 +208,18 @@ BAD = [
             ("--kube",),
         )
     ),
-    (("--html", "page.html", "--nodes", "0"), "the number of nodes is 0"),
-    (("--html", "page.html", "--context", "0"), "the context is 0 tokens"),
+    (("--html", "page.html", "--nodes", "0"), "--nodes is 0"),
+    (("--html", "page.html", "--context", "0"), "--context is 0"),
     ((*CODER, "--from-cluster", "--nodes", "2"), "Leave them out"),
-    ((*CODER, "--from-cluster"), "no node with GPUs that are known"),
+    (
+        (*CODER, "--from-cluster"),
+        "no node with GPUs that are known. Give --accelerator, --nodes and",
+    ),
+    ((*CODER, *H200, "--prompt-tokens", "300000"), "Raise --context, or lower --prompt-tokens."),
+    (
+        ("--model", "qwen3-coder-30b", *ONE_H100, "--context", "200000"),
+        "a context of 113,696 tokens (--context 113696) in TP1; or --kv-dtype fp8 in TP1; or ",
+    ),
 ]
 
 

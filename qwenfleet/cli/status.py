@@ -1,4 +1,4 @@
-"""`qwenfleet status --kube`: once, or again and again until Ctrl-C."""
+"""`qwenfleet status`: its options, and with --kube what Kubernetes knows, once or until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from qwenfleet.cli.options import Commands, add_place, refuse
 from qwenfleet.cluster import kube, kube_status, kube_table
 from qwenfleet.cluster.errors import KubernetesError
 from qwenfleet.cluster.kube import Kube
@@ -19,8 +20,44 @@ INTERVAL_S: Final = 2.0
 CLEAR: Final = "\x1b[H\x1b[2J"
 
 
+def add(commands: Commands) -> None:
+    """Add `status` to the command line."""
+    parser = commands.add_parser(
+        "status",
+        help="show the fleet that runs on this machine, or in Kubernetes",
+        description="Show the fleet that runs on this machine, or with --kube what the Kubernetes "
+        "API says of one: RayServices and their upgrades, pods, nodes, GPUs and events.",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--port", type=int, help="the fleet at this port, when several run")
+    group = parser.add_argument_group("Kubernetes")
+    group.add_argument("--kube", action="store_true", help="ask the Kubernetes API")
+    group.add_argument("--watch", action="store_true", help="again on each change, until Ctrl-C")
+    add_place(group)
+    parser.set_defaults(command=run)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises ConfigError when an option is of no effect."""
+    for name in () if options.kube else ("watch", "namespace", "context"):
+        refuse(options, name, "--kube", "Add --kube.")
+    if options.kube:
+        refuse(options, "port", "--kube", "Leave it out, or leave out --kube.", beside=True)
+
+
 def run(options: argparse.Namespace) -> None:
-    """What `kube_options.add_status` parsed. Raises KubernetesError."""
+    """Show a fleet. Raises FleetError."""
+    check(options)
+    if options.kube:
+        _show_kubernetes(options)
+        return
+    from qwenfleet.deployments import attach, status
+
+    answer = status.read(attach.find(options.port))
+    print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
+
+
+def _show_kubernetes(options: argparse.Namespace) -> None:
     client = kube.connect(options.context, options.namespace)
     if options.watch:
         is_terminal = sys.stdout.isatty() and not options.json

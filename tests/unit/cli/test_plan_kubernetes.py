@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qwenfleet.cli.plan import kubernetes_nodes
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.plan_kube import read_nodes
 from qwenfleet.cluster.plan_machines import from_kubernetes
 
 NODE: dict[str, Any] = {
@@ -26,13 +26,13 @@ NODE: dict[str, Any] = {
 
 def test_the_nodes_of_a_cluster_become_machines(kubernetes_api: Any) -> None:
     kubernetes_api.put("nodes", NODE)
-    assert [kind.name for kind in from_kubernetes(read_nodes()).kinds] == ["8 x H200"]
+    assert [kind.name for kind in from_kubernetes(kubernetes_nodes()).kinds] == ["8 x H200"]
 
 
 def test_who_may_not_list_nodes_is_told(kubernetes_api: Any) -> None:
     kubernetes_api.denied = {("list", "nodes")}
     with pytest.raises(KubernetesError, match="does not let you list nodes of the cluster"):
-        read_nodes("test")
+        kubernetes_nodes("test")
 
 
 def test_in_a_pod_without_a_service_account_that_is_told(
@@ -41,4 +41,4 @@ def test_in_a_pod_without_a_service_account_that_is_told(
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(KubernetesError, match="the Kubernetes configuration names no cluster"):
-        read_nodes()
+        kubernetes_nodes()

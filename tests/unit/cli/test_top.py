@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster import run_file, top_command
 from qwenfleet.cluster.machine import free_ports
 from qwenfleet.cluster.run_file import RunningFleet
@@ -146,6 +146,21 @@ def test_an_address_that_does_not_answer_is_one_sentence(
     assert "answers with status 404" in capsys.readouterr().err
 
 
+def test_a_fleet_that_starts_is_waited_for_and_an_address_without_one_is_not(
+    capsys: pytest.CaptureFixture[str], metrics_page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_command, "PATIENCE_S", 1.5)
+    metrics_page.say()
+    run_a_fleet(metrics_page.port)
+    for options, least_s in ((["--url", metrics_page.url], 0.0), ([], 1.5)):
+        began_at = time.monotonic()
+        assert cli.main(["top", "--once", "--interval", "0.2", *options]) == 1
+        took_s = time.monotonic() - began_at
+        assert took_s >= least_s
+        assert least_s or took_s < 1.5
+        assert "has no metrics of a fleet's process now" in capsys.readouterr().err
+
+
 class Terminal:
     """`qwenfleet top` in a terminal of its own."""
 
@@ -219,7 +234,7 @@ def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, nu
 
 def test_it_starts_quickly_and_without_ray(fleet: Any) -> None:
     code = (
-        "import sys, time; from qwenfleet import cli\n"
+        "import sys, time; from qwenfleet.cli import __main__ as cli\n"
         f"cli.main(['top', '--once', '--interval', '0.3', '--url', {fleet.url!r}])\n"
         "loaded = sorted({'ray', 'vllm', 'torch', 'pandas', 'kubernetes'} & set(sys.modules))\n"
         "sys.stderr.write(repr((loaded, time.process_time() < 2)))"

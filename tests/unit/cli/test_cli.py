@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster import doctor, run_file
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.cluster.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import checkup, drain, status
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def no_fleet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_command_runs_as_a_program_without_ray_or_vllm() -> None:
     code = (
-        "import sys; from qwenfleet import cli\n"
+        "import sys; from qwenfleet.cli import __main__ as cli\n"
         "try: cli.main(['--help'])\n"
         "finally: sys.stderr.write(repr(sorted({'ray', 'vllm', 'torch'} & set(sys.modules))))"
     )
@@ -285,7 +285,7 @@ def test_doctor_of_a_fleet_that_is_not_there_is_one_sentence(
 
 def test_doctor_as_a_program_is_quick_and_loads_neither_ray_nor_torch() -> None:
     code = (
-        "import sys, time; from qwenfleet import cli\n"
+        "import sys, time; from qwenfleet.cli import __main__ as cli\n"
         "begin = time.monotonic(); cli.main(['doctor', '--json'])\n"
         "loaded = sorted({'ray', 'vllm', 'torch'} & set(sys.modules))\n"
         "sys.stderr.write(repr((loaded, time.monotonic() - begin < 3)))"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet import cli
+from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster.auth import Keyring, hash_of, read_keys
 
 

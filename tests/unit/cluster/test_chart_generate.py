@@ -1,4 +1,4 @@
-"""What the chart has from the code is what the code says today; no helm is needed for that."""
+"""What is derived from code is what the code says today; no helm is needed for that."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from qwenfleet.cluster.chart_generate import (
+    CHART_FOLDER,
+    ROOT,
+    comments,
+    generated,
+    values_table,
+)
 from qwenfleet.cluster.chart_values import ChartValues, schema
 from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.values_schema import CHART, comments, generated, table
 
+CHART = ROOT / CHART_FOLDER
 VALUES = (CHART / "values.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", list(generated()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_generated_file_is_up_to_date(path: Path) -> None:
-    """Run `python -m qwenfleet.cluster.values_schema` when it is not."""
-    assert path.read_text(encoding="utf-8") == generated()[path]
+    wanted = generated()[path]
+    command = "run python -m qwenfleet.cluster.chart_generate"
+    assert path.read_text(encoding="utf-8") == wanted, command
 
 
 def test_the_defaults_are_values() -> None:
@@ -76,7 +84,7 @@ def test_every_key_is_explained_or_its_parent_is() -> None:
 
 def test_the_table_shows_default_and_comment() -> None:
     text = "a:\n  # -- First | half,\n  # second half.\n  b: [1]\n# -- Other.\nc: x\n"
-    assert table(text).splitlines()[2:] == [
+    assert values_table(text).splitlines()[2:] == [
         "| `a.b` | `[1]` | First \\| half, second half. |",
         '| `c` | `"x"` | Other. |',
     ]
@@ -84,6 +92,6 @@ def test_the_table_shows_default_and_comment() -> None:
 
 def test_the_chart_names_the_project_s_ray_and_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
-    project = (CHART.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'ray[serve]=={chart["annotations"]["qwenfleet.io/ray-version"]}"' in project
     assert f'version = "{chart["appVersion"]}"' in project

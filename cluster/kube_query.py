@@ -1,0 +1,37 @@
+"""Which objects of the Kubernetes API a request names, and by which path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+GROUPS: Final = {"nodes": "api/v1", "pods": "api/v1", "events": "api/v1"}
+RAY: Final = "apis/ray.io/v1"
+
+
+@dataclass(frozen=True)
+class Query:
+    """Objects of one resource: all of the cluster, or of a namespace, by selectors."""
+
+    resource: str
+    namespace: str | None = None
+    labels: str = ""
+    fields: str = ""
+
+    def path(self, name: str = "") -> str:
+        scope = "" if self.namespace is None else f"/namespaces/{self.namespace}"
+        group = GROUPS.get(self.resource, RAY)
+        return f"/{group}{scope}/{self.resource}" + (f"/{name}" if name else "")
+
+    @property
+    def selectors(self) -> dict[str, str]:
+        chosen = {"labelSelector": self.labels, "fieldSelector": self.fields}
+        return {key: value for key, value in chosen.items() if value}
+
+
+RAY_RESOURCES = frozenset({"rayclusters", "rayservices"})
+
+
+def resource_name(resource: str) -> str:
+    """As `kubectl` and RBAC rules call it."""
+    return f"{resource}.ray.io" if resource in RAY_RESOURCES else resource

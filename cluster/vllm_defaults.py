@@ -1,0 +1,16 @@
+"""Sizes that vLLM 0.32 computes with, or that qwenfleet sets for it: each with its source. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+UTILISATION: Final = 0.9
+"""Share of a GPU's memory that vLLM may use: its `gpu_memory_utilization`, on purpose below its own
+default of 0.92, so that other programs' contexts fit."""
+BATCHED_TOKENS: Final = 8192
+"""Tokens of one step: vLLM's default `max_num_batched_tokens` of a server on GPUs of 70 to 160 GiB
+(`EngineArgs.get_batch_defaults`); on larger ones it is twice that, for which the reserve is."""
+BLOCK_TOKENS: Final = 16
+"""vLLM's KV block on CUDA; a sequence takes whole blocks."""
+VOCAB_PADDING: Final = 64
+"""vLLM 0.32 `vocab_parallel_embedding.py`, DEFAULT_VOCAB_PADDING_SIZE."""

@@ -1,0 +1,47 @@
+"""The entry point of the `qwenfleet` command: its subcommands, and how each failure is printed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from qwenfleet.cli import doctor, drain, keys, plan_options, serve, status, top, watch
+from qwenfleet.cluster.errors import FleetError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit status, and a failure is one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int | None] = options.command
+    try:
+        return command(options) or 0
+    except FleetError as error:
+        print(f"qwenfleet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has left, as in `qwenfleet status | head`; the interpreter's own flush must not
+        # complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"qwenfleet: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qwenfleet", description="Serve the Qwen3-Coder family over a Ray cluster."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (serve, status, top, watch, drain, doctor, plan_options, keys):
+        command.add(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

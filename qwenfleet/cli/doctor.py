@@ -1,0 +1,47 @@
+"""`qwenfleet doctor`: what is wrong or surprising on this machine, or on each node of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from qwenfleet.cli.options import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add `doctor` to the command line."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="find what is wrong or surprising on this machine, and how to fix it",
+        description="Report what is wrong or surprising on this machine, or with an option on "
+        "every node of a cluster, and how to fix it. The exit status is 1 if there is a problem, "
+        "which is something that stops or breaks `serve`, and 0 otherwise.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--verbose", action="store_true", help="also list what is fine")
+    places = doctor.add_mutually_exclusive_group()
+    places.add_argument(
+        "--address",
+        help="a Ray cluster that this machine is a node of; `auto` finds the one that runs here",
+    )
+    places.add_argument("--port", type=int, help="the cluster of the fleet at this port")
+    doctor.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the findings; the exit status is 1 if one of them is a problem."""
+    from qwenfleet.cluster import finding
+
+    if options.port is None and options.address is None:
+        from qwenfleet.cluster import doctor
+
+        findings = doctor.judge(doctor.gather())
+    else:
+        from qwenfleet.deployments import checkup
+
+        findings = checkup.run(options.port, options.address)
+    if options.json:
+        print(json.dumps(finding.as_json(findings), indent=2))
+    else:
+        print(finding.text(findings, is_verbose=options.verbose))
+    return 1 if finding.problems(findings) else 0

@@ -1,0 +1,73 @@
+"""`qwenfleet serve`: a fleet on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+from qwenfleet.cli.options import Commands
+from qwenfleet.cluster import config_file, run_file
+from qwenfleet.cluster.config import FleetConfig
+
+
+def add(commands: Commands) -> None:
+    """Add `serve` to the command line."""
+    serve = commands.add_parser("serve", help="run a fleet on this machine until Ctrl-C")
+    models = serve.add_mutually_exclusive_group()
+    models.add_argument("--config", metavar="FILE", help="the fleet, as YAML")
+    models.add_argument(
+        "--model", metavar="ID", help="one embedded model, Hugging Face id or directory"
+    )
+    serve.add_argument("--engines", type=int, metavar="N", help="engines of each model")
+    serve.add_argument("--gateways", type=int, metavar="N", help="gateway processes")
+    serve.add_argument(
+        "--host",
+        help="address to answer HTTP on (default 127.0.0.1; one that other machines reach needs "
+        "`auth` in the file)",
+    )
+    serve.add_argument("--port", type=int, help="port to answer HTTP on (default 8000)")
+    serve.add_argument(
+        "--timings", action="store_true", help="print how long each stage of the start took"
+    )
+    serve.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until a signal ends it. Raises FleetError."""
+    config = config_file.load(options.config) if options.config else FleetConfig()
+    config = config_file.with_overrides(
+        config,
+        model=options.model,
+        engines=options.engines,
+        gateways=options.gateways,
+        host=options.host,
+        port=options.port,
+    )
+    _serve(config, wants_timings=options.timings)
+
+
+def _serve(config: FleetConfig, *, wants_timings: bool) -> None:
+    """Set the environment before the first import of Ray, which reads it then."""
+    from qwenfleet.deployments.environment import ray_environment
+    from qwenfleet.deployments.haproxy import write_launcher
+    from qwenfleet.deployments.processes import remove_files, sweep
+
+    sweep()
+    token_path = run_file.state_directory() / f"{os.getpid()}.token"
+    haproxy = token_path.with_suffix(".haproxy")
+    try:
+        write_launcher(haproxy)
+        os.environ.update(ray_environment(config, token_path, haproxy))
+        from qwenfleet.deployments import launch
+        from qwenfleet.deployments.progress import Stages
+
+        began_at = run_file.own_start()
+        stages = Stages(age_s=time.time() - began_at)
+        stages.clock.begin("importing Ray", at=began_at)
+        launch.write_token(token_path)
+        launch.stop_on_signals()
+        launch.check(config, stages)
+        launch.serve(config, stages, token_path, wants_timings=wants_timings)
+    finally:
+        remove_files(token_path)

@@ -1,0 +1,92 @@
+"""`qwenfleet top`: its options, and a fleet's live numbers once or until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from qwenfleet.cli.options import Commands, add_fleet
+from qwenfleet.cluster.errors import ConfigError
+from qwenfleet.cluster.run_file import RunningFleet
+
+if TYPE_CHECKING:
+    from qwenfleet.cluster.top_command import Find, Notices
+    from qwenfleet.cluster.top_reading import Place
+
+
+def add(commands: Commands) -> None:
+    """Add `top` to the command line."""
+    parser = commands.add_parser(
+        "top",
+        help="live numbers of a fleet, without Prometheus",
+        description="Show engines, streams, tokens, latencies and errors of the last minute, from "
+        "the addresses that Prometheus would scrape, until Ctrl-C; where the output is no "
+        "terminal, once. The fleet's processes report every 10 s.",
+    )
+    add_fleet(parser)
+    parser.add_argument(
+        "--url",
+        action="append",
+        metavar="URL",
+        help="read this metrics address, not the fleet of this machine; give it once for each node",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="one table, as soon as every process reported twice"
+    )
+    parser.add_argument("--json", action="store_true", help="likewise, as JSON")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the fleet that the options name."""
+    from qwenfleet.deployments import attach
+
+    return show(options, attach.find)
+
+
+def show(options: argparse.Namespace, find: Find, notices: Notices = tuple) -> int:
+    """Show until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
+    from qwenfleet.cluster import top_command  # with rich, which other commands start without
+    from qwenfleet.cluster.top_reading import Reader
+
+    reader = Reader(_place(options, find), options.fleet)
+    reading = reader.read(time.monotonic, time.time)
+    # A fleet of this machine that still starts: its agent answers, and nobody reports yet.
+    may_come = reading.is_silent and not options.url
+    if reading.view is None and not may_come:
+        raise reading.problems[0]
+    if options.json or options.once or not sys.stdout.isatty():
+        top_command.once(
+            reader, reading, notices, interval_s=options.interval, as_json=options.json
+        )
+    else:
+        with top_command.ending_quietly():
+            top_command.live(reader, reading, notices, interval_s=options.interval)
+    return 0
+
+
+def local(running: RunningFleet) -> Place:
+    """Where the metrics of a fleet of this machine are."""
+    from qwenfleet.cluster.top_reading import Place
+
+    return Place(
+        title=f"{running.name} at {running.url}",
+        urls=(f"http://127.0.0.1:{running.metrics_port}/metrics",),
+        models=tuple(running.models),
+    )
+
+
+def _place(options: argparse.Namespace, find: Find) -> Callable[[], Place]:
+    from qwenfleet.cluster import metrics_address
+    from qwenfleet.cluster.top_reading import Place
+
+    if options.url:
+        if options.port is not None:
+            raise ConfigError("--port is given beside --url", "Leave one of them out.")
+        urls = tuple(dict.fromkeys(metrics_address.checked(url) for url in options.url))
+        more = f" and {len(urls) - 1} more" * (len(urls) > 1)
+        return lambda: Place(f"{options.fleet or 'fleet'} at {urls[0]}{more}", urls)
+    return lambda: local(find(options.port, options.fleet))

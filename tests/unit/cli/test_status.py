@@ -1,0 +1,122 @@
+"""`qwenfleet status --kube` as a command: as JSON, on each change, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from qwenfleet.cli import __main__ as cli
+from qwenfleet.cli import status
+from qwenfleet.cluster import kube
+from qwenfleet.cluster.errors import KubernetesError
+
+
+def pod(name: str, gpus: int = 0) -> dict[str, Any]:
+    resources = {"limits": {"nvidia.com/gpu": str(gpus)}}
+    return {
+        "metadata": {"name": name, "labels": {"ray.io/cluster": "coder-aaaaa"}},
+        "spec": {"nodeName": "h100-1", "containers": [{"name": "ray", "resources": resources}]},
+        "status": {"phase": "Running"},
+    }
+
+
+@pytest.fixture
+def api(kubernetes_api: Any) -> Any:
+    """A service in the middle of an upgrade, with two pods on one node."""
+    node = {"metadata": {"name": "h100-1"}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}
+    kubernetes_api.put("nodes", node)
+    service = {
+        "metadata": {"name": "coder"},
+        "status": {
+            "activeServiceStatus": {
+                "rayClusterName": "coder-aaaaa",
+                "applicationStatuses": {"fleet": {"status": "RUNNING"}},
+            },
+            "pendingServiceStatus": {"rayClusterName": "coder-bbbbb", "trafficRoutedPercent": 25},
+        },
+    }
+    kubernetes_api.put("rayservices", service)
+    kubernetes_api.put("pods", pod("coder-head"))
+    kubernetes_api.put("pods", pod("coder-h100", gpus=8))
+    return kubernetes_api
+
+
+def test_the_command_prints_json_that_holds_all_of_it(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status", "--kube", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["namespace"] == "fleet"
+    assert tree["services"][0]["pending"]["traffic_percent"] == 25
+    assert tree["services"][0]["progress"].startswith("upgrading")
+    assert tree["services"][0]["applications"] == {"fleet": "RUNNING"}
+    assert tree["pods"][0]["gpus"] == {"nvidia": 8}
+    assert tree["gpus"][0]["requested"] == 8
+
+
+def test_another_namespace_may_be_asked(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--kube", "--namespace", "void", "--context", "test"]) == 0
+    said = capsys.readouterr().out
+    assert "note: there is no RayService in namespace void" in said
+
+
+def test_a_refusal_of_what_matters_is_a_sentence_and_exit_status_1(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.denied = {("list", "rayservices")}
+    assert cli.main(["status", "--kube"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("qwenfleet: the Kubernetes API does not let you list rayservices")
+
+
+class Ended(Exception):
+    """The test has seen enough."""
+
+
+def watched(client: kube.Kube, steps: list[Any], **options: Any) -> list[str]:
+    """What is said while, between two looks, each step is done."""
+    said: list[str] = []
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if not steps:
+            raise Ended
+        steps.pop(0)()
+
+    with pytest.raises(Ended):
+        status.watch(client, say=said.append, clock=lambda: now[0], sleep=sleep, **options)
+    return said
+
+
+def test_a_watch_speaks_when_something_changed(api: Any) -> None:
+    steps = [lambda: None, lambda: api.delete("pods", "coder-h100", "fleet"), lambda: None]
+    said = watched(kube.connect(), steps, as_json=True)
+    assert [len(json.loads(line)["pods"]) for line in said] == [2, 1]
+
+
+def test_a_watch_says_how_old_it_is_when_the_server_is_away(api: Any) -> None:
+    def away() -> None:
+        api.token = "changed"
+
+    def back() -> None:
+        api.token = "secret"
+
+    said = watched(kube.connect(), [away, lambda: None, back], as_json=False)
+    assert len(said) == 3
+    assert said[0] == said[2]
+    assert said[1].startswith("what was shown before is 2 s old: the Kubernetes API does not know")
+
+
+def test_a_terminal_is_told_each_time(api: Any) -> None:
+    said = watched(kube.connect(), [lambda: None], as_json=False, is_terminal=True)
+    assert [line.startswith(status.CLEAR) for line in said] == [True, True]
+
+
+def test_a_watch_that_cannot_begin_is_an_error(api: Any) -> None:
+    api.token = "changed"
+    with pytest.raises(KubernetesError, match="does not know you"):
+        watched(kube.connect(), [], as_json=False)

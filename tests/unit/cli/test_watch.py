@@ -1,0 +1,89 @@
+"""`qwenfleet watch` as a command: its refusals, its port, and what it leaves."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from qwenfleet.cli import watch
+from qwenfleet.cluster import prometheus, run_file
+from qwenfleet.cluster.errors import ConfigError, FleetNotFound, MachineError
+from qwenfleet.cluster.machine import check_port
+from qwenfleet.cluster.run_file import RunningFleet
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def options(**fields: Any) -> argparse.Namespace:
+    known = {"port": None, "fleet": None, "interval": 0.2, "prometheus": "prometheus"}
+    known |= {"listen": 9090, "retention": "2h"}
+    return argparse.Namespace(**(known | fields))
+
+
+def fleet(metrics_port: int) -> RunningFleet:
+    return RunningFleet(1, 0.0, "demo", "http://127.0.0.1:8000", "", "", metrics_port, ["coder"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"retention": "soon"}, "--retention 'soon' is no time. Write it like 90m, 2h or 7d."),
+        ({"retention": "0s"}, "--retention '0s' is no time"),
+        ({"retention": ""}, "--retention '' is no time"),
+        ({"listen": 0}, "--listen 0 is no port"),
+        ({"listen": 65536}, "--listen 65536 is no port"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        watch.watch(options(**fields), lambda port, name: fleet(7))
+    assert str(caught.value).startswith(sentence)
+
+
+def test_without_prometheus_the_way_to_it_is_told() -> None:
+    with pytest.raises(MachineError, match=r"no program 'no-such-prometheus'\. Install it"):
+        watch.watch(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
+
+
+def test_without_a_fleet_nothing_is_started() -> None:
+    def find(port: int | None, name: str | None) -> RunningFleet:
+        raise FleetNotFound("no fleet of yours runs on this machine", "Start one.")
+
+    with pytest.raises(FleetNotFound):
+        watch.watch(options(prometheus=sys.executable), find)
+    assert list(run_file.state_directory().iterdir()) == []
+
+
+def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
+    with pytest.raises(MachineError, match="Prometheus did not start: "):
+        watch.watch(options(prometheus=sys.executable), lambda port, name: fleet(7))
+    assert list(run_file.state_directory().iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
+    port, said = watch.free_port(metrics_page.port)
+    assert port != metrics_page.port
+    check_port(prometheus.HOST, port)
+    assert f"taking {port} for Prometheus" in said[0]
+    assert watch.free_port(port) == (port, [])
+
+
+def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = run_file.state_directory() / f"watch-{gone.pid}-abc"
+    left.mkdir()
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=left)
+    watch.sweep(run_file.state_directory())
+    assert not psutil.pid_exists(orphan.pid)
+    orphan.wait(20)
+    assert not left.exists()
