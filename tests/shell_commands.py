@@ -101,6 +101,10 @@ def check_python(words: list[str]) -> None:
 
 def check_pip(words: list[str]) -> None:
     assert words[0] in {"install", "wheel"}
+    locks = [file for option, file in itertools.pairwise(words) if option == "-r"]
+    assert all((ROOT / lock).is_file() for lock in locks), locks
+    if locks:
+        return
     things = [word for word in words[1:] if word.startswith((".", "dist/")) and "/" in f"{word}/"]
     assert things, "it names neither the checkout nor its wheel"
     for thing in things:
