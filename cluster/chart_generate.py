@@ -1,9 +1,9 @@
 """`python -m qwenfleet.cluster.chart_generate`: writes every file that is derived from code.
 
-From the settings' own types come the chart's `values.schema.json`, from the planner's catalog its
-`files/catalog.json`, from the comments of `values.yaml` the table in its README; from the declared
-metrics, alerts and dashboards the table of metrics, the rules, the index of runbooks and the
-dashboards' JSON.
+From the settings' own types come the chart's `values.schema.json` and docs' table of settings;
+from the planner's catalog the chart's `files/catalog.json`; from the comments of `values.yaml` the
+table in its README; from the declared metrics, alerts and dashboards the table of metrics in docs,
+the rules, the index of runbooks and the dashboards' JSON.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import yaml
+from pydantic.fields import FieldInfo
 
 from qwenfleet.cluster import alert_rule_file, chart_values
 from qwenfleet.cluster.accelerators import ACCELERATORS
 from qwenfleet.cluster.catalog import CATALOG
+from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.metrics import CLOSED, METRICS
+from qwenfleet.cluster.section import Section
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CHART_FOLDER: Final = "helm/qwenfleet"
@@ -80,8 +83,45 @@ def comments(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
             said = []
 
 
+def fields_table() -> str:
+    """The table of settings in docs/configuration.md: path, default and meaning of each."""
+    rows = ["| field | default | meaning |", "|---|---|---|"]
+    for path, field in fields():
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{path}` | {_default(field)} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting of a fleet with its path, section by section; each section comes once."""
+    sections: dict[type[Section], str] = {FleetConfig: ""}
+    for section, prefix in (queue := list(sections.items())):
+        for name, field in section.model_fields.items():
+            yield f"{prefix}{name}", field
+            inner = _section_in(field.annotation)
+            if inner is not None and inner not in sections:
+                is_list = str(field.annotation).startswith("tuple")
+                sections[inner] = f"{prefix}{name}{'[]' if is_list else ''}."
+                queue.append((inner, sections[inner]))
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
+
+
+def _default(field: FieldInfo) -> str:
+    """Nothing for a section, whose own fields say it."""
+    if field.is_required():
+        return "required"
+    if _section_in(field.annotation) is not None and field.default is not None:
+        return ""
+    return f"`{json.dumps(field.default)}`"
+
+
 def metrics_table() -> str:
-    """The table of metrics, and the values of their labels."""
+    """The tables of docs/metrics.md: the metrics, and the values of their labels."""
     rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     for metric in METRICS.values():
         labels = ", ".join(metric.labels)
@@ -104,10 +144,11 @@ def runbooks_table() -> str:
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file with the text that it should have."""
-    chart = root / CHART_FOLDER
+    chart, docs = root / CHART_FOLDER, root / "docs"
     values = (chart / "values.yaml").read_text(encoding="utf-8")
     return {
-        root / "README.md": _with_table(root / "README.md", "metrics", metrics_table()),
+        docs / "metrics.md": _with_table(docs / "metrics.md", "metrics", metrics_table()),
+        docs / "configuration.md": _with_table(docs / "configuration.md", "fields", fields_table()),
         root / "helm" / "runbooks" / "README.md": _with_table(
             root / "helm" / "runbooks" / "README.md", "runbooks", runbooks_table()
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -76,17 +75,6 @@ def test_more_engines_change_numbers_only(render, serve_config, groups):
         assert {k: v for k, v in before.items() if k not in numbers} == {
             k: v for k, v in after.items() if k not in numbers
         }
-
-
-def test_the_readme_s_values_render(render, groups, serve_config):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n# my-values\.yaml\n(.*?)```", readme, re.DOTALL)
-    documents = render(yaml.safe_load(block))
-    assert groups(documents)["engine-0"]["replicas"] == 2
-    image = groups(documents)["engine-0"]["template"]["spec"]["containers"][0]["image"]
-    assert image == "registry.example.com/qwenfleet:0.1.0-cuda"
-    assert f"{image.rpartition('/')[2]} " in readme  # which its commands build
-    assert serve_config(documents)
 
 
 def test_another_objective_restarts_nothing(render, serve_config):
