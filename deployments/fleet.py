@@ -16,22 +16,20 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from vllm.sampling_params import SamplingParams, SamplingType
 from vllm.v1.engine import (
-    EngineCoreEventType,
     EngineCoreOutput,
     EngineCoreOutputs,
     EngineCoreRequest,
     FinishReason,
 )
-from vllm.v1.metrics.stats import PrefillStats
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.request_errors import GatewayFailed
+from qwenfleet.deployments import codec
 from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.flight import Flight
@@ -82,8 +80,6 @@ class FleetClient:
             clock=clock,
             rng=self._rng,
         )
-        self._encoder = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
-        self._decoder = MsgpackDecoder(EngineCoreOutput)
 
     # The fleet.
 
@@ -120,7 +116,7 @@ class FleetClient:
             Flight(
                 request_id=request.request_id,
                 prompt_token_ids=prompt,
-                payload=cast(bytes, self._encoder.encode(bare)[0]),
+                payload=codec.encode_request(bare),
                 max_tokens=None if params is None else params.max_tokens,
                 priority=request.priority,
                 cache_salt=request.cache_salt,
@@ -151,13 +147,17 @@ class FleetClient:
         translated = []
         for flight, output, is_first in outputs:
             try:
-                translated.append(self._to_vllm(flight, output, is_first, shift_s))
+                full = codec.to_vllm(flight, output, is_first=is_first, shift_s=shift_s)
             except Exception:  # one odd output must not end the streams of all others
                 logger.exception("output not decoded", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
                 self._fail(flight, GatewayFailed())
                 continue
+            translated.append(full)
             if flight.exchange is not None:
+                at = codec.scheduled_at(full)
+                if at is not None:
+                    flight.exchange.note_scheduled(at)
                 cached = (output.cached_tokens or 0) if is_first else 0
                 flight.exchange.note_tokens(len(output.token_ids), cached, now, flight.gap_s)
         self._outputs.put_nowait(
@@ -187,42 +187,3 @@ class FleetClient:
         seeded.__dict__.pop("sampling_type", None)
         seeded.seed = self._rng.getrandbits(SEED_BITS)
         return seeded
-
-    def _to_vllm(
-        self, flight: Flight, output: Output, is_first: bool, shift_s: float
-    ) -> EngineCoreOutput:
-        """What a later attempt says of its prefill and queue is no news to the front end."""
-        if output.extra is None:
-            reason = output.finish_reason
-            return EngineCoreOutput(
-                request_id=flight.request_id,
-                new_token_ids=output.token_ids,
-                finish_reason=None if reason is None else FinishReason(reason),
-                stop_reason=output.stop_reason,
-                prefill_stats=_prefill_stats(flight, output) if is_first else None,
-                trace_headers=flight.trace_headers,
-            )
-        # Tensors are made over these bytes, and torch wants them writable.
-        full: EngineCoreOutput = self._decoder.decode(bytearray(output.extra))
-        full.request_id = flight.request_id
-        full.trace_headers = flight.trace_headers
-        if not is_first:
-            full.prefill_stats = None
-            full.events = [e for e in full.events or () if e.type is not EngineCoreEventType.QUEUED]
-        for event in full.events or ():
-            event.timestamp += shift_s
-            if event.type is EngineCoreEventType.SCHEDULED and flight.exchange is not None:
-                flight.exchange.note_scheduled(event.timestamp)
-        return full
-
-
-def _prefill_stats(flight: Flight, output: Output) -> PrefillStats | None:
-    if output.cached_tokens is None:
-        return None
-    stats = PrefillStats()
-    stats.set(
-        num_prompt_tokens=len(flight.prompt_token_ids),
-        num_local_cached_tokens=output.cached_tokens,
-        num_external_cached_tokens=0,
-    )
-    return stats
