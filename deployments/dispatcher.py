@@ -21,7 +21,7 @@ from qwenfleet.deployments import audit
 from qwenfleet.deployments.flight import Cut, Flight
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.link import EngineLink, targets_of
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.roster import Roster
 from qwenfleet.deployments.routing import Target, choose, with_room
 from qwenfleet.deployments.suspicion import Verdict

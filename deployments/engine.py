@@ -35,13 +35,8 @@ from qwenfleet.deployments.followers import Followers, start_followers
 from qwenfleet.deployments.instruments import reporting
 from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.members import members
-from qwenfleet.deployments.registry import (
-    ANNOUNCE_INTERVAL_S,
-    DrainOrder,
-    EngineRecord,
-    RegistryClient,
-    StartFailure,
-)
+from qwenfleet.deployments.registry import ANNOUNCE_INTERVAL_S, RegistryClient
+from qwenfleet.deployments.registry_records import DrainOrder, EngineRecord, StartFailure
 from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.tracing_setup import tracing_of
 from qwenfleet.deployments.transport import EngineDescription

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from qwenfleet.cluster import metrics
 from qwenfleet.deployments.instruments import Instruments
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import RankLoad
 

@@ -34,7 +34,7 @@ from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.flight import Flight
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.transport import EngineDescription, Output
 
 logger = logging.getLogger(__name__)

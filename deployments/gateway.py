@@ -24,12 +24,8 @@ from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp, Served
 from qwenfleet.deployments.instruments import reporting
 from qwenfleet.deployments.logs import join_serve_log
-from qwenfleet.deployments.registry import (
-    EngineRecord,
-    GatewayRecord,
-    RegistryClient,
-    StartFailure,
-)
+from qwenfleet.deployments.registry import RegistryClient
+from qwenfleet.deployments.registry_records import EngineRecord, GatewayRecord, StartFailure
 from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.tracing_setup import tracing_of
 

@@ -11,7 +11,7 @@ from typing import Final, TextIO
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.app import START_ATTEMPTS
-from qwenfleet.deployments.registry import EngineRecord, Snapshot
+from qwenfleet.deployments.registry_records import EngineRecord, Snapshot
 from qwenfleet.deployments.stages import Stage, StageClock, table
 
 EXAMPLE: Final = """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One part of a start."""
 
     name: str
@@ -33,7 +33,7 @@ class StageClock:
     def end(self) -> None:
         if self._stages and self._stages[-1].seconds is None:
             last = self._stages[-1]
-            self._stages[-1] = replace(last, seconds=self._clock() - last.began_at)
+            self._stages[-1] = msgspec.structs.replace(last, seconds=self._clock() - last.began_at)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

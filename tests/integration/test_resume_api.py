@@ -22,7 +22,7 @@ from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.transport import Output, Submit
 
 pytestmark = [

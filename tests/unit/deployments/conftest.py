@@ -27,7 +27,7 @@ from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.link import EngineLink
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.scripted_engine import ScriptedCore
 from qwenfleet.deployments.spans import Spans
 from qwenfleet.deployments.transport import (

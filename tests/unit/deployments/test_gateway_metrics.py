@@ -16,11 +16,8 @@ from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments import instruments
 from qwenfleet.deployments.engine_metrics import EngineMetrics, phases
 from qwenfleet.deployments.gateway_metrics import AVAILABILITY, NO_MODEL, GatewayMetrics
-from qwenfleet.deployments.registry import (
-    CountingRegistry,
-    EngineRecord,
-    StartFailure,
-)
+from qwenfleet.deployments.registry_actor import CountingRegistry
+from qwenfleet.deployments.registry_records import EngineRecord, StartFailure
 from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import RankLoad
 

@@ -6,11 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
@@ -18,7 +19,7 @@ from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.flight import Flight
 from qwenfleet.deployments.link import EngineLink
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.transport import Output
 
 PATIENCE_S = 10.0
