@@ -34,7 +34,7 @@ from qwenfleet.deployments.environment import ENGINE_SERVICE
 from qwenfleet.deployments.followers import Followers, start_followers
 from qwenfleet.deployments.instruments import reporting
 from qwenfleet.deployments.logs import join_serve_log
-from qwenfleet.deployments.members import members
+from qwenfleet.deployments.placement import engine_nodes
 from qwenfleet.deployments.registry import ANNOUNCE_INTERVAL_S, RegistryClient
 from qwenfleet.deployments.registry_records import DrainOrder, EngineRecord, StartFailure
 from qwenfleet.deployments.stages import StageClock
@@ -63,7 +63,7 @@ class Engine:
         self._pool = pool
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
-        self._members = await asyncio.to_thread(members)
+        self._nodes = await asyncio.to_thread(engine_nodes)
         replica = serve.get_replica_context()
         self._id = replica.replica_id.unique_id
         self._secret = secrets.token_hex(16)
@@ -88,7 +88,7 @@ class Engine:
         self._tasks = [asyncio.create_task(self._announce())]
         turn = asyncio.create_task(self._may_load.wait())
         await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        watch = await node_watch.start(self._members.values())
+        watch = await node_watch.start(self._nodes.values())
         if watch is not None:
             await watch.may_start(self._stages.begin)
         self._stages.begin(StartPhase.STARTING)
@@ -239,7 +239,7 @@ class Engine:
             model=self._model.id,
             pool=self._pool,
             node=self._node,
-            nodes=tuple(self._members),
+            nodes=tuple(self._nodes),
             pid=os.getpid(),
             state=state,
             reason=reason,

@@ -2,10 +2,10 @@
 
 Calls and answers are the bytes of `registry_records`. Older code has a registry of another name, to
 which records cross by pickle. This code does not find it: commands say that such a fleet does not
-answer, and an update in place (`python -m qwenfleet.deployments` again) starts a registry of its own
-next to it. While Serve replaces the replicas, old gateways know the old engines and new gateways the
-new ones; a new gateway answers 503 until the first new engine is ready. The old registry ends when
-all replicas are new.
+answer, and an update in place (`python -m qwenfleet.deployments` again) starts a registry of its
+own next to it. While Serve replaces the replicas, old gateways know the old engines and new
+gateways the new ones; a new gateway answers 503 until the first new engine is ready. The old
+registry ends when all replicas are new.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 
 from qwenfleet.cluster.labels import FinishReason
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.deployments.sharding import NodePlace, sharding_args
+from qwenfleet.deployments.vllm_args import NodePlace, sharding_args
 
 ROOT = Path(__file__).resolve().parents[3]
 ASYNC_LLM_PATHS = [
