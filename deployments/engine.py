@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -90,7 +91,7 @@ class Engine:
         await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
         watch = await node_watch.start(self._nodes.values())
         if watch is not None:
-            await watch.may_start(self._stages.begin)
+            await watch.may_start(partial(self._stages.begin, StartPhase.HELD))
         self._stages.begin(StartPhase.STARTING)
         self._has_news.set()
         try:
