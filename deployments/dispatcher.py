@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
@@ -42,10 +43,20 @@ PATIENCE_S: Final = 2.0
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
 """Losses that no request can have caused."""
 
-Deliver = Callable[[list[tuple[Flight, Output, bool]], float, float], None]
-"""What takes outputs: (flight, output, whether it is the request's first), the seconds to add to
-the engine's clock to get ours, and our clock."""
-Fail = Callable[[Flight, FleetError], None]
+
+class Recipient(Protocol):
+    """Whose requests a dispatcher carries. Neither method may raise."""
+
+    def deliver(
+        self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
+    ) -> None:
+        """Take outputs, each with its flight and whether it is the request's first. `shift_s` is
+        added to the engine's clock to get ours; `now` is ours."""
+        ...
+
+    def fail(self, flight: Flight, error: FleetError) -> None:
+        """The request ends with this error."""
+        ...
 
 
 class Dispatcher:
@@ -59,19 +70,16 @@ class Dispatcher:
         wire: WireConfig,
         retry_after_s: int,
         metrics: GatewayMetrics,
-        deliver: Deliver,
-        fail: Fail,
-        clock: Callable[[], float],
-        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
     ) -> None:
         self._model = model
         self._gateway = gateway
         self._retry_after_s = retry_after_s
         self._metrics = metrics
-        self._deliver = deliver
-        self._fail = fail
         self._clock = clock
-        self._rng = rng
+        self._rng = rng or random.Random()
+        self._recipient: Recipient | None = None
         self._roster = Roster(model, gateway=gateway, wire=wire, events=self, clock=clock)
         self._flights: dict[str, Flight] = {}
         self._by_key: dict[str, Flight] = {}
@@ -79,6 +87,10 @@ class Dispatcher:
         """Requests that wait for an engine, or for their turn to leave one."""
         self._trial_link: EngineLink | None = None
         self._numbers = itertools.count()
+
+    def attach(self, recipient: Recipient) -> None:
+        """Who gets outputs and errors; before its first request."""
+        self._recipient = recipient
 
     # The fleet.
 
@@ -115,6 +127,7 @@ class Dispatcher:
 
     def add(self, flight: Flight) -> None:
         """Give a new request to an engine, or let it wait for one."""
+        assert self._recipient is not None, "attach comes first"
         flight.number = next(self._numbers)
         self._flights[flight.request_id] = flight
         if flight.exchange is not None:
@@ -160,8 +173,8 @@ class Dispatcher:
                 continue
             taken.append((flight, output, not flight.has_output))
             self._take(flight, output, now)
-        if taken:
-            self._deliver(taken, now - frame.clock_s, now)
+        if taken and self._recipient is not None:
+            self._recipient.deliver(taken, now - frame.clock_s, now)
         self._dispatch()
 
     def on_trying(self, link: EngineLink, frame: Trying) -> None:
@@ -353,7 +366,8 @@ class Dispatcher:
         if flight.link is not None:
             flight.link.abort([flight.key])
         self._drop(flight)
-        self._fail(flight, error)
+        if self._recipient is not None:
+            self._recipient.fail(flight, error)
 
     def _resumed(self, flight: Flight, cut: Cut, now: float) -> None:
         """Its first token at another engine is here."""

@@ -1,8 +1,12 @@
 """Exchange: one HTTP request and its response, from the body's last byte to the answer's.
 
 It gives the request what vLLM's app does not know: a deadline, keep-alives while a stream is
-silent, and an ending that the client can read when the engine is lost. The fleet client finds the
-exchange of a request in a context variable, because vLLM passes nothing through.
+silent, and an ending that the client can read when the engine is lost.
+
+Who may touch an exchange, all on the gateway's event loop: `GatewayApp` makes it and runs it once.
+The `ModelClient` finds it in a context variable, because vLLM passes nothing through; it notes
+prompts, steps and tokens there, and ends it by `fail`. The `Dispatcher` sets `blocked_by`. A
+`Flight` carries it between the two. Only the exchange sets its outcome.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ def current_exchange() -> Exchange | None:
 
 
 class Exchange:
-    """Runs one app call. Times are seconds of `clock`; token counts are noted by the fleet
+    """Runs one app call. Times are seconds of `clock`; token counts are noted by the model
     client."""
 
     def __init__(

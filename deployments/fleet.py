@@ -1,4 +1,4 @@
-"""FleetClient: the `engine_core` of an otherwise unchanged AsyncLLM, over every engine of one
+"""ModelClient: the `engine_core` of an otherwise unchanged AsyncLLM, over every engine of one
 model.
 
 AsyncLLM sees one engine, index 0, for ever: an index that it does not know, or an exception out of
@@ -14,7 +14,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,16 +26,13 @@ from vllm.v1.engine import (
     FinishReason,
 )
 
-from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.request_errors import GatewayFailed
 from qwenfleet.deployments import codec
 from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.flight import Flight
-from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.registry_records import EngineRecord
-from qwenfleet.deployments.transport import EngineDescription, Output
+from qwenfleet.deployments.transport import Output
 
 logger = logging.getLogger(__name__)
 
@@ -50,57 +47,23 @@ class _Resources:
     engine_dead: bool = False
 
 
-class FleetClient:
+class ModelClient:
     """Implements the part of vLLM's EngineCoreClient that AsyncLLM calls for text generation."""
 
     def __init__(
         self,
-        model: str,
-        *,
-        gateway: str,
-        wire: WireConfig,
-        retry_after_s: int,
-        metrics: GatewayMetrics,
+        dispatcher: Dispatcher,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
+        """Takes over what the dispatcher has to say of its requests."""
         self.engine_ranks_managed = [0]
         self.resources = _Resources()
         self._clock = clock
         self._rng = rng or random.Random()
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self._dispatcher = Dispatcher(
-            model,
-            gateway=gateway,
-            wire=wire,
-            retry_after_s=retry_after_s,
-            metrics=metrics,
-            deliver=self._deliver,
-            fail=self._fail,
-            clock=clock,
-            rng=self._rng,
-        )
-
-    # The fleet.
-
-    def update(self, records: Iterable[EngineRecord]) -> None:
-        """Connect to the engines of this model that we do not know yet."""
-        self._dispatcher.update(records)
-
-    @property
-    def description(self) -> EngineDescription | None:
-        """What the engines of this model are; None until one was met."""
-        return self._dispatcher.description
-
-    @property
-    def num_engines(self) -> int:
-        """Engines that a request could be sent to now."""
-        return self._dispatcher.num_engines
-
-    @property
-    def num_moving(self) -> int:
-        """Requests that wait for an engine, or for their turn to leave one."""
-        return self._dispatcher.num_moving
+        self._dispatcher = dispatcher
+        dispatcher.attach(self)
 
     # What AsyncLLM calls.
 
@@ -141,7 +104,7 @@ class FleetClient:
 
     # What the dispatcher calls.
 
-    def _deliver(
+    def deliver(
         self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
     ) -> None:
         translated = []
@@ -151,7 +114,7 @@ class FleetClient:
             except Exception:  # one odd output must not end the streams of all others
                 logger.exception("output not decoded", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
-                self._fail(flight, GatewayFailed())
+                self.fail(flight, GatewayFailed())
                 continue
             translated.append(full)
             if flight.exchange is not None:
@@ -164,7 +127,7 @@ class FleetClient:
             EngineCoreOutputs(engine_index=0, outputs=translated, timestamp=now)
         )
 
-    def _fail(self, flight: Flight, error: FleetError) -> None:
+    def fail(self, flight: Flight, error: FleetError) -> None:
         """End a request with an error; one outside any exchange ends as vLLM ends its own."""
         if flight.exchange is not None:
             flight.exchange.fail(error)

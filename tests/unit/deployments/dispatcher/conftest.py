@@ -60,11 +60,10 @@ class Desk:
             wire=wire,
             retry_after_s=5,
             metrics=metrics,
-            deliver=self._deliver,
-            fail=self._fail,
             clock=clock,
             rng=random.Random(0),
         )
+        self.dispatcher.attach(self)
 
     def ask(
         self,
@@ -96,7 +95,7 @@ class Desk:
         self.dispatcher.close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _deliver(
+    def deliver(
         self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
     ) -> None:
         for flight, output, is_first in outputs:
@@ -106,7 +105,7 @@ class Desk:
             stream.tokens += output.token_ids
             stream.finish_reason = output.finish_reason
 
-    def _fail(self, flight: Flight, error: FleetError) -> None:
+    def fail(self, flight: Flight, error: FleetError) -> None:
         stream = self.streams[flight.request_id]
         assert not stream.is_over, "an error after the end"
         stream.error = error
