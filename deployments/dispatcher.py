@@ -101,8 +101,7 @@ class Dispatcher:
     def close(self) -> None:
         """The gateway ends, and its requests with it."""
         for flight in self._flights.values():
-            if flight.span is not None:
-                flight.span.end("aborted")
+            flight.span.end("aborted")
         self._flights.clear()
         self._by_key.clear()
         self._moving.clear()
@@ -232,11 +231,9 @@ class Dispatcher:
             flight.token_ids += output.token_ids
             flight.gap_s = None if flight.token_at is None else now - flight.token_at
             flight.token_at = now
-            if flight.span is not None:
-                flight.span.took(len(output.token_ids))
+            flight.span.took(len(output.token_ids))
         if output.finish_reason is not None:
-            if flight.span is not None:
-                flight.span.finish(output.finish_reason)
+            flight.span.finish(output.finish_reason)
             # No token came behind the cut: a grammar refused those so far.
             if flight.cut is not None:
                 audit.not_resumed(flight, "the engine ended it")
@@ -245,8 +242,7 @@ class Dispatcher:
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:
         """The request has no owner from here on; False when it is not to have another."""
         assert flight.link is not None
-        if flight.span is not None:
-            flight.span.end(loss.value, reason)
+        flight.span.end(loss.value, reason)
         if loss not in HARMLESS:
             verdict = flight.suspicion.crashed(
                 is_core_death=loss is Loss.CORE_DIED, was_alone=flight.link.unanswered <= 1
@@ -351,8 +347,7 @@ class Dispatcher:
     def _drop(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
         self._by_key.pop(flight.key, None)
-        if flight.span is not None:
-            flight.span.end("aborted")
+        flight.span.end("aborted")
         self._moving.pop(flight.request_id, None)
 
     def _why_blocked(self) -> FleetError | None:
@@ -361,8 +356,7 @@ class Dispatcher:
 
     def _end(self, flight: Flight, error: FleetError) -> None:
         audit.not_resumed(flight, str(error))
-        if flight.span is not None:
-            flight.span.end(error.code)
+        flight.span.end(error.code)
         if flight.link is not None:
             flight.link.abort([flight.key])
         self._drop(flight)
@@ -373,6 +367,5 @@ class Dispatcher:
         """Its first token at another engine is here."""
         gap_s = now - (flight.token_at if flight.token_at is not None else cut.at)
         self._metrics.resumed(self._model, cut.loss, gap_s)
-        if flight.span is not None:
-            flight.span.resumed(gap_s)
+        flight.span.resumed(gap_s)
         audit.resumed(flight, cut, gap_s)

@@ -157,8 +157,7 @@ class Engine:
         os._exit(0)
 
     async def _send_last_spans(self) -> None:
-        if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(self._tracing.close)
 
     async def _start(self) -> None:
         traces_url = self._fleet.traces_url
@@ -175,7 +174,7 @@ class Engine:
             secret=self._secret,
             description=description,
             wire=self._fleet.wire,
-            spans=None if self._tracing is None else self._tracing.spans,
+            spans=self._tracing.spans,
         )
         address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())
         self._address = await self._host.listen(address)

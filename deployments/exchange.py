@@ -31,9 +31,10 @@ from qwenfleet.cluster.request_errors import (
 from qwenfleet.deployments import answers
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
+from qwenfleet.deployments.tracing_setup import NO_REQUEST_SPAN
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.request_span import RequestSpan
+    from qwenfleet.deployments.tracing_setup import AnyRequestSpan
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Exchange:
         keep_alive_s: float,
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
-        span: RequestSpan | None = None,
+        span: AnyRequestSpan = NO_REQUEST_SPAN,
         makes_tokens: bool = True,
         is_clients_deadline: bool = False,
     ) -> None:
@@ -216,17 +217,15 @@ class Exchange:
             self._metrics.no_token(self.model, now - self.started_at)
         elif self._token_at is not None:
             self._metrics.no_next_token(self.model, now - self._token_at)
-        if self.span is not None:
-            self.span.answer(
-                outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
-            )
+        self.span.answer(
+            outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
+        )
 
     async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
         """Tell the client, as far as its response has come."""
         self.outcome = outcome or self._outcome_of(error)
         self._metrics.rejected(self.model, error.code)
-        if self.span is not None:
-            self.span.fail(error)
+        self.span.fail(error)
         if self._is_finished:
             return
         self._is_finished = True

@@ -56,8 +56,7 @@ class Gateway:
         )
         self._metrics.begin()
         self._tracing = tracing_of(self._config, service="qwenfleet-gateway", instance=self._id)
-        spans = None if self._tracing is None else self._tracing.spans
-        self._app = GatewayApp(self._config, self._metrics, spans)
+        self._app = GatewayApp(self._config, self._metrics, self._tracing.spans)
         self._listed: tuple[EngineRecord, ...] = ()
         self._was_told = asyncio.Event()
         """Set when the registry has answered, or is away."""
@@ -92,8 +91,7 @@ class Gateway:
         with reporting():
             self._app.report()
         await self._registry.withdraw(self._id)
-        if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(self._tracing.close)
 
     def check_health(self) -> None:
         """A gateway whose tasks ended can never serve again: let Serve replace it."""
