@@ -20,7 +20,7 @@ from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
 from qwenfleet.deployments.gateway import Gateway
 from qwenfleet.deployments.logs import REPLICA_LOG
-from qwenfleet.deployments.sharding import actor_resources, node_bundle
+from qwenfleet.deployments.placement import actor_resources, node_bundle
 
 logger = logging.getLogger(__name__)
 

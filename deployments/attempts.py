@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.speed import RankSpeed
+from qwenfleet.deployments.tracing_setup import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.transport import Output, RankLoad, Submit
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.attempt_span import AttemptSpan
+    from qwenfleet.deployments.tracing_setup import AnyAttemptSpan
 
 
 @dataclass(eq=False)
@@ -37,7 +38,7 @@ class Attempt:
     session: Session
     submit: Submit
     prefill_tokens: int
-    span: AttemptSpan | None = None
+    span: AnyAttemptSpan = NO_ATTEMPT_SPAN
     is_in_core: bool = False
     is_answered: bool = False
 
@@ -65,7 +66,11 @@ class Attempts:
         return len(self._held)
 
     def add(
-        self, key: str, session: Session, submit: Submit, span: AttemptSpan | None = None
+        self,
+        key: str,
+        session: Session,
+        submit: Submit,
+        span: AnyAttemptSpan = NO_ATTEMPT_SPAN,
     ) -> bool:
         """Hold an attempt. The answer says whether the core may have it now."""
         tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
@@ -86,8 +91,7 @@ class Attempts:
         attempt.session.owned.discard(key)
         if attempt.is_in_core:
             self._speeds[attempt.dp_rank].left(is_answered=attempt.is_answered)
-        if attempt.span is not None:
-            attempt.span.end(how)
+        attempt.span.end(how)
         if key == self._on_trial:
             self._on_trial = None
         if not self._held:
@@ -142,11 +146,9 @@ class Attempts:
             self._first_answer(attempt, output)
         if output.wire_id == self._on_trial and output.token_ids:
             self._on_trial = None
-        if attempt.span is not None:
-            attempt.span.took(len(output.token_ids))
+        attempt.span.took(len(output.token_ids))
         if output.finish_reason is not None:
-            if attempt.span is not None:
-                attempt.span.finish(output.finish_reason)
+            attempt.span.finish(output.finish_reason)
             self.drop(output.wire_id)
 
     def _first_answer(self, attempt: Attempt, output: Output) -> None:
@@ -160,14 +162,13 @@ class Attempts:
     def scheduled(self, key: str, ago_s: float) -> None:
         """The core took this attempt out of its queue so long ago."""
         attempt = self._held.get(key)
-        if attempt is not None and attempt.span is not None:
+        if attempt is not None:
             attempt.span.scheduled(ago_s)
 
     def end_spans(self, how: str, reason: str) -> None:
         """The host ends, and what it holds with it."""
         for attempt in self._held.values():
-            if attempt.span is not None:
-                attempt.span.end(how, reason)
+            attempt.span.end(how, reason)
 
     def load(self, ranks: Iterable[RankLoad]) -> list[RankLoad]:
         """The scheduler's own figures, brought up to date by what it was sent since its last step:

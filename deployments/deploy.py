@@ -47,6 +47,7 @@ def deploy(config: FleetConfig, config_file: str, *, timeout_s: float) -> None:
             wait_for_applications_running=False,
         )
         _wait(config, stages, timeout_s)
+        registry.end_legacy(config.name)
 
 
 def stop(config: FleetConfig) -> None:

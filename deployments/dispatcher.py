@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
@@ -21,7 +22,7 @@ from qwenfleet.deployments import audit
 from qwenfleet.deployments.flight import Cut, Flight
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.link import EngineLink, targets_of
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.roster import Roster
 from qwenfleet.deployments.routing import Target, choose, with_room
 from qwenfleet.deployments.suspicion import Verdict
@@ -42,10 +43,20 @@ PATIENCE_S: Final = 2.0
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
 """Losses that no request can have caused."""
 
-Deliver = Callable[[list[tuple[Flight, Output, bool]], float, float], None]
-"""What takes outputs: (flight, output, whether it is the request's first), the seconds to add to
-the engine's clock to get ours, and our clock."""
-Fail = Callable[[Flight, FleetError], None]
+
+class Recipient(Protocol):
+    """Whose requests a dispatcher carries. Neither method may raise."""
+
+    def deliver(
+        self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
+    ) -> None:
+        """Take outputs, each with its flight and whether it is the request's first. `shift_s` is
+        added to the engine's clock to get ours; `now` is ours."""
+        ...
+
+    def fail(self, flight: Flight, error: FleetError) -> None:
+        """The request ends with this error."""
+        ...
 
 
 class Dispatcher:
@@ -59,19 +70,16 @@ class Dispatcher:
         wire: WireConfig,
         retry_after_s: int,
         metrics: GatewayMetrics,
-        deliver: Deliver,
-        fail: Fail,
-        clock: Callable[[], float],
-        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
     ) -> None:
         self._model = model
         self._gateway = gateway
         self._retry_after_s = retry_after_s
         self._metrics = metrics
-        self._deliver = deliver
-        self._fail = fail
         self._clock = clock
-        self._rng = rng
+        self._rng = rng or random.Random()
+        self._recipient: Recipient | None = None
         self._roster = Roster(model, gateway=gateway, wire=wire, events=self, clock=clock)
         self._flights: dict[str, Flight] = {}
         self._by_key: dict[str, Flight] = {}
@@ -79,6 +87,10 @@ class Dispatcher:
         """Requests that wait for an engine, or for their turn to leave one."""
         self._trial_link: EngineLink | None = None
         self._numbers = itertools.count()
+
+    def attach(self, recipient: Recipient) -> None:
+        """Who gets outputs and errors; before its first request."""
+        self._recipient = recipient
 
     # The fleet.
 
@@ -89,8 +101,7 @@ class Dispatcher:
     def close(self) -> None:
         """The gateway ends, and its requests with it."""
         for flight in self._flights.values():
-            if flight.span is not None:
-                flight.span.end("aborted")
+            flight.span.end("aborted")
         self._flights.clear()
         self._by_key.clear()
         self._moving.clear()
@@ -115,6 +126,7 @@ class Dispatcher:
 
     def add(self, flight: Flight) -> None:
         """Give a new request to an engine, or let it wait for one."""
+        assert self._recipient is not None, "attach comes first"
         flight.number = next(self._numbers)
         self._flights[flight.request_id] = flight
         if flight.exchange is not None:
@@ -160,8 +172,8 @@ class Dispatcher:
                 continue
             taken.append((flight, output, not flight.has_output))
             self._take(flight, output, now)
-        if taken:
-            self._deliver(taken, now - frame.clock_s, now)
+        if taken and self._recipient is not None:
+            self._recipient.deliver(taken, now - frame.clock_s, now)
         self._dispatch()
 
     def on_trying(self, link: EngineLink, frame: Trying) -> None:
@@ -219,11 +231,9 @@ class Dispatcher:
             flight.token_ids += output.token_ids
             flight.gap_s = None if flight.token_at is None else now - flight.token_at
             flight.token_at = now
-            if flight.span is not None:
-                flight.span.took(len(output.token_ids))
+            flight.span.took(len(output.token_ids))
         if output.finish_reason is not None:
-            if flight.span is not None:
-                flight.span.finish(output.finish_reason)
+            flight.span.finish(output.finish_reason)
             # No token came behind the cut: a grammar refused those so far.
             if flight.cut is not None:
                 audit.not_resumed(flight, "the engine ended it")
@@ -232,8 +242,7 @@ class Dispatcher:
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:
         """The request has no owner from here on; False when it is not to have another."""
         assert flight.link is not None
-        if flight.span is not None:
-            flight.span.end(loss.value, reason)
+        flight.span.end(loss.value, reason)
         if loss not in HARMLESS:
             verdict = flight.suspicion.crashed(
                 is_core_death=loss is Loss.CORE_DIED, was_alone=flight.link.unanswered <= 1
@@ -338,8 +347,7 @@ class Dispatcher:
     def _drop(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
         self._by_key.pop(flight.key, None)
-        if flight.span is not None:
-            flight.span.end("aborted")
+        flight.span.end("aborted")
         self._moving.pop(flight.request_id, None)
 
     def _why_blocked(self) -> FleetError | None:
@@ -348,17 +356,16 @@ class Dispatcher:
 
     def _end(self, flight: Flight, error: FleetError) -> None:
         audit.not_resumed(flight, str(error))
-        if flight.span is not None:
-            flight.span.end(error.code)
+        flight.span.end(error.code)
         if flight.link is not None:
             flight.link.abort([flight.key])
         self._drop(flight)
-        self._fail(flight, error)
+        if self._recipient is not None:
+            self._recipient.fail(flight, error)
 
     def _resumed(self, flight: Flight, cut: Cut, now: float) -> None:
         """Its first token at another engine is here."""
         gap_s = now - (flight.token_at if flight.token_at is not None else cut.at)
         self._metrics.resumed(self._model, cut.loss, gap_s)
-        if flight.span is not None:
-            flight.span.resumed(gap_s)
+        flight.span.resumed(gap_s)
         audit.resumed(flight, cut, gap_s)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments.attach import attached
-
-if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
-    from qwenfleet.deployments.registry import DrainOrder, EngineRecord, Snapshot
+from qwenfleet.deployments.registry_records import DrainOrder, EngineRecord, Snapshot
 
 POLL_S: Final = 0.25
 GONE_S: Final = 2.0
@@ -64,7 +62,7 @@ def drain(
         from qwenfleet.deployments import registry
 
         chosen = choose(registry.read(running.name).engines, engine, is_forced=is_forced)
-        order = registry.DrainOrder("an operator drains it", deadline_s)
+        order = DrainOrder("an operator drains it", deadline_s)
         say(f"draining {chosen.id}: {chosen.running + chosen.waiting} requests to move")
         stayed = drain_all(
             registry,

@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -34,14 +35,9 @@ from qwenfleet.deployments.environment import ENGINE_SERVICE
 from qwenfleet.deployments.followers import Followers, start_followers
 from qwenfleet.deployments.instruments import reporting
 from qwenfleet.deployments.logs import join_serve_log
-from qwenfleet.deployments.members import members
-from qwenfleet.deployments.registry import (
-    ANNOUNCE_INTERVAL_S,
-    DrainOrder,
-    EngineRecord,
-    RegistryClient,
-    StartFailure,
-)
+from qwenfleet.deployments.placement import engine_nodes
+from qwenfleet.deployments.registry import ANNOUNCE_INTERVAL_S, RegistryClient
+from qwenfleet.deployments.registry_records import DrainOrder, EngineRecord, StartFailure
 from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.tracing_setup import tracing_of
 from qwenfleet.deployments.transport import EngineDescription
@@ -68,7 +64,7 @@ class Engine:
         self._pool = pool
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
-        self._members = await asyncio.to_thread(members)
+        self._nodes = await asyncio.to_thread(engine_nodes)
         replica = serve.get_replica_context()
         self._id = replica.replica_id.unique_id
         self._secret = secrets.token_hex(16)
@@ -93,9 +89,9 @@ class Engine:
         self._tasks = [asyncio.create_task(self._announce())]
         turn = asyncio.create_task(self._may_load.wait())
         await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        watch = await node_watch.start(self._members.values())
+        watch = await node_watch.start(self._nodes.values())
         if watch is not None:
-            await watch.may_start(self._stages.begin)
+            await watch.may_start(partial(self._stages.begin, StartPhase.HELD))
         self._stages.begin(StartPhase.STARTING)
         self._has_news.set()
         try:
@@ -161,8 +157,7 @@ class Engine:
         os._exit(0)
 
     async def _send_last_spans(self) -> None:
-        if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(self._tracing.close)
 
     async def _start(self) -> None:
         traces_url = self._fleet.traces_url
@@ -179,7 +174,7 @@ class Engine:
             secret=self._secret,
             description=description,
             wire=self._fleet.wire,
-            spans=None if self._tracing is None else self._tracing.spans,
+            spans=self._tracing.spans,
         )
         address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())
         self._address = await self._host.listen(address)
@@ -244,7 +239,7 @@ class Engine:
             model=self._model.id,
             pool=self._pool,
             node=self._node,
-            nodes=tuple(self._members),
+            nodes=tuple(self._nodes),
             pid=os.getpid(),
             state=state,
             reason=reason,

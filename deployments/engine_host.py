@@ -20,6 +20,7 @@ from qwenfleet.deployments.bounds import OVERSLEPT_S, Condition
 from qwenfleet.deployments.connection import Connection
 from qwenfleet.deployments.core import Core, CoreDead, CoreFrozen, CoreStep
 from qwenfleet.deployments.pulse import Pulse
+from qwenfleet.deployments.tracing_setup import NO_SPANS
 from qwenfleet.deployments.transport import (
     PROTOCOL_VERSION,
     Abort,
@@ -42,7 +43,7 @@ from qwenfleet.deployments.transport import (
 )
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.spans import Spans
+    from qwenfleet.deployments.tracing_setup import AnySpans
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class EngineHost:
         description: EngineDescription,
         wire: WireConfig,
         clock: Callable[[], float] = time.monotonic,
-        spans: Spans | None = None,
+        spans: AnySpans = NO_SPANS,
     ) -> None:
         self.orphans = 0
         """Attempts that were stopped because their gateway had gone."""
@@ -227,8 +228,7 @@ class EngineHost:
             return
         if not self._attempts:
             self._pulse.work_came(self._clock())
-        spans = self._spans
-        span = None if spans is None else spans.in_engine(submit, self._engine, self._model)
+        span = self._spans.in_engine(submit, self._engine, self._model)
         if self._attempts.add(key, session, submit, span):
             await self._give(key, session, submit)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from qwenfleet.cluster import metrics
 from qwenfleet.deployments.instruments import Instruments
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import RankLoad
 
@@ -54,11 +54,9 @@ class EngineMetrics:
 
 
 def phases(stages: Sequence[Stage], clock: Callable[[], float] = time.time) -> dict[str, float]:
-    """Seconds of each phase of a start, so far. A stage that waits for something says what for
-    behind a colon, which is no label."""
+    """Seconds of each phase of a start, so far."""
     total: dict[str, float] = {}
     for stage in stages:
-        phase = stage.name.partition(":")[0]
         seconds = clock() - stage.began_at if stage.seconds is None else stage.seconds
-        total[phase] = total.get(phase, 0.0) + seconds
+        total[stage.name] = total.get(stage.name, 0.0) + seconds
     return total

@@ -1,8 +1,12 @@
 """Exchange: one HTTP request and its response, from the body's last byte to the answer's.
 
 It gives the request what vLLM's app does not know: a deadline, keep-alives while a stream is
-silent, and an ending that the client can read when the engine is lost. The fleet client finds the
-exchange of a request in a context variable, because vLLM passes nothing through.
+silent, and an ending that the client can read when the engine is lost.
+
+Who may touch an exchange, all on the gateway's event loop: `GatewayApp` makes it and runs it once.
+The `ModelClient` finds it in a context variable, because vLLM passes nothing through; it notes
+prompts, steps and tokens there, and ends it by `fail`. The `Dispatcher` sets `blocked_by`. A
+`Flight` carries it between the two. Only the exchange sets its outcome.
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ from qwenfleet.cluster.request_errors import (
 from qwenfleet.deployments import answers
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
+from qwenfleet.deployments.tracing_setup import NO_REQUEST_SPAN
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.request_span import RequestSpan
+    from qwenfleet.deployments.tracing_setup import AnyRequestSpan
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ def current_exchange() -> Exchange | None:
 
 
 class Exchange:
-    """Runs one app call. Times are seconds of `clock`; token counts are noted by the fleet
+    """Runs one app call. Times are seconds of `clock`; token counts are noted by the model
     client."""
 
     def __init__(
@@ -58,7 +63,7 @@ class Exchange:
         keep_alive_s: float,
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
-        span: RequestSpan | None = None,
+        span: AnyRequestSpan = NO_REQUEST_SPAN,
         makes_tokens: bool = True,
         is_clients_deadline: bool = False,
     ) -> None:
@@ -212,17 +217,15 @@ class Exchange:
             self._metrics.no_token(self.model, now - self.started_at)
         elif self._token_at is not None:
             self._metrics.no_next_token(self.model, now - self._token_at)
-        if self.span is not None:
-            self.span.answer(
-                outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
-            )
+        self.span.answer(
+            outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
+        )
 
     async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
         """Tell the client, as far as its response has come."""
         self.outcome = outcome or self._outcome_of(error)
         self._metrics.rejected(self.model, error.code)
-        if self.span is not None:
-            self.span.fail(error)
+        self.span.fail(error)
         if self._is_finished:
             return
         self._is_finished = True

@@ -1,4 +1,4 @@
-"""FleetClient: the `engine_core` of an otherwise unchanged AsyncLLM, over every engine of one
+"""ModelClient: the `engine_core` of an otherwise unchanged AsyncLLM, over every engine of one
 model.
 
 AsyncLLM sees one engine, index 0, for ever: an index that it does not know, or an exception out of
@@ -14,30 +14,25 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from vllm.sampling_params import SamplingParams, SamplingType
 from vllm.v1.engine import (
-    EngineCoreEventType,
     EngineCoreOutput,
     EngineCoreOutputs,
     EngineCoreRequest,
     FinishReason,
 )
-from vllm.v1.metrics.stats import PrefillStats
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.request_errors import GatewayFailed
+from qwenfleet.deployments import codec
 from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.flight import Flight
-from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.registry import EngineRecord
-from qwenfleet.deployments.transport import EngineDescription, Output
+from qwenfleet.deployments.transport import Output
 
 logger = logging.getLogger(__name__)
 
@@ -52,59 +47,23 @@ class _Resources:
     engine_dead: bool = False
 
 
-class FleetClient:
+class ModelClient:
     """Implements the part of vLLM's EngineCoreClient that AsyncLLM calls for text generation."""
 
     def __init__(
         self,
-        model: str,
-        *,
-        gateway: str,
-        wire: WireConfig,
-        retry_after_s: int,
-        metrics: GatewayMetrics,
+        dispatcher: Dispatcher,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
+        """Takes over what the dispatcher has to say of its requests."""
         self.engine_ranks_managed = [0]
         self.resources = _Resources()
         self._clock = clock
         self._rng = rng or random.Random()
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self._dispatcher = Dispatcher(
-            model,
-            gateway=gateway,
-            wire=wire,
-            retry_after_s=retry_after_s,
-            metrics=metrics,
-            deliver=self._deliver,
-            fail=self._fail,
-            clock=clock,
-            rng=self._rng,
-        )
-        self._encoder = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
-        self._decoder = MsgpackDecoder(EngineCoreOutput)
-
-    # The fleet.
-
-    def update(self, records: Iterable[EngineRecord]) -> None:
-        """Connect to the engines of this model that we do not know yet."""
-        self._dispatcher.update(records)
-
-    @property
-    def description(self) -> EngineDescription | None:
-        """What the engines of this model are; None until one was met."""
-        return self._dispatcher.description
-
-    @property
-    def num_engines(self) -> int:
-        """Engines that a request could be sent to now."""
-        return self._dispatcher.num_engines
-
-    @property
-    def num_moving(self) -> int:
-        """Requests that wait for an engine, or for their turn to leave one."""
-        return self._dispatcher.num_moving
+        self._dispatcher = dispatcher
+        dispatcher.attach(self)
 
     # What AsyncLLM calls.
 
@@ -120,7 +79,7 @@ class FleetClient:
             Flight(
                 request_id=request.request_id,
                 prompt_token_ids=prompt,
-                payload=cast(bytes, self._encoder.encode(bare)[0]),
+                payload=codec.encode_request(bare),
                 max_tokens=None if params is None else params.max_tokens,
                 priority=request.priority,
                 cache_salt=request.cache_salt,
@@ -145,26 +104,30 @@ class FleetClient:
 
     # What the dispatcher calls.
 
-    def _deliver(
+    def deliver(
         self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
     ) -> None:
         translated = []
         for flight, output, is_first in outputs:
             try:
-                translated.append(self._to_vllm(flight, output, is_first, shift_s))
+                full = codec.to_vllm(flight, output, is_first=is_first, shift_s=shift_s)
             except Exception:  # one odd output must not end the streams of all others
                 logger.exception("output not decoded", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
-                self._fail(flight, GatewayFailed())
+                self.fail(flight, GatewayFailed())
                 continue
+            translated.append(full)
             if flight.exchange is not None:
+                at = codec.scheduled_at(full)
+                if at is not None:
+                    flight.exchange.note_scheduled(at)
                 cached = (output.cached_tokens or 0) if is_first else 0
                 flight.exchange.note_tokens(len(output.token_ids), cached, now, flight.gap_s)
         self._outputs.put_nowait(
             EngineCoreOutputs(engine_index=0, outputs=translated, timestamp=now)
         )
 
-    def _fail(self, flight: Flight, error: FleetError) -> None:
+    def fail(self, flight: Flight, error: FleetError) -> None:
         """End a request with an error; one outside any exchange ends as vLLM ends its own."""
         if flight.exchange is not None:
             flight.exchange.fail(error)
@@ -187,42 +150,3 @@ class FleetClient:
         seeded.__dict__.pop("sampling_type", None)
         seeded.seed = self._rng.getrandbits(SEED_BITS)
         return seeded
-
-    def _to_vllm(
-        self, flight: Flight, output: Output, is_first: bool, shift_s: float
-    ) -> EngineCoreOutput:
-        """What a later attempt says of its prefill and queue is no news to the front end."""
-        if output.extra is None:
-            reason = output.finish_reason
-            return EngineCoreOutput(
-                request_id=flight.request_id,
-                new_token_ids=output.token_ids,
-                finish_reason=None if reason is None else FinishReason(reason),
-                stop_reason=output.stop_reason,
-                prefill_stats=_prefill_stats(flight, output) if is_first else None,
-                trace_headers=flight.trace_headers,
-            )
-        # Tensors are made over these bytes, and torch wants them writable.
-        full: EngineCoreOutput = self._decoder.decode(bytearray(output.extra))
-        full.request_id = flight.request_id
-        full.trace_headers = flight.trace_headers
-        if not is_first:
-            full.prefill_stats = None
-            full.events = [e for e in full.events or () if e.type is not EngineCoreEventType.QUEUED]
-        for event in full.events or ():
-            event.timestamp += shift_s
-            if event.type is EngineCoreEventType.SCHEDULED and flight.exchange is not None:
-                flight.exchange.note_scheduled(event.timestamp)
-        return full
-
-
-def _prefill_stats(flight: Flight, output: Output) -> PrefillStats | None:
-    if output.cached_tokens is None:
-        return None
-    stats = PrefillStats()
-    stats.set(
-        num_prompt_tokens=len(flight.prompt_token_ids),
-        num_local_cached_tokens=output.cached_tokens,
-        num_external_cached_tokens=0,
-    )
-    return stats

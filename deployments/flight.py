@@ -9,11 +9,12 @@ from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.link import EngineLink
 from qwenfleet.deployments.suspicion import Suspicion
+from qwenfleet.deployments.tracing_setup import NO_ATTEMPT_SPAN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qwenfleet.deployments.attempt_span import AttemptSpan
+    from qwenfleet.deployments.tracing_setup import AnyAttemptSpan
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Flight:
     suspicion: Suspicion = field(default_factory=Suspicion)
     trace_headers: Mapping[str, str] | None = None
     """What vLLM's front end wants back with each output, to put its own span into the trace."""
-    span: AttemptSpan | None = None
-    """Of its attempt; None when the request is not traced."""
+    span: AnyAttemptSpan = NO_ATTEMPT_SPAN
+    """Of its attempt."""
 
     @property
     def length_tokens(self) -> int:
@@ -75,10 +76,8 @@ class Flight:
     def traced(self, engine: str) -> dict[str, str] | None:
         """The trace context of its attempt at this engine, whose span begins now; None when the
         request is not traced."""
-        request = None if self.exchange is None else self.exchange.span
-        if request is None:
-            return None
-        self.span = request.attempt(
-            self.request_id, self.attempt, engine, len(self.token_ids), self.span
-        )
-        return None if self.span is None else self.span.headers
+        if self.exchange is not None:
+            self.span = self.exchange.span.attempt(
+                self.request_id, self.attempt, engine, len(self.token_ids), self.span
+            )
+        return self.span.headers

@@ -19,7 +19,8 @@ from qwenfleet.cluster import machine, sources
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments import plugin_metadata
-from qwenfleet.deployments.sharding import NodePlace, actor_resources, node_bundle
+from qwenfleet.deployments.placement import actor_resources, node_bundle
+from qwenfleet.deployments.vllm_args import NodePlace
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI and Anthropic app for one model, over a fleet client instead of an engine of its
+"""vLLM's OpenAI and Anthropic app for one model, over a ModelClient instead of an engine of its
 own.
 
 vLLM internals used here (0.32): AsyncLLM, EngineCoreClient.make_async_mp_client, VllmConfig,
@@ -33,7 +33,7 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig
-from qwenfleet.deployments.fleet import FleetClient
+from qwenfleet.deployments.fleet import ModelClient
 from qwenfleet.deployments.transport import EngineDescription
 
 TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
@@ -51,7 +51,7 @@ async def build(
     model: ModelConfig,
     path: str,
     description: EngineDescription,
-    client: FleetClient,
+    client: ModelClient,
     traces_url: str | None = None,
 ) -> FrontEnd:
     """Load the tokenizer and build the app; limits come from the engine's description."""
@@ -122,14 +122,14 @@ def _front_end_args(model: ModelConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _engine_core(client: FleetClient) -> Iterator[None]:
-    """AsyncLLM makes its engine client inside its constructor; here that is the fleet client. It
+def _engine_core(client: ModelClient) -> Iterator[None]:
+    """AsyncLLM makes its engine client inside its constructor; here that is ours. It
     makes no tracer provider of its own there: vLLM's spans go to this process's."""
     names = vars(async_llm)
     init_tracer = names["init_tracer"]
     original = EngineCoreClient.make_async_mp_client
 
-    def fleet_client(**_: Any) -> FleetClient:
+    def fleet_client(**_: Any) -> ModelClient:
         return client
 
     EngineCoreClient.make_async_mp_client = staticmethod(fleet_client)  # type: ignore[method-assign]

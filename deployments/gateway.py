@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import ray
 from ray import serve
@@ -20,21 +20,15 @@ from starlette.types import ASGIApp
 from qwenfleet.cluster import sources
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.slo import SloConfig
+from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp, Served
 from qwenfleet.deployments.instruments import reporting
 from qwenfleet.deployments.logs import join_serve_log
-from qwenfleet.deployments.registry import (
-    EngineRecord,
-    GatewayRecord,
-    RegistryClient,
-    StartFailure,
-)
+from qwenfleet.deployments.registry import RegistryClient
+from qwenfleet.deployments.registry_records import EngineRecord, GatewayRecord, StartFailure
 from qwenfleet.deployments.stages import StageClock
 from qwenfleet.deployments.tracing_setup import tracing_of
-
-if TYPE_CHECKING:
-    from qwenfleet.deployments.fleet import FleetClient
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +56,11 @@ class Gateway:
         )
         self._metrics.begin()
         self._tracing = tracing_of(self._config, service="qwenfleet-gateway", instance=self._id)
-        spans = None if self._tracing is None else self._tracing.spans
-        self._app = GatewayApp(self._config, self._metrics, spans)
+        self._app = GatewayApp(self._config, self._metrics, self._tracing.spans)
         self._listed: tuple[EngineRecord, ...] = ()
         self._was_told = asyncio.Event()
         """Set when the registry has answered, or is away."""
-        self._clients: dict[str, FleetClient] = {}
+        self._dispatchers: dict[str, Dispatcher] = {}
         """By model."""
         self._stages = StageClock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -98,8 +91,7 @@ class Gateway:
         with reporting():
             self._app.report()
         await self._registry.withdraw(self._id)
-        if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(self._tracing.close)
 
     def check_health(self) -> None:
         """A gateway whose tasks ended can never serve again: let Serve replace it."""
@@ -111,17 +103,16 @@ class Gateway:
         """Import vLLM off the loop, meet the engines, build each model's app as its first engine is
         met."""
         self._stages.begin("importing vLLM")
-        fleet = await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.fleet")
+        await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.front_end")
         for served in self._app.models.values():
-            client = fleet.FleetClient(
+            dispatcher = Dispatcher(
                 served.config.id,
                 gateway=self._id,
                 wire=self._config.wire,
                 retry_after_s=self._config.gateway.retry_after_s,
                 metrics=self._metrics,
             )
-            self._clients[served.config.id] = served.engines = client
-        await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.front_end")
+            self._dispatchers[served.config.id] = served.engines = dispatcher
         self._stages.begin("waiting for an engine")
         while True:
             await self._was_told.wait()
@@ -130,16 +121,18 @@ class Gateway:
                 await self._meet(served, self._listed)
 
     async def _meet(self, served: Served, engines: tuple[EngineRecord, ...]) -> None:
-        client = self._clients[served.config.id]
-        client.update(engines)
-        description = client.description
+        dispatcher = self._dispatchers[served.config.id]
+        dispatcher.update(engines)
+        description = dispatcher.description
         if served.app is not None or served.is_broken or description is None:
             return
         from qwenfleet.deployments import front_end
+        from qwenfleet.deployments.fleet import ModelClient
 
         self._stages.begin(f"building the app of {served.config.id}")
         try:
             path = await asyncio.to_thread(sources.locate, served.config.resolved_source, _log)
+            client = ModelClient(dispatcher)
             built = await front_end.build(
                 served.config, path, description, client, self._config.traces_url
             )

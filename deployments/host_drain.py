@@ -11,13 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qwenfleet.cluster.errors import DrainRefused, FleetError
 from qwenfleet.deployments.drain import CLOSED_S, GRACE_S, FleetRegistry, drain_all
-
-if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
-    from qwenfleet.deployments.registry import DrainOrder, EngineRecord
+from qwenfleet.deployments.registry_records import DrainOrder, EngineRecord
 
 REASON = "an operator drains its node"
 
@@ -142,7 +140,7 @@ def run(
         nodes = node_ids(ray.nodes(), addresses)
         if not nodes:
             say(f"Ray has no living node at {', '.join(addresses)}: no engine is there")
-        order = registry.DrainOrder(REASON, deadline_s)
+        order = DrainOrder(REASON, deadline_s)
         drain_fleets(registry, registry.fleets(), nodes, order, is_forced=is_forced, say=say)
 
 

@@ -33,11 +33,11 @@ from qwenfleet.deployments.answers import Family, family_of
 from qwenfleet.deployments.exchange import Exchange, respond
 from qwenfleet.deployments.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.keys import OPEN_ROUTES, Guard
+from qwenfleet.deployments.tracing_setup import NO_SPANS
 from qwenfleet.deployments.transport import EngineDescription
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.request_span import RequestSpan
-    from qwenfleet.deployments.spans import Spans
+    from qwenfleet.deployments.tracing_setup import AnyRequestSpan, AnySpans
 
 MODEL_ROUTES: Final = frozenset(
     {
@@ -122,7 +122,7 @@ class GatewayApp:
         self,
         config: FleetConfig,
         metrics: GatewayMetrics,
-        spans: Spans | None = None,
+        spans: AnySpans = NO_SPANS,
     ) -> None:
         """Raises ConfigError when the fleet's keys file cannot be used."""
         self.models = {model.id: Served(model) for model in config.models}
@@ -163,12 +163,9 @@ class GatewayApp:
             if method == "GET" and path in OWN_ROUTES:
                 await self._answer_own(path, send)
             elif method == "POST" and path in MODEL_ROUTES:
-                if self._spans is None:
-                    await self._answer_model(scope, family, receive, send)
-                else:
-                    with self._spans.request(scope) as span:
-                        scope = span.carried_by(scope)
-                        await self._answer_model(scope, family, receive, send, span)
+                with self._spans.request(scope) as span:
+                    scope = span.carried_by(scope)
+                    await self._answer_model(scope, family, receive, send, span)
             else:
                 raise UnknownRoute(method, path)
         except FleetError as error:
@@ -212,7 +209,7 @@ class GatewayApp:
         family: Family,
         receive: Receive,
         send: Send,
-        span: RequestSpan | None = None,
+        span: AnyRequestSpan,
     ) -> None:
         timeout_s = self._timeout_s(scope)
         try:
@@ -221,8 +218,7 @@ class GatewayApp:
         except TimeoutError as error:
             raise DeadlineExceeded(timeout_s) from error
         served = self._select(body)
-        if span is not None:
-            span.select(served.config.id)
+        span.select(served.config.id)
         app = served.app
         if app is None:
             raise ModelLoading(served.config.id, self._gateway.retry_after_s)

@@ -13,7 +13,7 @@ from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.bounds import OVERSLEPT_S, Condition, LearnedBound
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.routing import Target
 from qwenfleet.deployments.transport import (
     Abort,

@@ -104,7 +104,7 @@ class NodeWatch:
                 await self._has_looked.wait()
         while closed := self.closed:
             logger.info("engine start held", extra={"reason": closed})
-            tell(f"waiting: {closed}")
+            tell(closed)
             self._has_news.clear()
             await self._has_news.wait()
 

@@ -11,7 +11,7 @@ from typing import Final, TextIO
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.deployments.app import START_ATTEMPTS
-from qwenfleet.deployments.registry import EngineRecord, Snapshot
+from qwenfleet.deployments.registry_records import EngineRecord, Snapshot
 from qwenfleet.deployments.stages import Stage, StageClock, table
 
 EXAMPLE: Final = """
@@ -135,4 +135,4 @@ class Progress:
 def _stage(engine: EngineRecord) -> str:
     """What it is doing; the registry hears of a turn that it has given with the next news only."""
     is_under_way = len(engine.stages) > 1
-    return engine.stages[-1].name if is_under_way else "loading"
+    return str(engine.stages[-1]) if is_under_way else "loading"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, StatusCode, Tracer, set_span_in_context
@@ -14,6 +14,10 @@ from starlette.types import Scope
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.attempt_span import W3C, AttemptSpan, headers_of
+from qwenfleet.deployments.tracing_setup import NO_ATTEMPT_SPAN
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.tracing_setup import AnyAttemptSpan
 
 _W3C_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 _OPERATIONS: Final = {
@@ -84,11 +88,12 @@ class RequestSpan:
         number: int,
         engine: str,
         tokens_before: int,
-        last: AttemptSpan | None,
-    ) -> AttemptSpan | None:
-        """The request goes to an engine; `last` is what it was before. None when not sampled."""
+        last: AnyAttemptSpan,
+    ) -> AnyAttemptSpan:
+        """The request goes to an engine; `last` is the attempt before. No span when this request is
+        not sampled."""
         if not self._span.is_recording():
-            return None
+            return NO_ATTEMPT_SPAN
         attributes: dict[str, str | int] = {
             "qwenfleet.engine": engine,
             "qwenfleet.request": request_id,
@@ -96,7 +101,7 @@ class RequestSpan:
             "qwenfleet.tokens_before": tokens_before,
         }
         links = []
-        if last is not None:
+        if isinstance(last, AttemptSpan):
             links = [Link(last.context, {"qwenfleet.loss": last.how})]
             attributes |= {"qwenfleet.moved_by": last.how, "qwenfleet.moved_from": last.engine}
         span = self._tracer.start_span(

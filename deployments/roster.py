@@ -11,7 +11,7 @@ from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.labels import EngineState
 from qwenfleet.deployments.bounds import Condition
 from qwenfleet.deployments.link import EngineLink, LinkEvents
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.transport import EngineDescription
 
 logger = logging.getLogger(__name__)

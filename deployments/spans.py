@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from opentelemetry.trace import SpanKind, Tracer
 from starlette.types import Scope
 
 from qwenfleet.deployments.attempt_span import W3C, AttemptSpan
 from qwenfleet.deployments.request_span import RequestSpan
+from qwenfleet.deployments.tracing_setup import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.transport import Submit
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.tracing_setup import AnyAttemptSpan
 
 
 class Spans:
@@ -17,11 +23,11 @@ class Spans:
     def request(self, scope: Scope) -> RequestSpan:
         return RequestSpan(self._tracer, scope)
 
-    def in_engine(self, submit: Submit, engine: str, model: str) -> AttemptSpan | None:
-        """One attempt in its engine's host; None when its gateway does not trace it. From here on
-        it carries the context of this span."""
+    def in_engine(self, submit: Submit, engine: str, model: str) -> AnyAttemptSpan:
+        """One attempt in its engine's host; no span when its gateway does not trace it. From here
+        on it carries the context of this span."""
         if submit.trace_headers is None:
-            return None
+            return NO_ATTEMPT_SPAN
         span = self._tracer.start_span(
             "engine",
             context=W3C.extract(submit.trace_headers),

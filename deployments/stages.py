@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One part of a start."""
 
     name: str
@@ -16,6 +16,11 @@ class Stage:
     """Seconds since the epoch, to be compared with other processes of the machine."""
     seconds: float | None = None
     """None while it lasts."""
+    detail: str = ""
+    """What it is about, in words; the name says which part it is."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}" if self.detail else self.name
 
 
 class StageClock:
@@ -25,15 +30,16 @@ class StageClock:
         self._clock = clock
         self._stages: list[Stage] = []
 
-    def begin(self, name: str, at: float | None = None) -> None:
+    def begin(self, name: str, detail: str = "", at: float | None = None) -> None:
         """The next stage, from now on, or since `at`; the one before is over."""
         self.end()
-        self._stages.append(Stage(str(name), self._clock() if at is None else at))
+        began_at = self._clock() if at is None else at
+        self._stages.append(Stage(str(name), began_at, detail=detail))
 
     def end(self) -> None:
         if self._stages and self._stages[-1].seconds is None:
             last = self._stages[-1]
-            self._stages[-1] = replace(last, seconds=self._clock() - last.began_at)
+            self._stages[-1] = msgspec.structs.replace(last, seconds=self._clock() - last.began_at)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -53,5 +59,5 @@ def table(processes: Sequence[tuple[str, Sequence[Stage]]]) -> str:
     lines = [f"{'WHO'.ljust(names)}  FROM s  TOOK s  STAGE"]
     for stage, who in rows:
         took = "..." if stage.seconds is None else f"{stage.seconds:.1f}"
-        lines.append(f"{who.ljust(names)}  {stage.began_at - start:6.1f}  {took:>6}  {stage.name}")
+        lines.append(f"{who.ljust(names)}  {stage.began_at - start:6.1f}  {took:>6}  {stage}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments.attach import attached
 
 if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
-    from qwenfleet.deployments.registry import Snapshot
+    from qwenfleet.deployments.registry_records import Snapshot
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A vLLM EngineCore as a fleet core: started, warmed up and spoken to through vLLM's own async
 client.
 
-vLLM internals used here (0.32): EngineCoreClient.make_async_mp_client,
-Executor.get_class, EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder,
-RayPrometheusStatLogger, freeze_gc_heap, and what resume_plugin.py names.
+vLLM internals used here (0.32): EngineCoreClient.make_async_mp_client, Executor.get_class,
+EngineCoreRequest/Outputs, SchedulerStats, RayPrometheusStatLogger, freeze_gc_heap, and what
+resume_plugin.py names.
 """
 
 from __future__ import annotations
@@ -12,34 +12,27 @@ import asyncio
 import itertools
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import psutil
 from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.gc_utils import freeze_gc_heap
-from vllm.v1.engine import (
-    EngineCoreEventType,
-    EngineCoreOutput,
-    EngineCoreOutputs,
-    EngineCoreRequest,
-)
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core_client import AsyncMPClient, EngineCoreClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.labels import StartPhase
 from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.deployments import family
+from qwenfleet.deployments import codec, family
 from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.resume_plugin import RECEIVED_TOKENS
 from qwenfleet.deployments.stages import StageClock
-from qwenfleet.deployments.transport import EngineDescription, Output, RankLoad, Submit
+from qwenfleet.deployments.transport import EngineDescription, RankLoad, Submit
 from qwenfleet.deployments.vllm_args import engine_args
 from qwenfleet.deployments.warm_up import WarmUp, own_request
 
@@ -75,8 +68,6 @@ class VllmCore:
         self._tasks: list[asyncio.Task[None]] = []
         self._stages = stages or StageClock()
         self._client: AsyncMPClient | None = None
-        self._encoder = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
-        self._decoder = MsgpackDecoder(EngineCoreRequest)
         self._load: dict[int, RankLoad] = {}
         self._stats: PrometheusStatLogger | None = None
         self._probes = itertools.count()
@@ -115,10 +106,7 @@ class VllmCore:
         )
 
     async def add(self, wire_id: str, submit: Submit) -> None:
-        try:
-            request: EngineCoreRequest = self._decoder.decode(submit.request)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"the request does not decode as vLLM's: {error}") from error
+        request = codec.decode_request(submit.request)
         request.request_id = wire_id
         request.prompt_token_ids = submit.prompt_token_ids
         request.priority = submit.priority
@@ -158,8 +146,11 @@ class VllmCore:
 
     async def next_step(self) -> CoreStep:
         outputs = (await self._next()).outputs
-        scheduled = None if self._traces_url is None else _scheduled(outputs)
-        return CoreStep([self._to_wire(output) for output in outputs], self._loads(), scheduled)
+        scheduled = None
+        if self._traces_url is not None:
+            at = [(output.request_id, codec.scheduled_at(output)) for output in outputs]
+            scheduled = [(wire_id, when) for wire_id, when in at if when is not None]
+        return CoreStep([codec.to_wire(output) for output in outputs], self._loads(), scheduled)
 
     def shutdown(self) -> None:
         self._is_ending = True
@@ -233,28 +224,6 @@ class VllmCore:
     def _loads(self) -> list[RankLoad]:
         return list(self._load.values())
 
-    def _to_wire(self, output: EngineCoreOutput) -> Output:
-        plain = (
-            output.new_logprobs is None
-            and output.new_prompt_logprobs_tensors is None
-            and output.events is None
-            and output.kv_transfer_params is None
-            and output.routed_experts is None
-            and output.spec_decode_metrics is None
-            and output.prompt_token_id_logprobs is None
-            and not output.num_nans_in_logits
-        )
-        # trace_headers are only what we gave: no news.
-        stats = output.prefill_stats
-        return Output(
-            wire_id=output.request_id,
-            token_ids=list(output.new_token_ids),
-            finish_reason=None if output.finish_reason is None else int(output.finish_reason),
-            stop_reason=output.stop_reason,
-            cached_tokens=stats.num_cached_tokens if stats is not None else None,
-            extra=None if plain else cast(bytes, self._encoder.encode(output)[0]),
-        )
-
     def _carry_received(self, request: EngineCoreRequest, tokens: list[int]) -> None:
         """Hand the tokens of earlier attempts, and no client's, to the plugin in the core. Raises
         ValueError for an attempt that has nothing left to make."""
@@ -268,15 +237,6 @@ class VllmCore:
             if len(tokens) >= min(room, params.max_tokens or room):
                 raise ValueError(f"{len(tokens)} tokens so far leave none to make")
         params.extra_args = extra or None
-
-
-def _scheduled(outputs: list[EngineCoreOutput]) -> list[tuple[str, float]]:
-    return [
-        (output.request_id, event.timestamp)
-        for output in outputs
-        for event in output.events or ()
-        if event.type is EngineCoreEventType.SCHEDULED
-    ]
 
 
 def _has_core() -> bool:

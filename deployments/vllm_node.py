@@ -14,8 +14,7 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments import family
-from qwenfleet.deployments.sharding import NodePlace
-from qwenfleet.deployments.vllm_args import engine_args
+from qwenfleet.deployments.vllm_args import NodePlace, engine_args
 
 
 def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | None) -> str:

@@ -19,10 +19,11 @@ from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.cluster.plan_serving import completed
 from qwenfleet.cluster.sources import locate
 from qwenfleet.deployments.core import CoreStep
+from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.http_app import GatewayApp
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.transport import Output, Submit
 
 pytestmark = [
@@ -83,7 +84,7 @@ class CuttingCore:
 
 
 class Gateway:
-    """GatewayApp over a FleetClient over the wire to one host, and a client of it."""
+    """GatewayApp over a ModelClient over the wire to one host, and a client of it."""
 
     def __init__(self) -> None:
         from qwenfleet.deployments.vllm_core import VllmCore
@@ -95,7 +96,7 @@ class Gateway:
 
     async def _start(self) -> GatewayApp:
         from qwenfleet.deployments import front_end
-        from qwenfleet.deployments.fleet import FleetClient
+        from qwenfleet.deployments.fleet import ModelClient
 
         description = await self.core.start()
         self.host = host = EngineHost(
@@ -111,15 +112,17 @@ class Gateway:
         metrics = GatewayMetrics(CONFIG.name, CONFIG.objectives)
         app = GatewayApp(CONFIG, metrics)
         (served,) = app.models.values()
-        client = FleetClient(
+        dispatcher = Dispatcher(
             "tiny", gateway="gw", wire=CONFIG.wire, retry_after_s=5, metrics=metrics
         )
-        client.update(
+        dispatcher.update(
             [EngineRecord("engine-1", "tiny", "", 0, "ready", host=address, port=port, secret="s")]
         )
         path = locate(self._model.source)
-        self.front_end = await front_end.build(self._model, path, description, client)
-        served.engines, served.app = client, self.front_end.app
+        self.front_end = await front_end.build(
+            self._model, path, description, ModelClient(dispatcher)
+        )
+        served.engines, served.app = dispatcher, self.front_end.app
         return app
 
     def shutdown(self) -> None:

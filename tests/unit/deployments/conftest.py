@@ -27,9 +27,10 @@ from qwenfleet.deployments.core import CoreDead, CoreStep
 from qwenfleet.deployments.engine_host import EngineHost
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.link import EngineLink
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.scripted_engine import ScriptedCore
 from qwenfleet.deployments.spans import Spans
+from qwenfleet.deployments.tracing_setup import NO_SPANS, NoSpans
 from qwenfleet.deployments.transport import (
     AnyFrame,
     Hello,
@@ -179,7 +180,7 @@ async def start_engine(
     core: ScriptedCore | None = None,
     clock: Callable[[], float] = time.monotonic,
     limits: dict[str, int] | None = None,
-    spans: Spans | None = None,
+    spans: Spans | NoSpans = NO_SPANS,
     **script: Any,
 ) -> ServedEngine:
     """`limits` are of its description; keywords that are not named here are the script's."""

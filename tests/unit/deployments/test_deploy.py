@@ -18,6 +18,7 @@ from qwenfleet.deployments import __main__ as command
 from qwenfleet.deployments import deploy, registry
 from qwenfleet.deployments.app import application
 from qwenfleet.deployments.deploy import _code_hash
+from qwenfleet.deployments.registry_actor import Registry, ask
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_any_other_file_is(checkout: Path, change: str) -> None:
 
 
 def test_the_registry_keeps_the_package_in_which_code_came_first() -> None:
-    state = registry.Registry()
+    state = Registry()
     assert state.first_package("code", "gcs://one.zip") == "gcs://one.zip"
     assert state.first_package("code", "gcs://two.zip") == "gcs://one.zip"
     assert state.first_package("other", "gcs://two.zip") == "gcs://two.zip"
@@ -72,9 +73,9 @@ class Call:
 def test_a_package_that_ray_deleted_since_is_not_named_again(
     monkeypatch: pytest.MonkeyPatch, first: str, stored: set[str], expected: str
 ) -> None:
-    state = registry.Registry()
+    state = Registry()
     state.first_package("code", first)
-    actor = SimpleNamespace(first_package=Call(state.first_package))
+    actor = SimpleNamespace(ask=Call(lambda data: ask(state, data)))
     monkeypatch.setattr(registry, "_actor", lambda fleet: actor)
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
     monkeypatch.setattr(internal_kv, "_internal_kv_exists", lambda uri: uri in stored)

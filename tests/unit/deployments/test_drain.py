@@ -14,7 +14,7 @@ from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import drain as module
 from qwenfleet.deployments import registry as registry_module
 from qwenfleet.deployments.drain import GRACE_S, choose, drain
-from qwenfleet.deployments.registry import DrainOrder, EngineRecord, Snapshot
+from qwenfleet.deployments.registry_records import DrainOrder, EngineRecord, Snapshot
 
 FLEET = RunningFleet(
     pid=7,

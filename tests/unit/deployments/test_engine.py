@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from qwenfleet.deployments import engine as module
-from qwenfleet.deployments.registry import DrainOrder
+from qwenfleet.deployments.registry_records import DrainOrder
+from qwenfleet.deployments.tracing_setup import NoTracing
 
 OPERATOR = DrainOrder("an operator drains its node", 600.0)
 SPOT = DrainOrder("node n1 has the taint spot", 25.0)
@@ -57,7 +58,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
         "_gone_at": math.inf,
         "_host": None,
         "_core": None,
-        "_tracing": None,
+        "_tracing": NoTracing(),
         "_registry": Registry(),
         "_tasks": [],
     }

@@ -1,10 +1,11 @@
-"""The fleet client, with vLLM's own messages, against real hosts on loopback."""
+"""The model client, with vLLM's own messages, against real hosts on loopback."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextvars import copy_context
@@ -26,13 +27,14 @@ with warnings.catch_warnings():
     )
     from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-    from qwenfleet.deployments.fleet import FleetClient
+    from qwenfleet.deployments.fleet import ModelClient
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.request_errors import EngineRefused
 from qwenfleet.deployments import exchange as exchange_module
 from qwenfleet.deployments.answers import Family
+from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.transport import Output, Outputs
 
@@ -56,12 +58,19 @@ def request(name: str = "cmpl-1", **params: Any) -> EngineCoreRequest:
 
 
 @pytest_asyncio.fixture
-async def new_client(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., FleetClient]]:
-    clients: list[FleetClient] = []
+async def new_client(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., ModelClient]]:
+    clients: list[ModelClient] = []
 
-    def new(**fields: Any) -> FleetClient:
-        settings = {"gateway": "gw-a", "wire": wire, "retry_after_s": 5, "metrics": metrics}
-        clients.append(FleetClient("coder", **settings, rng=random.Random(0), **fields))
+    def new(**fields: Any) -> ModelClient:
+        settings: dict[str, Any] = {
+            "gateway": "gw-a",
+            "wire": wire,
+            "retry_after_s": 5,
+            "metrics": metrics,
+        }
+        rng = random.Random(0)
+        dispatcher = Dispatcher("coder", **(settings | fields), rng=rng)
+        clients.append(ModelClient(dispatcher, fields.get("clock", time.monotonic), rng))
         return clients[-1]
 
     yield new
@@ -72,21 +81,21 @@ async def new_client(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[.
 
 
 @pytest.fixture
-def client(new_client: Any) -> FleetClient:
-    made: FleetClient = new_client()
+def client(new_client: Any) -> ModelClient:
+    made: ModelClient = new_client()
     return made
 
 
-def link_to(client: FleetClient, engine: Any) -> Any:
+def link_to(client: ModelClient, engine: Any) -> Any:
     return client._dispatcher._roster._links.get(engine.record.id)
 
 
 @pytest.fixture
-def meet(client: FleetClient, eventually: Any) -> Callable[..., Any]:
+def meet(client: ModelClient, eventually: Any) -> Callable[..., Any]:
     """Connects the client to engines."""
 
     async def meet(*engines: Any) -> None:
-        client.update([engine.record for engine in engines])
+        client._dispatcher.update([engine.record for engine in engines])
         await eventually(
             lambda: all(
                 (link := link_to(client, engine)) is not None and link.is_open for engine in engines
@@ -96,7 +105,7 @@ def meet(client: FleetClient, eventually: Any) -> Callable[..., Any]:
     return meet
 
 
-async def outputs_of(client: FleetClient, name: str) -> list[EngineCoreOutput]:
+async def outputs_of(client: ModelClient, name: str) -> list[EngineCoreOutput]:
     """To the end of this request."""
     collected: list[EngineCoreOutput] = []
     while not (collected and collected[-1].finished):
@@ -106,7 +115,7 @@ async def outputs_of(client: FleetClient, name: str) -> list[EngineCoreOutput]:
     return collected
 
 
-async def next_output(client: FleetClient) -> EngineCoreOutput:
+async def next_output(client: ModelClient) -> EngineCoreOutput:
     (output,) = (await asyncio.wait_for(client.get_output_async(), 10)).outputs
     return output
 
@@ -117,7 +126,7 @@ def seed_of(submit: Any) -> int | None:
     return cast(int | None, carried.sampling_params.seed)
 
 
-async def send(client: FleetClient, wanted: EngineCoreRequest, exchange: Exchange | None) -> None:
+async def send(client: ModelClient, wanted: EngineCoreRequest, exchange: Exchange | None) -> None:
     """As AsyncLLM does it in the task of an exchange."""
     context = copy_context()
     context.run(exchange_module._current.set, exchange)
@@ -136,7 +145,7 @@ async def failure_of(exchange: Exchange) -> FleetError:
 
 
 async def test_a_request_runs_to_its_end_under_its_own_id(
-    client: FleetClient, serve_engine: Any, meet: Any
+    client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     await meet(await serve_engine())
     await client.add_request_async(request())
@@ -150,7 +159,7 @@ async def test_a_request_runs_to_its_end_under_its_own_id(
 
 
 async def test_the_engine_gets_the_request_and_the_original_stays_as_it_was(
-    client: FleetClient, serve_engine: Any, meet: Any
+    client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     engine = await serve_engine()
     await meet(engine)
@@ -172,7 +181,7 @@ async def test_the_engine_gets_the_request_and_the_original_stays_as_it_was(
 
 
 async def test_a_request_that_samples_gets_a_seed_and_one_of_its_own_keeps_it(
-    client: FleetClient, serve_engine: Any, meet: Any
+    client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     engine = await serve_engine()
     await meet(engine)
@@ -204,7 +213,7 @@ async def test_a_request_that_samples_gets_a_seed_and_one_of_its_own_keeps_it(
 
 
 async def test_every_attempt_carries_the_same_request_and_the_seed_drawn_at_first(
-    client: FleetClient, serve_engine: Any, meet: Any
+    client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     doomed = await serve_engine(num_tokens=FOREVER)
     await meet(doomed)
@@ -223,7 +232,7 @@ async def test_every_attempt_carries_the_same_request_and_the_seed_drawn_at_firs
 
 
 async def test_after_a_resume_the_front_end_sees_one_request_whose_prefill_is_told_once(
-    client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, metrics: Any
+    client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, metrics: Any
 ) -> None:
     script = {"tokens": tuple(range(100)), "num_tokens": 100}
     doomed = await serve_engine(**script)
@@ -245,7 +254,7 @@ async def test_after_a_resume_the_front_end_sees_one_request_whose_prefill_is_to
 
 
 async def test_cached_tokens_are_noted_once(
-    client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any
+    client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any
 ) -> None:
     await meet(await serve_engine())
     await client.add_request_async(request("before"))
@@ -259,7 +268,7 @@ async def test_cached_tokens_are_noted_once(
 
 
 async def test_a_refused_request_fails_its_exchange_only(
-    client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, observed_core: Any
+    client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, observed_core: Any
 ) -> None:
     class Picky(observed_core.Core):  # type: ignore[misc]
         async def add(self, wire_id: str, submit: Any) -> None:
@@ -281,7 +290,7 @@ async def test_a_refused_request_fails_its_exchange_only(
 
 
 async def test_an_abort_reaches_the_core(
-    client: FleetClient, serve_engine: Any, meet: Any, eventually: Any
+    client: ModelClient, serve_engine: Any, meet: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=FOREVER)
     await meet(engine)
@@ -293,17 +302,17 @@ async def test_an_abort_reaches_the_core(
 
 
 async def test_the_fleet_lives_whatever_becomes_of_its_engines(
-    client: FleetClient, serve_engine: Any, meet: Any, eventually: Any
+    client: ModelClient, serve_engine: Any, meet: Any, eventually: Any
 ) -> None:
-    assert client.description is None
-    assert not client.num_engines
+    assert client._dispatcher.description is None
+    assert not client._dispatcher.num_engines
     engine = await serve_engine()
     await meet(engine)
-    assert client.num_engines
-    assert client.description is not None
-    assert client.description.max_model_len == 4096
+    assert client._dispatcher.num_engines
+    assert client._dispatcher.description is not None
+    assert client._dispatcher.description.max_model_len == 4096
     await engine.kill()
-    await eventually(lambda: not client.num_engines)
+    await eventually(lambda: not client._dispatcher.num_engines)
     assert not client.resources.engine_dead
     assert client.engine_ranks_managed == [0]
     assert await client.get_supported_tasks_async() == ("generate",)
@@ -315,8 +324,8 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
 ) -> None:  # fmt: skip
     client = new_client(clock=clock)
     engine = await serve_engine(core=observed_core(sleep=gate))
-    client.update([engine.record])
-    await eventually(lambda: client.num_engines)
+    client._dispatcher.update([engine.record])
+    await eventually(lambda: client._dispatcher.num_engines)
     await client.add_request_async(request())
     whole = EngineCoreOutput(
         "cmpl-1.0@gw-a",
@@ -334,7 +343,7 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
 
 
 async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
-    serve_engine: Any, client: FleetClient, meet: Any, gate: Any, observed_core: Any
+    serve_engine: Any, client: ModelClient, meet: Any, gate: Any, observed_core: Any
 ) -> None:
     """vLLM keeps the first time that a request was scheduled, and the last that it was queued."""
     engine = await serve_engine(core=observed_core(sleep=gate))
@@ -355,7 +364,7 @@ async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
 
 
 async def test_vllms_own_span_gets_its_trace_back_with_every_output_and_the_core_another(
-    client: FleetClient, serve_engine: Any, meet: Any, new_exchange: Any, recorder: Any
+    client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, recorder: Any
 ) -> None:
     engine = await serve_engine(num_tokens=3, spans=recorder.spans)
     await meet(engine)
@@ -378,7 +387,7 @@ async def test_vllms_own_span_gets_its_trace_back_with_every_output_and_the_core
 
 
 async def test_an_output_that_does_not_decode_ends_its_request_and_no_other(
-    client: FleetClient, serve_engine: Any, meet: Any, gate: Any, observed_core: Any
+    client: ModelClient, serve_engine: Any, meet: Any, gate: Any, observed_core: Any
 ) -> None:
     engine = await serve_engine(core=observed_core(sleep=gate))
     await meet(engine)

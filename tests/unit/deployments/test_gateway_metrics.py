@@ -16,11 +16,8 @@ from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.deployments import instruments
 from qwenfleet.deployments.engine_metrics import EngineMetrics, phases
 from qwenfleet.deployments.gateway_metrics import AVAILABILITY, NO_MODEL, GatewayMetrics
-from qwenfleet.deployments.registry import (
-    CountingRegistry,
-    EngineRecord,
-    StartFailure,
-)
+from qwenfleet.deployments.registry_actor import CountingRegistry
+from qwenfleet.deployments.registry_records import EngineRecord, StartFailure
 from qwenfleet.deployments.stages import Stage
 from qwenfleet.deployments.transport import RankLoad
 
@@ -272,8 +269,8 @@ def test_an_engine_is_as_fast_as_its_ranks_together_and_its_slowest_step(said: l
 
 def test_a_start_is_told_by_phases_the_last_as_long_as_it_lasts_so_far() -> None:
     stages = (
-        Stage("waiting: node a has taint x", 0.0, 2.0),
-        Stage("waiting: node b has taint y", 2.0, 3.0),
+        Stage("waiting", 0.0, 2.0, "node a has taint x"),
+        Stage("waiting", 2.0, 3.0, "node b has taint y"),
         Stage("loading the model", 5.0),
     )
     assert phases(stages, lambda: 12.0) == {"waiting": 5.0, "loading the model": 7.0}

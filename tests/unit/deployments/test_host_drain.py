@@ -18,10 +18,11 @@ from qwenfleet.deployments.host_drain import (
     leaving,
     node_ids,
 )
-from qwenfleet.deployments.registry import EngineRecord, Registry, Snapshot
+from qwenfleet.deployments.registry_actor import Registry
+from qwenfleet.deployments.registry_records import DrainOrder, EngineRecord, Snapshot
 
 NODES = frozenset({"node-1"})
-ORDER = registry.DrainOrder("an operator drains its node", 60.0)
+ORDER = DrainOrder("an operator drains its node", 60.0)
 
 
 def engine(
@@ -70,7 +71,7 @@ class Fleet:
         self.now = 100.0
         self.engines = list(engines)
         self.takes_s = takes_s
-        self.orders: dict[str, registry.DrainOrder] = {}
+        self.orders: dict[str, DrainOrder] = {}
         self.gone_at: dict[str, float] = {}
         self.closed: dict[str, float] = {}
         self.is_empty_at: float | None = None
@@ -96,7 +97,7 @@ class Fleet:
         living = [e for e in self.engines if self.gone_at.get(e.id, 1e9) > self.now]
         return Snapshot(tuple(living), (), ())
 
-    def drain(self, fleet: str, engine: str, order: registry.DrainOrder) -> None:
+    def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
         self.answer()
         self.orders[engine] = order
         self.gone_at.setdefault(engine, self.now + self.takes_s)
@@ -174,7 +175,7 @@ class Fleets(Fleet):
     def read(self, fleet: str) -> Snapshot:
         return Snapshot(tuple(e for e in self.fleets[fleet] if e.id not in self.draining), (), ())
 
-    def drain(self, fleet: str, engine: str, order: registry.DrainOrder) -> None:
+    def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
         if engine not in self.draining:
             self.both.wait(timeout=10)  # or the drains are not at once
             self.draining.add(engine)

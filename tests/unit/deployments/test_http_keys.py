@@ -17,6 +17,7 @@ from qwenfleet.cluster.auth import AuthConfig, hash_of
 from qwenfleet.cluster.config import FleetConfig
 from qwenfleet.cluster.model_config import ModelConfig
 from qwenfleet.deployments.http_app import MODEL_ROUTES, GatewayApp
+from qwenfleet.deployments.tracing_setup import NO_SPANS
 
 KEY = "qf-mine-0123456789-0123456789-0123456789-01234"
 WRONG = "qf-hers-0123456789-0123456789-0123456789-01234"
@@ -43,7 +44,7 @@ def inner_app() -> FakeApp:
     return FakeApp()
 
 
-def app_of(metrics: Any, inner_app: FakeApp, auth: Any, spans: Any = None) -> GatewayApp:
+def app_of(metrics: Any, inner_app: FakeApp, auth: Any, spans: Any = NO_SPANS) -> GatewayApp:
     config = FleetConfig(models=(ModelConfig(id="coder", engine="scripted"),), auth=auth)
     app = GatewayApp(config, metrics, spans)
     app.models["coder"].app = inner_app

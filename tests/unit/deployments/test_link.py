@@ -12,7 +12,7 @@ import pytest
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.transport import (
     Alive,
     Draining,

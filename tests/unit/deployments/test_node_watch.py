@@ -133,7 +133,7 @@ async def test_a_start_waits_while_its_node_is_cordoned(
     await put(kubernetes_api, "pods", pod())
     one = await watched()
     start = asyncio.create_task(one.watch.may_start(one.told.append))
-    await eventually(lambda: one.told == ["waiting: node gpu-1 is cordoned"])
+    await eventually(lambda: one.told == ["node gpu-1 is cordoned"])
     one.begin()
     assert not start.done()
     await put(kubernetes_api, "nodes", node())
@@ -148,7 +148,7 @@ async def test_no_engine_starts_in_a_pod_that_is_being_deleted(
     await put(kubernetes_api, "pods", pod(deletionTimestamp="2026-11-22T10:00:00Z"))
     one = await watched()
     start = asyncio.create_task(one.watch.may_start(one.told.append))
-    await eventually(lambda: one.told == ["waiting: pod worker-1 is being deleted"])
+    await eventually(lambda: one.told == ["pod worker-1 is being deleted"])
     start.cancel()
 
 

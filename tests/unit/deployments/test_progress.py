@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from qwenfleet.cluster.config import FleetConfig, GatewayConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.model_config import ModelConfig, Replicas
 from qwenfleet.deployments.progress import Progress, Stages
-from qwenfleet.deployments.registry import EngineRecord, GatewayRecord, Snapshot, StartFailure
+from qwenfleet.deployments.registry_records import (
+    EngineRecord,
+    GatewayRecord,
+    Snapshot,
+    StartFailure,
+)
 from qwenfleet.deployments.stages import Stage
 
 CONFIG = FleetConfig(

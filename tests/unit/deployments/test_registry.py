@@ -1,196 +1,180 @@
-"""The registry's state, with a clock of the test's own and no Ray."""
+"""The registry as engines, gateways and commands call it, over a registry without Ray."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+import ray
 
-from qwenfleet.deployments.registry import (
-    LAPSE_S,
+from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments import registry, registry_records
+from qwenfleet.deployments.registry import RegistryClient, actor_name, legacy_name
+from qwenfleet.deployments.registry_actor import Registry, ask
+from qwenfleet.deployments.registry_records import (
+    VERSION,
     DrainOrder,
     EngineRecord,
     GatewayRecord,
     Orders,
-    Registry,
     StartFailure,
 )
 
-FEW_CORES = 2
+ENGINE = EngineRecord("e1", "coder", "node-1", 7, "starting")
+GATEWAY = GatewayRecord("g1", "node-1", 8, is_ready=False)
 
 
-def engine(name: str = "engine-1", node: str = "node-1", **fields: Any) -> EngineRecord:
-    return EngineRecord(
-        **{
-            "id": name,
-            "model": "coder",
-            "node": node,
-            "pid": 7,
-            "state": "starting",
-            **fields,
-        }
-    )
+class Call:
+    """A method of an actor's handle; its answer can be awaited, or is `ray.get`'s."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def remote(self, data: bytes) -> Any:
+        assert type(data) is bytes, "nothing of ours crosses by pickle"
+        return Answer(self._actor, data)
 
 
-def gateway(name: str = "gw-1") -> GatewayRecord:
-    return GatewayRecord(name, "node-1", 8, is_ready=False)
+class Answer:
+    def __init__(self, actor: Actor, data: bytes) -> None:
+        self._actor = actor
+        self._data = data
+
+    def get(self) -> bytes:
+        if self._actor.failure is not None:
+            raise self._actor.failure
+        version, message = msgspec.msgpack.decode(self._data)
+        answered = ask(self._actor.state, msgspec.msgpack.encode([version, message]))
+        assert type(answered) is bytes
+        _, answer = msgspec.msgpack.decode(answered)
+        return msgspec.msgpack.encode([self._actor.version, answer])
+
+    def __await__(self) -> Any:
+        return self.get()
+        yield
 
 
-def may_load(registry: Registry, name: str, cores: int = FEW_CORES, **fields: Any) -> bool:
-    return registry.announce_engine(engine(name, **fields), cores).may_load
+class Actor:
+    """A fleet's registry, which may speak another version."""
+
+    def __init__(self) -> None:
+        self.state = Registry()
+        self.version = VERSION
+        self.failure: Exception | None = None
+        self.ask = Call(self)
 
 
 @pytest.fixture
-def registry(clock: Any) -> Registry:
-    return Registry(clock)
+def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
+    actor = Actor()
+    monkeypatch.setattr(registry, "_actor", lambda fleet: actor)
+    monkeypatch.setattr(registry, "_existing", lambda fleet: actor)
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer.get())
+    return actor
 
 
-def test_who_announces_is_listed(registry: Registry) -> None:
-    ready = engine(state="ready", host="10.0.0.1", port=99, secret="s")
-    registry.announce_engine(ready, FEW_CORES)
-    registry.announce_gateway(gateway())
-    snapshot = registry.snapshot()
-    assert snapshot.engines == (ready,)
-    assert snapshot.gateways == (gateway(),)
-    assert snapshot.failures == ()
+@pytest.fixture
+def problems(caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level(logging.INFO, "qwenfleet.deployments.registry")
+    return lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_a_gateway_that_announces_itself_is_told_the_engines(registry: Registry) -> None:
-    assert registry.announce_gateway(gateway()) == ()
-    registry.announce_engine(engine("e0"), 2)
-    assert [record.id for record in registry.announce_gateway(gateway())] == ["e0"]
+async def test_an_engine_and_a_gateway_announce_themselves(actor: Actor) -> None:
+    client = RegistryClient("demo")
+    assert await client.announce_engine(ENGINE, 8) == Orders(may_load=True)
+    (listed,) = await client.announce_gateway(GATEWAY)
+    assert (listed.id, listed.is_loading) == ("e1", True)
+    await client.report_failure(StartFailure("e1", "coder", "no memory", None))
+    assert await client.announce_gateway(GATEWAY) == ()
+    await client.withdraw("g1")
+    assert actor.state.snapshot().gateways == ()
 
 
-def test_the_last_word_of_an_engine_counts(registry: Registry) -> None:
-    registry.announce_engine(engine(state="ready"), FEW_CORES)
-    registry.announce_engine(engine(state="draining"), FEW_CORES)
-    assert [record.state for record in registry.snapshot().engines] == ["draining"]
-
-
-def test_who_is_silent_for_five_seconds_is_no_longer_listed(registry: Registry, clock: Any) -> None:
-    assert LAPSE_S == 5.0
-    registry.announce_engine(engine("early"), FEW_CORES)
-    registry.announce_gateway(gateway("early"))
-    clock.advance(3)
-    registry.announce_engine(engine("late"), FEW_CORES)
-    registry.announce_gateway(gateway("late"))
-    clock.advance(1.9)
-    assert len(registry.snapshot().engines) == len(registry.snapshot().gateways) == 2
-    clock.advance(0.1)
-    snapshot = registry.snapshot()
-    assert [record.id for record in snapshot.engines] == ["late"]
-    assert [record.id for record in snapshot.gateways] == ["late"]
-
-
-def test_with_few_cores_one_engine_of_a_node_loads_at_a_time(registry: Registry) -> None:
-    assert may_load(registry, "first")
-    assert not may_load(registry, "second")
-    assert may_load(registry, "elsewhere", node="node-2")
-    loading = {record.id for record in registry.snapshot().engines if record.is_loading}
-    assert loading == {"first", "elsewhere"}
-
-
-def test_the_loader_keeps_its_place_until_it_is_ready(registry: Registry) -> None:
-    assert may_load(registry, "first")
-    assert not may_load(registry, "second")
-    assert may_load(registry, "first", is_loading=True)
-    assert not may_load(registry, "second")
-    registry.announce_engine(engine("first", state="ready"), FEW_CORES)
-    assert may_load(registry, "second")
-
-
-def test_with_many_cores_several_engines_load_at_a_time(registry: Registry) -> None:
-    answers = [may_load(registry, f"engine-{n}", cores=12) for n in range(5)]
-    assert answers == [True, True, True, False, False]
-
-
-def test_a_registry_that_starts_empty_learns_who_loads(registry: Registry) -> None:
-    registry.announce_engine(engine("first", is_loading=True), FEW_CORES)
-    assert not may_load(registry, "second")
-
-
-@pytest.mark.parametrize("ending", ["withdraw", "failure", "silence"])
-def test_a_loader_that_goes_gives_its_place_to_the_next(
-    registry: Registry, clock: Any, ending: str
+async def test_a_registry_that_is_away_is_asked_again_and_said_once(
+    actor: Actor, problems: Any
 ) -> None:
-    registry.announce_engine(engine("first"), FEW_CORES)
-    match ending:
-        case "withdraw":
-            registry.withdraw("first")
-        case "failure":
-            registry.report_failure(StartFailure("first", "coder", "out of memory", None))
-        case "silence":
-            clock.advance(LAPSE_S)
-    assert may_load(registry, "second")
-    assert [record.id for record in registry.snapshot().engines] == ["second"]
+    client = RegistryClient("demo")
+    actor.failure = ray.exceptions.ActorDiedError()
+    for _ in range(3):
+        assert await client.announce_gateway(GATEWAY) == ()
+    assert problems() == ["registry away"]
+    actor.failure = None
+    await client.announce_engine(ENGINE, 8)
+    assert len(await client.announce_gateway(GATEWAY)) == 1
+    assert problems() == ["registry away", "registry answers again"]
 
 
-def test_failures_are_kept_after_their_engine_is_gone(registry: Registry, clock: Any) -> None:
-    failure = StartFailure("engine-1", "coder", "out of memory", "/logs/engine.log")
-    registry.announce_engine(engine(), FEW_CORES)
-    registry.report_failure(failure)
-    clock.advance(3600)
-    snapshot = registry.snapshot()
-    assert snapshot.failures == (failure,)
-    assert snapshot.engines == ()
+@pytest.mark.parametrize("apart", [1, -1])
+async def test_a_registry_one_version_apart_is_understood(actor: Actor, apart: int) -> None:
+    actor.version = VERSION + apart
+    assert (await RegistryClient("demo").announce_engine(ENGINE, 8)).may_load
+    assert [engine.id for engine in registry.read("demo").engines] == ["e1"]
 
 
-def test_only_the_last_failures_are_kept(registry: Registry) -> None:
-    failures = [StartFailure(f"engine-{n}", "coder", "again", None) for n in range(1000)]
-    for failure in failures:
-        registry.report_failure(failure)
-    kept = registry.snapshot().failures
-    assert 3 <= len(kept) <= 100
-    assert kept == tuple(failures[-len(kept) :])
-
-
-def test_withdraw_removes_engines_and_gateways_and_ignores_strangers(registry: Registry) -> None:
-    registry.announce_engine(engine(), FEW_CORES)
-    registry.announce_gateway(gateway())
-    for name in ("engine-1", "gw-1", "nobody"):
-        registry.withdraw(name)
-    assert registry.snapshot() == replace(registry.snapshot(), engines=(), gateways=())
-
-
-def test_a_ready_engine_forgives_its_models_failures(registry: Registry) -> None:
-    for model in ("coder", "helper"):
-        registry.report_failure(StartFailure("e0", model, "no memory", None))
-    registry.report_failure(StartFailure("gw-1", "coder", "no such parser", None, is_final=True))
-    registry.announce_engine(engine("e1", state="ready"), 2)
-    left = [(failure.model, failure.is_final) for failure in registry.snapshot().failures]
-    assert left == [("helper", False), ("coder", True)]
-
-
-def test_a_drain_order_is_told_with_every_announcement_until_the_engine_is_gone(
-    registry: Registry,
+async def test_a_registry_too_far_apart_ends_no_engine_and_no_gateway(
+    actor: Actor, problems: Any
 ) -> None:
+    actor.version = VERSION + 2
+    client = RegistryClient("demo")
+    assert await client.announce_engine(ENGINE, 8) == Orders()
+    assert await client.announce_gateway(GATEWAY) == ()
+    assert problems() == ["registry away"]
+    with pytest.raises(ProtocolError, match=f"version {VERSION + 2} cannot be read"):
+        registry.read("demo")
+
+
+async def test_a_caller_too_far_apart_is_refused_by_the_registry(
+    actor: Actor, problems: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def newer(message: registry_records.Message) -> bytes:
+        _, tree = msgspec.msgpack.decode(encode(message))
+        return msgspec.msgpack.encode([VERSION + 2, tree])
+
+    encode = registry_records.encode
+    client = RegistryClient("demo")
+    monkeypatch.setattr(
+        registry, "records", SimpleNamespace(**{**vars(registry_records), "encode": newer})
+    )
+    assert await client.announce_engine(ENGINE, 8) == Orders()
+    assert problems() == ["call refused", "registry away"]
+    assert f"messages of version {VERSION + 2} cannot be read" in str(caplog.records[-1].__dict__)
+    assert actor.state.snapshot().engines == ()
+
+
+async def test_commands_ask_and_order(actor: Actor) -> None:
+    await RegistryClient("demo").announce_engine(ENGINE, 8)
     order = DrainOrder("an operator drains it", 60.0)
-    registry.announce_engine(engine("e1", state="ready"), FEW_CORES)
-    registry.announce_engine(engine("e2", state="ready"), FEW_CORES)
-    registry.drain("e1", order)
-    for state in ("ready", "quarantined", "draining"):
-        answer = registry.announce_engine(engine("e1", state=state), FEW_CORES)
-        assert answer.drain == order
-        assert registry.announce_engine(engine("e2", state=state), FEW_CORES).drain is None
-    registry.withdraw("e1")
-    assert registry.announce_engine(engine("e1", state="ready"), FEW_CORES).drain is None
+    registry.drain("demo", "e1", order)
+    registry.close_node("demo", "node-1", 60.0)
+    orders = await RegistryClient("demo").announce_engine(ENGINE, 8)
+    assert orders == Orders(may_load=False, drain=order)
 
 
-def test_an_order_that_comes_before_the_engine_waits_for_it(registry: Registry) -> None:
-    order = DrainOrder("an operator drains it", 1.0)
-    registry.drain("e1", order)
-    assert registry.announce_engine(engine("e1"), FEW_CORES) == Orders(may_load=True, drain=order)
+def test_a_command_finds_no_registry_of_a_fleet_that_pickles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code before the messages and code after them never call each other's actor."""
+
+    def get_actor(name: str, namespace: str) -> Any:
+        if name == legacy_name("demo"):
+            return "the old one"
+        raise ValueError(f"no actor is called {name}")
+
+    killed: list[Any] = []
+    monkeypatch.setattr(ray, "get_actor", get_actor)
+    monkeypatch.setattr(ray, "kill", killed.append)
+    with pytest.raises(ValueError, match=r"demo\.registry"):
+        registry.read("demo")
+    registry.end_legacy("demo")
+    assert killed == ["the old one"]
 
 
-def test_the_second_order_counts(registry: Registry) -> None:
-    registry.drain("e1", DrainOrder("slowly", 60.0))
-    registry.drain("e1", DrainOrder("at once", 0.0))
-    answer = registry.announce_engine(engine("e1", state="ready"), FEW_CORES)
-    assert answer.drain == DrainOrder("at once", 0.0)
-
-
-def test_a_quarantined_engine_forgives_nothing(registry: Registry) -> None:
-    registry.report_failure(StartFailure("e0", "coder", "no memory", None))
-    registry.announce_engine(engine("e1", state="quarantined", reason="slow"), FEW_CORES)
-    assert len(registry.snapshot().failures) == 1
+def test_fleets_are_named_by_their_registries_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [actor_name("demo"), legacy_name("old"), "SERVE_CONTROLLER_ACTOR"]
+    actors = [{"name": name, "namespace": registry.NAMESPACE} for name in names]
+    actors.append({"name": actor_name("other"), "namespace": "another"})
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda all_namespaces: actors)
+    assert registry.fleets() == ["demo"]

@@ -17,6 +17,7 @@ from qwenfleet.cluster.request_errors import NoEngine
 from qwenfleet.deployments import exchange as exchange_module
 from qwenfleet.deployments.exchange import current_exchange
 from qwenfleet.deployments.http_app import GatewayApp
+from qwenfleet.deployments.tracing_setup import NO_REQUEST_SPAN, NO_SPANS
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -267,7 +268,7 @@ async def test_a_request_that_is_cancelled_ends_its_span(
 
 
 async def test_without_tracing_a_request_passes_as_it_came(metrics: Any, new_client: Any) -> None:
-    desk = Desk(metrics, new_client, None)
+    desk = Desk(metrics, new_client, NO_SPANS)
     seen: list[Any] = []
 
     async def look(send: Any) -> None:
@@ -279,7 +280,7 @@ async def test_without_tracing_a_request_passes_as_it_came(metrics: Any, new_cli
     headers = [(b"traceparent", SAMPLED)]
     app = await desk.ask(headers=headers, behave=look)
     assert app.headers == headers
-    assert seen == [None]
+    assert seen == [NO_REQUEST_SPAN]
 
 
 async def test_what_is_no_model_request_has_no_span(

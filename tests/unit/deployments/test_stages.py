@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qwenfleet.cluster.labels import StartPhase
 from qwenfleet.deployments.stages import Stage, StageClock, table
 
 
@@ -49,3 +50,12 @@ def test_the_table_is_in_order_of_time_and_counts_from_the_first() -> None:
 
 def test_nothing_to_tell_is_an_empty_table() -> None:
     assert table([("serve", ())]) == ""
+
+
+def test_what_a_stage_waits_for_is_told_and_no_part_of_its_name(clock: Any) -> None:
+    stages = StageClock(clock)
+    stages.begin(StartPhase.HELD, "node a is cordoned")
+    (held,) = stages.stages
+    assert (held.name, type(held.name)) == ("waiting", str)
+    assert str(held) == "waiting: node a is cordoned"
+    assert table([("engine", (held,))]).endswith("...  waiting: node a is cordoned")

@@ -12,7 +12,7 @@ from qwenfleet.cluster import run_file
 from qwenfleet.cluster.errors import FleetNotFound
 from qwenfleet.cluster.run_file import RunningFleet
 from qwenfleet.deployments import attach, status
-from qwenfleet.deployments.registry import EngineRecord, GatewayRecord, Snapshot
+from qwenfleet.deployments.registry_records import EngineRecord, GatewayRecord, Snapshot
 
 FLEET = RunningFleet(
     pid=7,

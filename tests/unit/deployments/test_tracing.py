@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from qwenfleet.cluster.config import FleetConfig, TracingConfig
 from qwenfleet.deployments import tracing as module
 from qwenfleet.deployments.tracing import OutageTeller, Tracing
-from qwenfleet.deployments.tracing_setup import tracing_of
+from qwenfleet.deployments.tracing_setup import NO_SPANS, tracing_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SCOPE = {"method": "POST", "path": "/v1/completions", "headers": []}
@@ -56,7 +56,7 @@ def collector() -> Iterator[Any]:
 def tracing_to(endpoint: str) -> Tracing:
     fleet = FleetConfig(name="coders", tracing=TracingConfig(endpoint=endpoint))
     made = tracing_of(fleet, service="qwenfleet-gateway", instance="gw-1")
-    assert made is not None
+    assert isinstance(made, Tracing)
     return made
 
 
@@ -130,7 +130,7 @@ def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
 
 
 def test_without_the_section_there_is_no_tracing() -> None:
-    assert tracing_of(FleetConfig(), service="qwenfleet-gateway", instance="gw-1") is None
+    assert tracing_of(FleetConfig(), service="qwenfleet-gateway", instance="gw-1").spans is NO_SPANS
 
 
 def test_without_the_section_nothing_of_ours_imports_opentelemetry() -> None:
@@ -148,8 +148,9 @@ def test_without_the_section_nothing_of_ours_imports_opentelemetry() -> None:
         "from qwenfleet.deployments.tracing_setup import tracing_of\n"
         "from qwenfleet.cluster.config import FleetConfig\n"
         "fleet = FleetConfig()\n"
-        "http_app.GatewayApp(fleet, None, None)\n"
-        "assert tracing_of(fleet, service='s', instance='i') is None\n"
+        "tracing = tracing_of(fleet, service='s', instance='i')\n"
+        "http_app.GatewayApp(fleet, None, tracing.spans)\n"
+        "tracing.close()\n"
         "print(*(name.split('.')[-1] for name in sys.modules if 'qwenfleet.deploy' in name))"
     )
     done = subprocess.run(

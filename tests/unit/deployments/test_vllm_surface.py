@@ -11,7 +11,7 @@ import pytest
 
 from qwenfleet.cluster.labels import FinishReason
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.deployments.sharding import NodePlace, sharding_args
+from qwenfleet.deployments.vllm_args import NodePlace, sharding_args
 
 ROOT = Path(__file__).resolve().parents[3]
 ASYNC_LLM_PATHS = [
@@ -71,9 +71,9 @@ def used_of_engine_core(method: str) -> set[str]:
 
 
 @cache
-def offered_by_fleet_client() -> frozenset[str]:
+def offered_by_the_model_client() -> frozenset[str]:
     tree = ast.parse((ROOT / "deployments" / "fleet.py").read_text())
-    methods = functions_of(class_of(tree, "FleetClient"))
+    methods = functions_of(class_of(tree, "ModelClient"))
     attributes = {
         node.attr
         for node in ast.walk(methods["__init__"])
@@ -86,7 +86,7 @@ def offered_by_fleet_client() -> frozenset[str]:
 
 @pytest.mark.parametrize("method", ASYNC_LLM_PATHS)
 def test_async_llm_asks_its_engine_core_for_nothing_that_we_lack(method: str) -> None:
-    missing = used_of_engine_core(method) - offered_by_fleet_client()
+    missing = used_of_engine_core(method) - offered_by_the_model_client()
     assert not missing, f"vLLM moved: AsyncLLM.{method} uses engine_core.{sorted(missing)}"
 
 

@@ -6,11 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from qwenfleet.cluster.config import WireConfig
 from qwenfleet.cluster.errors import FleetError
@@ -18,7 +19,7 @@ from qwenfleet.deployments.dispatcher import Dispatcher
 from qwenfleet.deployments.exchange import Exchange
 from qwenfleet.deployments.flight import Flight
 from qwenfleet.deployments.link import EngineLink
-from qwenfleet.deployments.registry import EngineRecord
+from qwenfleet.deployments.registry_records import EngineRecord
 from qwenfleet.deployments.transport import Output
 
 PATIENCE_S = 10.0
@@ -59,11 +60,10 @@ class Desk:
             wire=wire,
             retry_after_s=5,
             metrics=metrics,
-            deliver=self._deliver,
-            fail=self._fail,
             clock=clock,
             rng=random.Random(0),
         )
+        self.dispatcher.attach(self)
 
     def ask(
         self,
@@ -95,7 +95,7 @@ class Desk:
         self.dispatcher.close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _deliver(
+    def deliver(
         self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
     ) -> None:
         for flight, output, is_first in outputs:
@@ -105,7 +105,7 @@ class Desk:
             stream.tokens += output.token_ids
             stream.finish_reason = output.finish_reason
 
-    def _fail(self, flight: Flight, error: FleetError) -> None:
+    def fail(self, flight: Flight, error: FleetError) -> None:
         stream = self.streams[flight.request_id]
         assert not stream.is_over, "an error after the end"
         stream.error = error

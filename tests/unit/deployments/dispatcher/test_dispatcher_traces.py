@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from qwenfleet.deployments.answers import Family
 from qwenfleet.deployments.core import CoreStep
 from qwenfleet.deployments.exchange import Exchange
+from qwenfleet.deployments.tracing_setup import NO_ATTEMPT_SPAN
 
 SCRIPT = {"tokens": tuple(range(60)), "num_tokens": 60}
 FOREVER = 1_000_000
@@ -250,4 +251,4 @@ async def test_a_request_that_is_not_sampled_puts_nothing_on_the_wire(
     await eventually(lambda: all(stream.is_over for stream in streams))
     assert [submit.trace_headers for submit in engine.core.submits] == [None, None]
     assert recorder.started == 0
-    assert all(stream.flight.span is None for stream in streams)
+    assert all(stream.flight.span is NO_ATTEMPT_SPAN for stream in streams)

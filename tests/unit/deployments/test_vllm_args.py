@@ -1,10 +1,12 @@
+"""A layout becomes vLLM's arguments, on each node of an engine."""
+
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
 
 from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.deployments.sharding import NodePlace, actor_resources, node_bundle, sharding_args
+from qwenfleet.deployments.vllm_args import NodePlace, sharding_args
 
 PLACE = NodePlace(1, "10.0.0.1", 4000, 4001)
 
@@ -36,25 +38,7 @@ def test_experts_are_balanced_when_the_layout_asks_for_it() -> None:
     assert sharding_args(layout, None)["enable_eplb"] is True
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "layout", "bundle"),
-    [
-        (None, "TP2", {"CPU": 1}),
-        ("H100", "TP8", {"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}),
-        ("H100", "TP8xDP2+EP16@2", {"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}),
-    ],
-)
-def test_a_bundle_has_all_gpus_of_one_node(
-    accelerator: str | None, layout: str, bundle: dict[str, float]
-) -> None:
-    model = ModelConfig(id="m", accelerator=accelerator, layout=Layout.parse(layout))
-    assert node_bundle(model) == bundle
-
-
-def test_an_actor_fills_its_bundle() -> None:
-    assert actor_resources({"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}) == {
-        "num_cpus": 1,
-        "num_gpus": 8,
-        "resources": {"accelerator_type:H100": 0.001},
-    }
-    assert actor_resources({"CPU": 1}) == {"num_cpus": 1}
+def test_a_replica_knows_its_place_before_vllm_is_imported() -> None:
+    """The import takes 9 s of CPU, and engines of a node take turns at it."""
+    code = "import sys; import qwenfleet.deployments.vllm_args; assert 'vllm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,33 @@
+"""What an engine takes of each of its nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenfleet.cluster.layout import Layout
+from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.deployments.placement import actor_resources, node_bundle
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "layout", "bundle"),
+    [
+        (None, "TP2", {"CPU": 1}),
+        ("H100", "TP8", {"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}),
+        ("H100", "TP8xDP2+EP16@2", {"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}),
+    ],
+)
+def test_a_bundle_has_all_gpus_of_one_node(
+    accelerator: str | None, layout: str, bundle: dict[str, float]
+) -> None:
+    model = ModelConfig(id="m", accelerator=accelerator, layout=Layout.parse(layout))
+    assert node_bundle(model) == bundle
+
+
+def test_an_actor_fills_its_bundle() -> None:
+    assert actor_resources({"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}) == {
+        "num_cpus": 1,
+        "num_gpus": 8,
+        "resources": {"accelerator_type:H100": 0.001},
+    }
+    assert actor_resources({"CPU": 1}) == {"num_cpus": 1}
