@@ -17,18 +17,18 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
-from qwenfleet.cluster import sources
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.slo import SloConfig
-from qwenfleet.deployments.dispatcher import Dispatcher
-from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.http_app import GatewayApp, Served
-from qwenfleet.deployments.instruments import reporting
-from qwenfleet.deployments.logs import join_serve_log
-from qwenfleet.deployments.registry import RegistryClient
-from qwenfleet.deployments.registry_records import EngineRecord, GatewayRecord, StartFailure
-from qwenfleet.deployments.stages import StageClock
-from qwenfleet.deployments.tracing_setup import tracing_of
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.slo import SloConfig
+from qwenfleet.cluster.models import sources
+from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
+from qwenfleet.deployments.ingress.http_app import GatewayApp, Served
+from qwenfleet.deployments.registry.client import RegistryClient
+from qwenfleet.deployments.registry.records import EngineRecord, GatewayRecord, StartFailure
+from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
+from qwenfleet.deployments.telemetry.instruments import reporting
+from qwenfleet.deployments.telemetry.logs import join_serve_log
+from qwenfleet.deployments.telemetry.tracing import tracing_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,9 @@ class Gateway:
         """Import vLLM off the loop, meet the engines, build each model's app as its first engine is
         met."""
         self._stages.begin("importing vLLM")
-        await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.front_end")
+        await asyncio.to_thread(
+            importlib.import_module, "qwenfleet.deployments.vllm_adapter.front_end"
+        )
         for served in self._app.models.values():
             dispatcher = Dispatcher(
                 served.config.id,
@@ -126,8 +128,8 @@ class Gateway:
         description = dispatcher.description
         if served.app is not None or served.is_broken or description is None:
             return
-        from qwenfleet.deployments import front_end
-        from qwenfleet.deployments.fleet import ModelClient
+        from qwenfleet.deployments.vllm_adapter import front_end
+        from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
 
         self._stages.begin(f"building the app of {served.config.id}")
         try:

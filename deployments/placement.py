@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table
 
-from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.config.model import ModelConfig
 
 Bundle = dict[str, float]
 

@@ -19,11 +19,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qwenfleet.cli.__main__ import _parser as qwenfleet_parser
-from qwenfleet.cluster.catalog import find_published
-from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.models.catalog import find_published
 from qwenfleet.deployments.__main__ import _parser as deployments_parser
 from qwenfleet.deployments.environment import cluster_environment
-from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES
+from qwenfleet.deployments.ingress.http_app import MODEL_ROUTES, OWN_ROUTES
 from qwenfleet.loadtest.__main__ import _parser as loadtest_parser
 from tests.pages import ROOT, blocks
 

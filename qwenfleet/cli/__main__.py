@@ -53,7 +53,7 @@ class _Version(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from qwenfleet.cluster import packages
+        from qwenfleet.cluster.doctor import packages
 
         print(f"{parser.prog} {packages.own_version()}")
         parser.exit()

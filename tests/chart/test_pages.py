@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.config.fleet import FleetConfig
 from tests.pages import blocks, read
 
 pytestmark = pytest.mark.chart

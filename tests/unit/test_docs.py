@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 
 from qwenfleet.cli.__main__ import _parser
-from qwenfleet.cluster import gpu_fit
-from qwenfleet.cluster.catalog import find_model
-from qwenfleet.cluster.config_file import load
-from qwenfleet.cluster.gpus import Gpu, Gpus
+from qwenfleet.cluster.config.load import load
+from qwenfleet.cluster.doctor import gpu_fit
+from qwenfleet.cluster.doctor.gpus import Gpu, Gpus
+from qwenfleet.cluster.doctor.packages import Package
 from qwenfleet.cluster.labels import Outcome
 from qwenfleet.cluster.metrics import METRICS
-from qwenfleet.cluster.packages import Package
-from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
-from qwenfleet.deployments.keys import OPEN_ROUTES
+from qwenfleet.cluster.models.catalog import find_model
+from qwenfleet.deployments.ingress.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
+from qwenfleet.deployments.ingress.keys import OPEN_ROUTES
 from tests.pages import PAGES, ROOT, blocks, read
 
 CONFIGURATION = read("docs/configuration.md")

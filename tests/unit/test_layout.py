@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTIONS = ("cluster", "deployments", "kernels", "loadtest")
 # The files that touch vLLM's internals; a new vLLM is a review of these and nothing else.
 VLLM_IMPORTERS = {
-    "deployments/codec.py",
-    "deployments/front_end.py",
-    "deployments/fleet.py",
-    "deployments/resume_plugin.py",
-    "deployments/vllm_args.py",
-    "deployments/vllm_core.py",
-    "deployments/vllm_node.py",
-    "deployments/warm_up.py",
+    "deployments/vllm_adapter/codec.py",
+    "deployments/vllm_adapter/front_end.py",
+    "deployments/vllm_adapter/model_client.py",
+    "deployments/vllm_adapter/resume_plugin.py",
+    "deployments/vllm_adapter/engine_args.py",
+    "deployments/vllm_adapter/core.py",
+    "deployments/vllm_adapter/node.py",
+    "deployments/vllm_adapter/warm_up.py",
 }
 HEAVY = ("torch", "ray", "vllm", "numpy", "transformers")
 

@@ -13,9 +13,9 @@ import yaml
 from click import ClickException
 
 from qwenfleet.cli import __main__ as cli
-from qwenfleet.cluster.chart_values import ChartValues
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.config_file import load
+from qwenfleet.cluster.chart.values import ChartValues
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.load import load
 from tests.pages import PAGES, ROOT, Block, blocks, commands
 from tests.shell_commands import check
 

@@ -3,7 +3,7 @@ operator with a node of eight GPUs came for."""
 
 from __future__ import annotations
 
-from qwenfleet.cluster.catalog import find_model
+from qwenfleet.cluster.models.catalog import find_model
 from tests.pages import ROOT, read
 
 README = read("README.md")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from qwenfleet.deployments import engine as module
-from qwenfleet.deployments.registry_records import DrainOrder
-from qwenfleet.deployments.tracing_setup import NoTracing
+from qwenfleet.deployments.registry.records import DrainOrder
+from qwenfleet.deployments.telemetry.tracing import NoTracing
 
 OPERATOR = DrainOrder("an operator drains its node", 600.0)
 SPOT = DrainOrder("node n1 has the taint spot", 25.0)

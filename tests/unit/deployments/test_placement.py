@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.deployments.placement import actor_resources, node_bundle
 
 

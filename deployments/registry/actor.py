@@ -1,0 +1,200 @@
+"""Registry: who is there, in one small detached actor of each fleet.
+
+No request depends on it. It starts empty, and everyone announces again every second at least, so
+that it is complete a second later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.cluster.labels import EngineState
+from qwenfleet.cluster.metrics import START_FAILURES
+from qwenfleet.deployments.registry import records
+from qwenfleet.deployments.registry.records import (
+    AnnounceEngine,
+    AnnounceGateway,
+    CloseNode,
+    Done,
+    DrainEngine,
+    DrainOrder,
+    EngineRecord,
+    Engines,
+    FirstPackage,
+    GatewayRecord,
+    Message,
+    Orders,
+    Package,
+    Read,
+    Refused,
+    ReportFailure,
+    Request,
+    Snapshot,
+    StartFailure,
+    Withdraw,
+)
+from qwenfleet.deployments.telemetry.instruments import Instruments, reporting
+
+logger = logging.getLogger(__name__)
+
+LAPSE_S: Final = 5.0
+"""Five missed announcements: whoever is silent for this long is no longer listed."""
+CORES_PER_START: Final = 4
+"""An engine start runs two or three vLLM imports, 9 s of CPU each; with fewer cores to each, starts
+only crowd."""
+
+R = TypeVar("R")
+
+
+class Registry:
+    """The actor's state. `clock` is monotonic seconds."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        count_failures: Callable[[str, int], None] = lambda model, failures: None,
+    ) -> None:
+        """`count_failures` is called with each model, and how many starts more its engines gave
+        up."""
+        self._clock = clock
+        self._count_failures = count_failures
+        self._models: set[str] = set()
+        self._engines: dict[str, tuple[EngineRecord, float]] = {}
+        self._gateways: dict[str, tuple[GatewayRecord, float]] = {}
+        self._failures: deque[StartFailure] = deque(maxlen=32)
+        self._drains: dict[str, DrainOrder] = {}
+        self._packages: dict[str, str] = {}
+        self._closed: dict[str, float] = {}
+        """Nodes on which no engine starts, and until when."""
+
+    def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
+        """List an engine."""
+        if record.model not in self._models:
+            self._models.add(record.model)
+            self._count_failures(record.model, 0)
+        loading = [
+            other
+            for other, _ in self._live(self._engines).values()
+            if other.is_loading and other.node == record.node and other.id != record.id
+        ]
+        is_closed = any(
+            self._closed.get(node, 0.0) > self._clock() for node in (record.node, *record.nodes)
+        )
+        may_load = len(loading) < max(1, node_cores // CORES_PER_START) and not is_closed
+        if record.state == EngineState.STARTING and may_load:
+            record = msgspec.structs.replace(record, is_loading=True)
+        if record.state == EngineState.READY:
+            self._failures = deque(
+                (f for f in self._failures if f.is_final or f.model != record.model),
+                self._failures.maxlen,
+            )
+        self._engines[record.id] = (record, self._clock())
+        return Orders(may_load, self._drains.get(record.id))
+
+    def drain(self, engine: str, order: DrainOrder) -> None:
+        """The engine gets the order with its next announcement."""
+        self._drains[engine] = order
+
+    def close_node(self, node: str, for_s: float) -> None:
+        """No engine gets its turn to start there for so many seconds."""
+        self._closed[node] = self._clock() + for_s
+
+    def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
+        """List a gateway. Answers with every engine."""
+        self._gateways[record.id] = (record, self._clock())
+        return self.snapshot().engines
+
+    def withdraw(self, id: str) -> None:
+        """An engine or gateway leaves."""
+        self._engines.pop(id, None)
+        self._gateways.pop(id, None)
+        self._drains.pop(id, None)
+
+    def report_failure(self, failure: StartFailure) -> None:
+        self._failures.append(failure)
+        if failure.engine not in self._gateways:
+            self._count_failures(failure.model, 1)
+        self.withdraw(failure.engine)
+
+    def first_package(self, code: str, uri: str, missing: str = "") -> str:
+        """The package in which this code came first: this one, if in none yet, or in the one that
+        is `missing` now."""
+        if self._packages.get(code, missing) == missing:
+            self._packages[code] = uri
+        return self._packages[code]
+
+    def snapshot(self) -> Snapshot:
+        self._engines = self._live(self._engines)
+        self._gateways = self._live(self._gateways)
+        return Snapshot(
+            engines=tuple(record for record, _ in self._engines.values()),
+            gateways=tuple(record for record, _ in self._gateways.values()),
+            failures=tuple(self._failures),
+        )
+
+    def _live(self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
+        now = self._clock()
+        return {key: entry for key, entry in records.items() if now - entry[1] < LAPSE_S}
+
+
+class CountingRegistry(Registry):
+    """The registry of a fleet, which reports what it counts."""
+
+    def __init__(self, fleet: str) -> None:
+        self._instruments = Instruments(fleet)
+        super().__init__(count_failures=self._report_failures)
+
+    def _report_failures(self, model: str, failures: int) -> None:
+        with reporting():
+            if not failures:
+                self._instruments.begin(START_FAILURES, model)
+            self._instruments.add(START_FAILURES, failures, {"model": model})
+
+
+class RegistryActor:
+    """What Ray runs: a registry that is asked in bytes, and answers in bytes whatever it is
+    asked."""
+
+    def __init__(self, fleet: str) -> None:
+        self._registry = CountingRegistry(fleet)
+
+    def ask(self, data: bytes) -> bytes:
+        return ask(self._registry, data)
+
+
+def ask(registry: Registry, data: bytes) -> bytes:
+    """One call. A caller that is not understood gets `Refused`, as the caller's log will say."""
+    try:
+        request = records.decode_request(data)
+    except ProtocolError as error:
+        logger.warning("call refused", extra={"reason": error.problem})
+        return records.encode(Refused(error.problem))
+    return records.encode(_answer(registry, request))
+
+
+def _answer(registry: Registry, request: Request) -> Message:
+    match request:
+        case AnnounceEngine(record=engine, node_cores=node_cores):
+            return registry.announce_engine(engine, node_cores)
+        case AnnounceGateway(record=gateway):
+            return Engines(registry.announce_gateway(gateway))
+        case Withdraw(id=name):
+            registry.withdraw(name)
+        case ReportFailure(failure=failure):
+            registry.report_failure(failure)
+        case DrainEngine(engine=name, order=order):
+            registry.drain(name, order)
+        case CloseNode(node=node, for_s=for_s):
+            registry.close_node(node, for_s)
+        case FirstPackage(code=code, uri=uri, missing=missing):
+            return Package(registry.first_package(code, uri, missing))
+        case Read():
+            return registry.snapshot()
+    return Done()

@@ -1,0 +1,199 @@
+"""A fleet's registry as others call it: engines and gateways announce themselves, commands ask.
+
+Calls and answers are the bytes of `registry_records`. Older code has a registry of another name, to
+which records cross by pickle. This code does not find it: commands say that such a fleet does not
+answer, and an update in place (`python -m qwenfleet.deployments` again) starts a registry of its
+own next to it. While Serve replaces the replicas, old gateways know the old engines and new
+gateways the new ones; a new gateway answers 503 until the first new engine is ready. The old
+registry ends when all replicas are new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import ray
+from ray.experimental import internal_kv
+
+from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.registry import records
+from qwenfleet.deployments.registry.actor import RegistryActor
+from qwenfleet.deployments.registry.records import (
+    AnnounceEngine,
+    AnnounceGateway,
+    CloseNode,
+    Done,
+    DrainEngine,
+    DrainOrder,
+    EngineRecord,
+    Engines,
+    FirstPackage,
+    GatewayRecord,
+    Message,
+    Orders,
+    Package,
+    Read,
+    ReportFailure,
+    Snapshot,
+    StartFailure,
+    Withdraw,
+)
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE: Final = "qwenfleet"
+ANNOUNCE_INTERVAL_S: Final = 1.0
+CALL_TIMEOUT_S: Final = 5.0
+AWAY: Final = (ray.exceptions.RayError, ValueError)
+"""What the functions below raise while the registry restarts, or when the fleet has none. All of
+them raise ProtocolError when its version is too far from ours."""
+
+A = TypeVar("A", bound=Message)
+
+
+class RegistryClient:
+    """The registry as engines and gateways call it: each call has a deadline and answers None while
+    it is away, or does not understand us."""
+
+    def __init__(self, fleet: str) -> None:
+        self._fleet = fleet
+        self._actor: Any = None
+        self._problem = ""
+        """Why the last call failed, so that the log says it once."""
+
+    async def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
+        """What this engine is to do; nothing while the registry is away."""
+        return await self._ask(AnnounceEngine(record, node_cores), Orders) or Orders()
+
+    async def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
+        """The engines; none while the registry is away."""
+        return (await self._ask(AnnounceGateway(record), Engines) or Engines()).engines
+
+    async def withdraw(self, id: str) -> None:
+        await self._ask(Withdraw(id), Done)
+
+    async def report_failure(self, failure: StartFailure) -> None:
+        await self._ask(ReportFailure(failure), Done)
+
+    async def _ask(self, request: Message, kind: type[A]) -> A | None:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                if self._actor is None:
+                    self._actor = await asyncio.to_thread(_actor, self._fleet)
+                answer = _expect(kind, await self._actor.ask.remote(records.encode(request)))
+        except (ray.exceptions.RayError, TimeoutError, ValueError, ProtocolError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self._problem:
+                asked = type(request).__name__
+                logger.warning("registry away", extra={"asked": asked, "error": problem})
+            self._actor, self._problem = None, problem
+            return None
+        if self._problem:
+            logger.info("registry answers again")
+        self._problem = ""
+        return answer
+
+
+def read(fleet: str) -> Snapshot:
+    """What an existing registry knows. Raises ValueError when the fleet has none."""
+    return _ask(_existing(fleet), Read(), Snapshot)
+
+
+def drain(fleet: str, engine: str, order: DrainOrder) -> None:
+    """Order an engine to drain. Raises ValueError when the fleet has no registry."""
+    _ask(_existing(fleet), DrainEngine(engine, order), Done)
+
+
+def close_node(fleet: str, node: str, for_s: float) -> None:
+    """Let no engine start on a node. Raises ValueError when the fleet has no registry."""
+    _ask(_existing(fleet), CloseNode(node, for_s), Done)
+
+
+def first_package(fleet: str, code: str, uri: str) -> str:
+    """The package in which a fleet's replicas run this code. Starts the registry.
+
+    Ray deletes a package when neither a job nor an actor needs it; then this one takes its place.
+    A registry that restarted has forgotten the first one, so that the next deploy moves the
+    replicas, one after the other, into its own package.
+    """
+    actor = _actor(fleet)
+    first = _ask(actor, FirstPackage(code, uri), Package).uri
+    if first != uri and not _is_stored(first):
+        first = _ask(actor, FirstPackage(code, uri, missing=first), Package).uri
+    return first
+
+
+def end(fleet: str) -> None:
+    """Forget the fleet."""
+    with suppress(ValueError):
+        ray.kill(ray.get_actor(actor_name(fleet), namespace=NAMESPACE))
+    end_legacy(fleet)
+
+
+def end_legacy(fleet: str) -> None:
+    """End the registry of code that spoke pickle, when no replica runs that code any more: one that
+    did would start it again."""
+    with suppress(ValueError):
+        ray.kill(ray.get_actor(legacy_name(fleet), namespace=NAMESPACE))
+
+
+def actor_name(fleet: str) -> str:
+    """Another name than `legacy_name`, so that callers in pickle and in bytes never meet."""
+    return f"{fleet}.registry"
+
+
+def legacy_name(fleet: str) -> str:
+    """The registry's name in older code, whose records cross by pickle."""
+    return f"{fleet}-registry"
+
+
+def fleets() -> list[str]:
+    """The fleets of the Ray cluster that this process has joined, by their registries."""
+    suffix = actor_name("")
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    names = [str(actor["name"]) for actor in actors if actor["namespace"] == NAMESPACE]
+    return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+
+
+def _is_stored(uri: str) -> bool:
+    """Whether Ray still has a package; what a user stores elsewhere is taken to be there."""
+    if not uri.startswith("gcs://"):
+        return True
+    return bool(internal_kv._internal_kv_exists(uri))
+
+
+def _ask(actor: Any, request: Message, kind: type[A]) -> A:
+    return _expect(kind, ray.get(actor.ask.remote(records.encode(request)), timeout=CALL_TIMEOUT_S))
+
+
+def _expect(kind: type[A], data: bytes) -> A:
+    """Raises ProtocolError for any other answer."""
+    answer = records.decode_answer(data)
+    if not isinstance(answer, kind):
+        raise ProtocolError(
+            f"the fleet's registry answered {type(answer).__name__} instead of {kind.__name__}"
+        )
+    return answer
+
+
+def _existing(fleet: str) -> Any:
+    return ray.get_actor(actor_name(fleet), namespace=NAMESPACE)
+
+
+def _actor(fleet: str) -> Any:
+    """The fleet's registry, started when there is none."""
+    return (
+        ray.remote(RegistryActor)
+        .options(
+            name=actor_name(fleet),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+        )
+        .remote(fleet)
+    )

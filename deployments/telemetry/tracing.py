@@ -1,0 +1,127 @@
+"""The tracing of a process, if it has any: `tracing_of` chooses.
+
+The `No…` classes stand in for what is not traced: the same calls, no effect, and no import of
+OpenTelemetry, so that the code of requests needs no branch for it.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+from starlette.types import Scope
+
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
+from qwenfleet.deployments.wire.frames import Submit
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.telemetry.attempt_span import AttemptSpan
+    from qwenfleet.deployments.telemetry.exporter import Tracing
+    from qwenfleet.deployments.telemetry.request_span import RequestSpan
+    from qwenfleet.deployments.telemetry.spans import Spans
+
+    AnyAttemptSpan: TypeAlias = "AttemptSpan | NoAttemptSpan"
+    AnyRequestSpan: TypeAlias = "RequestSpan | NoRequestSpan"
+    AnySpans: TypeAlias = "Spans | NoSpans"
+    AnyTracing: TypeAlias = "Tracing | NoTracing"
+
+
+class NoAttemptSpan:
+    """An AttemptSpan of a request that is not traced."""
+
+    __slots__ = ()
+    headers: Final = None
+
+    def scheduled(self, ago_s: float) -> None:
+        pass
+
+    def took(self, tokens: int) -> None:
+        pass
+
+    def resumed(self, gap_s: float) -> None:
+        pass
+
+    def finish(self, reason: int) -> None:
+        pass
+
+    def end(self, how: str, reason: str = "", *, is_error: bool | None = None) -> None:
+        pass
+
+
+class NoRequestSpan:
+    """A RequestSpan where nothing is traced."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def carried_by(self, scope: Scope) -> Scope:
+        return scope
+
+    def select(self, model: str) -> None:
+        pass
+
+    def attempt(
+        self, request_id: str, number: int, engine: str, tokens_before: int, last: AnyAttemptSpan
+    ) -> NoAttemptSpan:
+        return NO_ATTEMPT_SPAN
+
+    def fail(self, error: FleetError) -> None:
+        pass
+
+    def answer(
+        self,
+        outcome: Outcome,
+        status: int | None,
+        prompt: int = 0,
+        cached: int = 0,
+        output: int = 0,
+    ) -> None:
+        pass
+
+
+class NoSpans:
+    """Spans where nothing is traced."""
+
+    __slots__ = ()
+
+    def request(self, scope: Scope) -> NoRequestSpan:
+        return NO_REQUEST_SPAN
+
+    def in_engine(self, submit: Submit, engine: str, model: str) -> NoAttemptSpan:
+        return NO_ATTEMPT_SPAN
+
+
+class NoTracing:
+    """The Tracing of a process that traces nothing."""
+
+    def __init__(self) -> None:
+        self.spans = NO_SPANS
+
+    def close(self) -> None:
+        pass
+
+
+NO_ATTEMPT_SPAN: Final = NoAttemptSpan()
+NO_REQUEST_SPAN: Final = NoRequestSpan()
+NO_SPANS: Final = NoSpans()
+
+
+def tracing_of(fleet: FleetConfig, *, service: str, instance: str) -> AnyTracing:
+    """This process's tracing. OpenTelemetry is imported only when it is configured."""
+    if fleet.tracing is None:
+        return NoTracing()
+    from qwenfleet.deployments.telemetry.exporter import Tracing
+
+    return Tracing(fleet.tracing, fleet=fleet.name, service=service, instance=instance)

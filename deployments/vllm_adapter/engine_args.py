@@ -1,0 +1,76 @@
+"""A model's configuration and layout as vLLM's engine arguments, on each node of an engine.
+
+vLLM internals used here (0.32): AsyncEngineArgs. It is imported when it is made, not with this
+module: an engine's replica knows its NodePlace before vLLM is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.config.model import ModelConfig
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+GIB: Final = 1024**3
+
+
+@dataclass(frozen=True)
+class NodePlace:
+    """One node of an engine that spans several, and where its first node listens."""
+
+    node_rank: int
+    head: str
+    """IP address of the first node."""
+    group_port: int
+    """Where torch's process group of one tensor and pipeline parallel group meets."""
+    handshake_port: int
+    """Where cores of data parallel ranks on other nodes report."""
+
+
+def sharding_args(layout: Layout, place: NodePlace | None) -> dict[str, Any]:
+    """AsyncEngineArgs of one node; `place` is None when there is only one.
+
+    vLLM's mp executor has a worker process per GPU and spans nodes by itself; its ray executor
+    would want a bundle per GPU, of which Ray cannot keep eight together on each of two nodes.
+    """
+    arguments: dict[str, Any] = {
+        "tensor_parallel_size": layout.tensor_parallel_size,
+        "pipeline_parallel_size": layout.pipeline_parallel_size,
+        "data_parallel_size": layout.data_parallel_size,
+        "enable_expert_parallel": layout.expert_parallel,
+        "enable_eplb": layout.expert_load_balancing,
+    }
+    if place is None:
+        return arguments
+    return arguments | {
+        "distributed_executor_backend": "mp",
+        "nnodes": layout.nodes,
+        "node_rank": place.node_rank,
+        "master_addr": place.head,
+        "master_port": place.group_port,
+        "data_parallel_address": place.head,
+        "data_parallel_rpc_port": place.handshake_port,
+    }
+
+
+def engine_args(
+    model: ModelConfig, path: str, traces_url: str | None = None, place: NodePlace | None = None
+) -> AsyncEngineArgs:
+    """The arguments of this model's engine on one node: the configuration's fields, then its
+    `engine_args` as they are."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = {"enable_log_requests": False, "otlp_traces_endpoint": traces_url}
+    if current_platform.is_cpu():
+        arguments["kv_cache_memory_bytes"] = int(model.kv_cache_gib * GIB)
+    arguments |= model.engine_args
+    arguments |= sharding_args(model.sharding, place)
+    arguments |= {"model": path, "served_model_name": [model.id]}
+    if model.max_model_len is not None:
+        arguments["max_model_len"] = model.max_model_len
+    return AsyncEngineArgs(**arguments)

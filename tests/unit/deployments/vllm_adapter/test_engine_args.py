@@ -1,0 +1,44 @@
+"""A layout becomes vLLM's arguments, on each node of an engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.deployments.vllm_adapter.engine_args import NodePlace, sharding_args
+
+PLACE = NodePlace(1, "10.0.0.1", 4000, 4001)
+
+
+def test_a_layout_on_one_node_names_no_other() -> None:
+    arguments = sharding_args(Layout.parse("TP4xDP2+EP8"), None)
+    assert arguments == {
+        "tensor_parallel_size": 4,
+        "pipeline_parallel_size": 1,
+        "data_parallel_size": 2,
+        "enable_expert_parallel": True,
+        "enable_eplb": False,
+    }
+
+
+def test_a_node_of_several_knows_its_rank_and_where_the_first_listens() -> None:
+    arguments = sharding_args(Layout.parse("TP8xDP2+EP16@2"), PLACE)
+    assert arguments["distributed_executor_backend"] == "mp"
+    assert (arguments["nnodes"], arguments["node_rank"]) == (2, 1)
+    assert (arguments["master_addr"], arguments["master_port"]) == ("10.0.0.1", 4000)
+    assert (arguments["data_parallel_address"], arguments["data_parallel_rpc_port"]) == (
+        "10.0.0.1",
+        4001,
+    )
+
+
+def test_experts_are_balanced_when_the_layout_asks_for_it() -> None:
+    layout = Layout(tensor_parallel_size=8, expert_parallel=True, expert_load_balancing=True)
+    assert sharding_args(layout, None)["enable_eplb"] is True
+
+
+def test_a_replica_knows_its_place_before_vllm_is_imported() -> None:
+    """The import takes 9 s of CPU, and engines of a node take turns at it."""
+    code = "import sys; import qwenfleet.deployments.vllm_adapter.engine_args; assert 'vllm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
