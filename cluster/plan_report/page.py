@@ -28,7 +28,7 @@ from qwenfleet.cluster.planner.search import plan
 from qwenfleet.cluster.planner.tradeoffs import by_context, cells
 
 T = TypeVar("T")
-TEMPLATE: Final = "plan_page.html"
+TEMPLATE: Final = "page.html"
 MARK: Final = "__PLANS__"
 """In the template, where the data goes."""
 MODELS: Final = tuple(sorted(CATALOG, key=lambda model: model.geometry.quantization is None))

@@ -51,8 +51,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from qwenfleet.cluster.accelerators import Vendor
-from qwenfleet.cluster.step_cost import Parameter
+from qwenfleet.cluster.hardware.accelerators import Vendor
+from qwenfleet.cluster.speed.cost import Parameter
 
 VALUES: Final[Mapping[Parameter, float]] = MappingProxyType(
     {{

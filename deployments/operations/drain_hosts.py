@@ -1,7 +1,7 @@
 """Draining every engine on some hosts, from inside their Ray cluster.
 
-`qwenfleet drain --node` runs `python -m qwenfleet.deployments.operations.drain_hosts ADDRESS…` in the head pod
-of each Ray cluster that has pods on the node; the addresses are the pods'.
+`qwenfleet drain --node` runs `python -m qwenfleet.deployments.operations.drain_hosts ADDRESS…` in
+the head pod of each Ray cluster that has pods on the node; the addresses are the pods'.
 """
 
 from __future__ import annotations

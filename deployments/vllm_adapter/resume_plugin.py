@@ -6,8 +6,8 @@ request of vLLM has when it comes back: those tokens are output, not prompt, so 
 `min_tokens`, penalties, bad words, repetition detection and grammars count them. Such a request is
 its original in everything else.
 
-What of vLLM 0.32 is patched, and why (tests/unit/deployments/vllm_adapter/test_resume_plugin.py fails when one
-of these, or what they rely on, changes):
+What of vLLM 0.32 is patched, and why (the tests of this module fail when one of these, or what they
+rely on, changes):
 
 - `Request.from_engine_core_request`: appends the tokens as output, which also hashes their blocks.
   It takes no prefill statistics, for which the scheduler asserts that a new request has no more

@@ -42,7 +42,7 @@ slo: {ttft_s: TTFT}
 """
 ENGINES = """
 import json, ray
-from qwenfleet.deployments import registry
+from qwenfleet.deployments.registry import client as registry
 ray.init(address="auto", namespace=registry.NAMESPACE, log_to_driver=False)
 print(json.dumps([e.id for e in registry.read("job").engines if e.state == "ready"]))
 """

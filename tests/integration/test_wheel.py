@@ -108,7 +108,8 @@ def test_the_wheel_has_each_file_of_the_four_folders_and_no_test(wheel: Path) ->
 
 def test_the_code_and_vllm_s_plugin_come_from_the_wheel(installed: Installed) -> None:
     code = (
-        "import importlib.metadata as metadata, pathlib, qwenfleet.cluster.doctor.packages as packages\n"
+        "import importlib.metadata as metadata, pathlib\n"
+        "import qwenfleet.cluster.doctor.packages as packages\n"
         "(plugin,) = metadata.entry_points(group='vllm.general_plugins', name='qwenfleet_resume')\n"
         "print(pathlib.Path(packages.__file__).is_relative_to(pathlib.Path.cwd().parent / 'venv'),"
         "plugin.load().__name__)"

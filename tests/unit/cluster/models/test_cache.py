@@ -13,7 +13,7 @@ from qwenfleet.cluster.models import cache
 BUILDER = """
 import sys, time
 from pathlib import Path
-from qwenfleet.cluster import embedded
+from qwenfleet.cluster.models import cache as embedded
 
 root, log, hang = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "hang"
 

@@ -167,7 +167,7 @@ def test_weight_bytes_counts_what_vllm_would_read(model: Path) -> None:
 
 def test_importing_sources_loads_none_of_the_heavy_libraries() -> None:
     code = (
-        "import sys; from qwenfleet.cluster import models, sources; "
+        "import sys; from qwenfleet.cluster.models import cards, sources; "
         "print(sorted({'torch', 'ray', 'vllm', 'numpy', 'gguf', 'tokenizers', 'safetensors', "
         "'huggingface_hub'} & sys.modules.keys()))"
     )

@@ -103,7 +103,8 @@ def test_who_may_not_enter_pods_is_told_what_to_run(api: Any) -> None:
     said = str(caught.value)
     assert "does not let you create pods/exec in namespace fleet" in said
     assert said.endswith(
-        "Run `kubectl exec -n fleet head -c ray-head -- python -m qwenfleet.deployments.operations.drain_hosts "
+        "Run `kubectl exec -n fleet head -c ray-head -- "
+        "python -m qwenfleet.deployments.operations.drain_hosts "
         "--deadline 60 10.0.0.2 10.0.0.3`, then `kubectl cordon gpu-1`."
     )
     assert not is_cordoned(api, "gpu-1")

@@ -138,13 +138,15 @@ def test_without_the_section_nothing_of_ours_imports_opentelemetry() -> None:
     importers = {
         source.stem
         for folder in ("cluster", "deployments", "qwenfleet")
-        for source in (ROOT / folder).glob("*.py")
+        for source in (ROOT / folder).rglob("*.py")
         if "opentelemetry import" in source.read_text()
         or "import opentelemetry" in source.read_text()
     }
     code = (
         "import sys\n"
-        "from qwenfleet.deployments import app, dispatcher, engine, gateway, http_app\n"
+        "from qwenfleet.deployments import app, engine, gateway\n"
+        "from qwenfleet.deployments.dispatch import dispatcher\n"
+        "from qwenfleet.deployments.ingress import http_app\n"
         "from qwenfleet.deployments.telemetry.tracing import tracing_of\n"
         "from qwenfleet.cluster.config.fleet import FleetConfig\n"
         "fleet = FleetConfig()\n"

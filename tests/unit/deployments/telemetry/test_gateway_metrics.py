@@ -23,7 +23,7 @@ from qwenfleet.deployments.telemetry.gateway_metrics import AVAILABILITY, NO_MOD
 from qwenfleet.deployments.wire.frames import RankLoad
 
 PLAIN = [metric for metric in METRICS.values() if metric.kind != "histogram"]
-CODE = Path(instruments.__file__).parent
+CODE = Path(instruments.__file__).parents[1]
 SLO = SloConfig(ttft_s=2.0, ttft_ratio=0.9, inter_token_s=0.05, inter_token_ratio=0.9)
 
 
@@ -102,7 +102,7 @@ def test_the_closed_labels_are_those_of_the_code() -> None:
     assert set(CLOSED["reason"]) == codes | {"app_failed", "invalid_request"}
     begun = {
         phase
-        for name in ("engine", "vllm_core", "scripted_engine")
+        for name in ("engine", "vllm_adapter/core", "engine_host/scripted_core")
         for phase in re.findall(
             r"stages\.begin\(StartPhase\.(\w+)", (CODE / f"{name}.py").read_text()
         )

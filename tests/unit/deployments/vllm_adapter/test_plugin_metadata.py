@@ -15,7 +15,7 @@ FIND = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from importlib.metadata import entry_points
-import qwenfleet.deployments.plugin_metadata as plugin_metadata
+import qwenfleet.deployments.vllm_adapter.plugin_metadata as plugin_metadata
 before = plugin_metadata.NAME in entry_points(group=plugin_metadata.GROUP).names
 plugin_metadata.ensure(sys.argv[2])
 import subprocess

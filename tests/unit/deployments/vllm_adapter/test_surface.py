@@ -72,7 +72,7 @@ def used_of_engine_core(method: str) -> set[str]:
 
 @cache
 def offered_by_the_model_client() -> frozenset[str]:
-    tree = ast.parse((ROOT / "deployments" / "fleet.py").read_text())
+    tree = ast.parse((ROOT / "deployments" / "vllm_adapter" / "model_client.py").read_text())
     methods = functions_of(class_of(tree, "ModelClient"))
     attributes = {
         node.attr
