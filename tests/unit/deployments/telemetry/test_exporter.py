@@ -25,7 +25,7 @@ from qwenfleet.deployments.telemetry.tracing import NO_SPANS, tracing_of
 
 ROOT = Path(__file__).resolve().parents[4]
 SCOPE = {"method": "POST", "path": "/v1/completions", "headers": []}
-OURS = {"attempt_span", "request_span", "spans", "tracing"}
+OURS = {"attempt_span", "exporter", "request_span", "spans"}
 """The modules that may import OpenTelemetry."""
 
 

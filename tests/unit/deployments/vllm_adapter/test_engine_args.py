@@ -40,5 +40,6 @@ def test_experts_are_balanced_when_the_layout_asks_for_it() -> None:
 
 def test_a_replica_knows_its_place_before_vllm_is_imported() -> None:
     """The import takes 9 s of CPU, and engines of a node take turns at it."""
-    code = "import sys; import qwenfleet.deployments.vllm_adapter.engine_args; assert 'vllm' not in sys.modules"
+    name = "qwenfleet.deployments.vllm_adapter.engine_args"
+    code = f"import sys, {name}; assert 'vllm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
