@@ -15,7 +15,7 @@
     │   └── PlanError         a model cannot be planned for: `plan_errors.py`
     ├── EngineStartError      an engine did not come up
     ├── ProtocolError         gateway and engine do not understand each other
-    └── RequestError          the answer to one HTTP request: `request_errors.py`
+    └── RequestError          the answer to one HTTP request: `deployments/ingress/errors.py`
 
 Each class keeps its constructor's arguments as fields and hands all of them to
 ``super().__init__``: ``Exception`` pickles as ``cls(*args)``, so errors cross actors whole.

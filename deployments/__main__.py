@@ -11,9 +11,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from qwenfleet.cluster import config_file
+from qwenfleet.cluster.config import load
 from qwenfleet.cluster.errors import FleetError
-from qwenfleet.cluster.fleet_checks import check_fleet
+from qwenfleet.cluster.planner.fleet_checks import check_fleet
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The result is the exit status; a failure is one sentence on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        config = config_file.load(options.config)
-        from qwenfleet.deployments import deploy
+        config = load.load(options.config)
+        from qwenfleet.deployments.operations import deploy
 
         if options.stop:
             deploy.stop(config)

@@ -10,17 +10,17 @@ from typing import Any, cast
 
 from ray.serve import Application, Deployment
 
-from qwenfleet.cluster import packages
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, dump
-from qwenfleet.cluster.fleet_checks import check_fleet
-from qwenfleet.cluster.model_config import FRONT_END_ARGS, ModelConfig, Replicas
-from qwenfleet.cluster.plan_serving import completed
-from qwenfleet.cluster.slo import SloConfig
+from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, dump
+from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig, Replicas
+from qwenfleet.cluster.config.slo import SloConfig
+from qwenfleet.cluster.doctor import packages
+from qwenfleet.cluster.planner.fleet_checks import check_fleet
+from qwenfleet.cluster.planner.fleet_defaults import completed
 from qwenfleet.deployments.engine import DRAIN_S, Engine
 from qwenfleet.deployments.environment import engine_environment, gateway_environment
 from qwenfleet.deployments.gateway import Gateway
-from qwenfleet.deployments.logs import REPLICA_LOG
-from qwenfleet.deployments.sharding import actor_resources, node_bundle
+from qwenfleet.deployments.placement import actor_resources, node_bundle
+from qwenfleet.deployments.telemetry.logs import REPLICA_LOG
 
 logger = logging.getLogger(__name__)
 

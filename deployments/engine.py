@@ -20,31 +20,32 @@ from typing import Any, Final
 import ray
 from ray import serve
 
-from qwenfleet.cluster import sources
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.departure import Departure
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.kube import node_watch
+from qwenfleet.cluster.kube.departure import Departure
 from qwenfleet.cluster.labels import EngineState, StartPhase
-from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.deployments import node_watch, plugin_metadata
-from qwenfleet.deployments.core import Core, CoreDead
-from qwenfleet.deployments.engine_host import EngineHost
-from qwenfleet.deployments.engine_metrics import EngineMetrics
+from qwenfleet.cluster.models import sources
+from qwenfleet.deployments.engine_host.core import Core, CoreDead
+from qwenfleet.deployments.engine_host.engine_metrics import EngineMetrics
+from qwenfleet.deployments.engine_host.host import EngineHost
 from qwenfleet.deployments.environment import ENGINE_SERVICE
-from qwenfleet.deployments.followers import Followers, start_followers
-from qwenfleet.deployments.instruments import reporting
-from qwenfleet.deployments.logs import join_serve_log
 from qwenfleet.deployments.members import members
-from qwenfleet.deployments.registry import (
+from qwenfleet.deployments.registry.client import (
     ANNOUNCE_INTERVAL_S,
     DrainOrder,
     EngineRecord,
     RegistryClient,
     StartFailure,
 )
-from qwenfleet.deployments.stages import StageClock
+from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.telemetry.instruments import reporting
+from qwenfleet.deployments.telemetry.logs import join_serve_log
 from qwenfleet.deployments.tracing_setup import tracing_of
-from qwenfleet.deployments.transport import EngineDescription
+from qwenfleet.deployments.vllm_adapter import plugin_metadata
+from qwenfleet.deployments.vllm_adapter.followers import Followers, start_followers
+from qwenfleet.deployments.wire.frames import EngineDescription
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +266,7 @@ def _make_core(
 ) -> Core:
     """The core that the configuration asks for. Imports vLLM only when it is needed: 9 s of CPU."""
     if model.engine == "scripted":
-        from qwenfleet.deployments.scripted_engine import ScriptedCore
+        from qwenfleet.deployments.engine_host.scripted_core import ScriptedCore
 
         return ScriptedCore(model)
     stages.begin(StartPhase.FINDING_MODEL)
@@ -274,7 +275,7 @@ def _make_core(
     plugin_metadata.ensure()
     # vLLM's set-up of logging closes every handler there is; its core processes still want it.
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
-    from qwenfleet.deployments.vllm_core import VllmCore
+    from qwenfleet.deployments.vllm_adapter.core import VllmCore
 
     del os.environ["VLLM_CONFIGURE_LOGGING"]
     return VllmCore(model, path, traces_url, stages, followers)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from qwenfleet.cluster.config import FleetConfig, TracingConfig
-from qwenfleet.cluster.machine import free_port_range
-from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.sources import EMBEDDED
+from qwenfleet.cluster.config.fleet import FleetConfig, TracingConfig
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.local.ports import free_port_range
+from qwenfleet.cluster.models.sources import EMBEDDED
 
 ENGINE_SERVICE: Final = "qwenfleet-engine"
 """What spans of engines and their cores call their service."""

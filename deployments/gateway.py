@@ -17,24 +17,24 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
-from qwenfleet.cluster import sources
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.slo import SloConfig
-from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.http_app import GatewayApp, Served
-from qwenfleet.deployments.instruments import reporting
-from qwenfleet.deployments.logs import join_serve_log
-from qwenfleet.deployments.registry import (
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.slo import SloConfig
+from qwenfleet.cluster.models import sources
+from qwenfleet.deployments.ingress.http_app import GatewayApp, Served
+from qwenfleet.deployments.registry.client import (
     EngineRecord,
     GatewayRecord,
     RegistryClient,
     StartFailure,
 )
-from qwenfleet.deployments.stages import StageClock
+from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
+from qwenfleet.deployments.telemetry.instruments import reporting
+from qwenfleet.deployments.telemetry.logs import join_serve_log
 from qwenfleet.deployments.tracing_setup import tracing_of
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.fleet import FleetClient
+    from qwenfleet.deployments.vllm_adapter.fleet_client import FleetClient
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,9 @@ class Gateway:
         """Import vLLM off the loop, meet the engines, build each model's app as its first engine is
         met."""
         self._stages.begin("importing vLLM")
-        fleet = await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.fleet")
+        fleet = await asyncio.to_thread(
+            importlib.import_module, "qwenfleet.deployments.vllm_adapter.fleet_client"
+        )
         for served in self._app.models.values():
             client = fleet.FleetClient(
                 served.config.id,
@@ -121,7 +123,9 @@ class Gateway:
                 metrics=self._metrics,
             )
             self._clients[served.config.id] = served.engines = client
-        await asyncio.to_thread(importlib.import_module, "qwenfleet.deployments.front_end")
+        await asyncio.to_thread(
+            importlib.import_module, "qwenfleet.deployments.vllm_adapter.front_end"
+        )
         self._stages.begin("waiting for an engine")
         while True:
             await self._was_told.wait()
@@ -135,7 +139,7 @@ class Gateway:
         description = client.description
         if served.app is not None or served.is_broken or description is None:
             return
-        from qwenfleet.deployments import front_end
+        from qwenfleet.deployments.vllm_adapter import front_end
 
         self._stages.begin(f"building the app of {served.config.id}")
         try:

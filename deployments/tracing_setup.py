@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.config.fleet import FleetConfig
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.tracing import Tracing
+    from qwenfleet.deployments.telemetry.tracing import Tracing
 
 
 def tracing_of(fleet: FleetConfig, *, service: str, instance: str) -> Tracing | None:
     """This process's tracing. OpenTelemetry is imported only when it is configured."""
     if fleet.tracing is None:
         return None
-    from qwenfleet.deployments.tracing import Tracing
+    from qwenfleet.deployments.telemetry.tracing import Tracing
 
     return Tracing(fleet.tracing, fleet=fleet.name, service=service, instance=instance)

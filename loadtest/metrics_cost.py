@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from qwenfleet.cluster.config.slo import SloConfig
 from qwenfleet.cluster.labels import Decision, Outcome
-from qwenfleet.cluster.slo import SloConfig
 from qwenfleet.loadtest import scaling
 from qwenfleet.loadtest.overhead import Say
 
@@ -68,7 +68,7 @@ def counted_in_a_worker() -> EventCost:
 
 def count() -> EventCost:
     """Count as a gateway does for one model."""
-    from qwenfleet.deployments.gateway_metrics import GatewayMetrics
+    from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 
     metrics = GatewayMetrics("benchmark", {MODEL: SloConfig()})
     metrics.begin()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from qwenfleet.cluster.machine import free_port_range, free_ports
+from qwenfleet.cluster.local.ports import free_port_range, free_ports
 from qwenfleet.loadtest import servers
 from qwenfleet.loadtest.overhead import Say, Start
 from qwenfleet.loadtest.servers import Server

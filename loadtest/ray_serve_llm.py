@@ -12,7 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
-from qwenfleet.cluster import local_memory, sources
+from qwenfleet.cluster.local import memory
+from qwenfleet.cluster.models import sources
 from qwenfleet.loadtest import servers
 
 
@@ -34,7 +35,7 @@ def main(port: int, ready: Path) -> None:
         num_gpus=0,
         include_dashboard=False,
         log_to_driver=False,
-        object_store_memory=local_memory.OBJECT_STORE_BYTES,
+        object_store_memory=memory.OBJECT_STORE_BYTES,
     )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

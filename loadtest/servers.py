@@ -22,11 +22,11 @@ import psutil
 import urllib3
 import yaml
 
-from qwenfleet.cluster import sources
-from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.errors import BenchmarkError
-from qwenfleet.cluster.machine import free_ports
-from qwenfleet.cluster.model_config import ModelConfig
+from qwenfleet.cluster.local.ports import free_ports
+from qwenfleet.cluster.models import sources
 from qwenfleet.deployments.environment import engine_environment
 from qwenfleet.loadtest import closed_loop, process_tree
 from qwenfleet.loadtest.closed_loop import Sample, Workload

@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.cluster.metrics import Metric
 
 STREAM_S = 600

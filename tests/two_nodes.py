@@ -17,11 +17,11 @@ from typing import Any
 
 import httpx
 
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.deployments.environment import ray_environment
 from qwenfleet.deployments.haproxy import write_launcher
-from qwenfleet.deployments.processes import of_fleet
+from qwenfleet.deployments.operations.processes import of_fleet
 
 STREAMS = 6
 PATIENCE_S = 400
@@ -93,7 +93,7 @@ class Session:
         self.serve.run_many([target], wait_for_applications_running=False)
 
     def engines(self) -> list[Any]:
-        from qwenfleet.deployments import registry
+        from qwenfleet.deployments.registry import client as registry
 
         try:
             return [e for e in registry.read(self.name).engines if e.state == "ready"]

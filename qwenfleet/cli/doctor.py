@@ -30,14 +30,14 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the findings; the exit status is 1 if one of them is a problem."""
-    from qwenfleet.cluster import finding
+    from qwenfleet.cluster.doctor import finding
 
     if options.port is None and options.address is None:
-        from qwenfleet.cluster import doctor
+        from qwenfleet.cluster.doctor import examination as doctor
 
         findings = doctor.judge(doctor.gather())
     else:
-        from qwenfleet.deployments import checkup
+        from qwenfleet.deployments.operations import checkup
 
         findings = checkup.run(options.port, options.address)
     if options.json:

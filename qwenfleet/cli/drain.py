@@ -33,11 +33,11 @@ def run(options: argparse.Namespace) -> None:
     check(options)
     say = partial(print, flush=True)
     if options.node is not None:
-        from qwenfleet.deployments import node_drain
+        from qwenfleet.deployments.operations import drain_node
 
-        node_drain.run(options, say)
+        drain_node.run(options, say)
         return
-    from qwenfleet.deployments import attach, drain
+    from qwenfleet.deployments.operations import attach, drain
 
     drain.drain(
         attach.find(options.port),

@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 from qwenfleet.cli.options import Commands
-from qwenfleet.cluster.auth import MAX_KEY_BYTES, hash_of, new_key
+from qwenfleet.cluster.config.auth import MAX_KEY_BYTES, hash_of, new_key
 from qwenfleet.cluster.errors import ConfigError
 
 MIN_KEY_CHARACTERS: Final = 20

@@ -14,23 +14,19 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from qwenfleet.cli import plan_options
-from qwenfleet.cluster import (
-    kube_query,
-    plan_machines,
-    plan_output,
-    plan_settings,
-    plan_speed,
-    plan_table,
-)
-from qwenfleet.cluster.accelerators import find_accelerator
-from qwenfleet.cluster.catalog import KnownModel, find_model
-from qwenfleet.cluster.geometry import KVDtype
-from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.layouts import Machines
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.hardware import discovery
+from qwenfleet.cluster.hardware.accelerators import find_accelerator
+from qwenfleet.cluster.hardware.discovery import ClusterMachines
+from qwenfleet.cluster.hardware.machines import Machines
+from qwenfleet.cluster.kube import query
+from qwenfleet.cluster.models.catalog import KnownModel, find_model
+from qwenfleet.cluster.models.geometry import KVDtype
 from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
-from qwenfleet.cluster.plan_machines import ClusterMachines
-from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import (
+from qwenfleet.cluster.plan_report import files, table
+from qwenfleet.cluster.plan_report.files import Format
+from qwenfleet.cluster.planner import settings, speed
+from qwenfleet.cluster.planner.request import (
     Goal,
     Load,
     PlanRequest,
@@ -39,7 +35,7 @@ from qwenfleet.cluster.plan_request import (
     check_context,
     parse_slo,
 )
-from qwenfleet.cluster.planner import judge, plan
+from qwenfleet.cluster.planner.search import judge, plan
 
 RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 """Reads `ray.nodes()` of the cluster at an address."""
@@ -47,7 +43,7 @@ RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 
 def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
     """`ray.nodes()` of the cluster at an address. Raises FleetNotFound."""
-    from qwenfleet.deployments import attach
+    from qwenfleet.deployments.operations import attach
 
     with attach.cluster(None, address):
         import ray
@@ -121,14 +117,14 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
 
 
 def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Console) -> None:
-    found = plan(request, plan_speed.speed_of)
+    found = plan(request, speed.speed_of)
     if wanted is None:
-        doubts = plan_speed.doubts(found)
-        plan_table.show(found, console, [*doubts, *plan_settings.settings(found).notes])
+        doubts = speed.doubts(found)
+        table.show(found, console, [*doubts, *settings.settings(found).notes])
         return
     form, file = wanted
-    _write(plan_output.write(found, form), file)
-    for note in plan_output.vllm_notes(found) if form is Format.VLLM_ARGS else []:
+    _write(files.write(found, form), file)
+    for note in files.vllm_notes(found) if form is Format.VLLM_ARGS else []:
         print(f"qwenfleet: {note}", file=sys.stderr)
     if file != "-":
         print(f"{file}: {found.reason}")
@@ -146,7 +142,8 @@ def _check_one_answer(options: argparse.Namespace) -> None:
 
 
 def _calibration(wanted: tuple[Format, str] | None) -> int:
-    from qwenfleet.cluster import calibration, calibration_report
+    from qwenfleet.cluster.plan_report import calibration as calibration_report
+    from qwenfleet.cluster.speed import calibration
 
     if wanted is None:
         print(calibration_report.text(calibration.fitted()))
@@ -160,11 +157,11 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
 
 def _page(options: argparse.Namespace) -> int:
     """What is named comes first in the page's lists."""
-    from qwenfleet.cluster import plan_page
+    from qwenfleet.cluster.plan_report import page
 
     _check_page(options)
     usual = Load()
-    grid = plan_page.Grid(
+    grid = page.Grid(
         load=Load(
             options.concurrency,
             usual.prompt_tokens if options.prompt_tokens is None else options.prompt_tokens,
@@ -183,7 +180,7 @@ def _page(options: argparse.Namespace) -> int:
         # One that is too long for a model, the page says.
         check_context(grid.models[0], min(options.context, 1))
     wanted = grid.with_first(model, accelerator, options.nodes, options.context)
-    Path(options.html).write_text(plan_page.page(wanted), encoding="utf-8")
+    Path(options.html).write_text(page.page(wanted), encoding="utf-8")
     print(f"{options.html}: open it in a browser; it needs no network")
     return 0
 
@@ -226,7 +223,7 @@ def _explain(request: PlanRequest, name: str, console: Console) -> int:
     judgement, memory = judge(layout, replace(request, layout=layout))
     length = min(memory.kv_tokens, request.wanted_context_tokens)
     title = f"{request.model.short_name}, {layout.name} on {request.machines.name}"
-    console.print(plan_table.explain(title, memory, length))
+    console.print(table.explain(title, memory, length))
     for remark in (*judgement.breaches, *judgement.notes):
         console.print(f"{remark.rule.value}: {remark.sentence}", highlight=False)
     return 0 if judgement.is_legal else 1
@@ -240,9 +237,9 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
                 "Leave them out: they are read from the cluster.",
             )
         if options.kube is None:
-            found = plan_machines.from_ray(ray_nodes(options.address or "auto"))
+            found = discovery.from_ray(ray_nodes(options.address or "auto"))
         else:
-            found = plan_machines.from_kubernetes(kubernetes_nodes(options.kube or None))
+            found = discovery.from_kubernetes(kubernetes_nodes(options.kube or None))
         return found.only(options.accelerator)
     if options.accelerator is None:
         raise PlanError("no machines are named", "Give --accelerator, or --from-cluster.")
@@ -256,9 +253,9 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
 def kubernetes_nodes(context: str | None = None) -> list[dict[str, Any]]:
     """Every node as the API server's JSON, by the kubeconfig's current context or the one named,
     or as the service account of the pod that this runs in. Raises KubernetesError."""
-    from qwenfleet.cluster import kube
+    from qwenfleet.cluster.kube import client
 
-    return kube.connect(context).items(kube_query.Query("nodes"))
+    return client.connect(context).items(query.Query("nodes"))
 
 
 def _load(options: argparse.Namespace, model: KnownModel) -> Load:

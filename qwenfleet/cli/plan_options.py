@@ -6,10 +6,10 @@ import argparse
 from typing import Final
 
 from qwenfleet.cli.options import Commands
-from qwenfleet.cluster.geometry import KVDtype
+from qwenfleet.cluster.models.geometry import KVDtype
 from qwenfleet.cluster.plan_errors import Change, Quantity, Wording
-from qwenfleet.cluster.plan_output import Format
-from qwenfleet.cluster.plan_request import Goal, Load, LongContext, Routing
+from qwenfleet.cluster.plan_report.files import Format
+from qwenfleet.cluster.planner.request import Goal, Load, LongContext, Routing
 
 
 def _change(change: Change) -> str:

@@ -7,8 +7,9 @@ import os
 import time
 
 from qwenfleet.cli.options import Commands
-from qwenfleet.cluster import config_file, run_file
-from qwenfleet.cluster.config import FleetConfig
+from qwenfleet.cluster.config import load
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.local import fleets
 
 
 def add(commands: Commands) -> None:
@@ -35,8 +36,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until a signal ends it. Raises FleetError."""
-    config = config_file.load(options.config) if options.config else FleetConfig()
-    config = config_file.with_overrides(
+    config = load.load(options.config) if options.config else FleetConfig()
+    config = load.with_overrides(
         config,
         model=options.model,
         engines=options.engines,
@@ -51,18 +52,18 @@ def _serve(config: FleetConfig, *, wants_timings: bool) -> None:
     """Set the environment before the first import of Ray, which reads it then."""
     from qwenfleet.deployments.environment import ray_environment
     from qwenfleet.deployments.haproxy import write_launcher
-    from qwenfleet.deployments.processes import remove_files, sweep
+    from qwenfleet.deployments.operations.processes import remove_files, sweep
 
     sweep()
-    token_path = run_file.state_directory() / f"{os.getpid()}.token"
+    token_path = fleets.state_directory() / f"{os.getpid()}.token"
     haproxy = token_path.with_suffix(".haproxy")
     try:
         write_launcher(haproxy)
         os.environ.update(ray_environment(config, token_path, haproxy))
-        from qwenfleet.deployments import launch
-        from qwenfleet.deployments.progress import Stages
+        from qwenfleet.deployments.operations import serve as launch
+        from qwenfleet.deployments.operations.progress import Stages
 
-        began_at = run_file.own_start()
+        began_at = fleets.own_start()
         stages = Stages(age_s=time.time() - began_at)
         stages.clock.begin("importing Ray", at=began_at)
         launch.write_token(token_path)

@@ -11,10 +11,12 @@ from functools import partial
 from typing import Final
 
 from qwenfleet.cli.options import Commands, add_place, refuse
-from qwenfleet.cluster import kube, kube_status, kube_table
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import Kube
-from qwenfleet.cluster.kube_status import KubeStatus
+from qwenfleet.cluster.kube import client as kube
+from qwenfleet.cluster.kube import status as kube_status
+from qwenfleet.cluster.kube import table
+from qwenfleet.cluster.kube.client import Kube
+from qwenfleet.cluster.kube.status import KubeStatus
 
 INTERVAL_S: Final = 2.0
 CLEAR: Final = "\x1b[H\x1b[2J"
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     if options.kube:
         _show_kubernetes(options)
         return
-    from qwenfleet.deployments import attach, status
+    from qwenfleet.deployments.operations import attach, status
 
     answer = status.read(attach.find(options.port))
     print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
@@ -105,4 +107,4 @@ def _stale(said: str, age_s: float, as_json: bool) -> str:
 
 
 def _text(found: KubeStatus, as_json: bool, indent: int | None) -> str:
-    return json.dumps(found.as_json(), indent=indent) if as_json else kube_table.table(found)
+    return json.dumps(found.as_json(), indent=indent) if as_json else table.table(found)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from qwenfleet.cli.options import Commands, add_fleet
 from qwenfleet.cluster.errors import ConfigError
-from qwenfleet.cluster.run_file import RunningFleet
+from qwenfleet.cluster.local.fleets import RunningFleet
 
 if TYPE_CHECKING:
-    from qwenfleet.cluster.top_command import Find, Notices
-    from qwenfleet.cluster.top_reading import Place
+    from qwenfleet.cluster.live.reading import Place
+    from qwenfleet.cluster.live.screen import Find, Notices
 
 
 def add(commands: Commands) -> None:
@@ -42,15 +42,15 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show the fleet that the options name."""
-    from qwenfleet.deployments import attach
+    from qwenfleet.deployments.operations import attach
 
     return show(options, attach.find)
 
 
 def show(options: argparse.Namespace, find: Find, notices: Notices = tuple) -> int:
     """Show until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
-    from qwenfleet.cluster import top_command  # with rich, which other commands start without
-    from qwenfleet.cluster.top_reading import Reader
+    from qwenfleet.cluster.live import screen
+    from qwenfleet.cluster.live.reading import Reader
 
     reader = Reader(_place(options, find), options.fleet)
     reading = reader.read(time.monotonic, time.time)
@@ -59,18 +59,16 @@ def show(options: argparse.Namespace, find: Find, notices: Notices = tuple) -> i
     if reading.view is None and not may_come:
         raise reading.problems[0]
     if options.json or options.once or not sys.stdout.isatty():
-        top_command.once(
-            reader, reading, notices, interval_s=options.interval, as_json=options.json
-        )
+        screen.once(reader, reading, notices, interval_s=options.interval, as_json=options.json)
     else:
-        with top_command.ending_quietly():
-            top_command.live(reader, reading, notices, interval_s=options.interval)
+        with screen.ending_quietly():
+            screen.live(reader, reading, notices, interval_s=options.interval)
     return 0
 
 
 def local(running: RunningFleet) -> Place:
     """Where the metrics of a fleet of this machine are."""
-    from qwenfleet.cluster.top_reading import Place
+    from qwenfleet.cluster.live.reading import Place
 
     return Place(
         title=f"{running.name} at {running.url}",
@@ -80,13 +78,13 @@ def local(running: RunningFleet) -> Place:
 
 
 def _place(options: argparse.Namespace, find: Find) -> Callable[[], Place]:
-    from qwenfleet.cluster import metrics_address
-    from qwenfleet.cluster.top_reading import Place
+    from qwenfleet.cluster.live import address
+    from qwenfleet.cluster.live.reading import Place
 
     if options.url:
         if options.port is not None:
             raise ConfigError("--port is given beside --url", "Leave one of them out.")
-        urls = tuple(dict.fromkeys(metrics_address.checked(url) for url in options.url))
+        urls = tuple(dict.fromkeys(address.checked(url) for url in options.url))
         more = f" and {len(urls) - 1} more" * (len(urls) > 1)
         return lambda: Place(f"{options.fleet or 'fleet'} at {urls[0]}{more}", urls)
     return lambda: local(find(options.port, options.fleet))

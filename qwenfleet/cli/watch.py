@@ -18,11 +18,11 @@ import psutil
 
 from qwenfleet.cli import top
 from qwenfleet.cli.options import Commands, add_fleet
-from qwenfleet.cluster import machine, run_file
 from qwenfleet.cluster.errors import ConfigError, MachineError
+from qwenfleet.cluster.local import fleets, ports
 
 if TYPE_CHECKING:
-    from qwenfleet.cluster.top_command import Find
+    from qwenfleet.cluster.live.screen import Find
 
 RETENTION: Final = re.compile(r"(\d+(ms|[smhdwy]))+")
 
@@ -58,7 +58,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Watch the fleet that runs here."""
-    from qwenfleet.deployments import attach
+    from qwenfleet.deployments.operations import attach
 
     return watch(options, attach.find)
 
@@ -66,20 +66,21 @@ def run(options: argparse.Namespace) -> int:
 def watch(options: argparse.Namespace, find: Find) -> int:
     """Watch until Ctrl-C. Raises FleetNotFound without a fleet, MachineError without Prometheus."""
     # With rich, which other commands start without.
-    from qwenfleet.cluster import alert_rule_file, prometheus, top_command, watch_files
-    from qwenfleet.cluster.top_table import Notice
-    from qwenfleet.cluster.watch_command import FleetFinder, Watcher, as_lines
+    from qwenfleet.cluster.alerts import rule_file
+    from qwenfleet.cluster.live import prometheus, prometheus_files, screen
+    from qwenfleet.cluster.live.table import Notice
+    from qwenfleet.cluster.live.watcher import FleetFinder, Watcher, as_lines
 
     _check(options)
     path = prometheus.program(options.prometheus)
     running = find(options.port, options.fleet)
     with _directory() as directory:
-        watch_files.write(directory, alert_rule_file.rules())
+        prometheus_files.write(directory, rule_file.rules())
         finder = FleetFinder(directory, find)
         finder.follow(running)
         port, standing = free_port(options.listen)
         with (
-            top_command.ending_quietly(),
+            screen.ending_quietly(),
             prometheus.running(path, directory, port, options.retention) as server,
         ):
             at = f"Prometheus answers at {server.url}; open it in a browser"
@@ -108,12 +109,12 @@ def _check(options: argparse.Namespace) -> None:
 def free_port(wanted: int) -> tuple[int, list[str]]:
     """With a sentence when it is another than `wanted`: Debian's package may run a Prometheus
     of its own at 9090."""
-    from qwenfleet.cluster.prometheus import HOST
+    from qwenfleet.cluster.live.prometheus import HOST
 
     try:
-        machine.check_port(HOST, wanted)
+        ports.check_port(HOST, wanted)
     except MachineError as error:
-        (port,) = machine.free_ports(1, HOST)
+        (port,) = ports.free_ports(1, HOST)
         return port, [f"{error.problem}; taking {port} for Prometheus"]
     return wanted, []
 
@@ -121,7 +122,7 @@ def free_port(wanted: int) -> tuple[int, list[str]]:
 @contextmanager
 def _directory() -> Iterator[Path]:
     """Beside the fleets' own files, for this run only."""
-    root = run_file.state_directory()
+    root = fleets.state_directory()
     sweep(root)
     path = Path(tempfile.mkdtemp(prefix=f"watch-{os.getpid()}-", dir=root))
     try:
@@ -132,7 +133,7 @@ def _directory() -> Iterator[Path]:
 
 def sweep(root: Path) -> None:
     """End and remove what a run left that was killed before it could."""
-    from qwenfleet.cluster.prometheus import STOP_S
+    from qwenfleet.cluster.live.prometheus import STOP_S
 
     for path in root.glob("watch-*-*"):
         pid = path.name.split("-")[1]

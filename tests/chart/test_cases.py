@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.plan_serving import planned
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.planner.fleet_defaults import planned
 from qwenfleet.deployments.app import build
 from qwenfleet.deployments.environment import cluster_environment
 

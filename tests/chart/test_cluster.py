@@ -206,7 +206,7 @@ def test_generated_secrets_are_kept_by_an_upgrade(api, install, only):
 
 
 def test_a_generated_key_is_one_and_the_fleet_takes_its_hash(render, only, tmp_path):
-    from qwenfleet.cluster.auth import hash_of, read_keys
+    from qwenfleet.cluster.config.auth import hash_of, read_keys
 
     data = only(render(), "Secret", "coder-qwenfleet-api-keys")["data"]
     key = base64.b64decode(data["key"]).decode()

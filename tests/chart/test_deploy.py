@@ -23,9 +23,9 @@ import psutil
 import pytest
 import yaml
 
-from qwenfleet.cluster.machine import free_port_range, free_ports
+from qwenfleet.cluster.local.ports import free_port_range, free_ports
 from qwenfleet.deployments.haproxy import write_launcher
-from qwenfleet.deployments.processes import of_fleet
+from qwenfleet.deployments.operations.processes import of_fleet
 
 pytestmark = pytest.mark.integration
 

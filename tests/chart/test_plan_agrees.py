@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from qwenfleet.cluster.accelerators import H100
-from qwenfleet.cluster.catalog import CATALOG
-from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.rules import Rule, judge_shape
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.hardware.accelerators import H100
+from qwenfleet.cluster.models.catalog import CATALOG
+from qwenfleet.cluster.planner.rules import Rule, judge_shape
 
 pytestmark = pytest.mark.chart
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qwenfleet.cluster.slo import SloConfig
+from qwenfleet.cluster.config.slo import SloConfig
 
 pytestmark = pytest.mark.chart
 

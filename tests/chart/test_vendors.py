@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenfleet.cluster.accelerators import ACCELERATORS
+from qwenfleet.cluster.hardware.accelerators import ACCELERATORS
 
 pytestmark = pytest.mark.chart
 

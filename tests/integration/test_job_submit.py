@@ -18,12 +18,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from qwenfleet.cluster.config import FleetConfig
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.cluster.metrics import SLO_THRESHOLD
 from qwenfleet.deployments.environment import ray_environment
 from qwenfleet.deployments.haproxy import write_launcher
-from qwenfleet.deployments.processes import of_fleet
+from qwenfleet.deployments.operations.processes import of_fleet
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +42,7 @@ slo: {ttft_s: TTFT}
 """
 ENGINES = """
 import json, ray
-from qwenfleet.deployments import registry
+from qwenfleet.deployments.registry import client as registry
 ray.init(address="auto", namespace=registry.NAMESPACE, log_to_driver=False)
 print(json.dumps([e.id for e in registry.read("job").engines if e.state == "ready"]))
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qwenfleet.cluster.machine import free_ports
-from qwenfleet.deployments import processes
+from qwenfleet.cluster.local.ports import free_ports
+from qwenfleet.deployments.operations import processes
 
 pytestmark = pytest.mark.integration
 

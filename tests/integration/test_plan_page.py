@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import aiohttp
 import pytest
 
-from qwenfleet.cluster.plan_page import Grid, page
+from qwenfleet.cluster.plan_report.page import Grid, page
 
 pytestmark = pytest.mark.integration
 

@@ -14,16 +14,16 @@ from typing import Any
 import httpx
 import pytest
 
-from qwenfleet.cluster.config import FleetConfig, WireConfig
-from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.plan_serving import completed
-from qwenfleet.cluster.sources import locate
-from qwenfleet.deployments.core import CoreStep
-from qwenfleet.deployments.engine_host import EngineHost
-from qwenfleet.deployments.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.http_app import GatewayApp
-from qwenfleet.deployments.registry import EngineRecord
-from qwenfleet.deployments.transport import Output, Submit
+from qwenfleet.cluster.config.fleet import FleetConfig, WireConfig
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.models.sources import locate
+from qwenfleet.cluster.planner.fleet_defaults import completed
+from qwenfleet.deployments.engine_host.core import CoreStep
+from qwenfleet.deployments.engine_host.host import EngineHost
+from qwenfleet.deployments.ingress.http_app import GatewayApp
+from qwenfleet.deployments.registry.client import EngineRecord
+from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
+from qwenfleet.deployments.wire.frames import Output, Submit
 
 pytestmark = [
     pytest.mark.integration,
@@ -86,7 +86,7 @@ class Gateway:
     """GatewayApp over a FleetClient over the wire to one host, and a client of it."""
 
     def __init__(self) -> None:
-        from qwenfleet.deployments.vllm_core import VllmCore
+        from qwenfleet.deployments.vllm_adapter.core import VllmCore
 
         (self._model,) = CONFIG.models
         self.core = CuttingCore(VllmCore(self._model, locate(self._model.source)))
@@ -94,8 +94,8 @@ class Gateway:
         self.app = self._runner.run(self._start())
 
     async def _start(self) -> GatewayApp:
-        from qwenfleet.deployments import front_end
-        from qwenfleet.deployments.fleet import FleetClient
+        from qwenfleet.deployments.vllm_adapter import front_end
+        from qwenfleet.deployments.vllm_adapter.fleet_client import FleetClient
 
         description = await self.core.start()
         self.host = host = EngineHost(

@@ -26,13 +26,13 @@ from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from qwenfleet.cluster.model_config import ModelConfig
-from qwenfleet.cluster.sources import locate
-from qwenfleet.deployments.core import CoreStep
-from qwenfleet.deployments.resume_plugin import RECEIVED_TOKENS
-from qwenfleet.deployments.transport import Submit
-from qwenfleet.deployments.vllm_args import engine_args
-from qwenfleet.deployments.vllm_core import VllmCore
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.models.sources import locate
+from qwenfleet.deployments.engine_host.core import CoreStep
+from qwenfleet.deployments.vllm_adapter.core import VllmCore
+from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
+from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
+from qwenfleet.deployments.wire.frames import Submit
 
 pytestmark = [
     pytest.mark.integration,

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, WireConfig
-from qwenfleet.cluster.model_config import ModelConfig, Replicas, ScriptConfig
+from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, WireConfig
+from qwenfleet.cluster.config.model import ModelConfig, Replicas, ScriptConfig
 from tests.two_nodes import Session
 
 TOKENS = 400

@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig
-from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.model_config import ModelConfig, Pool
-from qwenfleet.deployments.processes import of_fleet
+from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.config.model import ModelConfig, Pool
+from qwenfleet.deployments.operations.processes import of_fleet
 from tests.two_nodes import Session
 
 PLUGIN = Path(__file__).with_name("plugin")

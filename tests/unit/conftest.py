@@ -19,7 +19,7 @@ from hypothesis import settings
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
-from qwenfleet.deployments.spans import Spans
+from qwenfleet.deployments.telemetry.spans import Spans
 from tests.metrics_page import metrics_page, metrics_text
 
 __all__ = ["metrics_page", "metrics_text"]  # for tests of live numbers and of their commands

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from qwenfleet.cli import __main__ as cli
 from qwenfleet.cli.__main__ import _parser
-from qwenfleet.cluster.config_file import load
+from qwenfleet.cluster.config.load import load
 from qwenfleet.cluster.labels import Outcome
 from qwenfleet.cluster.metrics import METRICS
-from qwenfleet.deployments.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
-from qwenfleet.deployments.keys import OPEN_ROUTES
+from qwenfleet.deployments.ingress.http_app import MODEL_ROUTES, OWN_ROUTES, TIMEOUT_HEADER
+from qwenfleet.deployments.ingress.keys import OPEN_ROUTES
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import httpx
 
-from qwenfleet.cluster.chart_generate import DASHBOARD_FOLDER, ROOT
-from qwenfleet.cluster.dashboard_panels import Query
-from qwenfleet.cluster.dashboards import DASHBOARDS
+from qwenfleet.cluster.chart.generate import DASHBOARD_FOLDER, ROOT
+from qwenfleet.cluster.dashboards.grafana import DASHBOARDS
+from qwenfleet.cluster.dashboards.panels import Query
 from tests.watch.live_panels import Choice, Prometheus, Series
 
 PAGE: Final = Path(__file__).with_name("page.html")

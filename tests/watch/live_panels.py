@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import httpx
 
-from qwenfleet.cluster.dashboard_panels import Dashboard, Panel, Query
-from qwenfleet.cluster.dashboards import DASHBOARDS
+from qwenfleet.cluster.dashboards.grafana import DASHBOARDS
+from qwenfleet.cluster.dashboards.panels import Dashboard, Panel, Query
 from qwenfleet.cluster.metrics import BUILD_INFO
 
 VARIABLE: Final = re.compile(r"\$\{(?P<braced>\w+)(?::(?P<format>\w+))?\}|\$(?P<plain>[a-z]\w*)")

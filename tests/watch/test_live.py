@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from qwenfleet.cluster import alert_rule_file, prometheus, recording_rules, watch_files
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.alerts import recording, rule_file
+from qwenfleet.cluster.live import prometheus, prometheus_files
+from qwenfleet.cluster.local.ports import free_ports
 from tests.watch import draw, live_panels
 from tests.watch.live_panels import Choice
 
@@ -72,12 +73,12 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     directory = tmp_path_factory.mktemp("watch")
-    watch_files.write(directory, alert_rule_file.rules(SCALE))
+    prometheus_files.write(directory, rule_file.rules(SCALE))
     (port,) = free_ports(1, "127.0.0.1")
     stop = threading.Event()
     with run_fleet(FLEET, 3, tmp_path_factory.mktemp("fleet")) as fleet:
         metrics_port = httpx.URL(fleet.status()["metrics_url"]).port
-        watch_files.point_to(directory, metrics_port or 0)
+        prometheus_files.point_to(directory, metrics_port or 0)
         threads = [threading.Thread(target=load, args=(fleet.url, body, stop)) for body in LOADS]
         for thread in threads:
             thread.start()
@@ -101,7 +102,7 @@ def load(url: str, body: dict[str, Any], stop: threading.Event) -> None:
 
 
 def test_every_recording_rule_has_data(watched: Watched) -> None:
-    names = {rule.name for group in recording_rules.groups() for rule in group.rules}
+    names = {rule.name for group in recording.groups() for rule in group.rules}
     give_up_at = time.monotonic() + SETTLED_S
     while missing := {name for name in names if not watched.ask(name)}:
         assert time.monotonic() < give_up_at, f"no data: {sorted(missing)}"

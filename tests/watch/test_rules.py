@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from qwenfleet.cluster import alert_rule_file
-from qwenfleet.cluster.chart_generate import ROOT
+from qwenfleet.cluster.alerts import rule_file
+from qwenfleet.cluster.chart.generate import ROOT
 
 RULES = ROOT / "helm" / "qwenfleet" / "files" / "rules.yaml"
 CASES = sorted((Path(__file__).parent / "rules").glob("*.yaml"))
@@ -40,7 +40,7 @@ def cases(path: Path) -> Any:
 @pytest.mark.parametrize("scale", [1.0, 1 / 60])
 def test_prometheus_takes_the_rules(tmp_path: Path, scale: float) -> None:
     path = tmp_path / "rules.yaml"
-    path.write_text(alert_rule_file.rules(scale), encoding="utf-8")
+    path.write_text(rule_file.rules(scale), encoding="utf-8")
     promtool("check", "rules", str(path))
 
 
@@ -51,7 +51,7 @@ def test_an_alert_fires_when_it_should_and_not_otherwise(path: Path) -> None:
 
 
 def test_every_alert_has_its_cases() -> None:
-    assert {path.stem for path in CASES} == {alert.name for alert in alert_rule_file.alerts()}
+    assert {path.stem for path in CASES} == {alert.name for alert in rule_file.alerts()}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -67,4 +67,4 @@ def test_cases_use_the_chart_s_rules_in_their_order(path: Path) -> None:
     """promtool evaluates groups in no order of their own, and those that are not listed first."""
     tree = cases(path)
     assert [(path.parent / name).resolve() for name in tree["rule_files"]] == [RULES]
-    assert tree["group_eval_order"] == [group.name for group in alert_rule_file.groups()]
+    assert tree["group_eval_order"] == [group.name for group in rule_file.groups()]

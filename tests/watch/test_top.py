@@ -16,12 +16,14 @@ import pytest
 
 from qwenfleet.cli import watch
 from qwenfleet.cli.top import local
-from qwenfleet.cluster import prometheus, run_file, watch_command, watch_files
 from qwenfleet.cluster.errors import MachineError
-from qwenfleet.cluster.machine import free_ports
-from qwenfleet.cluster.prometheus import Prometheus
-from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.cluster.top_reading import Reader
+from qwenfleet.cluster.live import prometheus, prometheus_files
+from qwenfleet.cluster.live import watcher as watch_command
+from qwenfleet.cluster.live.prometheus import Prometheus
+from qwenfleet.cluster.live.reading import Reader
+from qwenfleet.cluster.local import fleets
+from qwenfleet.cluster.local.fleets import RunningFleet
+from qwenfleet.cluster.local.ports import free_ports
 
 PATIENCE_S = 40.0
 RULES = """
@@ -82,7 +84,7 @@ def wait_for(server: Prometheus, said: str) -> list[str]:
 
 
 def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.FleetFinder:
-    watch_files.write(directory, RULES)
+    prometheus_files.write(directory, RULES)
     finder = watch_command.FleetFinder(directory, find)
     finder.find(None, None)
     return finder
@@ -128,8 +130,8 @@ def test_a_fleet_that_starts_again_on_another_port_is_scraped_without_a_restart(
 
 
 def test_rules_that_prometheus_refuses_are_a_sentence(tmp_path: Path) -> None:
-    watch_files.write(tmp_path, "groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
-    watch_files.point_to(tmp_path, 7)
+    prometheus_files.write(tmp_path, "groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
+    prometheus_files.point_to(tmp_path, 7)
     (port,) = free_ports(1, "127.0.0.1")
     with (
         pytest.raises(MachineError, match="Prometheus did not start: "),
@@ -155,5 +157,5 @@ def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leav
     assert first.startswith(f"Prometheus answers at http://127.0.0.1:{port}")
     assert all(" (page): " in line or " (ticket): " in line for line in lines)
     assert len(lines) == len({line[9:] for line in lines})
-    assert list(run_file.state_directory().iterdir()) == []
+    assert list(fleets.state_directory().iterdir()) == []
     assert watch.free_port(port) == (port, [])  # nobody listens any more

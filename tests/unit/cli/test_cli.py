@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from qwenfleet.cli import __main__ as cli
-from qwenfleet.cluster import doctor, run_file
+from qwenfleet.cluster.doctor import examination
+from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.errors import DrainRefused
-from qwenfleet.cluster.finding import Finding, Subject, note, ok, problem
-from qwenfleet.cluster.run_file import RunningFleet
-from qwenfleet.deployments import checkup, drain, status
+from qwenfleet.cluster.local import fleets
+from qwenfleet.cluster.local.fleets import RunningFleet
+from qwenfleet.deployments.operations import checkup, drain, status
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -134,10 +135,10 @@ def test_status_without_a_fleet_says_how_to_start_one(capsys: pytest.CaptureFixt
 @pytest.fixture
 def answering_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run file of this process, and a registry's answer without a cluster."""
-    run_file.write(
+    fleets.write(
         RunningFleet(
             pid=os.getpid(),
-            started_at=run_file.own_start(),
+            started_at=fleets.own_start(),
             name="demo",
             url="http://127.0.0.1:8000",
             ray_address="127.0.0.1:6379",
@@ -244,7 +245,7 @@ def test_doctors_exit_status_says_whether_there_is_a_problem(
     status: int,
     options: list[str],
 ) -> None:
-    monkeypatch.setattr(doctor, "judge", lambda facts: findings)
+    monkeypatch.setattr(examination, "judge", lambda facts: findings)
     assert cli.main(["doctor", *options]) == status
     out, err = capsys.readouterr()
     assert err == ""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.cli import __main__ as cli
-from qwenfleet.cluster.auth import Keyring, hash_of, read_keys
+from qwenfleet.cluster.config.auth import Keyring, hash_of, read_keys
 
 
 class Terminal(io.StringIO):

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from qwenfleet.cli import plan, plan_options
-from qwenfleet.cluster import plan_table
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.models.tiny_qwen3_moe import CONFIG
 from qwenfleet.cluster.plan_errors import NoLayoutFits, PlanError
-from qwenfleet.cluster.tiny_qwen3_moe import CONFIG
+from qwenfleet.cluster.plan_report import table
 
 H100 = {
     "Alive": True,
@@ -92,9 +92,9 @@ def test_explain_shows_what_does_not_fit_and_says_so_by_its_status(run: Run) -> 
 
 
 def test_a_bar_uses_all_its_cells() -> None:
-    names = list(plan_table.SHADES)
+    names = list(table.SHADES)
     for sizes in [(1, 1, 1, 1, 1), (100, 0, 1, 1, 7), (5, 90, 0, 0, 5)]:
-        assert len(plan_table.bar(dict(zip(names, sizes, strict=True)))) == plan_table.BAR_CELLS
+        assert len(table.bar(dict(zip(names, sizes, strict=True)))) == table.BAR_CELLS
 
 
 def test_output_goes_to_standard_output_alone_or_to_a_file(run: Run, tmp_path: Path) -> None:

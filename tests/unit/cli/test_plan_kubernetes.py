@@ -9,7 +9,7 @@ import pytest
 
 from qwenfleet.cli.plan import kubernetes_nodes
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.plan_machines import from_kubernetes
+from qwenfleet.cluster.hardware.discovery import from_kubernetes
 
 NODE: dict[str, Any] = {
     "metadata": {

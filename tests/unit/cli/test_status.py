@@ -9,8 +9,8 @@ import pytest
 
 from qwenfleet.cli import __main__ as cli
 from qwenfleet.cli import status
-from qwenfleet.cluster import kube
 from qwenfleet.cluster.errors import KubernetesError
+from qwenfleet.cluster.kube import client as kube
 
 
 def pod(name: str, gpus: int = 0) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from qwenfleet.cli import __main__ as cli
-from qwenfleet.cluster import run_file, top_command
-from qwenfleet.cluster.machine import free_ports
-from qwenfleet.cluster.run_file import RunningFleet
+from qwenfleet.cluster.live import screen
+from qwenfleet.cluster.local import fleets
+from qwenfleet.cluster.local.fleets import RunningFleet
+from qwenfleet.cluster.local.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = [sys.executable, "-m", "qwenfleet.cli", "top", "--interval", "0.2"]
@@ -33,10 +34,10 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_a_fleet(metrics_port: int, name: str = "demo", port: int = 8000) -> None:
-    run_file.write(
+    fleets.write(
         RunningFleet(
             pid=os.getpid(),
-            started_at=run_file.own_start(),
+            started_at=fleets.own_start(),
             name=name,
             url=f"http://127.0.0.1:{port}",
             ray_address="127.0.0.1:6379",
@@ -84,7 +85,7 @@ def test_where_there_is_no_terminal_it_shows_one_table(capsys: pytest.CaptureFix
 def test_a_long_interval_does_not_keep_it_from_reading(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_command, "REPORT_S", 0.3)
+    monkeypatch.setattr(screen, "REPORT_S", 0.3)
     assert cli.main(["top", "--once", "--interval", "3600"]) == 0
     assert "rates of the last " in capsys.readouterr().out
 
@@ -103,7 +104,7 @@ def test_json_has_every_number(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_address_of_another_machine_needs_no_fleet_here(
     fleet: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in run_file.state_directory().glob("*.json"):
+    for path in fleets.state_directory().glob("*.json"):
         path.unlink()
     assert cli.main(["top", "--once", "--interval", "0.3", "--url", fleet.url]) == 0
     assert capsys.readouterr().out.startswith(f"fleet at {fleet.url}")
@@ -149,7 +150,7 @@ def test_an_address_that_does_not_answer_is_one_sentence(
 def test_a_fleet_that_starts_is_waited_for_and_an_address_without_one_is_not(
     capsys: pytest.CaptureFixture[str], metrics_page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_command, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(screen, "PATIENCE_S", 1.5)
     metrics_page.say()
     run_a_fleet(metrics_page.port)
     for options, least_s in ((["--url", metrics_page.url], 0.0), ([], 1.5)):
@@ -220,7 +221,7 @@ def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, nu
         assert "completed" not in terminal.said
         fleet.status = 200
         terminal.read_until("completed")
-        for path in run_file.state_directory().glob("*.json"):
+        for path in fleets.state_directory().glob("*.json"):
             path.unlink()
         terminal.read_until("no fleet of yours runs on this machine")
         run_a_fleet(fleet.port, "again")

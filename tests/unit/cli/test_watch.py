@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from qwenfleet.cli import watch
-from qwenfleet.cluster import prometheus, run_file
 from qwenfleet.cluster.errors import ConfigError, FleetNotFound, MachineError
-from qwenfleet.cluster.machine import check_port
-from qwenfleet.cluster.run_file import RunningFleet
+from qwenfleet.cluster.live import prometheus
+from qwenfleet.cluster.local import fleets
+from qwenfleet.cluster.local.fleets import RunningFleet
+from qwenfleet.cluster.local.ports import check_port
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +61,13 @@ def test_without_a_fleet_nothing_is_started() -> None:
 
     with pytest.raises(FleetNotFound):
         watch.watch(options(prometheus=sys.executable), find)
-    assert list(run_file.state_directory().iterdir()) == []
+    assert list(fleets.state_directory().iterdir()) == []
 
 
 def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
     with pytest.raises(MachineError, match="Prometheus did not start: "):
         watch.watch(options(prometheus=sys.executable), lambda port, name: fleet(7))
-    assert list(run_file.state_directory().iterdir()) == []
+    assert list(fleets.state_directory().iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
@@ -80,10 +81,10 @@ def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
 def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = run_file.state_directory() / f"watch-{gone.pid}-abc"
+    left = fleets.state_directory() / f"watch-{gone.pid}-abc"
     left.mkdir()
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=left)
-    watch.sweep(run_file.state_directory())
+    watch.sweep(fleets.state_directory())
     assert not psutil.pid_exists(orphan.pid)
     orphan.wait(20)
     assert not left.exists()

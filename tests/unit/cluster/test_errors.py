@@ -28,7 +28,7 @@ from qwenfleet.cluster.plan_errors import (
     RequestTooLong,
     WrongQuantity,
 )
-from qwenfleet.cluster.request_errors import (
+from qwenfleet.deployments.ingress.errors import (
     BodyTooLarge,
     DeadlineExceeded,
     EngineRefused,

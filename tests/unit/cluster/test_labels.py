@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from qwenfleet.cluster import alert_rule_file, labels
+from qwenfleet.cluster import labels
+from qwenfleet.cluster.alerts import rule_file
 from qwenfleet.cluster.metrics import CLOSED
 
 
@@ -29,7 +30,7 @@ def test_rays_metrics_get_plain_strings() -> None:
 
 
 def test_alerts_name_no_value_that_a_label_cannot_have() -> None:
-    matchers = re.findall(r'\b(\w+)(?:=|!=|=~|!~)"([^"]*)"', alert_rule_file.rules())
+    matchers = re.findall(r'\b(\w+)(?:=|!=|=~|!~)"([^"]*)"', rule_file.rules())
     named = {(label, word) for label, words in matchers for word in words.split("|")}
     ours = {(label, word) for label, word in named if label in CLOSED and label != "reason"}
     assert {label for label, _ in ours} >= {"outcome", "loss", "state", "role", "slo"}

@@ -18,19 +18,19 @@ import pytest
 import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
-from qwenfleet.cluster.config import WireConfig
+from qwenfleet.cluster.config.fleet import WireConfig
+from qwenfleet.cluster.config.model import ModelConfig, ScriptConfig
 from qwenfleet.cluster.labels import Loss
-from qwenfleet.cluster.model_config import ModelConfig, ScriptConfig
-from qwenfleet.deployments.answers import Family
-from qwenfleet.deployments.connection import Connection
-from qwenfleet.deployments.core import CoreDead, CoreStep
-from qwenfleet.deployments.engine_host import EngineHost
-from qwenfleet.deployments.exchange import Exchange
-from qwenfleet.deployments.link import EngineLink
-from qwenfleet.deployments.registry import EngineRecord
-from qwenfleet.deployments.scripted_engine import ScriptedCore
-from qwenfleet.deployments.spans import Spans
-from qwenfleet.deployments.transport import (
+from qwenfleet.deployments.dispatch.link import EngineLink
+from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
+from qwenfleet.deployments.engine_host.host import EngineHost
+from qwenfleet.deployments.engine_host.scripted_core import ScriptedCore
+from qwenfleet.deployments.ingress.answers import Family
+from qwenfleet.deployments.ingress.exchange import Exchange
+from qwenfleet.deployments.registry.client import EngineRecord
+from qwenfleet.deployments.telemetry.spans import Spans
+from qwenfleet.deployments.wire.connection import Connection
+from qwenfleet.deployments.wire.frames import (
     AnyFrame,
     Hello,
     Outputs,

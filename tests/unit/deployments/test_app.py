@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
-from qwenfleet.cluster.auth import AuthConfig, hash_of
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig, dump
-from qwenfleet.cluster.layout import Layout
-from qwenfleet.cluster.model_config import ModelConfig, Pool, Replicas, ScriptConfig
+from qwenfleet.cluster.config.auth import AuthConfig, hash_of
+from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, TracingConfig, dump
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.config.model import ModelConfig, Pool, Replicas, ScriptConfig
 from qwenfleet.deployments.app import ROLE_LABEL, START_ATTEMPTS, application, build
 from qwenfleet.deployments.environment import gateway_environment
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.deployments import engine as module
-from qwenfleet.deployments.registry import DrainOrder
+from qwenfleet.deployments.registry.client import DrainOrder
 
 OPERATOR = DrainOrder("an operator drains its node", 600.0)
 SPOT = DrainOrder("node n1 has the taint spot", 25.0)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from qwenfleet.cluster.config import FleetConfig, GatewayConfig, TracingConfig
-from qwenfleet.cluster.model_config import ModelConfig, Replicas
+from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, TracingConfig
+from qwenfleet.cluster.config.model import ModelConfig, Replicas
 from qwenfleet.deployments.environment import (
     INGRESS_PORTS,
     cluster_environment,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.local.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).with_name("completions_server.py")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.loadtest import client
 from qwenfleet.loadtest.client import Answer
 

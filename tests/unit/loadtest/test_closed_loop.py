@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.loadtest import closed_loop
 from qwenfleet.loadtest.closed_loop import Sample, Workload
 

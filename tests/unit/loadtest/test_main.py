@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from qwenfleet.cluster.errors import BenchmarkError
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.loadtest import __main__ as loadtest
 from qwenfleet.loadtest import overhead, peers, scaling, servers
 from qwenfleet.loadtest.cases import Case

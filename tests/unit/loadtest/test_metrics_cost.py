@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.deployments import instruments
+from qwenfleet.deployments.telemetry import instruments
 from qwenfleet.loadtest import metrics_cost
 from qwenfleet.loadtest.metrics_cost import EventCost
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.errors import BenchmarkError
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.loadtest import overhead, process_tree
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.closed_loop import Workload

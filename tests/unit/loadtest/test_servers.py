@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from qwenfleet.cluster import config_file
+from qwenfleet.cluster.config import load
 from qwenfleet.cluster.errors import BenchmarkError
-from qwenfleet.cluster.machine import free_ports
+from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.loadtest import scaling, servers
 from qwenfleet.loadtest.servers import Server
 
@@ -187,7 +187,7 @@ def test_the_fleet_is_one_gateway_and_one_engine_of_a_valid_configuration(
 ) -> None:
     with servers.fleet(tmp_path) as server:
         assert server.name == "fleet"
-    config = config_file.load(started[0]["command"][-1])
+    config = load.load(started[0]["command"][-1])
     (model,) = config.models
     assert started[0]["command"][-4:-1] == ["qwenfleet.cli", "serve", "--config"]
     assert started[0]["ready"] == "/health/ready"
@@ -202,7 +202,7 @@ def test_vllm_and_the_fleet_have_the_same_model_and_memory(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with servers.fleet(tmp_path), servers.vllm(tmp_path) as server:
         pass
-    (model,) = config_file.load(started[0]["command"][-1]).models
+    (model,) = load.load(started[0]["command"][-1]).models
     command = started[1]["command"]
     options = dict(zip(command[3::2], command[4::2], strict=False))
     assert options["--served-model-name"] == model.id
@@ -234,7 +234,7 @@ def test_the_fleets_of_the_scaling_benchmark_have_valid_configurations(
 ) -> None:
     with servers.configured_fleet("fleet", tmp_path, scaling._config(gateways)) as server:
         pass
-    config = config_file.load(started[0]["command"][-1])
+    config = load.load(started[0]["command"][-1])
     (model,) = config.models
     assert config.gateway.replicas == gateways
     assert server.url.endswith(f":{config.gateway.port}")

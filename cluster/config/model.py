@@ -1,0 +1,301 @@
+"""One model of the fleet: what is served, on what, and by how many engines."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, StringConstraints, model_validator
+
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.config.section import Section, refuse
+from qwenfleet.cluster.config.slo import SloConfig
+
+OWNED_ENGINE_ARGS = {
+    "model": "source",
+    "served_model_name": "id",
+    "max_model_len": "max_model_len",
+    "data_parallel_rank": "replicas",
+    "tensor_parallel_size": "layout",
+    "pipeline_parallel_size": "layout",
+    "data_parallel_size": "layout",
+    "data_parallel_size_local": "layout",
+    "enable_expert_parallel": "layout",
+    "enable_eplb": "layout",
+    "nnodes": "layout",
+    "node_rank": "layout",
+    "master_addr": "layout",
+    "master_port": "layout",
+    "data_parallel_start_rank": "layout",
+    "data_parallel_address": "layout",
+    "data_parallel_rpc_port": "layout",
+    "data_parallel_backend": "layout",
+    "data_parallel_external_lb": "layout",
+    "data_parallel_multi_port_external_lb": "layout",
+    "data_parallel_hybrid_lb": "layout",
+}
+"""vLLM arguments that qwenfleet sets itself, each with the field to use instead."""
+
+FRONT_END_ARGS = (
+    "code_revision",
+    "generation_config",
+    "hf_overrides",
+    "hf_token",
+    "override_generation_config",
+    "revision",
+    "tokenizer",
+    "tokenizer_mode",
+    "tokenizer_revision",
+    "trust_remote_code",
+)
+"""vLLM arguments that shape prompts and sampling: gateways read these alone."""
+
+ModelId = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[!-~]([ -~]*[!-~])?$",
+    ),
+]
+"""Printable ASCII: labels of Ray's metrics take no other character (ray 2.60)."""
+
+
+class Replicas(Section):
+    """How many engines one model has."""
+
+    min: int = Field(default=1, ge=1, description="Engines that always run.")
+    max: int | None = Field(
+        default=None,
+        ge=1,
+        description="Engines at most; null means `min`, and no other value works yet.",
+    )
+
+    @model_validator(mode="after")
+    def _max_fits_min(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise refuse(
+                f"replicas.max {self.max} is below replicas.min {self.min}",
+                f"Set max to {self.min}.",
+                ("max",),
+            )
+        if self.max is not None and self.max > self.min:
+            raise refuse(
+                f"replicas.max {self.max} is above replicas.min {self.min}, "
+                "but autoscaling is not built yet",
+                "Set max equal to min.",
+                ("max",),
+            )
+        return self
+
+
+class SamplingDefaults(Section):
+    """Sampling parameters for requests that do not set their own; null leaves vLLM's default."""
+
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="Sampling temperature; 0 is greedy."
+    )
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="Probability mass that sampling is cut to."
+    )
+    top_k: int | None = Field(
+        default=None, ge=-1, description="Tokens that sampling is cut to; 0 or -1 keeps all."
+    )
+    min_p: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least probability, as a share of the likeliest token's.",
+    )
+    repetition_penalty: float | None = Field(
+        default=None, gt=0, le=2, description="Factor on tokens seen in prompt or output; 1 is off."
+    )
+    presence_penalty: float | None = Field(
+        default=None,
+        ge=-2,
+        le=2,
+        description="Logit subtracted from tokens in the output; 0 is off.",
+    )
+
+
+class ScriptConfig(Section):
+    """What a scripted engine plays: tests only, no model runs."""
+
+    step_s: float = Field(default=0.01, ge=0, description="Time of one decode step, in seconds.")
+    prefill_tokens_per_s: float = Field(
+        default=100_000, gt=0, description="Prompt tokens prefilled per second."
+    )
+    tokens: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(72, 101, 108, 108, 111, 32),
+        min_length=1,
+        strict=False,
+        description="Token ids, played in a loop.",
+    )
+    num_tokens: int = Field(default=64, ge=1, description="Output length, in tokens.")
+    fail_after_tokens: int | None = Field(
+        default=None, ge=0, description="Die after this many output tokens; null never dies."
+    )
+    start_s: float = Field(default=0, ge=0, description="Time to start an engine, in seconds.")
+
+
+class EngineGroup(Section):
+    """Engines of one kind: how many, on what, and how each is sharded."""
+
+    replicas: Replicas = Field(default=Replicas(), description="How many engines run.")
+    accelerator: str | None = Field(
+        default=None,
+        description="Ray's accelerator type of the GPUs that an engine runs on, such as H100 or "
+        "AMD-Instinct-MI300X-OAM; null runs engines on CPUs.",
+    )
+    layout: Layout | None = Field(
+        default=None,
+        description="How one engine is sharded; null takes what `qwenfleet plan` would choose, "
+        "and one GPU or CPU process for a model that it does not know.",
+    )
+    env: dict[str, str] = Field(
+        default={}, description="Environment of these engines, over what qwenfleet sets."
+    )
+    engine_args: dict[str, JsonValue] = Field(
+        default={},
+        description="Passed to vLLM's AsyncEngineArgs as they are, over what a plan would set.",
+    )
+
+    @model_validator(mode="after")
+    def _engine_args_are_not_ours(self) -> Self:
+        for name in self.engine_args:
+            field = OWNED_ENGINE_ARGS.get(name)
+            if field is not None:
+                raise refuse(
+                    f"engine_args.{name} is set by qwenfleet",
+                    f"Use the model's '{field}' instead.",
+                    ("engine_args", name),
+                )
+        return self
+
+
+class Pool(EngineGroup):
+    """A group of a model's engines, on the same kind of machine. `env` and `engine_args` go over
+    the model's own."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?$",
+        description="1 to 30 lower-case letters, digits and '-', a letter or digit at both ends.",
+    )
+
+
+class ModelConfig(EngineGroup):
+    """One model that the fleet serves."""
+
+    id: ModelId = Field(
+        description="The name that clients send as `model`: 1 to 200 printable ASCII characters, "
+        "no space at either end."
+    )
+    source: str = Field(
+        default="", description="Hugging Face name or directory of the weights; empty means `id`."
+    )
+    max_model_len: int | None = Field(
+        default=None,
+        gt=0,
+        description="Longest prompt plus output, in tokens; null: the model's own, or less where "
+        "the layout holds less.",
+    )
+    tool_call_parser: str | None = Field(
+        default=None, description="vLLM's name of the tool-call parser; null serves no tool calls."
+    )
+    tool_strict_level: Literal["auto", "function", "parameter"] | None = Field(
+        default=None,
+        description="What vLLM's grammar holds a tool call to: auto as the request says, function "
+        "its form, parameter its arguments too; null takes the model card's.",
+    )
+    chat_template: str | None = Field(
+        default=None, description="Path of a chat template; null takes the model's own."
+    )
+    sampling: SamplingDefaults = Field(
+        default=SamplingDefaults(), description="Sampling parameters of requests that set none."
+    )
+    kv_cache_gib: float = Field(
+        default=1.0,
+        gt=0,
+        description="KV cache of one rank of an engine, in GiB. CPU engines only: on a GPU vLLM "
+        "sizes it.",
+    )
+    engine: Literal["vllm", "scripted"] = Field(
+        default="vllm", description="`scripted` plays tokens without a model, for tests."
+    )
+    script: ScriptConfig | None = Field(
+        default=None, description="What a scripted engine plays; null plays the defaults."
+    )
+    slo: SloConfig | None = Field(
+        default=None, description="Objectives of this model; null takes the fleet's."
+    )
+    pools: tuple[Pool, ...] = Field(
+        default=(),
+        strict=False,
+        description="Groups of engines on different machines that all serve this model; empty: "
+        "one group, which the fields above describe.",
+    )
+
+    @property
+    def resolved_source(self) -> str:
+        """Where the weights come from."""
+        return self.source or self.id
+
+    @property
+    def sharding(self) -> Layout:
+        """How one engine is sharded."""
+        return self.layout or Layout()
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one engine; 0 on CPUs."""
+        return 0 if self.accelerator is None else self.sharding.num_gpus
+
+    @property
+    def runs_vllm_on_cpu(self) -> bool:
+        """Whether its engines share this machine's cores and memory."""
+        return self.accelerator is None and self.engine == "vllm"
+
+    @property
+    def engine_pools(self) -> tuple["ModelConfig", ...]:
+        """This model as one of each of its pools sees it, in order; itself when it has none."""
+        return tuple(map(self._as_pool, self.pools)) or (self,)
+
+    def _as_pool(self, pool: Pool) -> "ModelConfig":
+        return self.model_copy(
+            update={
+                "pools": (),
+                "replicas": pool.replicas,
+                "accelerator": pool.accelerator,
+                "layout": pool.layout,
+                "engine_args": {**self.engine_args, **pool.engine_args},
+                "env": {**self.env, **pool.env},
+            }
+        )
+
+    @model_validator(mode="after")
+    def _script_needs_scripted_engine(self) -> Self:
+        if self.script is not None and self.engine != "scripted":
+            raise refuse(
+                f"script is set but engine is '{self.engine}'",
+                "Set engine to 'scripted' or remove script.",
+                ("script",),
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pools_say_it_all(self) -> Self:
+        if not self.pools:
+            return self
+        for name in ("accelerator", "layout", "replicas"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise refuse(
+                    f"{name} is set beside pools",
+                    f"Move it into the pools of '{self.id}'.",
+                    (name,),
+                )
+        names = [pool.name for pool in self.pools]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise refuse(
+                    f"pools[{names.index(name)}] and pools[{index}] are both called '{name}'",
+                    "Give each pool its own name.",
+                    ("pools", index, "name"),
+                )
+        return self

@@ -1,0 +1,113 @@
+"""Who listens for TCP connections on this machine, and who of them can be reached from others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import psutil
+
+from qwenfleet.cluster.config.fleet import GatewayConfig
+from qwenfleet.cluster.errors import MachineError
+from qwenfleet.cluster.local import fleets as run_file
+from qwenfleet.cluster.local import ports, programs
+from qwenfleet.cluster.local.programs import NOBODY, Owner, Program
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening socket, and the process that holds it as far as this user may see it."""
+
+    address: str
+    port: int
+    pid: int | None = None
+    program: str = "a program that this user may not see"
+    user: str = ""
+    owner: Owner = NOBODY
+    auth_mode: str = ""
+    """RAY_AUTH_MODE of its Ray cluster; empty when it has none, or cannot be seen."""
+    is_keyless_http: bool = False
+    """Whether it is where a fleet of this user answers HTTP without an API key."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        address = ip_address(self.address.partition("%")[0])
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Whether a fleet finds the default port free."""
+
+    host: str
+    port: int
+    refusal: tuple[str, str] | None
+    """When a server cannot listen at that default address: what is wrong, and the way out."""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Every listener, sorted by port."""
+
+    listeners: tuple[Listener, ...]
+    own: Owner = NOBODY
+    """The Ray cluster that this very process belongs to, as on a cluster's node."""
+
+
+def read(visitor: int = 0) -> Listening:
+    """Leaves out the process that asks, on a cluster's node. Raises psutil.Error where the kernel
+    does not tell."""
+    sockets = [
+        (connection.laddr.ip, connection.laddr.port, connection.pid or 0)
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr
+        and connection.pid != visitor
+    ]
+    known = programs.read({os.getpid(), *(pid for _, _, pid in sockets)})
+    fleets = run_file.running()
+    owners = {pid: programs.owner(pid, known, fleets) for pid in known}
+    auth_modes = _auth_modes(known, owners)
+    keyless = {(Owner(f.name, f.pid), f.port) for f in fleets if not f.has_keys}
+    found = []
+    for address, port, pid in sockets:
+        program = known.get(pid)
+        if program is None:
+            found.append(Listener(address, port))
+            continue
+        found.append(
+            Listener(
+                address=address,
+                port=port,
+                pid=pid,
+                program=program.name,
+                user=program.user,
+                owner=owners[pid],
+                auth_mode=auth_modes.get(owners[pid], ""),
+                is_keyless_http=(owners[pid], port) in keyless,
+            )
+        )
+    found.sort(key=lambda listener: (listener.port, listener.address))
+    return Listening(tuple(found), owners.get(os.getpid(), NOBODY))
+
+
+def read_ports() -> Ports:
+    """Tries the port by binding it for a moment."""
+    gateway = GatewayConfig()
+    try:
+        ports.check_port(gateway.host, gateway.port)
+    except MachineError as error:
+        return Ports(gateway.host, gateway.port, (error.problem, error.remedy))
+    return Ports(gateway.host, gateway.port, None)
+
+
+def _auth_modes(known: Mapping[int, Program], owners: Mapping[int, Owner]) -> dict[Owner, str]:
+    """RAY_AUTH_MODE of each Ray cluster, from any of its processes that may be read."""
+    modes: dict[Owner, str] = {}
+    for pid, owner in owners.items():
+        if owner.is_ray:
+            modes[owner] = modes.get(owner) or known[pid].auth_mode
+    return modes

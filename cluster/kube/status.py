@@ -1,0 +1,181 @@
+"""`qwenfleet status --kube`: a fleet as Kubernetes sees it. Judged from objects; read by `read`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from qwenfleet.cluster.errors import KubernetesError
+from qwenfleet.cluster.hardware.accelerators import Vendor
+from qwenfleet.cluster.kube import objects as kube_objects
+from qwenfleet.cluster.kube import ray_services
+from qwenfleet.cluster.kube.client import Kube
+from qwenfleet.cluster.kube.objects import CLUSTER_LABEL, KubeNode, KubePod
+from qwenfleet.cluster.kube.query import Query
+from qwenfleet.cluster.kube.ray_services import EventLine, RayServiceStatus
+
+ENDED: Final = {"Succeeded", "Failed"}
+"""Phases of pods whose GPUs are free again."""
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """GPUs of one type."""
+
+    type: str
+    nodes: int
+    allocatable: int
+    requested: int
+    requested_by_fleet: int
+
+
+@dataclass(frozen=True)
+class KubeStatus:
+    namespace: str
+    services: tuple[RayServiceStatus, ...]
+    pods: tuple[KubePod, ...]
+    """Of RayClusters in the namespace."""
+    nodes: tuple[KubeNode, ...]
+    """Those with GPUs, and those with the fleet's pods."""
+    gpus: tuple[GpuUse, ...]
+    events: tuple[EventLine, ...]
+    remarks: tuple[str, ...]
+    """What is missing or could not be seen."""
+
+    def as_json(self) -> dict[str, Any]:
+        tree = asdict(self)
+        for node in tree["nodes"]:
+            node["products"] = dict(node["products"])
+            node["gpus"] = dict(node["gpus"])
+        for pod in tree["pods"]:
+            pod["gpus"] = dict(pod["gpus"])
+        for service, seen in zip(tree["services"], self.services, strict=True):
+            service["applications"] = dict(service["applications"])
+            service["progress"] = seen.progress
+        return tree
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What the API server answered."""
+
+    services: Sequence[Mapping[str, Any]]
+    pods: Sequence[Mapping[str, Any]]
+    """Of all namespaces, when they could be listed."""
+    nodes: Sequence[Mapping[str, Any]]
+    events: Sequence[Mapping[str, Any]]
+    remarks: tuple[str, ...] = ()
+
+
+def read(kube: Kube) -> KubeStatus:
+    """Raises KubernetesError unless RayServices and pods of the namespace can be listed; of what
+    else is refused the status says so."""
+    services = kube.items(Query("rayservices", kube.namespace))
+    refused: list[str] = []
+    try:
+        pods = kube.items(Query("pods"))
+    except KubernetesError as error:
+        if error.api_status != 403:
+            raise
+        pods = kube.items(Query("pods", kube.namespace))
+        refused.append(
+            f"GPUs that pods of other namespaces than {kube.namespace} ask for are not counted: "
+            f"{error.problem}"
+        )
+    others = []
+    for query in (Query("nodes"), Query("events", kube.namespace)):
+        try:
+            others.append(kube.items(query))
+        except KubernetesError as error:
+            if error.api_status != 403:
+                raise
+            refused.append(f"{query.resource} are not shown: {error}")
+            others.append([])
+    return judge(kube.namespace, Objects(services, pods, others[0], others[1], tuple(refused)))
+
+
+def judge(namespace: str, objects: Objects) -> KubeStatus:
+    nodes = [kube_objects.node(tree) for tree in objects.nodes]
+    everyone = [kube_objects.pod(tree) for tree in objects.pods]
+    services = tuple(
+        sorted(map(ray_services.ray_service, objects.services), key=lambda service: service.name)
+    )
+    fleet_pods = tuple(
+        sorted(
+            (p for p in everyone if p.ray_cluster and p.namespace == namespace),
+            key=lambda pod: (pod.ray_cluster, not pod.is_head, pod.group, pod.name),
+        )
+    )
+    homes = {pod.node for pod in fleet_pods}
+    shown = tuple(node for node in nodes if node.gpus or node.name in homes)
+    names = {
+        *(service.name for service in services),
+        *(pod.name for pod in fleet_pods),
+        *(pod.ray_cluster for pod in fleet_pods),
+        *homes,
+    }
+    return KubeStatus(
+        namespace=namespace,
+        services=services,
+        pods=fleet_pods,
+        nodes=tuple(sorted(shown, key=lambda node: node.name)),
+        gpus=tuple(gpu_use(nodes, everyone, {id(pod) for pod in fleet_pods})),
+        events=tuple(ray_services.last_events(objects.events, names)),
+        remarks=(*objects.remarks, *_remarks(namespace, services, fleet_pods, nodes)),
+    )
+
+
+def gpu_use(nodes: Iterable[KubeNode], pods: Iterable[KubePod], of_fleet: set[int]) -> list[GpuUse]:
+    """By type, the one with the most GPUs first. `of_fleet` holds ids of `pods`.
+
+    A pod that is not scheduled yet asks for GPUs of no node, and is not counted.
+    """
+    counts: dict[str, Counter[str]] = {}
+    homes: dict[str, KubeNode] = {}
+    for node in nodes:
+        homes[node.name] = node
+        for vendor, number in node.gpus:
+            use = counts.setdefault(_type(node, vendor), Counter())
+            use.update(nodes=1, allocatable=number)
+    for pod in pods:
+        home = homes.get(pod.node)
+        if home is None or pod.phase in ENDED:
+            continue
+        for vendor, number in pod.gpus:
+            use = counts.setdefault(_type(home, vendor), Counter())
+            use.update(requested=number, fleet=number if id(pod) in of_fleet else 0)
+    found = [
+        GpuUse(name, use["nodes"], use["allocatable"], use["requested"], use["fleet"])
+        for name, use in counts.items()
+    ]
+    return sorted(found, key=lambda use: (-use.allocatable, use.type))
+
+
+def _type(node: KubeNode, vendor: Vendor) -> str:
+    return node.product(vendor) or f"{vendor.kubernetes_resource}, no label {vendor.node_label}"
+
+
+def _remarks(
+    namespace: str,
+    services: Sequence[RayServiceStatus],
+    fleet_pods: Sequence[KubePod],
+    nodes: Sequence[KubeNode],
+) -> list[str]:
+    remarks = []
+    if not services:
+        remarks.append(
+            f"there is no RayService in namespace {namespace}: name another with --namespace, or "
+            "install the chart"
+        )
+    if services and not fleet_pods:
+        remarks.append(f"no pod in namespace {namespace} has the label {CLUSTER_LABEL}")
+    if nodes and not any(node.gpus for node in nodes):
+        looked = " or ".join(vendor.kubernetes_resource for vendor in Vendor)
+        labels = " and ".join(vendor.node_label for vendor in Vendor)
+        remarks.append(
+            f"none of the {len(nodes)} nodes lets pods have GPUs: their status.allocatable has no "
+            f"{looked}. Install the vendor's device plugin; its labels {labels} name the GPUs"
+        )
+    return remarks

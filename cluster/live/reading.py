@@ -1,0 +1,105 @@
+"""Reads a fleet's metrics again and again, and knows what the last minute held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from qwenfleet.cluster.errors import ConfigError, FleetError, FleetNotFound, MetricsError
+from qwenfleet.cluster.live import address, exposition
+from qwenfleet.cluster.live.exposition import ProcessReport
+from qwenfleet.cluster.live.history import History, extended
+from qwenfleet.cluster.live.view import FleetView, view
+
+MOST_AT_ONCE: Final = 16
+"""Addresses that are read at the same time."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the metrics of a fleet are."""
+
+    title: str
+    urls: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    """What is known to be served, whether it reports or not."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One round. Without a view nothing is known now: old numbers are not shown as new ones."""
+
+    title: str
+    view: FleetView | None
+    problems: tuple[FleetError, ...]
+    is_complete: bool
+    """Every process that reports has done so twice, so that all rates are known."""
+    is_silent: bool = False
+    """Every address answers, and no process of a fleet reports there."""
+
+
+@dataclass
+class Reader:
+    """`find` is asked before each round, since a fleet that starts again has other ports."""
+
+    find: Callable[[], Place]
+    fleet: str | None = None
+    """Of several that report at the same address."""
+    fetch: Callable[[str], str] = address.read
+    _history: History = field(default_factory=dict)
+    _title: str = ""
+
+    def read(self, now_s: Callable[[], float], wall_s: Callable[[], float]) -> Reading:
+        """Raises ConfigError when it is not clear which fleet is meant."""
+        try:
+            place = self.find()
+        except FleetNotFound as error:
+            return Reading(self._title, None, (error,), is_complete=False)
+        self._title = place.title
+        reports: list[ProcessReport] = []
+        problems: list[FleetError] = []
+        with ThreadPoolExecutor(min(len(place.urls), MOST_AT_ONCE)) as pool:
+            for answer in pool.map(self._reports, place.urls):
+                if isinstance(answer, MetricsError):
+                    problems.append(answer)
+                else:
+                    reports += answer
+        at_s = now_s()
+        reports = self._of_one_fleet(reports)
+        self._history = extended(self._history, reports, at_s, wall_s())
+        if not reports:
+            is_silent = not problems
+            problems = problems or [_nothing(place)]
+            return Reading(place.title, None, tuple(problems), False, is_silent)
+        live = {report.process: report for report in reports}.values()
+        shown = view(self._history, live, at_s, place.models)
+        is_complete = all(len(self._history[report.process]) > 1 for report in live)
+        return Reading(place.title, shown, tuple(problems), is_complete)
+
+    def _reports(self, url: str) -> Sequence[ProcessReport] | MetricsError:
+        try:
+            return exposition.reports(self.fetch(url), url)
+        except MetricsError as error:
+            return error
+
+    def _of_one_fleet(self, reports: Sequence[ProcessReport]) -> list[ProcessReport]:
+        names = sorted({report.fleet for report in reports})
+        if self.fleet is None and len(names) > 1:
+            raise ConfigError(
+                f"several fleets report there: {', '.join(names)}", "Name one with --fleet."
+            )
+        if self.fleet is not None and names and self.fleet not in names:
+            raise ConfigError(
+                f"no fleet called '{self.fleet}' reports there", f"These do: {', '.join(names)}."
+            )
+        return [report for report in reports if self.fleet in (None, report.fleet)]
+
+
+def _nothing(place: Place) -> MetricsError:
+    return MetricsError(
+        ", ".join(place.urls),
+        "has no metrics of a fleet's process now",
+        "A process reports 10 s after its start; `qwenfleet status` says what has started.",
+    )

@@ -1,0 +1,285 @@
+"""What `qwenfleet top` shows: numbers of the last minute, from the reports that came in it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from qwenfleet.cluster import metrics
+from qwenfleet.cluster.labels import EngineState
+from qwenfleet.cluster.live.exposition import ProcessReport
+from qwenfleet.cluster.live.history import REPORT_S, Change, History, Seen, change, quantile
+from qwenfleet.cluster.metrics import Metric
+
+RECENT_S: Final = REPORT_S / 2
+"""Tokens per second are of the last report only: a minute's mean is late for a live view."""
+SILENT_S: Final = 1.5 * REPORT_S
+SKEW_S: Final = 2 * REPORT_S
+"""A report is older than this only when one was missed, so a clock is wrong."""
+NO_MODEL: Final = "none"
+"""What the gateway calls the model of a request that named none which is served."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds; None without an event."""
+
+    p50_s: float | None
+    p90_s: float | None
+
+
+@dataclass(frozen=True)
+class SloEvents:
+    """Events of the last minute that an objective judged."""
+
+    good: float
+    bad: float
+    objective: float | None
+    """Share that is to be good."""
+
+    @property
+    def share(self) -> float | None:
+        total = self.good + self.bad
+        return self.good / total if total else None
+
+    @property
+    def is_broken(self) -> bool:
+        return self.share is not None and self.share < (self.objective or 0.0)
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """Rates and counts are None until a gateway has reported twice."""
+
+    id: str
+    ready: int
+    engines: int
+    running: float
+    waiting: float
+    moving: float
+    prompt_tokens_per_s: float | None
+    cached_share: float | None
+    output_tokens_per_s: float | None
+    requests_per_s: float | None
+    ttft: Latency
+    inter_token: Latency
+    slo: Mapping[str, SloEvents]
+    outcomes: Mapping[str, float]
+    """Requests that ended in the last minute, by how; likewise the others."""
+    rejections: Mapping[str, float]
+    """By the error's code."""
+    resumes: Mapping[str, float]
+    losses: Mapping[str, float]
+
+    @property
+    def is_nobody(self) -> bool:
+        """Not a model, but the requests that named none which is served."""
+        return self.id == NO_MODEL and not self.engines
+
+
+@dataclass(frozen=True)
+class EngineView:
+    id: str
+    model: str
+    state: str
+    running: float
+    waiting: float
+    kv_usage: float
+    age_s: float
+    """Of its last report."""
+
+    @property
+    def is_silent(self) -> bool:
+        return self.age_s > SILENT_S
+
+
+@dataclass(frozen=True)
+class FleetView:
+    name: str
+    models: tuple[ModelView, ...]
+    engines: tuple[EngineView, ...]
+    gateways: int
+    age_s: tuple[float, float] | None
+    """Of the newest and of the oldest last report; None without any."""
+    span_s: float
+    """What rates and counts are over; 0 while there is one report only."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def view(
+    history: History, live: Iterable[ProcessReport], now_s: float, models: Sequence[str] = ()
+) -> FleetView:
+    """`live` is what the last reading held, `models` what is to be shown in any case."""
+    last = [history[report.process] for report in live]
+    gateways = [seen for seen in last if seen[-1].report.role == "gateway"]
+    names = dict.fromkeys(models)
+    for seen in last:
+        names |= dict.fromkeys(_values(seen[-1].report, "model"))
+    traffic = _Traffic(history, gateways)
+    if not any(traffic.counts(metrics.REQUESTS, NO_MODEL, "outcome").values()):
+        names.pop(NO_MODEL, None)
+    engines = tuple(
+        engine for seen in last if (engine := _engine(seen[-1].report, now_s - seen[-1].at_s))
+    )
+    ages = [max(0.0, now_s - seen[-1].at_s) for seen in last]
+    return FleetView(
+        name=", ".join(sorted({seen[-1].report.fleet for seen in last})),
+        models=tuple(_model(name, engines, traffic) for name in names),
+        engines=tuple(sorted(engines, key=lambda e: (e.model, e.id))),
+        gateways=len(gateways),
+        age_s=(min(ages), max(ages)) if ages else None,
+        span_s=max((c.seconds for c in traffic.changes), default=0.0),
+        notes=tuple(_notes(last, len(gateways))),
+    )
+
+
+class _Traffic:
+    """What gateways count, summed up over all of them."""
+
+    def __init__(self, history: History, gateways: Sequence[tuple[Seen, ...]]) -> None:
+        every = (change(seen) for seen in history.values() if seen[-1].report.role == "gateway")
+        # One that died in the last minute too: what it had counted did happen.
+        self.changes = [c for c in every if c is not None]
+        recent = (change(seen, RECENT_S) for seen in gateways)
+        self.recent = [c for c in recent if c is not None]
+        self.gauges = [seen[-1].report for seen in gateways]
+
+    def counts(self, metric: Metric, model: str, label: str) -> dict[str, float]:
+        """Of the last minute, by the values of one more label."""
+        found: dict[str, float] = defaultdict(float)
+        for by in self.changes:
+            for labels, value in _of(by.by, metric.exported, model):
+                found[labels.get(label, "")] += value
+        return {name: count for name, count in sorted(found.items()) if count}
+
+    def largest(self, metric: Metric, model: str, label: str) -> dict[str, float]:
+        """Likewise of what every gateway counts for itself."""
+        found: dict[str, float] = {}
+        for by in self.changes:
+            for labels, value in _of(by.by, metric.exported, model):
+                name = labels.get(label, "")
+                found[name] = max(found.get(name, 0.0), value)
+        return {name: count for name, count in sorted(found.items()) if count}
+
+    def rate(self, metric: Metric, model: str, changes: Sequence[Change]) -> float | None:
+        if not changes:
+            return None
+        return sum(
+            value / by.seconds for by in changes for _, value in _of(by.by, metric.exported, model)
+        )
+
+    def latency(self, metric: Metric, model: str) -> Latency:
+        buckets: dict[float, float] = defaultdict(float)
+        for by in self.changes:
+            for labels, value in _of(by.by, f"{metric.exported}_bucket", model):
+                buckets[float(labels["le"])] += value
+        return Latency(quantile(buckets, 0.5), quantile(buckets, 0.9))
+
+    def verdicts(self, model: str) -> dict[str, SloEvents]:
+        objectives: dict[str, float] = {}
+        for report in self.gauges:
+            for labels, value in _of(report.values, metrics.SLO_OBJECTIVE.exported, model):
+                objectives[labels["slo"]] = value
+        judged: dict[tuple[str, str], float] = defaultdict(float)
+        for by in self.changes:
+            for labels, value in _of(by.by, metrics.SLO_EVENTS.exported, model):
+                judged[labels["slo"], labels["verdict"]] += value
+        return {
+            slo: SloEvents(judged[slo, "good"], judged[slo, "bad"], objectives.get(slo))
+            for slo in metrics.CLOSED["slo"]
+        }
+
+
+def _model(name: str, every: Sequence[EngineView], traffic: _Traffic) -> ModelView:
+    engines = [engine for engine in every if engine.model == name]
+    moving = (
+        value
+        for report in traffic.gauges
+        for _, value in _of(report.values, metrics.MOVING_REQUESTS.exported, name)
+    )
+    prompt = traffic.rate(metrics.PROMPT_TOKENS, name, traffic.changes)
+    cached = traffic.rate(metrics.CACHED_TOKENS, name, traffic.changes)
+    return ModelView(
+        id=name,
+        ready=sum(engine.state == EngineState.READY and not engine.is_silent for engine in engines),
+        engines=len(engines),
+        running=sum(engine.running for engine in engines),
+        waiting=sum(engine.waiting for engine in engines),
+        moving=sum(moving),
+        prompt_tokens_per_s=traffic.rate(metrics.PROMPT_TOKENS, name, traffic.recent),
+        cached_share=min(cached / prompt, 1.0) if prompt and cached is not None else None,
+        output_tokens_per_s=traffic.rate(metrics.OUTPUT_TOKENS, name, traffic.recent),
+        requests_per_s=traffic.rate(metrics.REQUESTS, name, traffic.changes),
+        ttft=traffic.latency(metrics.TTFT_SECONDS, name),
+        inter_token=traffic.latency(metrics.ITL_SECONDS, name),
+        slo=traffic.verdicts(name),
+        outcomes=traffic.counts(metrics.REQUESTS, name, "outcome"),
+        rejections=traffic.counts(metrics.REJECTIONS, name, "reason"),
+        resumes=traffic.counts(metrics.RESUMES, name, "loss"),
+        losses=traffic.largest(metrics.ENGINE_LOSSES, name, "loss"),
+    )
+
+
+def _engine(report: ProcessReport, age_s: float) -> EngineView | None:
+    """A process holds one engine at most."""
+    states = [
+        dict(labels)
+        for (name, labels), value in report.values.items()
+        if name == metrics.ENGINE_STATE.exported and value
+    ]
+    if not states:
+        return None
+    labels = states[0]
+
+    def gauge(metric: Metric) -> float:
+        found = _of(report.values, metric.exported, labels["model"])
+        return next((value for _, value in found), 0.0)
+
+    return EngineView(
+        id=labels["engine"],
+        model=labels["model"],
+        state=labels["state"],
+        running=gauge(metrics.ENGINE_RUNNING),
+        waiting=gauge(metrics.ENGINE_WAITING),
+        kv_usage=gauge(metrics.ENGINE_KV_USAGE),
+        age_s=max(0.0, age_s),
+    )
+
+
+def _of(
+    values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float], name: str, model: str
+) -> Iterator[tuple[dict[str, str], float]]:
+    for (series, labels), value in values.items():
+        if series == name:
+            found = dict(labels)
+            if found.get("model") == model:
+                yield found, value
+
+
+def _values(report: ProcessReport, label: str) -> Iterator[str]:
+    for _, labels in report.values:
+        for name, value in labels:
+            if name == label:
+                yield value
+
+
+def _notes(last: Sequence[tuple[Seen, ...]], gateways: int) -> Iterator[str]:
+    if last and not gateways:
+        yield (
+            "no gateway reports, so nobody answers requests yet, or any more; `qwenfleet status` "
+            "says more"
+        )
+    skews: dict[str, float] = {}
+    for seen in last:
+        if len(seen) > 1:  # of the first nobody knows how old it is
+            skew_s = seen[-1].report.clock_s - seen[-1].wall_s
+            skews[seen[-1].report.node] = skew_s
+    for node, skew_s in sorted(skews.items()):
+        if skew_s > REPORT_S / 2 or skew_s < -SKEW_S:
+            way = "ahead of" if skew_s > 0 else "behind"
+            yield (
+                f"the clock of {node or 'another machine'} is about {abs(skew_s):.0f} s {way} this "
+                "machine's; ages are counted from when reports came"
+            )

@@ -1,0 +1,172 @@
+"""A plan as other programs read it: a fleet, helm values, vLLM's arguments, or JSON. Pure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Any, Final
+
+import yaml
+from pydantic import JsonValue
+
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.planner.plan import Candidate, Plan, Refused
+from qwenfleet.cluster.planner.settings import settings
+
+HEADER: Final = "# {name}, by `qwenfleet plan`: {reason}\n"
+
+
+class Format(StrEnum):
+    """What `--output` takes."""
+
+    FLEET = "fleet.yaml"
+    """What `qwenfleet serve --config` takes."""
+    VALUES = "values.yaml"
+    """The same under `fleet:`, as the helm chart takes it."""
+    VLLM_ARGS = "vllm-args"
+    """For vLLM's own server, on one line."""
+    JSON = "json"
+    """Everything: candidates, refused layouts, reason."""
+
+
+def write(plan: Plan, wanted: Format) -> str:
+    """The plan's choice, or for JSON all of the plan, ending in a newline."""
+    if wanted is Format.JSON:
+        return json.dumps(as_json(plan), indent=2) + "\n"
+    if wanted is Format.VLLM_ARGS:
+        return shlex.join(vllm_args(plan)) + "\n"
+    tree = fleet(plan)
+    tree = {"fleet": tree} if wanted is Format.VALUES else tree
+    head = HEADER.format(name=plan.choice.layout.name, reason=plan.reason)
+    return head + yaml.safe_dump(tree, sort_keys=False, width=100)
+
+
+def fleet(plan: Plan) -> dict[str, Any]:
+    """The tree of a `FleetConfig` that serves the choice."""
+    model, choice, found = plan.request.model, plan.choice, settings(plan)
+    parser = {"tool_call_parser": found.tool_call_parser} if found.tool_call_parser else {}
+    env = {"env": dict(found.env)} if found.env else {}
+    return {
+        "models": [
+            {
+                "id": model.short_name,
+                "source": model.name,
+                "accelerator": plan.request.machines.accelerator.ray_name,
+                "replicas": {"min": choice.engines},
+                "layout": layout_tree(choice.layout),
+                "max_model_len": choice.max_model_len,
+                **parser,
+                "engine_args": dict(found.engine_args),
+                **env,
+            }
+        ]
+    }
+
+
+def layout_tree(layout: Layout) -> dict[str, Any]:
+    """What is not a default, and always the tensor parallel size."""
+    tree = layout.model_dump(mode="json", exclude_defaults=True)
+    return {"tensor_parallel_size": layout.tensor_parallel_size, **tree}
+
+
+def vllm_args(plan: Plan) -> list[str]:
+    """What follows `vllm serve`, for one engine; of several nodes, on the first of them."""
+    layout, model = plan.choice.layout, plan.request.model
+    wanted = settings(plan)
+    parser = wanted.tool_call_parser
+    pairs: list[tuple[str, JsonValue]] = [
+        ("tensor-parallel-size", layout.tensor_parallel_size),
+        ("pipeline-parallel-size", layout.pipeline_parallel_size),
+        ("data-parallel-size", layout.data_parallel_size),
+        ("nnodes", layout.nodes),
+    ]
+    sizes = [(name, value) for name, value in pairs if value != 1]
+    sizes += [("max-model-len", plan.choice.max_model_len)]
+    for name, setting in wanted.engine_args.items():
+        text = json.dumps(setting) if isinstance(setting, dict) else setting
+        sizes.append((name.replace("_", "-"), text))
+    found = [model.name]
+    for name, value in sizes:
+        found += [f"--{name}", str(value)]
+    if layout.expert_parallel:
+        found.append("--enable-expert-parallel")
+    if parser is not None:
+        found += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    return found
+
+
+def vllm_notes(plan: Plan) -> list[str]:
+    """What `vllm_args` cannot say, as sentences without full stops."""
+    env, nodes = settings(plan).env, plan.choice.layout.nodes
+    said = []
+    if env:
+        pairs = " ".join(f"{name}={value}" for name, value in env.items())
+        said.append(f"set in vLLM's environment: {pairs}")
+    if nodes > 1:
+        said.append(
+            f"add --master-addr with the first node's address on all {nodes} nodes, and "
+            "--headless --node-rank 1 and so on on the others"
+        )
+    return said
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """All of the plan as JSON-able values."""
+    request = plan.request
+    machines = request.machines
+    return {
+        "model": request.model.name,
+        "machines": {
+            "accelerator": machines.accelerator.name,
+            "nodes": machines.nodes,
+            "gpus_per_node": machines.gpus_per_node,
+        },
+        "goal": request.goal.value,
+        "load": asdict(request.load),
+        "routing": request.routing.value,
+        "slo": asdict(request.slo),
+        "choice": plan.choice.layout.name,
+        "reason": plan.reason,
+        "warnings": list(plan.warnings),
+        "settings": {
+            "engine_args": dict(settings(plan).engine_args),
+            "env": dict(settings(plan).env),
+            "notes": list(settings(plan).notes),
+        },
+        "candidates": [_candidate(one) for one in plan.candidates],
+        "refused": [_refused(one) for one in plan.refused],
+    }
+
+
+def _candidate(one: Candidate) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "layout": one.layout.name,
+        "engines": one.engines,
+        "gpus": one.num_gpus,
+        "weight_bytes_per_gpu": one.memory.weight_bytes,
+        "kv_tokens": one.kv_tokens,
+        "max_model_len": one.max_model_len,
+        "requests_at_once": one.engines * one.concurrency,
+        "max_num_seqs": one.max_num_seqs,
+        "slo": one.slo.name.lower(),
+        "notes": [
+            {"rule": n.rule.value, "sentence": n.sentence, "is_discouraged": n.is_discouraged}
+            for n in one.judgement.notes
+        ],
+    }
+    total = one.output_tokens_per_s
+    if one.speed is not None and total is not None:
+        ranges = {
+            "ttft_s": one.speed.ttft_s,
+            "tpot_s": one.speed.tpot_s,
+            "output_tokens_per_s": total,
+        }
+        found["predicted"] = {name: [value.low, value.high] for name, value in ranges.items()}
+    return found
+
+
+def _refused(one: Refused) -> dict[str, Any]:
+    breaches = [{"rule": b.rule.value, "sentence": b.sentence} for b in one.breaches]
+    return {"layout": one.layout.name, "breaches": breaches}

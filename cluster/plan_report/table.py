@@ -1,0 +1,149 @@
+"""A plan as a person reads it: a ranked table, the choice and why, one GPU's memory as a bar."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qwenfleet.cluster.hardware.accelerators import GIB
+from qwenfleet.cluster.planner.memory import GpuMemory
+from qwenfleet.cluster.planner.plan import Candidate, Plan, Refused, SloVerdict
+from qwenfleet.cluster.planner.ranking import NOT_SEPARATED
+from qwenfleet.cluster.planner.rules import Rule
+from qwenfleet.cluster.planner.tradeoffs import by_context, cells, limit_sentence, slo_sentence
+
+BAR_CELLS: Final = 60
+SHADES: Final = {
+    "weights": "█",
+    "KV cache": "▓",
+    "activations": "▒",
+    "graphs and buffers": "░",
+    "free": "·",
+}
+"""Of the bar of one GPU, told apart without colour."""
+SLO_WORDS: Final = {
+    SloVerdict.KEPT: "kept",
+    SloVerdict.POSSIBLE: "possible",
+    SloVerdict.MISSED: "missed",
+}
+
+
+def show(plan: Plan, console: Console, doubts: list[str]) -> None:
+    """Print all of it; `doubts` are those of the predictions."""
+    request, load = plan.request, plan.request.load
+    routing = f", {request.routing.value} routing" if request.model.geometry.is_moe else ""
+    console.print(
+        f"{request.model.name} on {request.machines.name}, goal {request.goal.value}; "
+        f"{load.concurrency} requests at once of {load.prompt_tokens:,} + {load.output_tokens:,} "
+        f"tokens{routing}. Memory is computed, speed is predicted; nothing here was measured.",
+        highlight=False,
+    )
+    console.print(table(plan))
+    for line in refusals(plan.refused):
+        console.print(line, style="dim", highlight=False)
+    console.print(f"\nChoice: {plan.reason}", style="bold", highlight=False)
+    name = plan.choice.layout.name
+    console.print(f"\nOne engine of {name} full of one length, prompts already in its cache:")
+    console.print(contexts(plan))
+    said = [limit_sentence(plan.choice, request)]
+    said += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
+    for text in (*said, *plan.warnings, *doubts, NOT_SEPARATED):
+        console.print(f"- {text}", highlight=False)
+
+
+def table(plan: Plan) -> Table:
+    """Candidates, best first."""
+    promises = bool(plan.request.slo.name)
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    found.add_column("layout", no_wrap=True)
+    numbers = ("engines x GPUs", "weights/GPU", "KV tokens", "context", "running")
+    for name in (*numbers, "first token", "per token", "output tokens/s"):
+        found.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    if promises:
+        found.add_column("SLO", no_wrap=True)
+    found.add_column("not recommended".replace(" ", "\n"))
+    for one in plan.candidates:
+        found.add_row(*_row(one, promises=promises))
+    return found
+
+
+def _row(one: Candidate, *, promises: bool) -> list[str]:
+    slow = {note.rule.value for note in one.judgement.notes if note.is_discouraged}
+    cells = [
+        one.layout.name,
+        f"{one.engines} x {one.layout.num_gpus}",
+        f"{one.memory.weight_bytes / GIB:.1f} GiB",
+        f"{one.kv_tokens:,}",
+        f"{one.max_model_len:,}",
+        str(one.engines * one.concurrency),
+    ]
+    total = one.output_tokens_per_s
+    if one.speed is None or total is None:
+        cells += ["", "", ""]
+    else:
+        cells += [one.speed.ttft_s.text("s"), (one.speed.tpot_s * 1000).text("ms"), total.text("")]
+    return cells + ([SLO_WORDS[one.slo]] if promises else []) + [", ".join(sorted(slow))]
+
+
+def contexts(plan: Plan) -> Table:
+    """How many sequences of each length the choice holds, and how fast it is then."""
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("prompt + output", "at once", "per token", "output tokens/s"):
+        found.add_column(name, justify="right", no_wrap=True)
+    for row in by_context(plan.choice, plan.request):
+        found.add_row(*cells(row))
+    return found
+
+
+def refusals(refused: tuple[Refused, ...]) -> list[str]:
+    """One line for each rule: how many layouts break it first, and what the first of them says."""
+    by_rule: dict[Rule, list[Refused]] = defaultdict(list)
+    for one in refused:
+        by_rule[one.breaches[0].rule].append(one)
+    lines = []
+    for rule, broken in by_rule.items():
+        first = broken[0]
+        names = ", ".join(one.layout.name for one in broken[:4])
+        more = ", ..." if len(broken) > 4 else ""
+        said = first.breaches[0].sentence
+        lines.append(f"refused by {rule.value}: {names}{more} ({first.layout.name}: {said})")
+    return lines
+
+
+def explain(layout: str, memory: GpuMemory, max_model_len: int) -> RenderableType:
+    """One GPU's memory as a bar, and each part of it in GiB."""
+    parts = {
+        "weights": memory.weight_bytes,
+        "KV cache": max(0, memory.kv_bytes),
+        "activations": memory.activation_bytes,
+        "graphs and buffers": memory.graph_bytes,
+        "free": memory.free_bytes,
+    }
+    found = Table(box=None, pad_edge=False, show_header=False)
+    for name, size in parts.items():
+        share = size / memory.total_bytes
+        note = ""
+        if name == "KV cache":
+            note = f"{memory.kv_tokens:,} tokens of {memory.kv_bytes_per_token:,} bytes each"
+        found.add_row(SHADES[name] * 2, name, f"{size / GIB:.1f} GiB", f"{share:.0%}", note)
+    head = (
+        f"{layout}: one GPU of {memory.total_bytes / GIB:.1f} GiB, of which vLLM may use "
+        f"{memory.usable_bytes / GIB:.1f}; a sequence can have {max_model_len:,} tokens"
+    )
+    return Group(Text(head), Text(bar(parts)), found)
+
+
+def bar(parts: dict[str, int], cells: int = BAR_CELLS) -> str:
+    """Cells in proportion, all of them used; what is there has one at least when it is not tiny."""
+    total = sum(parts.values())
+    drawn, passed, text = 0, 0, ""
+    for name, size in parts.items():
+        passed += size
+        upto = round(passed / total * cells)
+        text += SHADES[name] * (upto - drawn)
+        drawn = upto
+    return text

@@ -1,0 +1,113 @@
+"""What to say when no layout fits: the rule that the nearest one breaks, and what works. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+from qwenfleet.cluster.hardware.accelerators import ACCELERATORS
+from qwenfleet.cluster.hardware.machines import Machines
+from qwenfleet.cluster.models.catalog import CATALOG
+from qwenfleet.cluster.models.geometry import KVDtype
+from qwenfleet.cluster.plan_errors import Change, NoLayoutFits, PlanError, Quantity
+from qwenfleet.cluster.planner.layouts import MAX_NODES_PER_ENGINE
+from qwenfleet.cluster.planner.plan import Candidate, Refused
+from qwenfleet.cluster.planner.ranking import ranked
+from qwenfleet.cluster.planner.request import PlanRequest
+from qwenfleet.cluster.planner.rules import Rule
+
+Search = Callable[[PlanRequest], tuple[list[Candidate], list[Refused]]]
+MOST_CHANGES = 4
+SIZES = (Rule.MEMORY, Rule.CONTEXT)
+
+
+def nothing_fits(request: PlanRequest, refused: list[Refused], search: Search) -> NoLayoutFits:
+    """The error for a request of which every layout was refused."""
+    nearest = min(refused, key=_distance)
+    breach = nearest.breaches[0]
+    model, machines = request.model.short_name, request.machines.name
+    changes = tuple(islice(_changes(request, nearest, search), MOST_CHANGES))
+    if request.layout is not None:
+        said = f"{model} cannot run in {request.layout.name} on {machines}:"
+    else:
+        said = f"no layout of {model} fits {machines}: in {nearest.layout.name}, the nearest,"
+    return NoLayoutFits(
+        f"{said} {breach.sentence} (rule {breach.rule.value})",
+        breach.rule.value,
+        changes,
+    )
+
+
+def _distance(refused: Refused) -> tuple[bool, bool, int, int]:
+    """Too little memory is nearer than what would not load; then the more room the nearer."""
+    rules = {breach.rule for breach in refused.breaches}
+    memory = refused.memory
+    return (
+        not rules <= set(SIZES),
+        not rules <= {*SIZES, Rule.NODES},
+        -memory.kv_tokens,
+        -memory.kv_bytes,
+    )
+
+
+def _changes(request: PlanRequest, nearest: Refused, search: Search) -> Iterator[Change]:
+    """Each is enough for a layout to fit; the least change first."""
+    free = replace(request, layout=None)
+    here = _best(free, search)
+    machines = request.machines.name
+    if request.layout is not None and here:
+        yield Change(Quantity.LAYOUT, here.layout.name, here.layout.name, machines)
+    tokens = nearest.memory.kv_tokens
+    holds_a_request = tokens >= request.load.sequence_tokens
+    if nearest.breaches[0].rule is Rule.CONTEXT and request.context_tokens and holds_a_request:
+        yield Change(Quantity.CONTEXT, tokens, nearest.layout.name, machines)
+    if here:
+        return
+    with_fp8_kv = _best(replace(free, kv_dtype=KVDtype.FP8), search)
+    if request.kv_dtype is not KVDtype.FP8 and with_fp8_kv:
+        yield Change(Quantity.KV_DTYPE, KVDtype.FP8.value, with_fp8_kv.layout.name, machines)
+    fp8 = next((one for one in CATALOG if one.name == f"{request.model.name}-FP8"), None)
+    found = _best(replace(free, model=fp8), search) if fp8 else None
+    if fp8 and found:
+        yield Change(Quantity.MODEL, fp8.name, found.layout.name, machines)
+    yield from _other_machines(free, search)
+
+
+def _other_machines(request: PlanRequest, search: Search) -> Iterator[Change]:
+    """The least that holds the model: of this kind of node, and of another kind."""
+    for kind in (_more(request.machines), _others(request.machines)):
+        for quantity, machines in kind:
+            found = _best(replace(request, machines=machines), search)
+            if found:
+                values: dict[Quantity, str | int] = {
+                    Quantity.NODES: machines.nodes,
+                    Quantity.GPUS_PER_NODE: machines.gpus_per_node,
+                    Quantity.ACCELERATOR: machines.accelerator.name,
+                }
+                yield Change(quantity, values[quantity], found.layout.name, machines.name)
+                break
+
+
+def _more(machines: Machines) -> Iterator[tuple[Quantity, Machines]]:
+    """Fuller nodes of the same kind, then more of them."""
+    usual = max(machines.accelerator.gpus_per_node, machines.gpus_per_node)
+    if machines.gpus_per_node < usual:
+        yield Quantity.GPUS_PER_NODE, replace(machines, gpus_per_node=usual)
+    for nodes in range(machines.nodes + 1, MAX_NODES_PER_ENGINE + 1):
+        yield Quantity.NODES, Machines(machines.accelerator, nodes, usual)
+
+
+def _others(machines: Machines) -> Iterator[tuple[Quantity, Machines]]:
+    """One usual server of each other kind, the smallest first."""
+    for accelerator in sorted(ACCELERATORS, key=lambda one: one.memory_gib):
+        if accelerator.name != machines.accelerator.name:
+            yield Quantity.ACCELERATOR, Machines(accelerator, 1, accelerator.gpus_per_node)
+
+
+def _best(request: PlanRequest, search: Search) -> Candidate | None:
+    try:
+        candidates, _ = search(request)
+    except PlanError:
+        return None
+    return ranked(candidates, request)[0] if candidates else None

@@ -1,0 +1,267 @@
+"""Which layouts are legal for a model on a kind of GPU, rule by rule, each with its numbers. Pure.
+
+What vLLM 0.32 refuses at load is refused here, and so is what it takes but nobody should want;
+what only costs speed is a note.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.hardware.accelerators import GIB, Accelerator, ComputeDtype
+from qwenfleet.cluster.models.geometry import Geometry, QuantMethod
+from qwenfleet.cluster.planner.memory import GpuMemory, expert_split, pipeline_layers
+from qwenfleet.cluster.vllm_settings.defaults import VOCAB_PADDING
+
+LEAST_BLOCK: Final = 32
+"""vLLM 0.32 `fused_moe/oracle/fp8.py`, refine_fp8_moe_block_shape: it splits scale blocks down to
+the greatest common divisor, and to 32 at the least."""
+
+
+class Rule(StrEnum):
+    """Every reason for which a layout is refused or noted."""
+
+    HEADS = "heads"
+    """Attention heads divide over TP."""
+    KV_HEADS = "kv-heads"
+    """KV heads divide over TP, or TP over KV heads, which then are copied."""
+    LAYERS = "layers"
+    """Each pipeline stage has a layer."""
+    EXPERTS = "experts"
+    """Experts divide over the ranks that they are dealt out to, in a model that has any."""
+    BLOCKS = "blocks"
+    """A rank's part of a quantised matrix is whole scale blocks."""
+    INTERMEDIATE = "intermediate"
+    """The MLP's width divides over the ranks that share it."""
+    VOCABULARY = "vocabulary"
+    """The vocabulary, padded to 64, divides over TP."""
+    QUANTISATION = "quantisation"
+    """The accelerator multiplies, or at least stores, what the weights are stored as."""
+    DATA_PARALLEL = "data-parallel"
+    """Ranks of one engine share experts; a dense model's would share nothing."""
+    NODES = "nodes"
+    """No TP group spans nodes, and no layout more nodes than it needs or there are."""
+    MEMORY = "memory"
+    """Weights and the reserve leave room for a KV cache."""
+    CONTEXT = "context"
+    """The KV cache of a rank holds one sequence of the context that is asked for."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a rule says of a layout, in a sentence without a full stop."""
+
+    rule: Rule
+    sentence: str
+    is_discouraged: bool = False
+    """Whether the layout is legal but not recommended."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that the rules say of one layout."""
+
+    breaches: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
+
+    @property
+    def is_legal(self) -> bool:
+        """Whether no rule is broken."""
+        return not self.breaches
+
+    @property
+    def is_discouraged(self) -> bool:
+        """Whether it loads and is not recommended, mostly because it is slow."""
+        return any(note.is_discouraged for note in self.notes)
+
+
+def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) -> Judgement:
+    """Whether vLLM would load this model in this layout on this kind of GPU, memory aside."""
+    breaches: list[Remark] = []
+    notes: list[Remark] = []
+    for check in CHECKS:
+        for remark, is_breach in check(geometry, layout):
+            (breaches if is_breach else notes).append(remark)
+    for remark, is_breach in _quantisation(geometry, accelerator):
+        (breaches if is_breach else notes).append(remark)
+    return Judgement(tuple(breaches), tuple(notes))
+
+
+def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgement:
+    """Whether the layout can be placed on nodes of this size, of which there are so many."""
+    needed = -(-layout.num_gpus // gpus_per_node)
+    said = f"{layout.name} takes {layout.num_gpus} GPUs"
+    tp = layout.tensor_parallel_size
+    problem = ""
+    if tp > gpus_per_node or layout.gpus_per_node % tp:
+        on_each = min(layout.gpus_per_node, gpus_per_node)
+        problem = (
+            f"a tensor parallel group of {tp} would span nodes, which have {on_each} GPUs of it"
+        )
+    elif layout.gpus_per_node > gpus_per_node:
+        problem = f"{said} on {layout.nodes} nodes, and a node has {gpus_per_node}"
+    elif layout.nodes > needed:
+        problem = f"{said}, which fit {needed} nodes of {gpus_per_node}, not {layout.nodes}"
+    elif layout.nodes > nodes:
+        problem = f"{said} on {layout.nodes} nodes, and there are {nodes}"
+    return Judgement((Remark(Rule.NODES, problem),) if problem else ())
+
+
+def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: int) -> Judgement:
+    """Whether weights fit, and one sequence of `context_tokens`."""
+    weights = f"{memory.weight_bytes / GIB:.1f} GiB"
+    if memory.kv_bytes <= 0:
+        sentence = (
+            f"weights take {weights} of each GPU and the reserve {memory.reserve_bytes / GIB:.1f}, "
+            f"and vLLM may use {memory.usable_bytes / GIB:.1f} of the {accelerator.memory_gib:.1f} "
+            f"GiB of one {accelerator.name}"
+        )
+        return Judgement((Remark(Rule.MEMORY, sentence),))
+    if memory.kv_tokens < context_tokens:
+        sentence = (
+            f"beside {weights} of weights one {accelerator.name} has {memory.kv_bytes / GIB:.1f} "
+            f"GiB for KV: {memory.kv_tokens:,} tokens, and one sequence of {context_tokens:,} must "
+            "fit"
+        )
+        return Judgement((Remark(Rule.CONTEXT, sentence),))
+    return Judgement()
+
+
+Found = list[tuple[Remark, bool]]
+"""Each remark, and whether it is a breach."""
+
+
+def _heads(geometry: Geometry, layout: Layout) -> Found:
+    tp, heads, kv = layout.tensor_parallel_size, geometry.num_heads, geometry.num_kv_heads
+    if heads % tp:
+        return [(Remark(Rule.HEADS, f"{heads} attention heads do not divide over TP{tp}"), True)]
+    if kv % tp and tp % kv:
+        sentence = f"{kv} KV heads do not divide over TP{tp}, nor TP{tp} over {kv}"
+        return [(Remark(Rule.KV_HEADS, sentence), True)]
+    if tp > kv:
+        sentence = f"each of the {kv} KV heads is held {tp // kv} times, as TP{tp} is more"
+        return [(Remark(Rule.KV_HEADS, sentence), False)]
+    return []
+
+
+def _layers(geometry: Geometry, layout: Layout) -> Found:
+    layers, stages = geometry.num_layers, layout.pipeline_parallel_size
+    if stages > layers:
+        sentence = f"{layers} layers are fewer than the {stages} stages of PP{stages}"
+        return [(Remark(Rule.LAYERS, sentence), True)]
+    if layers % stages:
+        split = "+".join(map(str, pipeline_layers(layers, stages)))
+        return [(Remark(Rule.LAYERS, f"{layers} layers are split unevenly, {split}"), False)]
+    return []
+
+
+def _experts(geometry: Geometry, layout: Layout) -> Found:
+    ranks, experts = layout.expert_parallel_size, geometry.num_experts
+    if not geometry.is_moe:
+        found: Found = []
+        if layout.expert_parallel:
+            sentence = "expert parallelism is for models with experts, and this one is dense"
+            found.append((Remark(Rule.EXPERTS, sentence), True))
+        if layout.data_parallel_size > 1:
+            sentence = (
+                f"the {layout.data_parallel_size} data parallel ranks of a dense model share "
+                "nothing: run as many engines"
+            )
+            found.append((Remark(Rule.DATA_PARALLEL, sentence), True))
+        return found
+    if experts % ranks:
+        sentence = f"{experts} experts do not divide over {ranks} ranks (TP x DP)"
+        return [(Remark(Rule.EXPERTS, sentence), True)]
+    if layout.data_parallel_size > 1 and not layout.expert_parallel:
+        sentence = (
+            f"without expert parallelism each expert is split over all {expert_split(layout)} "
+            "ranks (TP x DP), and nobody has published that this is fast"
+        )
+        return [(Remark(Rule.DATA_PARALLEL, sentence, is_discouraged=True), False)]
+    return []
+
+
+def _mlp_width(geometry: Geometry, layout: Layout) -> Found:
+    """Of the matrices that are split within: experts without EP, or a dense MLP."""
+    if geometry.is_moe and layout.expert_parallel:
+        return []
+    ranks = expert_split(layout) if geometry.is_moe else layout.tensor_parallel_size
+    width = geometry.moe_intermediate_size if geometry.is_moe else geometry.intermediate_size
+    what = "moe_intermediate_size" if geometry.is_moe else "intermediate_size"
+    said = f"{what} {width:,} over {ranks} ranks"
+    if width % ranks:
+        return [(Remark(Rule.INTERMEDIATE, f"{said} does not divide"), True)]
+    block = geometry.quantization.block[1] if geometry.quantization else 1
+    if ranks == 1 or width // ranks % block == 0:
+        return []
+    said += f" is {width // ranks} each, no multiple of the block of {block}"
+    refined = math.gcd(width // ranks, block)
+    if not geometry.is_moe or refined < LEAST_BLOCK:
+        least = f"; the common divisor {refined} is below {LEAST_BLOCK}" if geometry.is_moe else ""
+        return [(Remark(Rule.BLOCKS, f"{said}, which vLLM refuses{least}"), True)]
+    said += (
+        f": vLLM 0.29 and later split blocks to {refined} and run Triton kernels without a tuned "
+        "configuration, so it loads and is slow"
+    )
+    return [(Remark(Rule.BLOCKS, said, is_discouraged=True), False)]
+
+
+def _attention_blocks(geometry: Geometry, layout: Layout) -> Found:
+    """vLLM 0.32 `fp8_utils.py`, validate_fp8_block_shape: each of q, k and v of a rank."""
+    tp = layout.tensor_parallel_size
+    if geometry.quantization is None or tp == 1 or geometry.num_heads % tp:
+        return []
+    block = max(geometry.quantization.block)
+    heads = {"query": geometry.num_heads // tp, "key": max(1, geometry.num_kv_heads // tp)}
+    for what, count in heads.items():
+        if count * geometry.head_dim % block:
+            sentence = (
+                f"the {what} projection of a rank of TP{tp} has {count * geometry.head_dim} rows, "
+                f"no multiple of the block of {block}"
+            )
+            return [(Remark(Rule.BLOCKS, sentence), True)]
+    return []
+
+
+def _vocabulary(geometry: Geometry, layout: Layout) -> Found:
+    tp = layout.tensor_parallel_size
+    padded = -(-geometry.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
+    if padded % tp:
+        sentence = (
+            f"a vocabulary of {padded:,} (padded to {VOCAB_PADDING}) does not divide over TP{tp}"
+        )
+        return [(Remark(Rule.VOCABULARY, sentence), True)]
+    return []
+
+
+def _quantisation(geometry: Geometry, accelerator: Accelerator) -> Found:
+    if geometry.quantization is None:
+        return []
+    method = geometry.quantization.method
+    native = ComputeDtype.FP8 if method is QuantMethod.FP8 else ComputeDtype.NVFP4
+    if accelerator.flops(native) is not None:
+        return []
+    if method in accelerator.weight_only:
+        sentence = (
+            f"{accelerator.name} has no {method.value} matrix units: vLLM's Marlin kernels keep "
+            "the weights small and multiply in bfloat16, so it loads and prefills slower"
+        )
+        return [(Remark(Rule.QUANTISATION, sentence, is_discouraged=True), False)]
+    has = ", ".join(d.value for d, rate in accelerator.flops_per_s.items() if rate is not None)
+    sentence = f"the weights are {method.value}, and {accelerator.name} multiplies {has} only"
+    return [(Remark(Rule.QUANTISATION, sentence), True)]
+
+
+CHECKS: Final[tuple[Callable[[Geometry, Layout], Found], ...]] = (
+    _heads,
+    _layers,
+    _experts,
+    _mlp_width,
+    _attention_blocks,
+    _vocabulary,
+)

@@ -1,0 +1,86 @@
+"""What a layout gives up for longer contexts, and how much load an SLO leaves room for. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qwenfleet.cluster.planner.plan import Candidate
+from qwenfleet.cluster.planner.request import PlanRequest
+from qwenfleet.cluster.planner.speed import shape_of
+from qwenfleet.cluster.speed import prediction
+from qwenfleet.cluster.speed.prediction import ContextRow
+
+CONTEXTS: Final = (8192, 32_768, 131_072, 262_144)
+"""Besides the longest that one sequence can have."""
+
+
+def by_context(one: Candidate, request: PlanRequest) -> list[ContextRow]:
+    """One engine full of sequences of each length, whose prompts are in its cache: as many as KV
+    cache and `max_num_seqs` allow."""
+    longest = one.max_model_len
+    contexts = [*(context for context in CONTEXTS if context < longest), longest]
+    ranks = one.layout.data_parallel_size
+    return prediction.context_table(
+        shape_of(request, one.layout),
+        lambda context: min(one.memory.sequences(context), one.max_num_seqs) * ranks,
+        contexts,
+        request.load.output_tokens,
+        request.routing_skew,
+    )
+
+
+def within_slo(one: Candidate, request: PlanRequest) -> int | None:
+    """Requests that one engine can run at once with the time per token that is promised, at the
+    slow end of its range and with room for them; None when none is promised."""
+    if request.slo.tpot_s is None:
+        return None
+    load = request.load
+    room = one.memory.sequences(load.sequence_tokens) * one.layout.data_parallel_size
+    return prediction.most_sequences(
+        shape_of(request, one.layout),
+        load.prompt_tokens,
+        load.output_tokens,
+        request.slo.tpot_s,
+        routing_skew=request.routing_skew,
+        at_most=min(room, one.max_num_seqs * one.layout.data_parallel_size),
+    )
+
+
+def cells(row: ContextRow) -> list[str]:
+    """Context, sequences, time per token, output tokens per second."""
+    total = row.output_tokens_per_s
+    return [
+        f"{row.context_tokens:,}",
+        f"{row.sequences:,}",
+        "" if row.tpot_s is None else (row.tpot_s * 1000).text("ms"),
+        "" if total is None else total.text(""),
+    ]
+
+
+def limit_sentence(one: Candidate, request: PlanRequest) -> str:
+    """The `max_num_seqs` that a written plan has, and where it is from."""
+    ranks = one.layout.data_parallel_size
+    length = request.load.sequence_tokens
+    share = -(-request.load.concurrency // (one.engines * ranks))
+    where = "an engine" if ranks == 1 else "a data parallel rank"
+    return (
+        f"max_num_seqs is {one.max_num_seqs:,}: the KV cache of {where} holds "
+        f"{one.memory.sequences(length):,} requests of {length:,} tokens, and its share of the "
+        f"load is {share:,}."
+    )
+
+
+def slo_sentence(one: Candidate, request: PlanRequest) -> str:
+    """What the SLO on time per token leaves room for; empty when there is none."""
+    most = within_slo(one, request)
+    if most is None:
+        return ""
+    promised = f"{(request.slo.tpot_s or 0) * 1000:g} ms per token"
+    end = "at the slow end of the range"
+    if most == 0:
+        return f"By prediction not even one request at a time keeps {promised} {end}."
+    return (
+        f"By prediction up to {most:,} requests at once on each engine, of "
+        f"{request.load.prompt_tokens:,} + {request.load.output_tokens:,} tokens, keep {promised} "
+        f"even {end}."
+    )

@@ -1,0 +1,45 @@
+"""Audit: one log line for each request that changed engines, or ended because it could not.
+
+The lines have a logger of their own, so that an operator can send them where they are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from qwenfleet.deployments.dispatch.flight import Cut, Flight
+
+logger = logging.getLogger(__name__)
+
+
+def resumed(flight: Flight, cut: Cut, gap_s: float) -> None:
+    """The request has its first token from another engine, `gap_s` after its last one."""
+    assert flight.link is not None
+    logger.info(
+        "request resumed",
+        extra={
+            "request": flight.request_id,
+            "why": cut.loss.value,
+            "reason": cut.reason,
+            "from_engine": cut.engine,
+            "to_engine": flight.link.engine,
+            "attempt": flight.attempt,
+            "tokens": len(flight.token_ids),
+            "gap_s": round(gap_s, 4),
+        },
+    )
+
+
+def not_resumed(flight: Flight, reason: str) -> None:
+    """The request ends instead of moving to another engine."""
+    logger.warning(
+        "request not resumed",
+        extra={
+            "request": flight.request_id,
+            "why": None if flight.cut is None else flight.cut.loss.value,
+            "reason": reason,
+            "from_engine": None if flight.cut is None else flight.cut.engine,
+            "tokens": len(flight.token_ids),
+            "core_deaths": flight.suspicion.core_deaths,
+        },
+    )

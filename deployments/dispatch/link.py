@@ -1,0 +1,271 @@
+"""EngineLink: a gateway's end of the wire to one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from qwenfleet.cluster.config.fleet import WireConfig
+from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.dispatch.routing import Target
+from qwenfleet.deployments.registry.client import EngineRecord
+from qwenfleet.deployments.wire.connection import Connection
+from qwenfleet.deployments.wire.frames import (
+    Abort,
+    Alive,
+    AnyFrame,
+    Draining,
+    EngineDescription,
+    Hello,
+    Lease,
+    Lost,
+    Outputs,
+    RankLoad,
+    Refused,
+    Rejected,
+    Submit,
+    Trying,
+    Welcome,
+    speaks,
+)
+from qwenfleet.deployments.wire.liveness import OVERSLEPT_S, Condition, LearnedBound
+
+logger = logging.getLogger(__name__)
+
+SILENCE_FACTOR: Final = 3.0
+SILENCE_HEARTBEATS: Final = 4
+"""A host says something with every heartbeat. One that was silent for three times its longest
+silence of late, and for four heartbeats, is gone, even if no reset says so (a black hole)."""
+
+
+class LinkEvents(Protocol):
+    """What a link tells its owner. None of these may raise."""
+
+    def on_news(self, link: EngineLink) -> None:
+        """The link opened, or its engine's load or state changed."""
+        ...
+
+    def on_outputs(self, link: EngineLink, frame: Outputs) -> None: ...
+
+    def on_trying(self, link: EngineLink, frame: Trying) -> None: ...
+
+    def on_rejected(self, link: EngineLink, frame: Rejected) -> None: ...
+
+    def on_lost(self, link: EngineLink, loss: Loss, reason: str) -> None: ...
+
+
+class EngineLink:
+    """Lives from a connection to its loss; `on_lost` is called once, whatever ended it."""
+
+    def __init__(
+        self,
+        record: EngineRecord,
+        *,
+        gateway: str,
+        wire: WireConfig,
+        events: LinkEvents,
+        clock: Callable[[], float],
+    ) -> None:
+        self.engine = record.id
+        self.is_draining = False
+        self.condition = Condition.STEADY
+        self.reason = ""
+        """Why it drains or is not steady."""
+        self.unanswered = 0
+        """Attempts, anybody's, that its core had made no token for when it died."""
+        self.description: EngineDescription | None = None
+        self.record = record
+        self._gateway = gateway
+        self._wire = wire
+        self._events = events
+        self._clock = clock
+        self._connection: Connection | None = None
+        self._load: list[RankLoad] = []
+        self._sent = 0
+        self._heard_at = clock()
+        self._silence = LearnedBound(
+            SILENCE_FACTOR,
+            floor_s=min(wire.heartbeat_s * SILENCE_HEARTBEATS, wire.lease_s),
+            ceiling_s=wire.lease_s,
+            unlearned_s=wire.lease_s,
+        )
+        self._unseen: deque[tuple[int, int, int]] = deque()
+        """(number, dp_rank, prompt tokens) of submits that the engine's load does not count yet."""
+
+    async def run(self) -> None:
+        """Connect, then carry frames until the engine is gone."""
+        loss, reason = Loss.RESET, "the engine closed the connection"
+        try:
+            connection = await self._connect()
+            self._events.on_news(self)
+            async with asyncio.TaskGroup() as tasks:
+                others = [
+                    tasks.create_task(self._keep_lease(connection)),
+                    tasks.create_task(self._watch_silence()),
+                ]
+                loss, reason = await self._listen(connection)
+                for task in others:
+                    task.cancel()
+        except* (OSError, TimeoutError, ProtocolError) as errors:
+            error = errors.exceptions[0]
+            loss = Loss.SILENT if isinstance(error, TimeoutError) else Loss.RESET
+            reason = _sentence(error)
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            self._events.on_lost(self, loss, reason)
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its streams should go elsewhere."""
+        return self.is_draining or self.condition is Condition.FROZEN
+
+    def submit(self, submit: Submit) -> None:
+        assert self._connection is not None, "submit on a closed link"
+        self._sent += 1
+        tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
+        self._unseen.append((self._sent, submit.dp_rank or 0, tokens))
+        self._connection.send(submit)
+
+    def abort(self, wire_ids: list[str]) -> None:
+        if self._connection is not None:
+            self._connection.send(Abort(wire_ids=wire_ids))
+
+    def targets(self) -> list[Target]:
+        """What routing chooses from: the engine's last word plus what went out since."""
+        limits = self.description or EngineDescription(max_model_len=0)
+        unseen_streams: dict[int, int] = {}
+        unseen_tokens: dict[int, int] = {}
+        for _, dp_rank, tokens in self._unseen:
+            unseen_streams[dp_rank] = unseen_streams.get(dp_rank, 0) + 1
+            unseen_tokens[dp_rank] = unseen_tokens.get(dp_rank, 0) + tokens
+        return [
+            Target(
+                self.engine,
+                rank.dp_rank,
+                rank.running + rank.waiting + unseen_streams.get(rank.dp_rank, 0),
+                rank.queued_prefill_tokens + unseen_tokens.get(rank.dp_rank, 0),
+                max_streams=limits.max_num_seqs,
+                step_tokens=limits.max_num_batched_tokens,
+                prefill_tokens_per_s=rank.prefill_tokens_per_s,
+                decode_step_s=rank.decode_step_s,
+                kv_usage=rank.kv_usage,
+            )
+            for rank in self._load
+        ]
+
+    async def _connect(self) -> Connection:
+        async with asyncio.timeout(self._wire.connect_timeout_s):
+            reader, writer = await asyncio.open_connection(self.record.host, self.record.port)
+            connection = Connection(reader, writer)
+            try:
+                connection.send(Hello(gateway=self._gateway, secret=self.record.secret))
+                self._meet(await connection.receive())
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
+        self._heard_at = self._clock()
+        return connection
+
+    def _meet(self, greeting: AnyFrame) -> None:
+        match greeting:
+            case Welcome(protocol=protocol, description=description) if speaks(protocol):
+                self.description = description
+                self._load = [RankLoad(dp_rank=r) for r in range(description.data_parallel_size)]
+            case Welcome(protocol=protocol):
+                raise ProtocolError(f"engine {self.engine} speaks protocol {protocol}")
+            case Refused(reason=reason):
+                raise ProtocolError(f"engine {self.engine} refused us: {reason}")
+            case _:
+                raise ProtocolError(f"engine {self.engine} greeted with {type(greeting).__name__}")
+
+    async def _listen(self, connection: Connection) -> tuple[Loss, str]:
+        """Returns why the engine left, when it says so itself."""
+        while True:
+            frame = await connection.receive()
+            now = self._clock()
+            self._silence.note(now - self._heard_at, now)
+            self._heard_at = now
+            match frame:
+                case Outputs(load=load, received=received):
+                    self._note_load(load, received)
+                    self._events.on_outputs(self, frame)
+                case Alive(load=load, received=received):
+                    self._note_load(load, received)
+                    self._note_condition(frame)
+                    self._events.on_news(self)
+                case Trying():
+                    self._events.on_trying(self, frame)
+                case Rejected():
+                    self._events.on_rejected(self, frame)
+                case Draining(reason=reason):
+                    logger.info("engine drains", extra={"engine": self.engine, "reason": reason})
+                    self.is_draining, self.reason = True, reason
+                    self._events.on_news(self)
+                case Lost(reason=reason, unanswered=unanswered):
+                    self.unanswered = unanswered
+                    return frame.loss, reason
+                case _:
+                    logger.debug("frame ignored", extra={"kind": type(frame).__name__})
+
+    def _note_condition(self, frame: Alive) -> None:
+        try:
+            condition = Condition(frame.condition)
+        except ValueError:  # a newer host's word
+            condition = Condition.STEADY
+        if condition is not self.condition:
+            logger.info(
+                "engine's condition changed",
+                extra={
+                    "engine": self.engine,
+                    "condition": condition.value,
+                    "reason": frame.reason,
+                },
+            )
+        self.condition = condition
+        if not self.is_draining:
+            self.reason = frame.reason
+
+    def _note_load(self, load: list[RankLoad], received: int) -> None:
+        if load:
+            self._load = load
+        while self._unseen and self._unseen[0][0] <= received:
+            self._unseen.popleft()
+
+    async def _watch_silence(self) -> None:
+        """Raises TimeoutError when the host was silent for too long."""
+        pause_s = self._wire.heartbeat_s / 2
+        while True:
+            slept_at = self._clock()
+            await asyncio.sleep(pause_s)
+            now = self._clock()
+            if now - slept_at > pause_s + OVERSLEPT_S:
+                continue  # it was this process that stood still; what came meanwhile is read first
+            if now - self._heard_at > self._silence.seconds:
+                raise TimeoutError
+
+    async def _keep_lease(self, connection: Connection) -> None:
+        while True:
+            await asyncio.sleep(self._wire.lease_s / 3)
+            connection.send(Lease())
+
+
+def targets_of(links: Iterable[EngineLink]) -> list[Target]:
+    """Every data-parallel rank of these engines."""
+    return [target for link in links for target in link.targets()]
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "the engine was silent for too long"
+    return str(error) or type(error).__name__

@@ -1,0 +1,109 @@
+"""Roster: a gateway's links to the engines of one model, and which of them may take work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from qwenfleet.cluster.config.fleet import WireConfig
+from qwenfleet.cluster.labels import EngineState
+from qwenfleet.deployments.dispatch.link import EngineLink, LinkEvents
+from qwenfleet.deployments.registry.client import EngineRecord
+from qwenfleet.deployments.wire.frames import EngineDescription
+from qwenfleet.deployments.wire.liveness import Condition
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_S: Final = 0.5
+"""Pause before an engine that refused or dropped us is tried again; the registry still lists it for
+5 s."""
+REMEMBER_S: Final = 30.0
+"""A registry that was restarted is complete again in seconds."""
+REACHABLE: Final = frozenset({EngineState.READY, EngineState.QUARANTINED})
+
+
+class Roster:
+    """Connects to every engine of a model that the registry lists."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        gateway: str,
+        wire: WireConfig,
+        events: LinkEvents,
+        clock: Callable[[], float],
+    ) -> None:
+        self._model = model
+        self._gateway = gateway
+        self._wire = wire
+        self._events = events
+        self._clock = clock
+        self._links: dict[str, EngineLink] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._retry_at: dict[str, float] = {}
+        self._lost: dict[str, tuple[EngineRecord, float]] = {}
+        """Engines that we were connected to, and until when they are tried again unlisted."""
+
+    def update(self, records: Iterable[EngineRecord]) -> None:
+        """Connect to the engines of this model that we do not know yet, and to those that we lost:
+        a registry that is away, or starts anew, lists nobody."""
+        now = self._clock()
+        self._lost = {key: entry for key, entry in self._lost.items() if entry[1] > now}
+        lost = [record for record, _ in self._lost.values()]
+        for record in [*records, *lost]:
+            is_ours = record.model == self._model and record.state in REACHABLE
+            if is_ours and record.id not in self._links and self._retry_at.get(record.id, 0) <= now:
+                link = self._links[record.id] = EngineLink(
+                    record,
+                    gateway=self._gateway,
+                    wire=self._wire,
+                    events=self._events,
+                    clock=self._clock,
+                )
+                task = self._tasks[record.id] = asyncio.create_task(link.run())
+                task.add_done_callback(_log_end)
+
+    def remove(self, link: EngineLink) -> None:
+        """The link is lost; its engine is tried again if the registry still lists it."""
+        if self._links.get(link.engine) is link:
+            del self._links[link.engine]
+            self._tasks.pop(link.engine, None)
+        now = self._clock()
+        self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
+        self._retry_at[link.engine] = now + RECONNECT_S
+        if link.description is not None and not link.is_draining:
+            self._lost[link.engine] = (link.record, now + REMEMBER_S)
+
+    def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+
+    @property
+    def description(self) -> EngineDescription | None:
+        """What the engines of this model are; None until one was met."""
+        for link in self._links.values():
+            if link.description is not None:
+                return link.description
+        return None
+
+    def link(self, engine: str) -> EngineLink:
+        return self._links[engine]
+
+    def usable(self) -> list[EngineLink]:
+        """Links that may take work: the steady ones; if there is none the slow ones, and then the
+        frozen, because the last engine is never quarantined."""
+        links = [link for link in self._links.values() if link.is_open and not link.is_draining]
+        for condition in Condition:
+            chosen = [link for link in links if link.condition is condition]
+            if chosen:
+                return chosen
+        return []
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    """A link ends by itself; with an exception only if we are wrong."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("link failed", exc_info=task.exception())

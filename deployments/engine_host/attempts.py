@@ -1,0 +1,193 @@
+"""Attempts: what a host holds, for which gateway, which suspects wait for their trial, and what
+answers tell of the speed of each rank."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qwenfleet.deployments.engine_host.core import CoreStep
+from qwenfleet.deployments.engine_host.rank_speed import RankSpeed
+from qwenfleet.deployments.wire.connection import Connection
+from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.telemetry.attempt_span import AttemptSpan
+
+
+@dataclass(eq=False)
+class Session:
+    """One gateway's connection."""
+
+    gateway: str
+    connection: Connection
+    leased_until: float
+    received: int = 0
+    owned: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Attempt:
+    """One attempt, by whom it is wanted, and the prompt tokens that wait for its first output."""
+
+    session: Session
+    submit: Submit
+    prefill_tokens: int
+    span: AttemptSpan | None = None
+    is_in_core: bool = False
+    is_answered: bool = False
+
+    @property
+    def dp_rank(self) -> int:
+        return self.submit.dp_rank or 0
+
+
+class Attempts:
+    """Attempts by wire id. A suspect is `docketed` until those before it made a token or ended."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.are_none = asyncio.Event()
+        self.are_none.set()
+        self._held: dict[str, Attempt] = {}
+        self._docket: deque[str] = deque()
+        self._on_trial: str | None = None
+        self._clock = clock
+        self._speeds: defaultdict[int, RankSpeed] = defaultdict(RankSpeed)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(
+        self, key: str, session: Session, submit: Submit, span: AttemptSpan | None = None
+    ) -> bool:
+        """Hold an attempt. The answer says whether the core may have it now."""
+        tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
+        attempt = self._held[key] = Attempt(session, submit, prefill_tokens=tokens, span=span)
+        session.owned.add(key)
+        self.are_none.clear()
+        if submit.is_trial:
+            self._docket.append(key)
+        else:
+            self._goes_in(attempt)
+        return not submit.is_trial
+
+    def drop(self, key: str, how: str = "stopped") -> bool:
+        """Forget an attempt; False when it was not held. `how` is for its trace."""
+        attempt = self._held.pop(key, None)
+        if attempt is None:
+            return False
+        attempt.session.owned.discard(key)
+        if attempt.is_in_core:
+            self._speeds[attempt.dp_rank].left(is_answered=attempt.is_answered)
+        if attempt.span is not None:
+            attempt.span.end(how)
+        if key == self._on_trial:
+            self._on_trial = None
+        if not self._held:
+            self.are_none.set()
+        return True
+
+    @property
+    def unanswered(self) -> int:
+        """Attempts that the core has and has made nothing for."""
+        return sum(a.is_in_core and not a.is_answered for a in self._held.values())
+
+    def hand_over(self, keys: Iterable[str], session: Session) -> None:
+        """These attempts belong to their gateway's new connection."""
+        for key in keys:
+            attempt = self._held[key]
+            attempt.session.owned.discard(key)
+            attempt.session = session
+            session.owned.add(key)
+
+    def next_trial(self) -> tuple[str, Attempt] | None:
+        """The suspect whose turn it is; None while another is on trial, or when none waits."""
+        while self._on_trial is None and self._docket:
+            key = self._docket.popleft()
+            if key in self._held:
+                self._on_trial = key
+                self._goes_in(self._held[key])
+                return key, self._held[key]
+        return None
+
+    def _goes_in(self, attempt: Attempt) -> None:
+        attempt.is_in_core = True
+        self._speeds[attempt.dp_rank].came(self._clock())
+
+    def take(self, step: CoreStep, now: float) -> dict[Session, list[Output]]:
+        """The core made this step: whose is what?"""
+        # A step is of one rank, and one without outputs of several says not of which.
+        dp_rank = step.load[0].dp_rank if len(step.load) == 1 else None
+        by_session: dict[Session, list[Output]] = {}
+        for output in step.outputs:
+            attempt = self._held.get(output.wire_id)
+            if attempt is not None:  # else nobody wants it any more
+                dp_rank = attempt.dp_rank
+                by_session.setdefault(attempt.session, []).append(output)
+                self._answer(attempt, output)
+        if dp_rank is not None:
+            waiting = sum(rank.waiting for rank in step.load if rank.dp_rank == dp_rank)
+            self._speeds[dp_rank].stepped(now, waiting)
+        return by_session
+
+    def _answer(self, attempt: Attempt, output: Output) -> None:
+        if not attempt.is_answered:
+            self._first_answer(attempt, output)
+        if output.wire_id == self._on_trial and output.token_ids:
+            self._on_trial = None
+        if attempt.span is not None:
+            attempt.span.took(len(output.token_ids))
+        if output.finish_reason is not None:
+            if attempt.span is not None:
+                attempt.span.finish(output.finish_reason)
+            self.drop(output.wire_id)
+
+    def _first_answer(self, attempt: Attempt, output: Output) -> None:
+        new_tokens = None  # vLLM says nothing of one that fails, or goes on behind tokens
+        if output.token_ids and output.cached_tokens is not None:
+            new_tokens = max(0, attempt.prefill_tokens - output.cached_tokens)
+        self._speeds[attempt.dp_rank].answered(new_tokens)
+        attempt.is_answered = True
+        attempt.prefill_tokens = 0
+
+    def scheduled(self, key: str, ago_s: float) -> None:
+        """The core took this attempt out of its queue so long ago."""
+        attempt = self._held.get(key)
+        if attempt is not None and attempt.span is not None:
+            attempt.span.scheduled(ago_s)
+
+    def end_spans(self, how: str, reason: str) -> None:
+        """The host ends, and what it holds with it."""
+        for attempt in self._held.values():
+            if attempt.span is not None:
+                attempt.span.end(how, reason)
+
+    def load(self, ranks: Iterable[RankLoad]) -> list[RankLoad]:
+        """The scheduler's own figures, brought up to date by what it was sent since its last step:
+        attempts that it does not count yet, and prompt tokens that no output has answered."""
+        now = self._clock()
+        queued: Counter[int] = Counter()
+        held: Counter[int] = Counter()
+        for attempt in self._held.values():
+            dp_rank = attempt.dp_rank
+            queued[dp_rank] += attempt.prefill_tokens
+            held[dp_rank] += 1
+        return [
+            RankLoad(
+                dp_rank=rank.dp_rank,
+                running=rank.running,
+                waiting=max(rank.waiting, held[rank.dp_rank] - rank.running),
+                queued_prefill_tokens=queued[rank.dp_rank],
+                kv_usage=rank.kv_usage,
+                prefill_tokens_per_s=self._speeds[rank.dp_rank].prefill_tokens_per_s(now),
+                decode_step_s=self._speeds[rank.dp_rank].decode_step_s(now),
+            )
+            for rank in ranks
+        ]

@@ -1,0 +1,383 @@
+"""EngineHost: one engine core, served to any number of gateways over the wire.
+
+It owns which gateway wants which attempt. An attempt is stopped when its gateway aborts it, closes
+the connection or lets its lease lapse, so that no engine works for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from qwenfleet.cluster.config.fleet import WireConfig
+from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.engine_host.attempts import Attempts, Session
+from qwenfleet.deployments.engine_host.core import Core, CoreDead, CoreFrozen, CoreStep
+from qwenfleet.deployments.engine_host.pulse import Pulse
+from qwenfleet.deployments.wire.connection import Connection
+from qwenfleet.deployments.wire.frames import (
+    PROTOCOL_VERSION,
+    Abort,
+    Alive,
+    Draining,
+    EngineDescription,
+    Frame,
+    Hello,
+    Lease,
+    Lost,
+    Outputs,
+    RankLoad,
+    Refused,
+    Rejected,
+    Submit,
+    Trying,
+    Welcome,
+    speaks,
+    wire_id,
+)
+from qwenfleet.deployments.wire.liveness import OVERSLEPT_S, Condition
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.telemetry.spans import Spans
+
+logger = logging.getLogger(__name__)
+
+GIVE_UP_S: Final = 120.0
+"""A core that stays frozen for this long is replaced: a stopped process was continued by then, or
+will never be."""
+
+
+class EngineHost:
+    """Serves one core to gateways. `run` returns never; it raises CoreDead when the core is
+    lost."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        engine: str,
+        model: str,
+        secret: str,
+        description: EngineDescription,
+        wire: WireConfig,
+        clock: Callable[[], float] = time.monotonic,
+        spans: Spans | None = None,
+    ) -> None:
+        self.orphans = 0
+        """Attempts that were stopped because their gateway had gone."""
+        self._core = core
+        self._engine = engine
+        self._model = model
+        self._secret = secret
+        self._description = description
+        self._wire = wire
+        self._clock = clock
+        self._spans = spans
+        self._server: asyncio.Server | None = None
+        self._draining: Draining | None = None
+        self._drain_end: asyncio.Timeout | None = None
+        """While a drain waits for its streams."""
+        self._sessions: dict[str, Session] = {}
+        self._attempts = Attempts(clock)
+        self._core_load: list[RankLoad] = [
+            RankLoad(dp_rank=rank) for rank in range(description.data_parallel_size)
+        ]
+        self._step = 0
+        self._pulse = Pulse(clock())
+
+    async def listen(self, host: str) -> tuple[str, int]:
+        """Open the wire on a free port of `host`; returns the address for the registry."""
+        self._server = await asyncio.start_server(self._serve_connection, host, 0)
+        name = self._server.sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    async def run(self) -> None:
+        """Carry steps from the core to the gateways for as long as the core lives."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._heartbeat())
+                while True:
+                    self._deliver(await self._core.next_step())
+                    await self._hold_trials()
+        except* CoreDead as dead:
+            cause = dead.exceptions[0]
+            lost = Lost(
+                reason=str(cause),
+                is_frozen=isinstance(cause, CoreFrozen),
+                unanswered=self._attempts.unanswered,
+            )
+            await self._say_goodbye(lost)
+            raise CoreDead(str(cause)) from None
+
+    async def drain(self, reason: str, deadline_s: float) -> None:
+        """Ask the gateways to take their streams elsewhere and wait until they did, at most
+        `deadline_s` seconds; then close the wire."""
+        if self._server is not None:
+            self._server.close()
+        self._draining = Draining(reason=reason, deadline_s=deadline_s)
+        self._broadcast(self._draining)
+        try:
+            async with asyncio.timeout(deadline_s) as self._drain_end:
+                await self._attempts.are_none.wait()
+        except TimeoutError:
+            logger.warning("streams cut", extra={"requests": len(self._attempts)})
+        finally:
+            self._drain_end = None
+        await self._say_goodbye(Lost(reason=self._draining.reason, is_drained=True))
+
+    def hasten(self, reason: str, deadline_s: float) -> None:
+        """End a drain that goes on in `deadline_s` seconds, if that is sooner than it would."""
+        end = self._drain_end
+        at = asyncio.get_running_loop().time() + deadline_s
+        if end is not None and not end.expired() and at < (end.when() or at):
+            end.reschedule(at)
+            self._draining = Draining(reason=reason, deadline_s=deadline_s)
+            self._broadcast(self._draining)
+
+    @property
+    def load(self) -> list[RankLoad]:
+        return self._attempts.load(self._core_load)
+
+    @property
+    def quarantine(self) -> str:
+        """Why gateways should send no new work; empty when they may."""
+        return self._pulse.reason
+
+    # The wire.
+
+    async def _serve_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        connection = Connection(reader, writer)
+        session: Session | None = None
+        try:
+            async with asyncio.timeout(self._wire.connect_timeout_s):
+                session = await self._greet(connection)
+            while session is not None:
+                await self._handle(session, await connection.receive())
+        except OSError as error:
+            logger.info("gateway gone", extra={"engine": self._engine, "reason": str(error)})
+        except ProtocolError as error:
+            logger.warning("gateway broke the wire", extra={"reason": str(error)})
+        finally:
+            connection.close()
+            if session is not None:
+                await self._forget(session)
+
+    async def _greet(self, connection: Connection) -> Session | None:
+        hello = await connection.receive()
+        if not isinstance(hello, Hello):
+            raise ProtocolError(f"the first frame is {type(hello).__name__}, not Hello")
+        if not hmac.compare_digest(hello.secret, self._secret):
+            connection.send(Refused(reason="the secret is not this engine's"))
+            return None
+        if not speaks(hello.protocol):
+            connection.send(
+                Refused(reason=f"protocol {hello.protocol} is too far from {PROTOCOL_VERSION}")
+            )
+            return None
+        earlier = self._sessions.get(hello.gateway)
+        session = Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
+        self._sessions[hello.gateway] = session
+        # Welcome goes out before anything waits: a step or heartbeat must not come in between.
+        connection.send(
+            Welcome(
+                engine=self._engine,
+                model=self._model,
+                description=self._description,
+                lease_s=self._wire.lease_s,
+            )
+        )
+        if self._draining is not None:
+            connection.send(self._draining)
+        if earlier is not None:
+            await self._hand_over(earlier, session, frozenset(hello.owned))
+        return session
+
+    async def _hand_over(self, earlier: Session, session: Session, owned: frozenset[str]) -> None:
+        """A gateway came back: keep what it still owns, stop the rest."""
+        self._attempts.hand_over(earlier.owned & owned, session)
+        abandoned = earlier.owned
+        earlier.owned = set()
+        earlier.connection.close()
+        await self._stop(abandoned)
+
+    async def _handle(self, session: Session, frame: Frame) -> None:
+        session.leased_until = self._clock() + self._wire.lease_s
+        match frame:
+            case Submit():
+                await self._submit(session, frame)
+            case Abort(wire_ids=keys):
+                await self._stop(set(keys) & session.owned)
+            case Lease():
+                pass
+            case _:
+                raise ProtocolError(f"a gateway does not send {type(frame).__name__}")
+
+    async def _submit(self, session: Session, submit: Submit) -> None:
+        session.received += 1
+        key = wire_id(session.gateway, submit.request_id, submit.attempt)
+        refusal = self._refusal(key)
+        if refusal is not None:
+            session.connection.send(refusal)
+            return
+        if not self._attempts:
+            self._pulse.work_came(self._clock())
+        spans = self._spans
+        span = None if spans is None else spans.in_engine(submit, self._engine, self._model)
+        if self._attempts.add(key, session, submit, span):
+            await self._give(key, session, submit)
+        else:
+            await self._hold_trials()
+
+    def _refusal(self, key: str) -> Rejected | None:
+        if key in self._attempts:
+            # The same id twice would end the core (vLLM 0.32 scheduler.add_request asserts).
+            return Rejected(wire_id=key, reason="this attempt already runs here")
+        if self._draining is not None:
+            return Rejected(wire_id=key, reason=self._draining.reason, is_final=False)
+        return None
+
+    async def _give(self, key: str, session: Session, submit: Submit) -> None:
+        """Let the core have an attempt that is held already."""
+        try:
+            await self._core.add(key, submit)
+        except (ValueError, CoreDead) as error:
+            self._attempts.drop(key, "rejected")
+            is_final = isinstance(error, ValueError)
+            session.connection.send(Rejected(wire_id=key, reason=str(error), is_final=is_final))
+            return
+        if key not in self._attempts:
+            await self._core.abort([key])  # its lease lapsed while the core took it
+
+    async def _hold_trials(self) -> None:
+        """Give the core the next suspect, when none is on trial."""
+        while (trial := self._attempts.next_trial()) is not None:
+            key, attempt = trial
+            attempt.session.connection.send(Trying(wire_id=key))
+            await self._give(key, attempt.session, attempt.submit)
+
+    async def _stop(self, keys: Iterable[str]) -> None:
+        stopped = [key for key in list(keys) if self._attempts.drop(key)]
+        if stopped:
+            await self._core.abort(stopped)
+            await self._hold_trials()
+
+    async def _forget(self, session: Session) -> None:
+        """The connection is gone, and with it every token that would still have crossed it."""
+        if self._sessions.get(session.gateway) is session:
+            del self._sessions[session.gateway]
+            if session.owned:
+                self.orphans += len(session.owned)
+                logger.warning(
+                    "work of a gone gateway stopped",
+                    extra={"gateway": session.gateway, "requests": len(session.owned)},
+                )
+        await self._stop(session.owned)
+
+    # The core.
+
+    def _deliver(self, step: CoreStep) -> None:
+        self._step += 1
+        now = self._clock()
+        self._pulse.step(now)
+        if step.load:
+            self._core_load = step.load
+        if step.scheduled is not None:
+            for key, at in step.scheduled:
+                self._attempts.scheduled(key, now - at)
+        by_session = self._attempts.take(step, now)
+        load = self.load
+        for session, outputs in by_session.items():
+            session.connection.send(
+                Outputs(
+                    outputs=outputs,
+                    load=load,
+                    received=session.received,
+                    step=self._step,
+                    clock_s=now,
+                )
+            )
+
+    async def _heartbeat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            slept_at = loop.time()
+            await asyncio.sleep(self._wire.heartbeat_s)
+            slept_s = loop.time() - slept_at
+            now = self._clock()
+            if slept_s > self._wire.heartbeat_s + OVERSLEPT_S:
+                self._excuse(slept_s, now)
+                continue
+            await self._check_pulse(now)
+            load = self.load
+            for session in list(self._sessions.values()):
+                if session.leased_until < now:
+                    logger.warning("lease lapsed", extra={"gateway": session.gateway})
+                    session.connection.close()
+                    await self._forget(session)
+                    continue
+                session.connection.send(
+                    Alive(
+                        load=load,
+                        received=session.received,
+                        step=self._step,
+                        step_age_s=self._pulse.age_s(now),
+                        clock_s=now,
+                        condition=self._pulse.condition.value,
+                        reason=self._pulse.reason,
+                    )
+                )
+
+    def _excuse(self, stood_still_s: float, now: float) -> None:
+        """It was this process that stood still: the core's steps and the gateways' leases that came
+        meanwhile are still to be read."""
+        logger.warning("host stood still", extra={"seconds": round(stood_still_s, 1)})
+        self._pulse.excuse(now)
+        for session in self._sessions.values():
+            session.leased_until += stood_still_s
+
+    async def _check_pulse(self, now: float) -> None:
+        """Raises CoreFrozen for a core that has been stuck for too long."""
+        before = self._pulse.condition
+        has_work = bool(self._attempts)
+        # Asking for CPU use reads all of /proc: only of a core that keeps us waiting.
+        is_late = has_work and self._pulse.age_s(now) > self._wire.heartbeat_s
+        cpu_s = await asyncio.to_thread(self._core.cpu_s) if is_late else None
+        condition = self._pulse.look(now, has_work=has_work, cpu_s=cpu_s)
+        if condition is not before:
+            logger.warning(
+                "core's pulse changed",
+                extra={
+                    "engine": self._engine,
+                    "condition": condition.value,
+                    "reason": self._pulse.reason,
+                },
+            )
+        if condition is Condition.FROZEN:
+            if before is not Condition.FROZEN:
+                await self._core.probe()  # its step will tell when the core is back
+            if self._pulse.age_s(now) > GIVE_UP_S:
+                raise CoreFrozen(self._pulse.reason)
+
+    def _broadcast(self, frame: Frame) -> None:
+        for session in self._sessions.values():
+            session.connection.send(frame)
+
+    async def _say_goodbye(self, frame: Lost) -> None:
+        if self._server is not None:
+            self._server.close()  # nobody is to come back while the last spans leave
+        self._attempts.end_spans(frame.loss.value, frame.reason)
+        self._broadcast(frame)
+        sessions = list(self._sessions.values())
+        self._sessions.clear()  # what they hold ends with us: no orphans
+        await asyncio.gather(
+            *(session.connection.flush(timeout_s=1.0) for session in sessions),
+            return_exceptions=True,
+        )
+        for session in sessions:
+            session.connection.close()

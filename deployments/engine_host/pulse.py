@@ -1,0 +1,103 @@
+"""Pulse: whether a core makes progress, by bounds that it teaches itself. Pure.
+
+A core that compiles, or prefills a long prompt, is slow and not frozen; a stopped one does nothing
+at all. Three signs tell them apart: the age of the last step, how long steps took so far, and
+whether the core's processes use the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qwenfleet.deployments.wire.liveness import Condition, LearnedBound
+
+SLOW_FACTOR: Final = 4.0
+FROZEN_FACTOR: Final = 8.0
+"""Steps of one engine spread over a factor of about four, a decode step to a full prefill chunk."""
+SLOW_FLOOR_S: Final = 1.0
+FROZEN_FLOOR_S: Final = 2.0
+"""Below these a loaded operating system alone makes false alarms: 0.8 s without the CPU was seen on
+two busy cores."""
+CEILING_S: Final = 60.0
+"""A core that burns CPU for this long without a step is given up: compilations were seen to take
+15 s."""
+UNLEARNED_S: Final = 30.0
+"""What a step may take while few were seen: the first of their kind compile."""
+IDLE_CPU: Final = 0.1
+"""Share of one CPU core below which a core's processes count as idle."""
+
+
+class Pulse:
+    """The host tells it of steps and asks at each heartbeat. All times are one clock's seconds."""
+
+    def __init__(self, now: float) -> None:
+        self.condition = Condition.STEADY
+        self.reason = ""
+        """Why the condition is not steady, in words for an operator."""
+        self._slow = LearnedBound(SLOW_FACTOR, SLOW_FLOOR_S, CEILING_S, UNLEARNED_S / 2)
+        self._frozen = LearnedBound(FROZEN_FACTOR, FROZEN_FLOOR_S, CEILING_S, UNLEARNED_S)
+        self._since = now
+        """The last step, or when work came to a core that had none."""
+        self._cpu_s: float | None = None
+        self._looked_at = now
+        self._is_burning = False
+
+    @property
+    def bound_s(self) -> float:
+        """After this long without a step and without CPU use, the core is frozen."""
+        return self._frozen.seconds
+
+    def work_came(self, now: float) -> None:
+        """The core was idle, so that it was right to make no step until now."""
+        if self.condition is Condition.STEADY:
+            self._since = now
+
+    def excuse(self, now: float) -> None:
+        """Nobody looked until now: what the core did meanwhile is not known yet."""
+        self._since = now
+        self._cpu_s = None
+
+    def step(self, now: float) -> None:
+        """The core made a step: whatever it was, it is steady. A freeze at most doubles the bounds:
+        steps that really are that long are learned in a few, and a stopped process is no step."""
+        duration_s = now - self._since
+        if self.condition is Condition.FROZEN:
+            duration_s = min(duration_s, 2 * self.bound_s / FROZEN_FACTOR)
+        self._slow.note(duration_s, now)
+        self._frozen.note(duration_s, now)
+        self._since = now
+        self.condition = Condition.STEADY
+        self.reason = ""
+
+    def age_s(self, now: float) -> float:
+        """How long the step at hand has taken so far."""
+        return now - self._since
+
+    def look(self, now: float, *, has_work: bool, cpu_s: float | None) -> Condition:
+        """Judge. `cpu_s` is what the core's processes used so far; None when nobody knows."""
+        self._note_cpu(now, cpu_s)
+        if not has_work and self.condition is not Condition.FROZEN:
+            self._since = now
+            self.condition, self.reason = Condition.STEADY, ""
+            return self.condition
+        age_s = self.age_s(now)
+        bound_s = CEILING_S if self._is_burning else self._frozen.seconds
+        if age_s > bound_s or self.condition is Condition.FROZEN:
+            self.condition = Condition.FROZEN
+        elif age_s > self._slow.seconds:
+            self.condition = Condition.SLOW
+        if self.condition is not Condition.STEADY:
+            self.reason = (
+                f"no step for {age_s:.1f} s, the longest of late took {self._frozen.longest_s:.2g}"
+                f" s, its processes {'use' if self._is_burning else 'do not use'} the CPU"
+            )
+        return self.condition
+
+    def _note_cpu(self, now: float, cpu_s: float | None) -> None:
+        if cpu_s is None or self._cpu_s is None:
+            self._is_burning = False
+        elif now > self._looked_at:
+            used = (cpu_s - self._cpu_s) / (now - self._looked_at)
+            self._is_burning = used >= IDLE_CPU
+        self._cpu_s = cpu_s
+        self._looked_at = now

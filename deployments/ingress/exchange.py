@@ -1,0 +1,308 @@
+"""Exchange: one HTTP request and its response, from the body's last byte to the answer's.
+
+It gives the request what vLLM's app does not know: a deadline, keep-alives while a stream is
+silent, and an ending that the client can read when the engine is lost. The fleet client finds the
+exchange of a request in a context variable, because vLLM passes nothing through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
+from qwenfleet.deployments.ingress import answers
+from qwenfleet.deployments.ingress.answers import Family
+from qwenfleet.deployments.ingress.errors import (
+    DeadlineExceeded,
+    GatewayFailed,
+    NoEngine,
+    RequestKillsEngines,
+)
+from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.telemetry.request_span import RequestSpan
+
+logger = logging.getLogger(__name__)
+
+ABORT_GRACE_S: Final = 1.0
+"""vLLM's app stops by itself when it is told of a disconnect; what has not after this is
+cancelled."""
+
+_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+def current_exchange() -> Exchange | None:
+    """The exchange in whose task we run; None outside of any."""
+    return _current.get()
+
+
+class Exchange:
+    """Runs one app call. Times are seconds of `clock`; token counts are noted by the fleet
+    client."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        family: Family,
+        timeout_s: float,
+        keep_alive_s: float,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        span: RequestSpan | None = None,
+        makes_tokens: bool = True,
+        is_clients_deadline: bool = False,
+    ) -> None:
+        """`makes_tokens` is False for a route that no engine works for, which no objective judges;
+        `is_clients_deadline` says that the client chose `timeout_s`."""
+        self.model = model
+        self.family = family
+        self.span = span
+        self.started_at = clock()
+        self.is_queued = True
+        """Until an engine began to work on it."""
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self.outcome: Outcome | None = None
+        self.blocked_by: Callable[[], FleetError | None] = lambda: None
+        """Says at the deadline what it waited for, when that was more than time."""
+        self._makes_tokens = makes_tokens
+        self._late = Outcome.CLIENT_DEADLINE if is_clients_deadline else Outcome.TIMED_OUT
+        self._timeout_s = timeout_s
+        self._keep_alive_s = keep_alive_s
+        self._metrics = metrics
+        self._clock = clock
+        self._token_at: float | None = None
+        self._failure: asyncio.Future[FleetError] = asyncio.get_running_loop().create_future()
+        self._over = asyncio.Event()
+        self._status: int | None = None
+        self._is_stream = False
+        self._is_finished = False
+        self._is_sending = False
+        self._is_between_events = True
+        self._events = 0
+        self._sent_at = self.started_at
+
+    def fail(self, error: FleetError) -> None:
+        """End the exchange with this error; the first one counts."""
+        if not self._failure.done():
+            self._failure.set_result(error)
+
+    def note_prompt(self, count: int) -> None:
+        """So many tokens go to an engine."""
+        self.prompt_tokens += count
+        self._metrics.tokens(self.model, prompt=count)
+
+    def note_scheduled(self, at: float) -> None:
+        """An engine began to work on it; only the first one ends the queue."""
+        if self.is_queued:
+            self.is_queued = False
+            self._metrics.queued(self.model, max(0.0, at - self.started_at))
+
+    def note_tokens(self, count: int, cached: int, now: float, gap_s: float | None) -> None:
+        """New tokens of one of its sequences came at `now`, `gap_s` seconds after the last of that
+        sequence; None: they are its first. `cached` prompt tokens needed no prefill."""
+        self.output_tokens += count
+        self.cached_tokens += cached
+        self._metrics.tokens(self.model, cached=cached, output=count)
+        if count == 0:
+            return
+        if gap_s is None:
+            self._metrics.first_token(self.model, now - self.started_at)
+        else:
+            self._metrics.next_token(self.model, gap_s)
+        self._token_at = now
+
+    async def run(
+        self, app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
+        """Answer the request through `app`. Raises only what cancels the caller."""
+        token = _current.set(self)
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
+        self._send = send
+
+        async def receive_body() -> Message:
+            if requests:
+                return requests.pop()
+            await self._over.wait()
+            return {"type": "http.disconnect"}
+
+        call = asyncio.ensure_future(app(scope, receive_body, self._forward))
+        hang_up = asyncio.ensure_future(_until_disconnect(receive))
+        try:
+            await self._watch(call, hang_up)
+        except asyncio.CancelledError:
+            self.outcome = Outcome.DISCONNECTED
+            raise
+        finally:
+            self._over.set()
+            hang_up.cancel()
+            await _end(call)
+            _current.reset(token)
+            self._record()
+
+    async def _watch(self, call: asyncio.Future[None], hang_up: asyncio.Future[None]) -> None:
+        """Wait for the app, the client, the engine or the clock, whichever ends the exchange."""
+        deadline = self.started_at + self._timeout_s
+        while True:
+            now = self._clock()
+            wake_at = min(deadline, self._next_look(now))
+            ends: set[asyncio.Future[Any]] = {call, hang_up, self._failure}
+            await asyncio.wait(
+                ends,
+                timeout=max(0.0, wake_at - now),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._failure.done():
+                return await self._answer(self._failure.result())
+            if call.done():
+                return await self._settle(call)
+            if hang_up.done():
+                self.outcome = Outcome.DISCONNECTED
+                return None
+            now = self._clock()
+            if now >= deadline:
+                error = self.blocked_by() or DeadlineExceeded(self._timeout_s)
+                return await self._answer(error)
+            if self._is_silent and now - self._sent_at >= self._keep_alive_s:
+                await self._put(answers.keep_alive(self.family), more=True)
+
+    def _next_look(self, now: float) -> float:
+        """When a keep-alive may be due; a stream may begin at any time."""
+        due = self._sent_at + self._keep_alive_s
+        return due if due > now else now + self._keep_alive_s
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether a keep-alive would stand between two events of an open stream."""
+        is_open = self._is_stream and not self._is_finished
+        return is_open and self._is_between_events and not self._is_sending
+
+    async def _settle(self, call: asyncio.Future[None]) -> None:
+        """The app is through; an exception of its own becomes an error that the client can read."""
+        failure = asyncio.CancelledError() if call.cancelled() else call.exception()
+        if failure is not None or not self._is_finished:
+            logger.error("app failed", exc_info=failure, extra={"model": self.model})
+            await self._answer(GatewayFailed(), Outcome.FAILED)
+        elif self._status is None or self._status >= 500:
+            self.outcome = Outcome.FAILED
+            self._metrics.rejected(self.model, "app_failed")
+        elif self._status >= 400:
+            self.outcome = Outcome.REFUSED
+            self._metrics.rejected(self.model, "invalid_request")
+        else:
+            self.outcome = Outcome.COMPLETED
+
+    def _record(self) -> None:
+        outcome, now = self.outcome or Outcome.FAILED, self._clock()
+        self._metrics.request_ended(self.model, outcome, is_judged=self._makes_tokens)
+        if self._makes_tokens and outcome is Outcome.COMPLETED:
+            self._metrics.completed(self.model, now - self.started_at)
+        elif self._makes_tokens and self._token_at is None and outcome is not Outcome.REFUSED:
+            self._metrics.no_token(self.model, now - self.started_at)
+        elif self._token_at is not None:
+            self._metrics.no_next_token(self.model, now - self._token_at)
+        if self.span is not None:
+            self.span.answer(
+                outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
+            )
+
+    async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
+        """Tell the client, as far as its response has come."""
+        self.outcome = outcome or self._outcome_of(error)
+        self._metrics.rejected(self.model, error.code)
+        if self.span is not None:
+            self.span.fail(error)
+        if self._is_finished:
+            return
+        self._is_finished = True
+        try:
+            async with asyncio.timeout(ABORT_GRACE_S):
+                if self._status is None:
+                    await respond(self._send, error, self.family)
+                elif self._is_stream:
+                    end = b"" if self._is_between_events else b"\n\n"
+                    await self._put(
+                        end + answers.error_event(error, self.family, self._events), more=False
+                    )
+                else:
+                    await self._put(b"", more=False)
+        except TimeoutError:
+            logger.info("client does not read", extra={"model": self.model})
+
+    def _outcome_of(self, error: FleetError) -> Outcome:
+        if error.code == DeadlineExceeded.code:
+            return self._late
+        if error.code == NoEngine.code and not self.output_tokens:
+            return Outcome.UNAVAILABLE
+        return _OUTCOMES.get(error.code, Outcome.FAILED)
+
+    async def _forward(self, message: Message) -> None:
+        """What the app sends, until the exchange ended otherwise."""
+        if self._is_finished or self._failure.done() or self._over.is_set():
+            return
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            kinds = [value for name, value in message.get("headers", ()) if name == b"content-type"]
+            self._is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
+        else:
+            body = message.get("body", b"")
+            self._events += body.count(b"\n\n")
+            if body:
+                self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
+            self._is_finished = not message.get("more_body", False)
+        self._is_sending = True
+        try:
+            await self._send(message)
+        finally:
+            self._is_sending = False
+            self._sent_at = self._clock()
+
+    async def _put(self, body: bytes, *, more: bool) -> None:
+        self._sent_at = self._clock()
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+_OUTCOMES: Final = {
+    NoEngine.code: Outcome.ENGINE_LOST,
+    RequestKillsEngines.code: Outcome.ENGINE_LOST,
+}
+
+
+async def respond(send: Send, error: FleetError, family: Family) -> None:
+    """A whole HTTP response that says `error`."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": error.status,
+            "headers": answers.headers(error),
+        }
+    )
+    await send({"type": "http.response.body", "body": answers.error_body(error, family)})
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(call: asyncio.Future[None]) -> None:
+    """Let the app notice that it is over, then cancel it."""
+    if not call.done():
+        try:
+            await asyncio.wait({call}, timeout=ABORT_GRACE_S)
+        finally:
+            call.cancel()
+        await asyncio.wait({call}, timeout=ABORT_GRACE_S)
+    if not call.cancelled() and call.done():
+        call.exception()

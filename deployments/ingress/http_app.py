@@ -1,0 +1,294 @@
+"""GatewayApp: the ASGI application of a gateway, in front of one vLLM app for each model.
+
+It says 503 with Retry-After until an engine has answered its warm-up, and reaches vLLM's apps only
+with a key, where the fleet has some, and through an allow-list of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
+from qwenfleet.deployments.ingress.answers import Family, family_of
+from qwenfleet.deployments.ingress.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    MalformedBody,
+    MissingKey,
+    ModelLoading,
+    ModelRequired,
+    UnknownModel,
+    UnknownRoute,
+    WrongKey,
+)
+from qwenfleet.deployments.ingress.exchange import Exchange, respond
+from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
+from qwenfleet.deployments.telemetry.gateway_metrics import NO_MODEL, GatewayMetrics
+from qwenfleet.deployments.wire.frames import EngineDescription
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.telemetry.request_span import RequestSpan
+    from qwenfleet.deployments.telemetry.spans import Spans
+
+MODEL_ROUTES: Final = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/tokenize",
+        "/detokenize",
+    }
+)
+"""POST routes that go to a model's app. vLLM mounts others beside them, some of which reshape the
+engine."""
+WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize"})
+"""Those of them that no engine works for."""
+OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
+TIMEOUT_HEADER: Final = b"x-request-timeout-s"
+"""Shortens one request's deadline, in seconds; never past gateway.request_timeout_s."""
+
+
+_REFUSALS: Final[dict[type[FleetError], Outcome]] = {
+    MissingKey: Outcome.NO_KEY,
+    WrongKey: Outcome.WRONG_KEY,
+    ModelLoading: Outcome.UNAVAILABLE,
+}
+
+
+class _ModelField(msgspec.Struct):
+    """What the gateway itself reads of a body."""
+
+    model: Any = None
+
+
+class Engines(Protocol):
+    """The engines of one model, as far as this gateway has met them."""
+
+    @property
+    def description(self) -> EngineDescription | None:
+        """What they are; None until one was met."""
+        ...
+
+    @property
+    def num_engines(self) -> int:
+        """Engines that a new request can go to now."""
+        ...
+
+    @property
+    def num_moving(self) -> int:
+        """Requests that wait for an engine, or for their turn to leave one."""
+        ...
+
+
+@dataclass
+class Served:
+    """One model in this gateway, from configuration to app."""
+
+    config: ModelConfig
+    engines: Engines | None = None
+    """None until the gateway has imported vLLM."""
+    app: ASGIApp | None = None
+    """vLLM's; None until the first engine was met."""
+    is_broken: bool = False
+    """Whether its app could not be built, which another try would not change."""
+    ongoing: int = 0
+    """Requests that it works on."""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.app is not None and self.num_engines > 0
+
+    @property
+    def num_engines(self) -> int:
+        """Engines that new requests can go to."""
+        return 0 if self.engines is None else self.engines.num_engines
+
+
+class GatewayApp:
+    """The ASGI application: routes, errors, and one vLLM app for each model."""
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        metrics: GatewayMetrics,
+        spans: Spans | None = None,
+    ) -> None:
+        """Raises ConfigError when the fleet's keys file cannot be used."""
+        self.models = {model.id: Served(model) for model in config.models}
+        self.guard = Guard(config.auth)
+        self._gateway = config.gateway
+        self._metrics = metrics
+        self._spans = spans
+        self._started_at = int(time.time())
+
+    @property
+    def is_ready(self) -> bool:
+        """Some engine of some model answered its warm-up, and this gateway can send to it."""
+        return any(model.is_ready for model in self.models.values())
+
+    @property
+    def ongoing(self) -> int:
+        """Requests that this gateway works on."""
+        return sum(model.ongoing for model in self.models.values())
+
+    def report(self) -> None:
+        """Tell Prometheus how things stand; for once or twice a second."""
+        for name, model in self.models.items():
+            self._metrics.level(
+                name,
+                in_progress=model.ongoing,
+                moving=0 if model.engines is None else model.engines.num_moving,
+                engines=model.num_engines,
+            )
+        self._metrics.flush()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        method, path = scope["method"], scope["path"]
+        family = family_of(path)
+        try:
+            scope = self.guard.admit(scope)
+            if method == "GET" and path in OWN_ROUTES:
+                await self._answer_own(path, send)
+            elif method == "POST" and path in MODEL_ROUTES:
+                if self._spans is None:
+                    await self._answer_model(scope, family, receive, send)
+                else:
+                    with self._spans.request(scope) as span:
+                        scope = span.carried_by(scope)
+                        await self._answer_model(scope, family, receive, send, span)
+            else:
+                raise UnknownRoute(method, path)
+        except FleetError as error:
+            if method != "GET" or path not in OPEN_ROUTES:  # health probes are no requests
+                outcome = _REFUSALS.get(type(error), Outcome.REFUSED)
+                model = error.model if isinstance(error, ModelLoading) else NO_MODEL
+                makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
+                self._metrics.request_ended(model, outcome, is_judged=makes_tokens)
+                self._metrics.rejected(model, error.code)
+            await respond(send, error, family)
+
+    async def _answer_own(self, path: str, send: Send) -> None:
+        if path == "/health/ready" and not self.is_ready:
+            raise ModelLoading(", ".join(self.models), self._gateway.retry_after_s)
+        body: dict[str, Any] = {"status": "ok"}
+        if path == "/v1/models":
+            body = {"object": "list", "data": [self._model_card(m) for m in self.models.values()]}
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"application/json")],
+            }
+        )
+        await send({"type": "http.response.body", "body": msgspec.json.encode(body)})
+
+    def _model_card(self, served: Served) -> dict[str, Any]:
+        description = None if served.engines is None else served.engines.description
+        return {
+            "id": served.config.id,
+            "object": "model",
+            "created": self._started_at,
+            "owned_by": "qwenfleet",
+            "root": served.config.resolved_source,
+            "max_model_len": None if description is None else description.max_model_len,
+        }
+
+    async def _answer_model(
+        self,
+        scope: Scope,
+        family: Family,
+        receive: Receive,
+        send: Send,
+        span: RequestSpan | None = None,
+    ) -> None:
+        timeout_s = self._timeout_s(scope)
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = await self._read_body(scope, receive)
+        except TimeoutError as error:
+            raise DeadlineExceeded(timeout_s) from error
+        served = self._select(body)
+        if span is not None:
+            span.select(served.config.id)
+        app = served.app
+        if app is None:
+            raise ModelLoading(served.config.id, self._gateway.retry_after_s)
+        exchange = Exchange(
+            model=served.config.id,
+            family=family,
+            timeout_s=timeout_s,
+            keep_alive_s=self._gateway.keep_alive_s,
+            metrics=self._metrics,
+            span=span,
+            makes_tokens=scope["path"] not in WITHOUT_TOKENS,
+            is_clients_deadline=timeout_s < self._gateway.request_timeout_s,
+        )
+        served.ongoing += 1
+        try:
+            await exchange.run(app, scope, body, receive, send)
+        finally:
+            served.ongoing -= 1
+
+    def _timeout_s(self, scope: Scope) -> float:
+        for name, value in scope["headers"]:
+            if name == TIMEOUT_HEADER:
+                try:
+                    wanted_s = float(value)
+                except ValueError:
+                    wanted_s = 0.0
+                if not wanted_s > 0:
+                    text = value.decode("latin-1")
+                    raise MalformedBody(
+                        f"header {TIMEOUT_HEADER.decode()} is {text!r}, not seconds above 0"
+                    )
+                return min(wanted_s, self._gateway.request_timeout_s)
+        return self._gateway.request_timeout_s
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body, refused as soon as it is known to be too large."""
+        limit = self._gateway.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise BodyTooLarge(limit, int(value))
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise MalformedBody("the client closed the connection before its end")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise BodyTooLarge(limit, None)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _select(self, body: bytes) -> Served:
+        """The model that the body names; a fleet of one needs no name."""
+        try:
+            name = msgspec.json.decode(body, type=_ModelField).model
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedBody(str(error)) from error
+        if name is None or name == "":
+            if len(self.models) == 1:
+                return next(iter(self.models.values()))
+            raise ModelRequired(tuple(self.models))
+        if not isinstance(name, str):
+            raise MalformedBody(f"'model' is {name!r}, not a string")
+        served = self.models.get(name)
+        if served is None:
+            raise UnknownModel(name, tuple(self.models))
+        return served

@@ -1,0 +1,146 @@
+"""`qwenfleet doctor` on a cluster: the same examination on every node, and what differs.
+
+Ray is imported inside of functions only: it reads its environment then, which `attach` sets first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qwenfleet.cluster.doctor import node_reports
+from qwenfleet.cluster.doctor.finding import Finding
+from qwenfleet.cluster.doctor.node_reports import NodeReport
+from qwenfleet.deployments.operations import attach
+
+ANSWER_TIMEOUT_S: Final = 30.0
+"""Ray starts a worker on each node for it: three on two cores took 3 s, when nothing else ran."""
+CLOCK_READINGS: Final = 3
+"""The quickest of them tells the offset best; the first may still start a worker."""
+
+
+@dataclass(frozen=True)
+class Node:
+    id: str
+    name: str
+
+
+def run(port: int | None, address: str | None) -> list[Finding]:
+    """Raises FleetNotFound when there is no such cluster, or it does not answer."""
+    with attach.cluster(port, address):
+        import ray
+
+        nodes = named(ray.nodes())
+        return node_reports.judge(list(_examine(nodes, ANSWER_TIMEOUT_S)))
+
+
+def named(nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
+    """Ray's living nodes by host name, with the start of the id where two share one."""
+    alive = [node for node in nodes if node["Alive"]]
+    hosts = [str(node["NodeManagerHostname"]) for node in alive]
+    return [
+        Node(node["NodeID"], host if hosts.count(host) == 1 else f"{host}/{node['NodeID'][:6]}")
+        for node, host in zip(alive, hosts, strict=True)
+    ]
+
+
+def report(
+    node: Node, answer: Mapping[str, Any], readings: Sequence[tuple[float, ...]]
+) -> NodeReport:
+    """`readings` are of the clocks: here before, there, here after, in seconds."""
+    offset_s, round_trip_s = None, 0.0
+    if readings:
+        before, there, after = min(readings, key=lambda reading: reading[2] - reading[0])
+        offset_s, round_trip_s = there - (before + after) / 2, after - before
+    try:
+        return NodeReport(
+            node.name,
+            tuple(Finding.from_json(tree) for tree in answer["findings"]),
+            dict(answer["versions"]),
+            offset_s,
+            round_trip_s,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        return NodeReport(node.name, failure=f"its qwenfleet speaks another version ({error!r})")
+
+
+def _examine(nodes: Sequence[Node], timeout_s: float) -> Iterator[NodeReport]:
+    """All nodes at once; then the clock of each that has answered, whose worker is warm by then."""
+    import ray
+
+    examine, now = _remote(_examination()), _remote(_clock())
+    give_up_at = time.monotonic() + timeout_s
+    here = ray.get_runtime_context().get_node_id()
+    answers = [examine(node, os.getpid() if node.id == here else 0) for node in nodes]
+    ray.wait(answers, num_returns=len(answers), timeout=timeout_s)
+    for node, answer in zip(nodes, answers, strict=True):
+        left_s = max(give_up_at - time.monotonic(), 1.0)
+        try:
+            answered = ray.get(answer, timeout=0)
+            yield report(node, answered, _readings(node, now, left_s))
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(answer, force=True)
+            yield NodeReport(node.name, failure=f"no answer within {timeout_s:.0f} s")
+        except ray.exceptions.RayError as error:
+            yield _failed(node, error)
+
+
+def _readings(
+    node: Node, now: Callable[..., Any], timeout_s: float
+) -> list[tuple[float, float, float]]:
+    """None from a node that is too slow to tell its time; what it found counts all the same."""
+    import ray
+
+    readings = []
+    for _ in range(CLOCK_READINGS):
+        before = time.time()
+        try:
+            there = ray.get(now(node), timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            return []
+        readings.append((before, there, time.time()))
+    return readings
+
+
+def _failed(node: Node, error: Exception) -> NodeReport:
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, ImportError):
+        return NodeReport(node.name, lacks=cause.name or "qwenfleet")
+    first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return NodeReport(node.name, failure=f"{type(cause).__name__}: {first[:200]}")
+
+
+def _remote(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a task on a node of choice, which takes none of its CPUs."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(function)
+    return lambda node, *arguments: task.options(
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+    ).remote(*arguments)
+
+
+def _examination() -> Callable[[int], dict[str, Any]]:
+    """Made here so that Ray ships its code: a node without qwenfleet can then say so."""
+
+    def examine(visitor: int) -> dict[str, Any]:
+        from qwenfleet.cluster.doctor import examination
+
+        return examination.examine_node(visitor)
+
+    return examine
+
+
+def _clock() -> Callable[[], float]:
+    """Shipped likewise."""
+
+    def now() -> float:
+        import time
+
+        return time.time()
+
+    return now

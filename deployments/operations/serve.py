@@ -1,0 +1,217 @@
+"""`qwenfleet serve`: a whole fleet on this machine, from the checks to the last process's end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import ray
+from ray import serve as ray_serve
+from ray.serve.config import HTTPOptions
+
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.errors import MachineError
+from qwenfleet.cluster.local import cpu, fleets, memory, ports
+from qwenfleet.cluster.local.fleets import RunningFleet
+from qwenfleet.cluster.local.memory import EngineNeed
+from qwenfleet.cluster.models import sources
+from qwenfleet.cluster.planner.fleet_checks import check_fleet
+from qwenfleet.cluster.planner.fleet_defaults import completed
+from qwenfleet.deployments.app import application
+from qwenfleet.deployments.operations import processes
+from qwenfleet.deployments.operations.deploy import raise_failed_deployment
+from qwenfleet.deployments.operations.progress import Progress, Stages
+from qwenfleet.deployments.registry import client
+
+POLL_S: Final = 0.25
+IDLE_POLL_S: Final = 1.0
+"""How late a line of progress may be while the fleet starts, and after that; each poll is one actor
+call, 2 ms of CPU here and there."""
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def serve(
+    config: FleetConfig, stages: Stages, token_path: Path, *, wants_timings: bool = False
+) -> None:
+    """Run the fleet until a signal. `environment.ray_environment` must be set before Ray's import.
+
+    Raises FleetError when the fleet cannot start, with every process of it gone.
+    """
+    log_path = token_path.with_suffix(".log")
+    try:
+        with _chatter_to(log_path):
+            running = _start(config, token_path, stages)
+            record = fleets.write(running)
+            try:
+                _watch(Progress(config, running.url, stages, wants_timings=wants_timings), config)
+            finally:
+                record.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        stages.say("stopping")
+        try:
+            with _chatter_to(log_path):
+                _shut_down()
+        finally:
+            processes.end_fleet(token_path)
+    stages.say("stopped")
+
+
+def check(config: FleetConfig, stages: Stages) -> None:
+    """What can be known to fail is said before anything starts."""
+    stages.begin("checking this machine and its models")
+    for sentence in check_fleet(config, has_gateway=True):
+        stages.say(f"warning: {sentence}")
+    cpu.check_cpu(cpu.read_cpuinfo(), platform.machine())
+    ports.check_port(config.gateway.host, config.gateway.port)
+    # The planner refuses a layout that a model cannot have.
+    _check_nodes(completed(config))
+    needs = []
+    for model in config.models:
+        path = sources.locate(model.resolved_source, stages.say)
+        if not os.path.isdir(path):
+            stages.say(f"looking for {path} on the Hugging Face Hub")
+            sources.check_hub(path)
+        needs += [_need(pool, path) for pool in model.engine_pools if pool.runs_vllm_on_cpu]
+    ours = config.gateway.replicas * memory.GATEWAY_BYTES + memory.RAY_BYTES
+    memory.check_memory(needs, max(0, memory.available_memory_bytes() - ours))
+
+
+def _check_nodes(config: FleetConfig) -> None:
+    """Serve would wait for a second node for ever, and say nothing."""
+    for pool in config.engine_pools:
+        if pool.sharding.nodes > 1:
+            raise MachineError(
+                f"an engine of '{pool.id}' spans {pool.sharding.nodes} nodes "
+                f"({pool.sharding.name}), and this is one machine",
+                "Deploy it on a Ray cluster, or choose a layout on one node.",
+            )
+
+
+def write_token(path: Path) -> None:
+    """A new secret for this fleet's Ray cluster, readable by this user only."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+
+
+def stop_on_signals() -> None:
+    """Ctrl-C, `kill` and a closed terminal all end the fleet in the same way."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+
+
+def _need(model: ModelConfig, path: str) -> EngineNeed:
+    weights = sources.weight_bytes(Path(path)) if os.path.isdir(path) else None
+    return EngineNeed(
+        model=model.id,
+        engines=model.replicas.min,
+        bytes_each=memory.engine_bytes(weights or 0, model.kv_cache_gib, model.sharding.num_gpus),
+    )
+
+
+@contextmanager
+def _chatter_to(path: Path) -> Iterator[None]:
+    """Ray prints what its processes suffer; that goes to a file, not between our lines."""
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield
+
+
+def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFleet:
+    """Start Ray and deploy the application, without waiting for engines."""
+    stages.begin("starting Ray")
+    (metrics_port,) = ports.free_ports(1, "127.0.0.1")
+    try:
+        context: Any = ray.init(
+            address="local",
+            num_cpus=config.num_engines + config.gateway.replicas + 1,
+            include_dashboard=False,
+            object_store_memory=memory.OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _metrics_export_port=metrics_port,
+        )
+        stop_on_signals()  # Ray has a handler of its own for SIGTERM
+        _check_gpus(completed(config))
+        stages.begin("deploying the gateway and the engines")
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        ray_serve.start(
+            http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
+        )
+        ray_serve.run_many(
+            [ray_serve.RunTarget(target=application(config), name=config.name, route_prefix="/")],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        stages.begin("waiting for the first engine")
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise MachineError(
+            f"Ray did not start: {text}", "See /tmp/ray/session_latest/logs."
+        ) from error
+    host = "127.0.0.1" if config.gateway.host in {"0.0.0.0", "::"} else config.gateway.host
+    return RunningFleet(
+        pid=os.getpid(),
+        started_at=fleets.own_start(),
+        name=config.name,
+        url=f"http://{f'[{host}]' if ':' in host else host}:{config.gateway.port}",
+        ray_address=context.address_info["gcs_address"],
+        ray_token_path=str(token_path),
+        metrics_port=metrics_port,
+        models=[model.id for model in config.models],
+        has_keys=config.has_keys,
+    )
+
+
+def _check_gpus(config: FleetConfig) -> None:
+    """Serve would wait for a GPU for ever, and say nothing."""
+    there = int(ray.cluster_resources().get("GPU", 0))
+    wanted = sum(pool.num_gpus * pool.replicas.min for pool in config.engine_pools)
+    if wanted > there:
+        raise MachineError(
+            f"the engines want {wanted} GPUs and this machine has {there}",
+            "Leave 'accelerator' out to run on CPUs, ask for fewer engines, or set the layout that "
+            f"`qwenfleet plan --gpus-per-node {max(there, 1)}` chooses.",
+        )
+
+
+def _watch(progress: Progress, config: FleetConfig) -> None:
+    """Tell what comes up until a signal. Raises EngineStartError when a model cannot."""
+    while True:
+        time.sleep(IDLE_POLL_S if progress.is_complete else POLL_S)
+        try:
+            snapshot = client.read(config.name)
+        except (ValueError, ray.exceptions.RayError):
+            # Not there yet, or busy: no fleet ends for that. Serve knows if nothing will come.
+            raise_failed_deployment(config)
+            continue
+        progress.tell(snapshot)
+        if not snapshot.engines:
+            raise_failed_deployment(config)
+
+
+def _shut_down() -> None:
+    if not ray.is_initialized():
+        return
+    try:
+        ray_serve.shutdown()
+    except (ray.exceptions.RayError, RuntimeError):
+        logging.getLogger(__name__).info("Serve was gone already")
+    ray.shutdown()

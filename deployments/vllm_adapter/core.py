@@ -1,0 +1,299 @@
+"""A vLLM EngineCore as a fleet core: started, warmed up and spoken to through vLLM's own async
+client.
+
+vLLM internals used here (0.32): EngineCoreClient.make_async_mp_client,
+Executor.get_class, EngineCoreRequest/Output(s), SchedulerStats, MsgpackEncoder/Decoder,
+RayPrometheusStatLogger, freeze_gc_heap, and what resume_plugin.py names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+import psutil
+from vllm.config import VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.utils.gc_utils import freeze_gc_heap
+from vllm.v1.engine import (
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+)
+from vllm.v1.engine.core_client import AsyncMPClient, EngineCoreClient
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.labels import StartPhase
+from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
+from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.vllm_adapter import processes
+from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
+from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
+from qwenfleet.deployments.vllm_adapter.warm_up import WarmUp, own_request
+from qwenfleet.deployments.wire.frames import EngineDescription, Output, RankLoad, Submit
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.vllm_adapter.followers import Followers
+
+logger = logging.getLogger(__name__)
+
+CORE_TITLE: Final = "EngineCore"
+"""vLLM 0.32 v1/engine/core.py, run_engine_core."""
+IMPORT_POLL_S: Final = 0.25
+
+
+class VllmCore:
+    """Implements `core.Core` over one EngineCoreClient; all data-parallel ranks of the engine are
+    in it."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        path: str,
+        traces_url: str | None = None,
+        stages: StageClock | None = None,
+        followers: Followers | None = None,
+    ) -> None:
+        self._model = model
+        self._path = path
+        self._traces_url = traces_url
+        self._followers = followers
+        self._lost_part = ""
+        """What became of a process or node of ours; empty while all is well."""
+        self._is_ending = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stages = stages or StageClock()
+        self._client: AsyncMPClient | None = None
+        self._encoder = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
+        self._decoder = MsgpackDecoder(EngineCoreRequest)
+        self._load: dict[int, RankLoad] = {}
+        self._stats: PrometheusStatLogger | None = None
+        self._probes = itertools.count()
+        self._max_model_len = 0
+
+    async def start(self) -> EngineDescription:
+        if self._followers is not None:
+            self._tasks.append(asyncio.create_task(self._follow(self._followers)))
+        try:
+            self._stages.begin(StartPhase.READING_CONFIG)
+            config = await asyncio.to_thread(self._create_config)
+            self._client = await self._start_core(config)
+        except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
+            reason = self._lost_part or _first_sentence(error)
+            raise EngineStartError(self._model.id, reason) from error
+        ranks = self._alive.engine_ranks_managed
+        self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
+        self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
+        self._max_model_len = config.model_config.max_model_len
+        self._stages.begin(StartPhase.WARMING_UP)
+        warm_up = WarmUp(self._model.id, self._alive, self._next)
+        for rank in ranks:
+            await warm_up.run(rank)
+        await processes.watch(self._member_ended)
+        freeze_gc_heap()  # as vLLM's own server does once it is up
+        cache = config.cache_config
+        return EngineDescription(
+            max_model_len=self._max_model_len,
+            block_size=cache.block_size or 0,
+            num_gpu_blocks=(cache.num_gpu_blocks or 0) // len(ranks),
+            max_num_seqs=config.scheduler_config.max_num_seqs,
+            max_num_batched_tokens=config.scheduler_config.max_num_batched_tokens,
+            data_parallel_size=config.parallel_config.data_parallel_size,
+            hash_algorithm=str(cache.prefix_caching_hash_algo),
+            vllm_version=_vllm_version(),
+        )
+
+    async def add(self, wire_id: str, submit: Submit) -> None:
+        try:
+            request: EngineCoreRequest = self._decoder.decode(submit.request)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"the request does not decode as vLLM's: {error}") from error
+        request.request_id = wire_id
+        request.prompt_token_ids = submit.prompt_token_ids
+        request.priority = submit.priority
+        request.cache_salt = submit.cache_salt
+        request.data_parallel_rank = submit.dp_rank
+        request.trace_headers = submit.trace_headers
+        self._carry_received(request, submit.output_token_ids)
+        try:
+            await self._alive.add_request_async(request)
+        except EngineDeadError as error:
+            raise CoreDead("the engine core process is dead") from error
+
+    async def abort(self, wire_ids: list[str]) -> None:
+        try:
+            await self._alive.abort_requests_async(wire_ids)
+        except EngineDeadError:
+            logger.info("abort after the core's death", extra={"requests": len(wire_ids)})
+
+    async def probe(self) -> None:
+        """Ask the core for one step of its own; its output comes under an id that no host knows."""
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        try:
+            await self._alive.add_request_async(own_request(f"probe-{next(self._probes)}", params))
+        except EngineDeadError:
+            logger.info("probe after the core's death")
+
+    def cpu_s(self) -> float | None:
+        """CPU seconds of the core, its workers and their children so far; None when none is left.
+
+        A child that ended counts as long as its parent lives, so this rarely goes back.
+        """
+        total = None
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                total = (total or 0.0) + sum(process.cpu_times()[:4])
+        return total
+
+    async def next_step(self) -> CoreStep:
+        outputs = (await self._next()).outputs
+        scheduled = None if self._traces_url is None else _scheduled(outputs)
+        return CoreStep([self._to_wire(output) for output in outputs], self._loads(), scheduled)
+
+    def shutdown(self) -> None:
+        self._is_ending = True
+        if self._followers is not None:
+            self._followers.end()
+        if self._client is not None:
+            self._client.shutdown(timeout=1.0)
+
+    @property
+    def _alive(self) -> AsyncMPClient:
+        assert self._client is not None, "start() has not returned"
+        return self._client
+
+    def _create_config(self) -> Any:
+        place = None if self._followers is None else self._followers.head
+        return engine_args(self._model, self._path, self._traces_url, place).create_engine_config()
+
+    async def _start_core(self, config: VllmConfig) -> AsyncMPClient:
+        self._stages.begin(StartPhase.IMPORTING_VLLM_IN_CORE)
+        import_watch = asyncio.create_task(self._watch_import())
+        try:
+            return await asyncio.to_thread(
+                EngineCoreClient.make_async_mp_client, config, Executor.get_class(config), True
+            )
+        finally:
+            import_watch.cancel()
+            await asyncio.wait({import_watch})
+
+    async def _follow(self, followers: Followers) -> None:
+        """An engine that lost a node waits for it for ever, unless what is left of it ends too."""
+        lost_part = await followers.first_end()
+        if self._is_ending:  # it is we who ended them
+            return
+        self._lost_part = lost_part
+        logger.error("a node of the engine is lost", extra={"reason": self._lost_part})
+        while True:  # a core that is about to start too
+            processes.kill()
+            await asyncio.sleep(1.0)
+
+    def _member_ended(self, title: str) -> None:
+        """No rank goes on without the others: end them, which vLLM takes for a dead core."""
+        if not self._is_ending and not self._lost_part:
+            self._lost_part = f"its process {title} ended"
+            logger.error("a process of the engine ended", extra={"title": title})
+            processes.kill()
+
+    async def _watch_import(self) -> None:
+        """A core takes its title once vLLM is imported; then it loads weights and compiles."""
+        while not await asyncio.to_thread(_has_core):  # noqa: ASYNC110 # none tells us
+            await asyncio.sleep(IMPORT_POLL_S)
+        self._stages.begin(StartPhase.LOADING)
+
+    async def _next(self) -> EngineCoreOutputs:
+        try:
+            outputs: EngineCoreOutputs = await self._alive.get_output_async()
+        except EngineDeadError as error:
+            raise CoreDead(self._lost_part or "the engine core process died") from error
+        stats = outputs.scheduler_stats
+        if stats is not None:
+            rank = outputs.engine_index
+            self._load[rank] = RankLoad(
+                dp_rank=rank,
+                running=stats.num_running_reqs,
+                waiting=stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
+                kv_usage=stats.kv_cache_usage,
+            )
+            if self._stats is not None:
+                self._stats.record(stats, None, engine_idx=rank)
+        return outputs
+
+    def _loads(self) -> list[RankLoad]:
+        return list(self._load.values())
+
+    def _to_wire(self, output: EngineCoreOutput) -> Output:
+        plain = (
+            output.new_logprobs is None
+            and output.new_prompt_logprobs_tensors is None
+            and output.events is None
+            and output.kv_transfer_params is None
+            and output.routed_experts is None
+            and output.spec_decode_metrics is None
+            and output.prompt_token_id_logprobs is None
+            and not output.num_nans_in_logits
+        )
+        # trace_headers are only what we gave: no news.
+        stats = output.prefill_stats
+        return Output(
+            wire_id=output.request_id,
+            token_ids=list(output.new_token_ids),
+            finish_reason=None if output.finish_reason is None else int(output.finish_reason),
+            stop_reason=output.stop_reason,
+            cached_tokens=stats.num_cached_tokens if stats is not None else None,
+            extra=None if plain else cast(bytes, self._encoder.encode(output)[0]),
+        )
+
+    def _carry_received(self, request: EngineCoreRequest, tokens: list[int]) -> None:
+        """Hand the tokens of earlier attempts, and no client's, to the plugin in the core. Raises
+        ValueError for an attempt that has nothing left to make."""
+        params = request.sampling_params
+        if params is None:
+            raise ValueError("the request is not one for text")
+        extra = {k: v for k, v in (params.extra_args or {}).items() if k != RECEIVED_TOKENS}
+        room = self._max_model_len - len(request.prompt_token_ids or ())
+        if tokens:
+            extra[RECEIVED_TOKENS] = tokens
+            if len(tokens) >= min(room, params.max_tokens or room):
+                raise ValueError(f"{len(tokens)} tokens so far leave none to make")
+        params.extra_args = extra or None
+
+
+def _scheduled(outputs: list[EngineCoreOutput]) -> list[tuple[str, float]]:
+    return [
+        (output.request_id, event.timestamp)
+        for output in outputs
+        for event in output.events or ()
+        if event.type is EngineCoreEventType.SCHEDULED
+    ]
+
+
+def _has_core() -> bool:
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if CORE_TITLE in " ".join(process.cmdline()):
+                return True
+    return False
+
+
+def _vllm_version() -> str:
+    from vllm import __version__
+
+    return str(__version__)
+
+
+def _first_sentence(error: BaseException) -> str:
+    """What an operator needs of a vLLM start error, without the stack that vLLM appends to some."""
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.split("Traceback")[0].split())[:600]

@@ -1,0 +1,93 @@
+"""Followers: the actors that run an engine's ranks on its second and later nodes.
+
+They are children of the engine's replica and fill the other bundles of its placement group, so
+that Ray ends them with it, whatever it dies of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any, Final
+
+import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.local import ports
+from qwenfleet.cluster.models import sources
+from qwenfleet.deployments.placement import NodePlace, actor_resources, node_bundle
+from qwenfleet.deployments.vllm_adapter import plugin_metadata
+
+logger = logging.getLogger(__name__)
+
+HOST_IP: Final = "VLLM_HOST_IP"
+"""vLLM guesses the address that other nodes reach it at; Ray knows it."""
+
+
+@ray.remote
+class Follower:
+    """One later node of one engine."""
+
+    def run(self, model: dict[str, Any], place: NodePlace, traces_url: str | None) -> str:
+        """Run this node's ranks until one of them ends; returns why, for the engine's log."""
+        os.environ[HOST_IP] = ray.util.get_node_ip_address()
+        config = ModelConfig.model_validate(model)
+        try:
+            path = sources.locate(config.resolved_source, lambda text: logger.info(text))
+            plugin_metadata.ensure()
+            from qwenfleet.deployments.vllm_adapter.node import run_node
+
+            title = run_node(config, path, place, traces_url)
+        except Exception as error:  # the process edge: the engine's log says it
+            logger.exception("ranks did not start", extra={"node_rank": place.node_rank})
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return f"its process {title} ended"
+
+
+class Followers:
+    """The other nodes of one engine, seen from its first."""
+
+    def __init__(self, head: NodePlace, model: ModelConfig, traces_url: str | None) -> None:
+        self.head = head
+        group = ray.util.get_current_placement_group()
+        if not isinstance(group, PlacementGroup):
+            raise EngineStartError(
+                model.id, f"its layout spans {model.sharding.nodes} nodes and it has no placement"
+            )
+        self._actors = []
+        self._ends: dict[asyncio.Future[str], int] = {}
+        for rank in range(1, model.sharding.nodes):
+            place = NodePlace(rank, head.head, head.group_port, head.handshake_port)
+            actor = Follower.options(  # type: ignore[attr-defined] # ray.remote is not typed
+                **actor_resources(node_bundle(model)),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement_group=group, placement_group_bundle_index=rank
+                ),
+            ).remote()
+            self._actors.append(actor)
+            end = actor.run.remote(model.model_dump(mode="json"), place, traces_url)
+            self._ends[asyncio.wrap_future(end.future())] = rank
+
+    async def first_end(self) -> str:
+        """Wait until a node is lost to the engine; says which, and why."""
+        done, _ = await asyncio.wait(self._ends, return_when=asyncio.FIRST_COMPLETED)
+        end = done.pop()
+        error = end.exception()
+        reason = end.result() if error is None else type(error).__name__
+        return f"node {self._ends[end]} of the engine is lost: {reason}"
+
+    def end(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def start_followers(model: ModelConfig, traces_url: str | None) -> Followers:
+    """Called by an engine on its first node. Raises EngineStartError without a placement group."""
+    address = ray.util.get_node_ip_address()
+    os.environ[HOST_IP] = address
+    group_port, handshake_port = ports.free_ports(2, address)
+    return Followers(NodePlace(0, address, group_port, handshake_port), model, traces_url)

@@ -1,0 +1,141 @@
+"""vLLM's OpenAI and Anthropic app for one model, over a fleet client instead of an engine of its
+own.
+
+vLLM internals used here (0.32): AsyncLLM, EngineCoreClient.make_async_mp_client, VllmConfig,
+build_app, init_app_state, make_arg_parser, RayPrometheusStatLogger, ObservabilityConfig,
+async_llm.init_tracer, enable_envs_cache and freeze_gc_heap. The process has no GPU:
+VLLM_TARGET_DEVICE=cpu must be in its environment before vLLM is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
+from starlette.types import ASGIApp
+from vllm.config import ObservabilityConfig, VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.envs import enable_envs_cache
+from vllm.tasks import SupportedTask
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.utils.gc_utils import freeze_gc_heap
+from vllm.v1.engine import async_llm
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
+from qwenfleet.deployments.vllm_adapter.fleet_client import FleetClient
+from qwenfleet.deployments.wire.frames import EngineDescription
+
+TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
+
+
+class FrontEnd:
+    """One model's app and the AsyncLLM behind it."""
+
+    def __init__(self, app: ASGIApp, llm: AsyncLLM) -> None:
+        self.app = app
+        self.llm = llm
+
+
+async def build(
+    model: ModelConfig,
+    path: str,
+    description: EngineDescription,
+    client: FleetClient,
+    traces_url: str | None = None,
+) -> FrontEnd:
+    """Load the tokenizer and build the app; limits come from the engine's description."""
+    arguments, config = await asyncio.to_thread(_configure, model, path, description, traces_url)
+    with _engine_core(client):
+        llm = AsyncLLM(
+            config,
+            Executor,
+            log_stats=False,
+            log_requests=False,
+            stat_loggers=[RayPrometheusStatLogger],
+        )
+    app = build_app(arguments, TASKS, config.model_config)
+    # It counts requests by route for /metrics, which is not reachable here.
+    counting: Any = PrometheusInstrumentatorMiddleware
+    app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
+    await init_app_state(llm, app.state, arguments, TASKS)
+    settle()
+    return FrontEnd(app, llm)
+
+
+def settle() -> None:
+    """What vLLM's own processes do when they are up: keep what will stay out of every later garbage
+    collection, and look settings up once instead of with every token."""
+    enable_envs_cache()
+    freeze_gc_heap()
+
+
+def _configure(
+    model: ModelConfig, path: str, description: EngineDescription, traces_url: str | None
+) -> tuple[Namespace, VllmConfig]:
+    """vLLM's serving arguments and a configuration that describes no hardware."""
+    empty = FlexibleArgumentParser()
+    arguments = make_arg_parser(empty).parse_args([])
+    arguments.model = path
+    arguments.served_model_name = [model.id]
+    arguments.tool_call_parser = model.tool_call_parser
+    arguments.enable_auto_tool_choice = arguments.tool_call_parser is not None
+    arguments.tool_strict_level = model.tool_strict_level or "auto"
+    arguments.chat_template = model.chat_template
+    arguments.enable_prompt_tokens_details = True
+    arguments.disable_fastapi_docs = True
+    engine = AsyncEngineArgs(
+        **_front_end_args(model), max_model_len=description.max_model_len, model=path
+    )
+    model_config = engine.create_model_config()
+    model_config.served_model_name = model.id
+    model_config.quantization = None  # no weights here; a GPU's formats would be refused
+    return arguments, VllmConfig(
+        model_config=model_config,
+        structured_outputs_config=engine.create_structured_outputs_config(),
+        observability_config=ObservabilityConfig(otlp_traces_endpoint=traces_url),
+    )
+
+
+def _front_end_args(model: ModelConfig) -> dict[str, Any]:
+    """The engine's arguments that shape prompts and sampling; the others describe its hardware."""
+    chosen: dict[str, Any] = {
+        name: value for name, value in model.engine_args.items() if name in FRONT_END_ARGS
+    }
+    sampling = model.sampling.model_dump(exclude_none=True)
+    if sampling:
+        chosen["override_generation_config"] = {
+            **sampling,
+            **(chosen.get("override_generation_config") or {}),
+        }
+    return chosen
+
+
+@contextmanager
+def _engine_core(client: FleetClient) -> Iterator[None]:
+    """AsyncLLM makes its engine client inside its constructor; here that is the fleet client. It
+    makes no tracer provider of its own there: vLLM's spans go to this process's."""
+    names = vars(async_llm)
+    init_tracer = names["init_tracer"]
+    original = EngineCoreClient.make_async_mp_client
+
+    def fleet_client(**_: Any) -> FleetClient:
+        return client
+
+    EngineCoreClient.make_async_mp_client = staticmethod(fleet_client)  # type: ignore[method-assign]
+    names["init_tracer"] = lambda *_: None
+    try:
+        yield
+    finally:
+        EngineCoreClient.make_async_mp_client = staticmethod(original)  # type: ignore[method-assign]
+        names["init_tracer"] = init_tracer

@@ -1,0 +1,51 @@
+"""The part of an engine that runs on its second and later nodes, as `vllm serve --headless` does
+it.
+
+vLLM internals used here (0.32): MultiprocExecutor, CoreEngineProcManager, Executor.get_class.
+"""
+
+from __future__ import annotations
+
+from vllm.config import VllmConfig
+from vllm.utils.network_utils import get_tcp_uri
+from vllm.v1.engine.utils import CoreEngineProcManager
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.deployments.placement import NodePlace
+from qwenfleet.deployments.vllm_adapter import processes
+from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
+
+
+def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | None) -> str:
+    """Run this node's ranks until one of them ends, and end the others; returns which it was."""
+    config = engine_args(model, path, traces_url, place).create_engine_config(headless=True)
+    if config.parallel_config.node_rank_within_dp > 0:
+        keeper: MultiprocExecutor | CoreEngineProcManager
+        keeper = executor = MultiprocExecutor(config, monitor_workers=False)
+        started = [worker.proc for worker in executor.workers]
+    else:
+        keeper = manager = _start_cores(config)
+        started = manager.processes
+    title = processes.first_end({p.pid: p.name for p in started if p.pid is not None})
+    processes.kill()  # before the keeper goes: it would give them seconds to go by themselves
+    del keeper
+    return title
+
+
+def _start_cores(config: VllmConfig) -> CoreEngineProcManager:
+    """Cores of data parallel ranks of our own."""
+    parallel = config.parallel_config
+    return CoreEngineProcManager(
+        local_engine_count=parallel.data_parallel_size_local,
+        start_index=parallel.data_parallel_rank,
+        local_start_index=0,
+        vllm_config=config,
+        local_client=False,
+        handshake_address=get_tcp_uri(
+            parallel.data_parallel_master_ip, parallel.data_parallel_rpc_port
+        ),
+        executor_class=Executor.get_class(config),
+        log_stats=True,
+    )

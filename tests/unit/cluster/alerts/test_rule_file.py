@@ -1,0 +1,51 @@
+"""The alerts: what each one says, and that each has its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from qwenfleet.cluster.alerts import rule_file
+from qwenfleet.cluster.chart.generate import ROOT
+
+RUNBOOKS = ROOT / "helm" / "runbooks"
+SECTIONS = ("**What users feel.**", "**Confirm.**", "**Do", "**Over**")
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(rule_file.rules())["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def pages() -> set[str]:
+    return {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_is_wrong_and_leads_to_its_page(rule: dict[str, Any]) -> None:
+    assert rule["alert"].startswith("Qwenfleet")
+    assert rule["labels"]["severity"] in {"page", "ticket"}
+    annotations = rule["annotations"]
+    assert annotations["runbook_url"] == f"RUNBOOKS_URL/{rule['alert']}.md"
+    assert len(annotations["summary"]) < 80
+    assert annotations["description"].endswith(".")
+
+
+def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
+    assert pages() == {rule["alert"] for rule in alerts()}
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_a_page_has_all_its_parts_and_fits_a_screen(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    places = [text.index(section) for section in SECTIONS]
+    assert places == sorted(places)
+    assert 20 <= len(text.splitlines()) <= 40
+
+
+def test_each_name_has_one_rule_for_each_severity() -> None:
+    keys = [(rule["alert"], rule["labels"]["severity"]) for rule in alerts()]
+    assert len(keys) == len(set(keys))

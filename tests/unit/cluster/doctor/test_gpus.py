@@ -1,0 +1,71 @@
+"""GPUs as nvidia-smi and the kernel's files tell of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwenfleet.cluster.doctor import gpus
+from qwenfleet.cluster.doctor.gpus import Gpu
+
+TWO_H100 = "NVIDIA H100 80GB HBM3, 580.65.06, 81559\nNVIDIA H100 80GB HBM3, 580.65.06, 81559\n"
+PROC_VERSION = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+    "GCC version:  gcc version 12.3.0\n"
+)
+OLD_PROC_VERSION = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 2021\n"
+CPU_NODE = "cpu_cores_count 96\nsimd_count 0\ngfx_target_version 0\n"
+MI300X_NODE = "cpu_cores_count 0\nsimd_count 1216\ngfx_target_version 90402\n"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_nvidia_smi_names_each_gpu_and_the_driver() -> None:
+    found, driver = gpus.parse_nvidia(TWO_H100)
+    assert found == (Gpu("NVIDIA H100 80GB HBM3", 81559),) * 2
+    assert driver == "580.65.06"
+
+
+def test_a_gpu_that_does_not_tell_its_memory_counts_too() -> None:
+    found, _ = gpus.parse_nvidia("NVIDIA GB10, 580.95.05, [N/A]\n")
+    assert found == (Gpu("NVIDIA GB10", 0),)
+
+
+def test_an_answer_of_nothing_is_no_gpu() -> None:
+    assert gpus.parse_nvidia("No devices were found\n") == ((), "")
+
+
+def test_the_kernel_module_tells_its_version_in_either_form() -> None:
+    assert gpus.parse_kernel_module(PROC_VERSION) == "580.65.06"
+    assert gpus.parse_kernel_module(OLD_PROC_VERSION) == "470.57.02"
+    assert gpus.parse_kernel_module("") == ""
+
+
+def test_amds_gpus_are_the_nodes_of_the_topology_that_compute(tmp_path: Path) -> None:
+    nodes = tmp_path / "class/kfd/kfd/topology/nodes"
+    write(nodes / "0/properties", CPU_NODE)
+    write(nodes / "1/properties", MI300X_NODE)
+    write(nodes / "2/properties", MI300X_NODE)
+    write(nodes / "2/name", "ip discovery\n")
+    assert gpus.read_amd(tmp_path) == (Gpu("gfx942"), Gpu("ip discovery"))
+
+
+def test_the_bus_tells_gpus_from_other_devices_of_a_maker(tmp_path: Path) -> None:
+    devices = tmp_path / "bus/pci/devices"
+    for name, vendor, kind in (
+        ("0", "0x10de", "0x030200"),
+        ("1", "0x10de", "0x068000"),
+        ("2", "0x1002", "0x120000"),
+        ("3", "0x8086", "0x030000"),
+    ):
+        write(devices / name / "vendor", f"{vendor}\n")
+        write(devices / name / "class", f"{kind}\n")
+    assert gpus.read_bus(tmp_path) == (1, 1)
+
+
+def test_this_machine_can_be_read_without_asking_torch() -> None:
+    found = gpus.read(None)
+    assert found.seen_by_torch is None
+    assert len(found.nvidia) >= 0

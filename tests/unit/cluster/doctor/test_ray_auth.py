@@ -1,0 +1,49 @@
+"""Token files, and who may read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwenfleet.cluster.doctor import ray_auth
+from qwenfleet.cluster.doctor.finding import Level
+from qwenfleet.cluster.doctor.ray_auth import TokenFile, Tokens
+
+
+@pytest.fixture(autouse=True)
+def no_fleet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def test_the_default_token_and_the_named_one_are_read_with_their_modes(tmp_path: Path) -> None:
+    default = tmp_path / ".ray" / "auth_token"
+    default.parent.mkdir()
+    default.write_text("x")
+    default.chmod(0o644)
+    named = tmp_path / "token"
+    named.write_text("x")
+    named.chmod(0o600)
+    tokens = ray_auth.read({"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": str(named)})
+    assert tokens == Tokens((TokenFile(str(default), 0o644), TokenFile(str(named), 0o600)))
+
+
+def test_a_token_that_others_may_read_is_a_note_with_chmod() -> None:
+    (finding,) = ray_auth.judge(Tokens((TokenFile("/home/ann/.ray/auth_token", 0o644),)))
+    assert finding.level is Level.NOTE
+    assert "mode 0644" in finding.sentence
+    assert "chmod 600 /home/ann/.ray/auth_token" in finding.way_out
+
+
+def test_tokens_of_ones_own_are_ok_and_none_is_nothing_to_say() -> None:
+    (finding,) = ray_auth.judge(Tokens((TokenFile("/t", 0o600),)))
+    assert finding.level is Level.OK
+    assert ray_auth.judge(Tokens(())) == []
+
+
+def test_a_token_that_is_named_and_not_there_is_a_note(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none")
+    tokens = ray_auth.read({"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": missing})
+    (finding,) = ray_auth.judge(tokens)
+    assert finding.level is Level.NOTE
+    assert missing in finding.sentence

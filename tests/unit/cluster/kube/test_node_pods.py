@@ -1,0 +1,74 @@
+"""The Ray pods of a Kubernetes node, and commands in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwenfleet.cluster.errors import KubernetesError
+from qwenfleet.cluster.kube import client, node_pods
+from qwenfleet.cluster.kube import exec as kube_exec
+from qwenfleet.cluster.kube.node_pods import nearest
+
+
+def pod(name: str, home: str, address: str, kind: str = "worker") -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "labels": {"ray.io/cluster": "coder-a", "ray.io/node-type": kind},
+        },
+        "spec": {"nodeName": home, "containers": [{"name": f"ray-{kind}"}, {"name": "sidecar"}]},
+        "status": {"phase": "Running", "podIP": address},
+    }
+
+
+@pytest.fixture
+def api(kubernetes_api: Any) -> Any:
+    """A head on cpu-1, and two workers on gpu-1."""
+    for name in ("cpu-1", "gpu-1", "gpu-2", "gpu-3"):
+        kubernetes_api.put("nodes", {"metadata": {"name": name}, "spec": {}})
+    kubernetes_api.put("pods", pod("head", "cpu-1", "10.0.0.1", "head"))
+    kubernetes_api.put("pods", pod("worker-1", "gpu-1", "10.0.0.2"))
+    kubernetes_api.put("pods", pod("worker-2", "gpu-1", "10.0.0.3"))
+    kubernetes_api.put("pods", pod("worker-3", "gpu-2", "10.0.0.4"))
+    ended = pod("worker-0", "gpu-1", "10.0.0.9")
+    ended["status"]["phase"] = "Failed"
+    kubernetes_api.put("pods", ended)
+    return kubernetes_api
+
+
+def test_a_nodes_pods_are_those_that_run_with_the_head_wherever_it_is(api: Any) -> None:
+    (found,) = node_pods.find(client.connect(), "gpu-1")
+    assert found.ray_cluster == "coder-a"
+    assert [pod.name for pod in found.pods] == ["worker-1", "worker-2"]
+    assert found.head is not None
+    assert found.head.name == "head"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "There are: none."),
+        (["a", "b"], "There are: a, b."),
+        (["e", "d", "c", "b", "a"], "There are: a, b, c and 2 more."),
+    ],
+)
+def test_where_nothing_is_near_there_is_a_list(names: list[str], said: str) -> None:
+    assert nearest("completely-different", names) == said
+
+
+def test_a_command_that_does_not_end_is_given_up(api: Any) -> None:
+    api.exec.lasts_s = 5.0
+    (fleet,) = node_pods.find(client.connect(), "gpu-1")
+    assert fleet.head is not None
+    with pytest.raises(KubernetesError, match="is not over after 0 s"):
+        kube_exec.run(client.connect(), fleet.head, ["sleep"], say=print, limit_s=0.1)
+
+
+def test_a_connection_that_breaks_is_a_sentence(api: Any) -> None:
+    api.exec.breaks = True
+    (fleet,) = node_pods.find(client.connect(), "gpu-1")
+    assert fleet.head is not None
+    with pytest.raises(KubernetesError, match="the connection to pod head was lost"):
+        kube_exec.run(client.connect(), fleet.head, ["true"], say=print, limit_s=5)

@@ -1,0 +1,174 @@
+"""What Prometheus is given for `qwenfleet watch`, and what is reported of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qwenfleet.cluster.alerts import rule_file
+from qwenfleet.cluster.errors import MachineError, MetricsError
+from qwenfleet.cluster.live import prometheus, prometheus_files
+from qwenfleet.cluster.live import watcher as watch_command
+from qwenfleet.cluster.live.prometheus import Prometheus
+from qwenfleet.cluster.local.fleets import RunningFleet
+
+NOW = 1795392600.0
+"""2026-11-23T00:10:00Z"""
+
+
+def fleet(metrics_port: int) -> RunningFleet:
+    return RunningFleet(1, 0.0, "demo", "http://127.0.0.1:8000", "", "", metrics_port, ["coder"])
+
+
+class Server(Prometheus):
+    """Says what a test gives it."""
+
+    def __init__(
+        self, tmp_path: Path, *, target: Any = None, alerts: Any = (), ends: bool = False
+    ) -> None:
+        code = "raise SystemExit(3)" if ends else "import time; time.sleep(60)"
+        process = subprocess.Popen([sys.executable, "-c", code])
+        if ends:
+            process.wait(20)
+        super().__init__(process, "http://127.0.0.1:9090", tmp_path / "log")
+        object.__setattr__(self, "target", target)
+        object.__setattr__(self, "found", alerts)
+
+    def _ask(self, path: str) -> Any:
+        target = self.__dict__["target"]
+        if isinstance(target, MetricsError):
+            raise target
+        if "alerts" in path:
+            return {"data": {"alerts": list(self.__dict__["found"])}}
+        return {"data": {"activeTargets": [] if target is None else [target]}}
+
+
+def target(**fields: str) -> dict[str, str]:
+    return {
+        "scrapeUrl": "http://127.0.0.1:7/metrics",
+        "health": "up",
+        "lastError": "",
+        "lastScrape": "2026-11-23T00:09:58.123456789Z",
+        **fields,
+    }
+
+
+def said(server: Server) -> list[tuple[str, bool]]:
+    try:
+        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).notices(NOW)]
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_a_scrape_that_works_is_told_with_its_age(tmp_path: Path) -> None:
+    assert said(Server(tmp_path, target=target())) == [
+        ("Prometheus at http://127.0.0.1:9090 scraped the fleet 2 s ago", False),
+        ("no alert fires", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "sentence"),
+    [
+        (
+            target(health="down", lastError="connection refused"),
+            "cannot scrape http://127.0.0.1:7/metrics: connection refused. Does the fleet run",
+        ),
+        (target(lastScrape="2026-11-23T00:09:00Z"), "scraped the fleet 60 s ago"),
+    ],
+)
+def test_a_scrape_that_is_blocked_is_red(tmp_path: Path, one: Any, sentence: str) -> None:
+    text, is_bad = said(Server(tmp_path, target=one))[0]
+    assert sentence in text
+    assert is_bad
+
+
+@pytest.mark.parametrize("one", [None, target(health="unknown", lastScrape="0001-01-01T00:00:00Z")])
+def test_before_the_first_scrape_nothing_is_wrong(tmp_path: Path, one: Any) -> None:
+    text, is_bad = said(Server(tmp_path, target=one))[0]
+    assert "yet" in text
+    assert not is_bad
+
+
+def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
+    labels = {"alertname": "A", "model": "[red]"}
+    pending = {"labels": labels, "state": "pending", "activeAt": "2026-11-23T00:09:59.5Z"}
+    before = {**pending, "labels": {"alertname": "C"}, "activeAt": "2026-11-23T00:09:50Z"}
+    firing = {
+        "labels": {"alertname": "B", "severity": "ticket"},
+        "state": "firing",
+        "annotations": {"summary": "no engine of coder is ready", "runbook_url": "/r/B.md"},
+    }
+    server = Server(tmp_path, target=target(), alerts=[pending, before, firing])
+    assert said(server)[1:] == [
+        ("firing (ticket): B: no engine of coder is ready; runbook: /r/B.md", True),
+        ("pending: A (model [red])", False),
+    ]
+
+
+def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('ts=1 level=error err="disk full"\n\n')
+    ((text, is_bad),) = said(Server(tmp_path, ends=True))
+    assert "Prometheus has ended (status 3, and said last: disk full): alerts" in text
+    assert is_bad
+    hangs = MetricsError("http://127.0.0.1:9090", "does not answer (ReadTimeoutError)", "Wait.")
+    ((text, is_bad),) = said(Server(tmp_path, target=hangs))
+    assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
+
+
+def test_lines_end_with_prometheus_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watcher = watch_command.Watcher(Server(tmp_path, ends=True))
+    with pytest.raises(MachineError) as caught:
+        watch_command.as_lines(watcher, lambda: None, 0.1)
+    assert str(caught.value).startswith("Prometheus has ended (status 3): alerts are not known")
+    assert "Run `qwenfleet watch` again" in caught.value.remedy
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('ts=1 caller=a.go:1 level=error err="disk full"', "disk full"),
+        (r'level=error msg="Error loading" err="bad \"x\"."', 'Error loading: bad "x"'),
+        ("level=warn msg=Stopping", "Stopping"),
+        ("Try '/bin/ls --help' for more information.", "Try '/bin/ls --help' for more information"),
+    ],
+)
+def test_a_line_of_a_log_is_told_in_its_words(line: str, said: str) -> None:
+    assert prometheus.words(line) == said
+
+
+def test_pending_alerts_are_not_told_before_the_first_scrape(tmp_path: Path) -> None:
+    absent = {"labels": {"alertname": "A"}, "state": "pending", "activeAt": "2026-11-23T00:09:50Z"}
+    unknown = target(health="unknown", lastScrape="0001-01-01T00:00:00Z")
+    assert said(Server(tmp_path, target=unknown, alerts=[absent]))[1:] == [
+        ("no alert fires", False)
+    ]
+
+
+def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_path: Path) -> None:
+    prometheus_files.write(tmp_path, rule_file.rules())
+    text = (tmp_path / "rules.yaml").read_text()
+    assert "helm/runbooks/QwenfleetDrainCut.md" in text
+    assert "RUNBOOKS_URL" not in text
+    tree = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
+    assert tree["rule_files"] == ["rules.yaml"]
+    assert tree["scrape_configs"][0]["job_name"] == "qwenfleet"
+    assert tree["global"]["scrape_interval"] == "2s"
+
+
+def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None:
+    ports = iter([7, 7, 8])
+    finder = watch_command.FleetFinder(tmp_path, lambda port, name: fleet(next(ports)))
+    for expected in ("127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"):
+        finder.find(None, None)
+        assert json.loads((tmp_path / "targets.json").read_text()) == [{"targets": [expected]}]

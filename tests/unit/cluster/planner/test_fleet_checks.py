@@ -1,0 +1,96 @@
+"""Every way in which a fleet is deployed refuses and warns of the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qwenfleet.cluster.config.auth import hash_of
+from qwenfleet.cluster.config.fleet import FleetConfig, dump
+from qwenfleet.cluster.errors import ConfigError, FleetError
+from qwenfleet.cluster.planner.fleet_checks import check_fleet
+from qwenfleet.deployments import __main__ as command
+from qwenfleet.deployments.app import build
+from qwenfleet.deployments.operations import deploy
+
+CODER = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+Deploy = Callable[[dict[str, Any]], str]
+"""Deploys a configuration, and returns the refusal, or "" without one."""
+
+
+@pytest.fixture(params=["ray job", "helm"])
+def deployed(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Deploy:
+    def job(tree: dict[str, Any]) -> str:
+        done: list[str] = []
+        monkeypatch.setattr(deploy, "deploy", lambda *_, **__: done.append("deployed"))
+        file = tmp_path / "fleet.yaml"
+        file.write_text(yaml.safe_dump(tree))
+        status = command.main([str(file)])
+        assert (status == 0) is bool(done)
+        return capsys.readouterr().err
+
+    def chart(tree: dict[str, Any]) -> str:
+        try:
+            build(dump(FleetConfig.model_validate(tree)))
+        except FleetError as error:
+            return str(error)
+        return ""
+
+    return job if request.param == "ray job" else chart
+
+
+def fleet(model: dict[str, Any] | None = None, **tree: Any) -> dict[str, Any]:
+    return {"models": [{"id": "coder", "source": CODER, **(model or {})}], **tree}
+
+
+def test_a_setting_that_vllm_does_not_read_is_warned_of(
+    deployed: Deploy, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert deployed(fleet({"env": {"VLLM_USE_V1": "1"}})) == ""
+    assert "model 'coder': vLLM 0.32 does not read VLLM_USE_V1." in caplog.text
+
+
+def test_a_context_that_no_method_reaches_is_refused(deployed: Deploy) -> None:
+    said = deployed(fleet({"max_model_len": 1_010_000}))
+    assert "max_model_len 1,010,000 is above the 262,144 tokens that the model holds" in said
+
+
+def test_a_keys_file_without_a_key_is_warned_of(
+    deployed: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# nobody yet\n")
+    assert deployed(fleet(auth={"keys_file": str(keys)})) == ""
+    assert f"{keys} has no key: every request is refused" in caplog.text
+
+
+def test_a_keys_file_with_a_wrong_line_is_refused(deployed: Deploy, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("qf-x\n")
+    said = deployed(fleet(auth={"keys_file": str(keys)}))
+    assert f"{keys} line 1" in said
+    assert "qf-x" not in said
+
+
+def test_a_keys_file_that_only_gateways_have_is_theirs_to_judge(
+    deployed: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = fleet(auth={"keys_file": str(tmp_path / "mounted-elsewhere")})
+    assert deployed(tree) == ""
+    assert caplog.text == ""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_fleet(FleetConfig.model_validate(tree), has_gateway=True)
+
+
+def test_what_is_right_is_not_warned_of(deployed: Deploy, caplog: pytest.LogCaptureFixture) -> None:
+    assert deployed(fleet({"max_model_len": 262_144}, auth={"keys": [hash_of("a")]})) == ""
+    assert caplog.text == ""

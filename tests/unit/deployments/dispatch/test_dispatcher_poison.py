@@ -1,0 +1,252 @@
+"""A prompt that kills its engine kills one more at most, and nobody else pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
+from qwenfleet.deployments.ingress.errors import RequestKillsEngines
+from qwenfleet.deployments.wire.frames import Submit
+from qwenfleet.deployments.wire.liveness import Condition
+
+SCRIPT = {"tokens": tuple(range(40)), "num_tokens": 40}
+PLAYED = list(range(40))
+POISON = [6, 6, 6]
+
+
+@pytest.fixture
+def serve_mortal(serve_engine: Any, observed_core: Any) -> Any:
+    """Starts engines whose core dies in the step after it gets POISON."""
+
+    class Mortal(observed_core.Core):  # type: ignore[misc]
+        is_dying = False
+        is_dead = False
+
+        async def add(self, wire_id: str, submit: Submit) -> None:
+            await super().add(wire_id, submit)
+            self.is_dying = self.is_dying or submit.prompt_token_ids == POISON
+
+        async def next_step(self) -> CoreStep:
+            step: CoreStep = await super().next_step()
+            if self.is_dying:
+                self.is_dead = True
+                raise CoreDead("an illegal memory access")
+            return step
+
+    async def serve(name: str, **fields: Any) -> Any:
+        return await serve_engine(engine=name, core=Mortal(observed_core.model(**SCRIPT)), **fields)
+
+    return serve
+
+
+@pytest.fixture
+def serve_gated(serve_engine: Any, observed_core: Any, new_gate: Any) -> Any:
+    """Starts engines that step, and die, when the test says so: (engine, gate)."""
+
+    async def serve(name: str, **fields: Any) -> Any:
+        gate = new_gate()
+        core = observed_core(sleep=gate, **SCRIPT)
+        return await serve_engine(engine=name, core=core, **fields), gate
+
+    return serve
+
+
+def dead(engines: list[Any]) -> int:
+    return sum(engine.core.is_dead for engine in engines)
+
+
+@pytest.mark.parametrize("gateways", [1, 2])
+async def test_a_poisonous_prompt_kills_one_more_engine_at_most_and_all_innocents_finish(
+    serve_mortal: Any, new_desk: Any, eventually: Any, gateways: int
+) -> None:
+    engines = [await serve_mortal(f"e{index}") for index in range(4)]
+    desks = [new_desk(f"gw-{index}") for index in range(gateways)]
+    for desk in desks:
+        await desk.meet(*engines)
+    innocents = []
+    for index in range(12):
+        innocents.append(desks[index % gateways].ask(f"innocent-{index}", [index]))
+        if index == 5:
+            poison = desks[0].ask("poison", POISON)
+    await eventually(lambda: poison.is_over and all(stream.is_over for stream in innocents))
+    assert isinstance(poison.error, RequestKillsEngines)
+    assert poison.tokens == []
+    assert [stream.tokens for stream in innocents] == [PLAYED] * 12
+    assert dead(engines) == 2
+
+
+async def test_after_a_conviction_the_innocents_wait_for_an_engine(
+    serve_mortal: Any, new_desk: Any, eventually: Any
+) -> None:
+    engines = [await serve_mortal("e1"), await serve_mortal("e2")]
+    desk = new_desk()
+    await desk.meet(*engines)
+    streams = [desk.ask(f"innocent-{index}", [index]) for index in range(6)]
+    poison = desk.ask("poison", POISON)
+    await eventually(lambda: poison.is_over)
+    assert dead(engines) == 2
+    await eventually(lambda: desk.dispatcher.num_moving == sum(not s.is_over for s in streams) > 0)
+    await desk.meet(await serve_mortal("e3"))
+    await eventually(lambda: all(stream.is_over for stream in streams))
+    assert [stream.tokens for stream in streams] == [PLAYED] * 6
+    assert desk.dispatcher.num_moving == 0
+
+
+async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(
+    serve_mortal: Any, new_desk: Any, eventually: Any
+) -> None:
+    engines = [await serve_mortal(f"e{index}") for index in range(5)]
+    desk = new_desk()
+    await desk.meet(*engines)
+
+    async def die_with_its_core(engine: Any) -> None:
+        """No word from the host: what a kernel panic looks like."""
+        while not engine.core.is_dying:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await engine.kill()
+
+    async with asyncio.TaskGroup() as tasks:
+        watches = [tasks.create_task(die_with_its_core(engine)) for engine in engines]
+        streams = [desk.ask(f"innocent-{index}", [index]) for index in range(10)]
+        poison = desk.ask("poison", POISON)
+        await eventually(lambda: poison.is_over and all(stream.is_over for stream in streams))
+        for watch in watches:
+            watch.cancel()
+    assert isinstance(poison.error, RequestKillsEngines)
+    assert [stream.tokens for stream in streams] == [PLAYED] * 10
+    # Four when the host's word that the trial began was lost with it.
+    assert sum(engine.core.is_dying for engine in engines) in (3, 4)
+
+
+async def test_an_innocent_does_not_pay_for_many_that_are_tried_before_it(
+    serve_mortal: Any, new_desk: Any, eventually: Any
+) -> None:
+    engines = [await serve_mortal("e0")]
+    desk = new_desk()
+    await desk.meet(*engines)
+    poisons = [desk.ask(f"poison-{index}", POISON) for index in range(5)]
+    innocent = desk.ask("innocent")
+    while not all(stream.is_over for stream in desk.streams.values()):
+        await eventually(lambda: engines[-1].core.is_dead or innocent.is_over)
+        engines.append(await serve_mortal(f"e{len(engines)}"))
+        await desk.meet(engines[-1])
+    assert all(isinstance(poison.error, RequestKillsEngines) for poison in poisons)
+    assert innocent.tokens == PLAYED
+    assert dead(engines) == 6  # the first, and one for each of them
+
+
+async def test_suspects_are_tried_singly_on_one_engine(
+    serve_gated: Any, new_desk: Any, eventually: Any
+) -> None:
+    crashing, fuse = await serve_gated("e0")
+    desk = new_desk()
+    await desk.meet(crashing)
+    streams = [desk.ask(f"cmpl-{index}") for index in range(3)]
+    await eventually(lambda: len(crashing.core.active) == 3)
+    others = [await serve_gated(name) for name in ("e1", "e2")]
+    await desk.meet(*(engine for engine, _ in others))
+    fuse.blow()
+    await eventually(lambda: any(engine.core.active for engine, _ in others))
+    ((court, gate),) = [(engine, gate) for engine, gate in others if engine.core.active]
+    ((idle, _),) = [pair for pair in others if pair[0] is not court]
+    tried = ["cmpl-0.1@gw-a", "cmpl-1.1@gw-a", "cmpl-2.1@gw-a"]  # in their order of arrival
+    for index in range(3):
+        await eventually(lambda index=index: court.core.active == set(tried[: index + 1]))
+        assert len(court.host._attempts) == index + 1, "the others wait at the gateway"
+        gate.step()
+    assert all(submit.is_trial for submit in court.core.submits)
+    gate.open()
+    await eventually(lambda: all(stream.is_over for stream in streams))
+    assert idle.core.submits == []
+    assert [stream.tokens for stream in streams] == [list(range(40))] * 3
+    assert not any(stream.flight.suspicion.is_suspect for stream in streams)
+
+
+async def test_a_new_request_does_not_wait_for_the_trials(
+    serve_gated: Any, new_desk: Any, eventually: Any
+) -> None:
+    crashing, fuse = await serve_gated("e0")
+    court, gate = await serve_gated("e1")
+    desk = new_desk()
+    await desk.meet(crashing)
+    suspects = [desk.ask(name) for name in ("x", "y")]
+    await eventually(lambda: len(crashing.core.active) == 2)
+    await desk.meet(court)
+    fuse.blow()
+    await eventually(lambda: court.core.active == {"x.1@gw-a"})
+    new = desk.ask("new")
+    await eventually(lambda: court.core.active == {"x.1@gw-a", "new.0@gw-a"})
+    gate.open()
+    await eventually(lambda: new.is_over and all(stream.is_over for stream in suspects))
+
+
+async def test_a_trial_that_a_drain_broke_off_is_no_trial_any_more(
+    serve_gated: Any, new_desk: Any, eventually: Any
+) -> None:
+    (x, x_fuse), (e0, e0_fuse) = await serve_gated("x"), await serve_gated("e0")
+    (a, _), (b, b_fuse) = await serve_gated("a"), await serve_gated("b")
+    desk = new_desk()
+    await desk.meet(x)
+    guilty = desk.ask("guilty")
+    await desk.meet(e0)
+    innocent = desk.ask("innocent")
+    await eventually(lambda: x.core.active and e0.core.active)
+    await desk.meet(a)
+    e0_fuse.blow()
+    await eventually(lambda: a.core.active == {"innocent.1@gw-a"})
+    await eventually(lambda: innocent.flight.suspicion.is_on_trial)
+    x_fuse.blow()
+    await eventually(lambda: guilty.flight.link is None)
+    await desk.meet(b)
+    draining = asyncio.create_task(a.host.drain("scaled down", 20))
+    await eventually(lambda: b.core.active == {"guilty.1@gw-a"})
+    await eventually(lambda: guilty.flight.suspicion.is_on_trial)
+    b_fuse.blow()
+    await eventually(lambda: guilty.is_over)
+    assert isinstance(guilty.error, RequestKillsEngines)
+    assert innocent.error is None
+    c, gate = await serve_gated("c")
+    gate.open()
+    await desk.meet(c)
+    await eventually(lambda: innocent.is_over)
+    assert innocent.tokens == PLAYED
+    await draining
+
+
+async def test_a_suspect_does_not_wander_between_frozen_engines(
+    serve_gated: Any, new_desk: Any, eventually: Any, clock: Any, wire: Any
+) -> None:
+    patient = wire.model_copy(update={"lease_s": 3600})
+    (e0, fuse) = await serve_gated("e0")
+    (a, a_gate), (b, b_gate) = [
+        await serve_gated(name, clock=clock, wire=patient) for name in ("a", "b")
+    ]
+    desk = new_desk()
+    await desk.meet(e0)
+    stream = desk.ask("cmpl-1")
+    await eventually(lambda: e0.core.active)
+    await desk.meet(a, b)
+    fuse.blow()
+    await eventually(lambda: a.core.active or b.core.active)
+    clock.advance(31)
+    owner = stream.flight.link
+    await eventually(lambda: owner.condition is Condition.FROZEN)
+    await eventually(lambda: stream.flight.link not in {owner, None})
+    other = {"a": a, "b": b}[stream.flight.link.engine]
+    await eventually(lambda: other.core.active)  # or the clock goes on before its work came
+    clock.advance(31)
+    await eventually(
+        lambda: all(desk.link(engine).condition is Condition.FROZEN for engine in (a, b))
+    )
+    for _ in range(5):  # heartbeats
+        before = desk.link(a)._heard_at
+        await eventually(lambda before=before: desk.link(a)._heard_at > before)
+    assert stream.error is None
+    assert stream.flight.attempt == 2
+    for gate in (a_gate, b_gate):
+        gate.open()
+    await eventually(lambda: stream.is_over)
+    assert stream.tokens == PLAYED

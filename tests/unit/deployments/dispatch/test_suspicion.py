@@ -1,0 +1,179 @@
+"""Who is held responsible for a crash: the one that was alone with the core, and hardly another."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenfleet.deployments.dispatch.suspicion import (
+    CLEAN_TOKENS,
+    MAX_CORE_DEATHS,
+    MAX_UNPROVEN,
+    Suspicion,
+    Verdict,
+)
+
+FREE, TRIAL, CONVICTED = Verdict
+
+
+@pytest.fixture
+def suspicion() -> Suspicion:
+    return Suspicion()
+
+
+def test_whoever_was_aboard_when_a_core_died_is_tried(suspicion: Suspicion) -> None:
+    assert suspicion.crashed(is_core_death=True) is TRIAL
+    assert suspicion.is_suspect
+
+
+def test_the_one_on_trial_when_the_next_core_dies_is_convicted(suspicion: Suspicion) -> None:
+    suspicion.crashed(is_core_death=True)
+    suspicion.is_on_trial = True
+    assert suspicion.crashed(is_core_death=True) is CONVICTED
+
+
+def test_one_that_waited_for_its_trial_is_tried_again(suspicion: Suspicion) -> None:
+    for _ in range(100):
+        assert suspicion.crashed(is_core_death=True) is TRIAL
+    assert suspicion.core_deaths == 1  # the others never had it
+
+
+def test_a_token_clears_a_suspect(suspicion: Suspicion) -> None:
+    suspicion.crashed(is_core_death=True)
+    suspicion.is_on_trial = True
+    suspicion.cleared()
+    assert not suspicion.is_suspect
+    assert not suspicion.is_on_trial
+    assert suspicion.crashed(is_core_death=False) is FREE
+
+
+def test_a_host_that_vanishes_is_no_prompts_doing_at_first(suspicion: Suspicion) -> None:
+    assert suspicion.crashed(is_core_death=False) is FREE
+    assert not suspicion.is_suspect
+    assert suspicion.crashed(is_core_death=False) is TRIAL
+
+
+def test_hosts_that_vanish_between_tokens_are_never_held_against_a_request(
+    suspicion: Suspicion,
+) -> None:
+    for _ in range(100):
+        assert suspicion.crashed(is_core_death=False) is FREE
+        suspicion.cleared()
+
+
+def test_silent_crashes_convict_at_the_third_without_a_token(suspicion: Suspicion) -> None:
+    assert MAX_UNPROVEN == 3
+    assert suspicion.crashed(is_core_death=False) is FREE
+    assert suspicion.crashed(is_core_death=False) is TRIAL
+    suspicion.is_on_trial = True
+    assert suspicion.crashed(is_core_death=False) is CONVICTED
+
+
+def test_without_a_trial_silent_crashes_alone_never_convict(suspicion: Suspicion) -> None:
+    verdicts = [suspicion.crashed(is_core_death=False) for _ in range(20)]
+    assert verdicts == [FREE] + [TRIAL] * 19
+
+
+def test_one_that_kills_after_its_first_token_runs_out_of_trials(suspicion: Suspicion) -> None:
+    assert MAX_CORE_DEATHS == 4
+    for _ in range(MAX_CORE_DEATHS - 1):
+        assert suspicion.crashed(is_core_death=True) is TRIAL
+        suspicion.is_on_trial = True
+        suspicion.cleared()
+    assert suspicion.crashed(is_core_death=True) is CONVICTED
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_an_innocent_that_makes_tokens_between_crashes_is_convicted_by_the_fourth_core_at_most(
+    crashes: list[bool],
+) -> None:
+    suspicion = Suspicion()
+    for count, is_core_death in enumerate(crashes):
+        deaths = sum(crashes[: count + 1])
+        verdict = suspicion.crashed(is_core_death=is_core_death)
+        assert (verdict is CONVICTED) == (deaths >= MAX_CORE_DEATHS)
+        if verdict is CONVICTED:
+            return
+        suspicion.is_on_trial = verdict is TRIAL  # alone with the core, until its token
+        suspicion.cleared()
+
+
+@dataclass
+class Passenger:
+    is_poison: bool
+    suspicion: Suspicion = field(default_factory=Suspicion)
+    is_convicted: bool = False
+
+
+def ride_until_cleared(
+    aboard: list[Passenger], rng: random.Random, *, tells: bool
+) -> tuple[int, list[Passenger]]:
+    """One crash and all trials after it: the cores that died, and those that go on freely."""
+    deaths = 0
+    waiting = list(aboard)
+    while True:
+        deaths += 1
+        survivors: list[Passenger] = []
+        for passenger in waiting:
+            verdict = passenger.suspicion.crashed(is_core_death=tells)
+            passenger.is_convicted = verdict is CONVICTED
+            if verdict is not CONVICTED:
+                survivors.append(passenger)
+        free = [p for p in survivors if not p.suspicion.is_suspect]
+        docket = [p for p in survivors if p.suspicion.is_suspect]
+        rng.shuffle(docket)
+        waiting = free + docket
+        if any(p.is_poison for p in free):
+            continue  # it runs freely, and the next core dies at once
+        for passenger in docket:
+            passenger.suspicion.is_on_trial = True
+            if passenger.is_poison:
+                break
+            passenger.suspicion.cleared()
+        else:
+            return deaths, waiting
+
+
+@given(st.integers(0, 20), st.randoms(use_true_random=False))
+@settings(max_examples=200)
+def test_a_prompt_that_kills_every_core_it_runs_on_kills_one_more_at_most(
+    innocents: int, rng: random.Random
+) -> None:
+    poison = Passenger(is_poison=True)
+    aboard = [poison, *(Passenger(is_poison=False) for _ in range(innocents))]
+    deaths, left = ride_until_cleared(aboard, rng, tells=True)
+    assert deaths == 2
+    assert poison.is_convicted
+    assert left == [p for p in left if not p.is_convicted]
+    assert len(left) == innocents
+
+
+@given(st.integers(0, 20), st.randoms(use_true_random=False))
+@settings(max_examples=200)
+def test_a_prompt_that_takes_the_host_along_kills_three_at_most(
+    innocents: int, rng: random.Random
+) -> None:
+    poison = Passenger(is_poison=True)
+    aboard = [poison, *(Passenger(is_poison=False) for _ in range(innocents))]
+    deaths, left = ride_until_cleared(aboard, rng, tells=False)
+    assert deaths == MAX_UNPROVEN
+    assert poison.is_convicted
+    assert len(left) == innocents
+
+
+def test_one_that_was_not_alone_on_its_trial_is_tried_again(suspicion: Suspicion) -> None:
+    suspicion.crashed(is_core_death=True)
+    suspicion.is_on_trial = True
+    assert suspicion.crashed(is_core_death=True, was_alone=False) is Verdict.TRIAL
+    suspicion.is_on_trial = True
+    assert suspicion.crashed(is_core_death=True, was_alone=True) is Verdict.CONVICTED
+
+
+def test_tokens_in_peace_pay_for_earlier_deaths(suspicion: Suspicion) -> None:
+    for _ in range(10 * MAX_CORE_DEATHS):
+        assert suspicion.crashed(is_core_death=True) is Verdict.TRIAL
+        suspicion.cleared(CLEAN_TOKENS)

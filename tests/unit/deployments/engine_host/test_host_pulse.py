@@ -1,0 +1,177 @@
+"""A host watches its core, tries suspects singly, and gives a stuck core up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwenfleet.cluster.config.fleet import WireConfig
+from qwenfleet.deployments.engine_host.core import CoreDead
+from qwenfleet.deployments.engine_host.host import GIVE_UP_S
+from qwenfleet.deployments.engine_host.pulse import CEILING_S, UNLEARNED_S
+from qwenfleet.deployments.wire.frames import Abort, Alive, Lease, Lost, Outputs, Trying
+
+FOREVER = 1_000_000
+PATIENT = WireConfig(lease_s=3600, heartbeat_s=0.02, connect_timeout_s=5)
+
+
+@pytest.fixture
+def serve_stuck(serve_engine: Any, observed_core: Any, gate: Any, clock: Any) -> Any:
+    """Starts an engine whose core steps when `gate` says so, and counts probes and CPU seconds."""
+
+    class Metered(observed_core.Core):  # type: ignore[misc]
+        probes = 0
+        used_s: float | None = None
+
+        async def probe(self) -> None:
+            self.probes += 1
+            await super().probe()
+
+        def cpu_s(self) -> float | None:
+            return self.used_s
+
+    async def serve() -> Any:
+        core = Metered(observed_core.model(num_tokens=FOREVER), sleep=gate)
+        return await serve_engine(core=core, clock=clock, wire=PATIENT)
+
+    return serve
+
+
+async def until(peer: Any, condition: str) -> Alive:
+    while True:
+        alive: Alive = await peer.receive(Alive)
+        if alive.condition == condition:
+            return alive
+
+
+async def test_a_stuck_core_is_slow_then_frozen_is_probed_once_and_thaws_with_its_step(
+    serve_stuck: Any, dial: Any, gate: Any, clock: Any
+) -> None:
+    engine = await serve_stuck()
+    peer = await dial(engine.record)
+    peer.submit("x")
+    await until(peer, "steady")
+    assert engine.host.quarantine == ""
+    clock.advance(UNLEARNED_S / 2 + 0.5)
+    slow = await until(peer, "slow")
+    assert slow.reason.startswith("no step for 15.5 s")
+    assert engine.host.quarantine == slow.reason
+    assert engine.core.probes == 0
+    clock.advance(UNLEARNED_S / 2)
+    frozen = await until(peer, "frozen")
+    assert frozen.reason.startswith("no step for 30.5 s")
+    for _ in range(3):
+        await peer.receive(Alive)
+    assert engine.core.probes == 1
+    gate.step()
+    thawed = await until(peer, "steady")
+    assert (thawed.reason, engine.host.quarantine) == ("", "")
+
+
+async def test_a_core_that_burns_for_fifteen_seconds_is_only_slow(
+    serve_stuck: Any, dial: Any, clock: Any
+) -> None:
+    engine = await serve_stuck()
+    engine.core.used_s = 10.0
+    peer = await dial(engine.record)
+    peer.submit("x")
+    await until(peer, "steady")
+    seen = set()
+    for _ in range(int(CEILING_S) - 1):
+        clock.advance(1)
+        engine.core.used_s += 0.9
+        now = clock()
+        while (alive := await peer.receive(Alive)).clock_s < now:
+            pass
+        seen.add(alive.condition)
+    assert seen == {"steady", "slow"}
+
+
+async def test_a_core_that_stays_frozen_is_given_up_and_every_gateway_is_told(
+    serve_stuck: Any, dial: Any, clock: Any
+) -> None:
+    engine = await serve_stuck()
+    a, b = await dial(engine.record, "gw-a"), await dial(engine.record, "gw-b")
+    a.submit("x")
+    await until(a, "steady")
+    clock.advance(GIVE_UP_S - 1)
+    await until(a, "frozen")
+    assert not engine.running.done()
+    clock.advance(2)
+    for peer in (a, b):
+        lost = await peer.receive(Lost)
+        assert (lost.is_frozen, lost.is_drained) == (True, False)
+        assert lost.reason.startswith("no step for 121.0 s")
+    with pytest.raises(CoreDead, match=r"no step for 121\.0 s"):
+        await engine.running
+
+
+async def test_an_idle_engine_is_steady_and_is_not_blamed_for_its_pause(
+    serve_stuck: Any, dial: Any, gate: Any, clock: Any
+) -> None:
+    engine = await serve_stuck()
+    peer = await dial(engine.record)
+    clock.advance(500)
+    assert (await until(peer, "steady")).reason == ""
+    peer.submit("x")
+    clock.advance(1)
+    now = clock()
+    while (alive := await peer.receive(Alive)).clock_s < now:
+        pass
+    assert alive.condition == "steady"
+    gate.step()
+    assert (await peer.receive(Outputs)).outputs
+
+
+async def test_suspects_of_two_gateways_get_the_core_one_at_a_time_and_are_told_before(
+    serve_stuck: Any, dial: Any, gate: Any, eventually: Any
+) -> None:
+    engine = await serve_stuck()
+    a, b = await dial(engine.record, "gw-a"), await dial(engine.record, "gw-b")
+    first = a.submit("x", is_trial=True)
+    assert (await a.receive(Trying)).wire_id == first
+    second = b.submit("x", is_trial=True)
+    free = b.submit("free")
+    await eventually(lambda: engine.core.active == {first, free})
+    a.connection.send(Lease())
+    await a.receive(Alive)
+    assert not any(isinstance(frame, Trying) for frame in b.seen)
+    gate.step(2)
+    assert (await b.receive(Trying)).wire_id == second
+    await eventually(lambda: engine.core.active == {first, second, free})
+    tokens = [f for f in a.seen if isinstance(f, Outputs)]
+    assert all(o.wire_id == first for frame in tokens for o in frame.outputs)
+
+
+@pytest.mark.parametrize("ending", ["abort", "hang-up"])
+async def test_a_trial_that_its_gateway_ends_lets_the_next_suspect_go(
+    serve_stuck: Any, dial: Any, eventually: Any, ending: str
+) -> None:
+    engine = await serve_stuck()
+    a, b = await dial(engine.record, "gw-a"), await dial(engine.record, "gw-b")
+    first = a.submit("x", is_trial=True)
+    await a.receive(Trying)
+    second = b.submit("y", is_trial=True)
+    await eventually(lambda: len(engine.host._attempts) == 2)
+    if ending == "abort":
+        a.connection.send(Abort([first]))
+    else:
+        a.connection.close()
+    assert (await b.receive(Trying)).wire_id == second
+    await eventually(lambda: engine.core.active == {second})
+    assert engine.host.orphans == (ending == "hang-up")
+
+
+async def test_a_drained_engine_waits_for_suspects_that_had_no_trial_yet(
+    serve_stuck: Any, dial: Any, gate: Any, eventually: Any
+) -> None:
+    engine = await serve_stuck()
+    peer = await dial(engine.record)
+    keys = [peer.submit(name, is_trial=True, max_tokens=1) for name in ("x", "y")]
+    await eventually(lambda: len(engine.host._attempts) == 2)
+    gate.open()
+    await engine.host.drain("scaled down", 10.0)
+    await peer.receive(Lost)
+    done = [o.wire_id for f in peer.seen if isinstance(f, Outputs) for o in f.outputs]
+    assert done == keys

@@ -1,0 +1,250 @@
+"""Keys at the gateway's door: refusals as each API wants them, before a body is read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import pytest_asyncio
+import uvicorn
+
+from qwenfleet.cluster.config.auth import AuthConfig, hash_of
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.deployments.ingress.http_app import MODEL_ROUTES, GatewayApp
+
+KEY = "qf-mine-0123456789-0123456789-0123456789-01234"
+WRONG = "qf-hers-0123456789-0123456789-0123456789-01234"
+BODY = b'{"model": "coder", "messages": []}'
+OPENAI_ROUTES = sorted(route for route in MODEL_ROUTES if not route.startswith("/v1/messages"))
+
+
+class FakeApp:
+    """An app that keeps the headers it is given."""
+
+    def __init__(self) -> None:
+        self.headers: list[list[tuple[bytes, bytes]]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.headers.append(list(scope["headers"]))
+        await receive()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+
+@pytest.fixture
+def inner_app() -> FakeApp:
+    return FakeApp()
+
+
+def app_of(metrics: Any, inner_app: FakeApp, auth: Any, spans: Any = None) -> GatewayApp:
+    config = FleetConfig(models=(ModelConfig(id="coder", engine="scripted"),), auth=auth)
+    app = GatewayApp(config, metrics, spans)
+    app.models["coder"].app = inner_app
+    return app
+
+
+@pytest.fixture
+def app(metrics: Any, inner_app: FakeApp) -> GatewayApp:
+    return app_of(metrics, inner_app, AuthConfig(keys=(hash_of(KEY),)))
+
+
+@pytest.fixture
+def ask(new_client: Any) -> Any:
+    """Ask without a body: who waits for one hangs, and fails."""
+
+    async def ask(
+        app: GatewayApp, path: str, *headers: tuple[bytes, bytes], method: str = "POST", body: Any
+    ) -> Any:
+        client = new_client(*body)
+        scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+        await asyncio.wait_for(app(scope, client.receive, client.send), 10)
+        assert client.is_complete
+        return client
+
+    return ask
+
+
+@pytest.mark.parametrize("path", OPENAI_ROUTES)
+@pytest.mark.parametrize(
+    ("headers", "outcome"),
+    [([], "no_key"), ([(b"authorization", b"Bearer " + WRONG.encode())], "wrong_key")],
+)
+async def test_openai_clients_are_refused_before_their_body_is_read(
+    app: GatewayApp, ask: Any, metrics: Any, path: str, headers: Any, outcome: str
+) -> None:
+    client = await ask(app, path, *headers, body=())
+    error = json.loads(client.body)["error"]
+    assert client.status == 401
+    assert client.headers[b"www-authenticate"] == b"Bearer"
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
+    assert WRONG not in str(client.messages)
+    assert metrics.ended == [("none", outcome)]
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("headers", [[], [(b"x-api-key", WRONG.encode())]])
+async def test_anthropic_clients_are_refused_in_their_own_shape(
+    app: GatewayApp, ask: Any, path: str, headers: Any
+) -> None:
+    client = await ask(app, path, *headers, body=())
+    said = json.loads(client.body)
+    assert client.status == 401
+    assert client.headers[b"www-authenticate"] == b"Bearer"
+    assert (said["type"], said["error"]["type"]) == ("error", "authentication_error")
+    assert WRONG not in str(client.messages)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/models"), ("GET", "/x"), ("OPTIONS", "/v1/messages")]
+)
+async def test_without_a_key_nothing_is_told_of_the_fleet(
+    app: GatewayApp, ask: Any, metrics: Any, method: str, path: str
+) -> None:
+    client = await ask(app, path, method=method, body=())
+    assert client.status == 401
+    assert b"coder" not in client.body
+    assert metrics.ended == [("none", "no_key")]
+
+
+async def test_with_a_key_the_models_are_listed(app: GatewayApp, ask: Any, metrics: Any) -> None:
+    header = (b"authorization", b"Bearer " + KEY.encode())
+    client = await ask(app, "/v1/models", header, method="GET", body=())
+    assert client.status == 200
+    assert b"coder" in client.body
+    assert metrics.ended == []
+
+
+async def test_health_is_told_to_anyone(app: GatewayApp, ask: Any, metrics: Any) -> None:
+    live = await ask(app, "/health/live", method="GET", body=())
+    ready = await ask(app, "/health/ready", method="GET", body=())
+    assert (live.status, ready.status) == (200, 503)
+    assert metrics.ended == []
+
+
+@pytest.mark.parametrize("path", sorted(MODEL_ROUTES))
+@pytest.mark.parametrize("name", [b"authorization", b"x-api-key"])
+async def test_a_request_with_a_key_is_answered_and_its_app_never_sees_the_key(
+    app: GatewayApp, inner_app: FakeApp, ask: Any, path: str, name: bytes
+) -> None:
+    value = KEY.encode() if name == b"x-api-key" else b"bearer " + KEY.encode()
+    client = await ask(app, path, (b"accept", b"*/*"), (name, value), body=(BODY,))
+    assert client.status == 200
+    assert inner_app.headers == [[(b"accept", b"*/*")]]
+
+
+async def test_a_span_has_no_key(metrics: Any, inner_app: FakeApp, ask: Any, recorder: Any) -> None:
+    app = app_of(metrics, inner_app, AuthConfig(keys=(hash_of(KEY),)), recorder.spans)
+    headers = [(b"x-api-key", KEY.encode()), (b"authorization", b"Bearer " + KEY.encode())]
+    assert (await ask(app, "/v1/completions", *headers, body=(BODY,))).status == 200
+    assert KEY not in recorder.only("POST /v1/completions").to_json()
+    assert not {name for name, _ in inner_app.headers[0]} & {b"authorization", b"x-api-key"}
+
+
+@pytest.mark.parametrize("auth", [None, "none"])
+async def test_without_keys_a_placeholder_is_no_matter_and_goes_no_further(
+    metrics: Any, inner_app: FakeApp, ask: Any, auth: Any
+) -> None:
+    app = app_of(metrics, inner_app, auth)
+    header = (b"authorization", b"Bearer none")
+    assert (await ask(app, "/v1/completions", header, body=(BODY,))).status == 200
+    assert inner_app.headers == [[]]
+
+
+@pytest_asyncio.fixture
+async def port(app: GatewayApp) -> AsyncIterator[int]:
+    """The application behind the HTTP server that Serve's replicas have."""
+    config = uvicorn.Config(app, port=0, lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    yield int(server.servers[0].sockets[0].getsockname()[1])
+    server.should_exit = True
+    await task
+
+
+async def exchange(port: int, request: bytes) -> bytes:
+    """All that a server says to this request until it closes, or says no more for a while."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    said = b""
+    try:
+        async with asyncio.timeout(10):
+            while b'"code"' not in said and b"{}" not in said and (part := await reader.read(9999)):
+                said += part
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    return said
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+async def test_over_http_a_refusal_comes_before_a_byte_of_the_body_is_sent(port: int) -> None:
+    said = await exchange(port, HEAD + b"Content-Length: 1000000\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 401 ")
+    assert b"www-authenticate: Bearer\r\n" in said
+    assert b"invalid_api_key" in said
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"AUTHORIZATION: BEARER %s", 200),
+        (b"authorization:Bearer   %s  ", 200),
+        (b"X-Api-Key:\t%s", 200),
+        (b"Authorization: Token %s", 401),
+        (b"Authorization: Bearer %sx", 401),
+        (b"X-Api-Key: \xe9%s", 401),
+    ],
+)
+async def test_over_http_headers_are_read_as_http_has_them(
+    port: int, header: bytes, status: int
+) -> None:
+    length = b"Content-Length: %d\r\n" % len(BODY)
+    said = await exchange(port, HEAD + length + header % KEY.encode() + b"\r\n\r\n" + BODY)
+    assert said.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def openai_models(port: int, key: str) -> list[str]:
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{port}/v1", api_key=key, timeout=10
+    ) as client:
+        return [model.id async for model in client.models.list()]
+
+
+async def test_the_openai_sdk_is_known_by_its_key(port: int) -> None:
+    assert await openai_models(port, KEY) == ["coder"]
+    with pytest.raises(openai.AuthenticationError) as caught:
+        await openai_models(port, WRONG)
+    assert caught.value.code == "invalid_api_key"
+    assert WRONG not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["api_key", "auth_token"])
+async def test_the_anthropic_sdk_is_known_by_its_key(
+    port: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends an `api_key` as x-api-key, and an `auth_token` as a bearer."""
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def count(key: str) -> Any:
+        client: Any = anthropic.AsyncAnthropic
+        async with client(base_url=f"http://127.0.0.1:{port}", timeout=10, **{kind: key}) as asking:
+            messages = [{"role": "user", "content": "Hello"}]
+            return await asking.messages.count_tokens(model="coder", messages=messages)
+
+    assert await count(KEY) is not None
+    with pytest.raises(anthropic.AuthenticationError) as caught:
+        await count(WRONG)
+    assert caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+    assert WRONG not in str(caught.value)

@@ -1,0 +1,54 @@
+"""Which cluster an address means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwenfleet.cluster.errors import FleetNotFound
+from qwenfleet.cluster.local import programs
+from qwenfleet.cluster.local.ports import free_ports
+from qwenfleet.deployments.operations import attach
+
+
+@pytest.fixture(autouse=True)
+def no_fleet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize("address", ["", "nowhere", "127.0.0.1:x", "ray://127.0.0.1:1"])
+def test_what_is_no_address_is_refused_in_a_sentence(address: str) -> None:
+    with pytest.raises(FleetNotFound, match="no Ray cluster answers"):
+        attach.cluster(None, address)
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    (port,) = free_ports(1, "127.0.0.1")
+    with pytest.raises(FleetNotFound, match=f"127.0.0.1:{port}"):
+        attach.cluster(None, f"127.0.0.1:{port}")
+
+
+def test_auto_is_the_cluster_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1, "127.0.0.1")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(FleetNotFound, match=f"127.0.0.1:{port}"):
+        attach.cluster(None, "auto")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [([], "no Ray cluster has a node here"), (["a:1", "b:2"], "a:1, b:2. Name one")],
+)
+def test_auto_has_to_mean_one_cluster(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], said: str
+) -> None:
+    monkeypatch.setattr(programs, "ray_addresses", lambda: addresses)
+    with pytest.raises(FleetNotFound, match=said):
+        attach.cluster(None, "auto")
+
+
+def test_a_port_without_a_fleet_says_how_to_start_one() -> None:
+    with pytest.raises(FleetNotFound, match="qwenfleet serve"):
+        attach.cluster(8000, None)

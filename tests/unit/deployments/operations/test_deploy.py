@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray import serve as ray_serve
+from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.experimental import internal_kv
+from ray.serve.exceptions import RayServeException
+
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.doctor import packages
+from qwenfleet.deployments import __main__ as command
+from qwenfleet.deployments.app import application
+from qwenfleet.deployments.operations import deploy
+from qwenfleet.deployments.operations.deploy import _code_hash
+from qwenfleet.deployments.registry import client
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "code" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "code" / "a.py").write_text("a = 1\n")
+    (tmp_path / "fleet.yaml").write_text("name: one\n")
+    return tmp_path
+
+
+def test_the_configuration_and_caches_are_no_part_of_the_code(checkout: Path) -> None:
+    before = _code_hash(checkout, checkout / "fleet.yaml")
+    (checkout / "fleet.yaml").write_text("name: two\n")
+    (checkout / "code" / "__pycache__" / "a.pyc").write_bytes(b"x")
+    assert _code_hash(checkout, checkout / "fleet.yaml") == before
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "renamed"])
+def test_any_other_file_is(checkout: Path, change: str) -> None:
+    before = _code_hash(checkout, checkout / "fleet.yaml")
+    source = checkout / "code" / "a.py"
+    if change == "edited":
+        source.write_text("a = 2\n")
+    elif change == "added":
+        (checkout / "template.jinja").write_text("x")
+    else:
+        source.rename(source.with_name("b.py"))
+    assert _code_hash(checkout, checkout / "fleet.yaml") != before
+
+
+def test_the_registry_keeps_the_package_in_which_code_came_first() -> None:
+    state = client.Registry()
+    assert state.first_package("code", "gcs://one.zip") == "gcs://one.zip"
+    assert state.first_package("code", "gcs://two.zip") == "gcs://one.zip"
+    assert state.first_package("other", "gcs://two.zip") == "gcs://two.zip"
+
+
+class Call:
+    def __init__(self, method: Any) -> None:
+        self.remote = method
+
+
+@pytest.mark.parametrize(
+    ("first", "stored", "expected"),
+    [
+        ("gcs://one.zip", {"gcs://one.zip"}, "gcs://one.zip"),
+        ("gcs://one.zip", set(), "gcs://two.zip"),
+        ("s3://code/one.zip", set(), "s3://code/one.zip"),
+        ("gcs://two.zip", set(), "gcs://two.zip"),
+    ],
+)
+def test_a_package_that_ray_deleted_since_is_not_named_again(
+    monkeypatch: pytest.MonkeyPatch, first: str, stored: set[str], expected: str
+) -> None:
+    state = client.Registry()
+    state.first_package("code", first)
+    actor = SimpleNamespace(first_package=Call(state.first_package))
+    monkeypatch.setattr(client, "_actor", lambda fleet: actor)
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
+    monkeypatch.setattr(internal_kv, "_internal_kv_exists", lambda uri: uri in stored)
+    assert client.first_package("demo", "code", "gcs://two.zip") == expected
+    assert client.first_package("demo", "code", "gcs://two.zip") == expected
+
+
+def test_replicas_run_from_the_package_that_is_given() -> None:
+    gateway: Any = application(FleetConfig(), working_dir="gcs://one.zip")._bound_deployment
+    for deployment in (gateway, gateway.init_args[1]._bound_deployment):
+        assert deployment.ray_actor_options["runtime_env"]["working_dir"] == "gcs://one.zip"
+    plain: Any = application(FleetConfig())._bound_deployment
+    assert "working_dir" not in plain.ray_actor_options["runtime_env"]
+
+
+def test_a_checkout_that_is_not_installed_knows_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = packages.own_version()
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert packages.own_version() == installed
+
+
+def test_a_file_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["/nowhere/fleet.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("qwenfleet: /nowhere/fleet.yaml")
+    assert error.count("\n") == 1
+
+
+class Driver:
+    """The two calls that make a driver of this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_joined = False
+        monkeypatch.setattr(ray, "init", self.init)
+        monkeypatch.setattr(ray, "shutdown", self.shutdown)
+
+    def init(self, **_: Any) -> None:
+        self.is_joined = True
+
+    def shutdown(self) -> None:
+        self.is_joined = False
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GetTimeoutError("the registry is silent"), "asked of it: the registry is silent. Run"),
+        (RayServeException("the controller is gone."), "asked of it: the controller is gone. Run"),
+        (ValueError(""), "asked of it: ValueError. Run"),
+        (
+            RayTaskError("f", "Traceback:\n  File 1\nKeyError: 'x'", KeyError("x")),
+            "asked of it: KeyError: 'x'. Run",
+        ),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--stop"]])
+def test_what_ray_fails_at_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    sentence: str,
+    options: list[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    driver = Driver(monkeypatch)
+    monkeypatch.setattr(ray_serve, "start", fail)
+    monkeypatch.setattr(deploy, "_applications", fail)
+    file = tmp_path / "fleet.yaml"
+    file.write_text("models: [{id: smollm2-135m-instruct}]\n")
+    assert command.main([str(file), *options]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("qwenfleet: Ray did not do")
+    assert said.count("\n") == 1
+    assert not driver.is_joined

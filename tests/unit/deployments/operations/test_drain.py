@@ -1,0 +1,194 @@
+"""`qwenfleet drain`: which engine is meant, when it is refused, and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from ray.exceptions import GetTimeoutError
+
+from qwenfleet.cluster.errors import DrainRefused
+from qwenfleet.cluster.local.fleets import RunningFleet
+from qwenfleet.deployments.operations import drain as module
+from qwenfleet.deployments.operations.drain import GRACE_S, choose, drain
+from qwenfleet.deployments.registry import client as registry_module
+from qwenfleet.deployments.registry.client import DrainOrder, EngineRecord, Snapshot
+
+FLEET = RunningFleet(
+    pid=7,
+    started_at=1.0,
+    name="demo",
+    url="http://127.0.0.1:8000",
+    ray_address="127.0.0.1:6379",
+    ray_token_path="/state/7.token",
+    metrics_port=9100,
+    models=["coder"],
+)
+
+
+def engine(name: str, state: Any = "ready", model: str = "coder", **fields: Any) -> EngineRecord:
+    return EngineRecord(name, model, "node-1", 21, state, **fields)
+
+
+ENGINES = [engine("abc1"), engine("abc2"), engine("b77")]
+
+
+def refusal(engines: list[EngineRecord], name: str, *, is_forced: bool = False) -> DrainRefused:
+    with pytest.raises(DrainRefused) as caught:
+        choose(engines, name, is_forced=is_forced)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["b77", "b7", "b"])
+def test_an_engine_is_named_by_its_id_or_by_the_start_of_it(name: str) -> None:
+    assert choose(ENGINES, name, is_forced=False) is ENGINES[2]
+
+
+def test_a_whole_id_counts_although_another_one_begins_with_it() -> None:
+    engines = [engine("abc"), engine("abc1")]
+    assert choose(engines, "abc", is_forced=False) is engines[0]
+
+
+def test_an_unknown_engine_is_refused_with_those_that_there_are() -> None:
+    assert str(refusal(ENGINES, "x")) == "no engine is called 'x'. There are: abc1, abc2, b77."
+
+
+def test_an_ambiguous_start_is_refused_with_those_that_it_fits() -> None:
+    said = str(refusal(ENGINES, "abc"))
+    assert said == "more than one engine is called 'abc'. There are: abc1, abc2."
+
+
+def test_a_fleet_without_engines_has_none_to_name() -> None:
+    assert str(refusal([], "x")) == "no engine is called 'x'. There are: none."
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [engine("b", "starting"), engine("c", "draining"), engine("d", "quarantined")],
+        [engine("b", model="helper")],
+    ],
+    ids=["alone", "others not ready", "others of another model"],
+)
+def test_the_last_ready_engine_of_a_model_is_drained_by_force_only(
+    others: list[EngineRecord],
+) -> None:
+    last = engine("a1")
+    assert str(refusal([last, *others], "a1")) == (
+        "engine 'a1' is the last ready one of model 'coder', whose requests would wait for its "
+        "replacement. Wait until another engine is ready, or add --force."
+    )
+    assert choose([last, *others], "a1", is_forced=True) is last
+
+
+def test_an_engine_that_is_not_ready_may_go_while_another_one_is() -> None:
+    engines = [engine("a", "quarantined"), engine("b")]
+    assert choose(engines, "a", is_forced=False) is engines[0]
+
+
+class Registry:
+    """A fleet's registry, without a cluster: its answers, one after the other, and its orders."""
+
+    def __init__(self, *snapshots: list[EngineRecord]) -> None:
+        self.snapshots = list(snapshots)
+        self.orders: list[tuple[str, str, DrainOrder]] = []
+        self.now = 100.0
+
+    def read(self, fleet: str) -> Snapshot:
+        assert fleet == "demo"
+        engines = self.snapshots.pop(0) if len(self.snapshots) > 1 else self.snapshots[0]
+        return Snapshot(tuple(engines), (), ())
+
+    def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
+        self.orders.append((fleet, engine, order))
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Any:
+    @contextmanager
+    def attached(fleet: RunningFleet) -> Iterator[None]:
+        assert fleet is FLEET
+        yield
+
+    def answering(*snapshots: list[EngineRecord]) -> Registry:
+        registry = Registry(*snapshots)
+        monkeypatch.setattr(module, "attached", attached)
+        monkeypatch.setattr(registry_module, "read", registry.read)
+        monkeypatch.setattr(registry_module, "drain", registry.drain)
+        return registry
+
+    return answering
+
+
+def order(registry: Registry, name: str, said: list[str]) -> None:
+    drain(
+        FLEET,
+        name,
+        deadline_s=60.0,
+        is_forced=False,
+        say=said.append,
+        clock=lambda: registry.now,
+        sleep=registry.sleep,
+    )
+
+
+@pytest.mark.parametrize("failure", [ValueError("no such actor"), GetTimeoutError()])
+def test_a_registry_that_restarts_meanwhile_is_waited_for(
+    answering: Any, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    registry = answering([engine("a1"), engine("a2")], [engine("a1"), engine("a2")], [engine("a2")])
+
+    def drain(fleet: str, engine: str, order: DrainOrder) -> None:
+        if 101.0 <= registry.now < 120.0:
+            raise failure
+
+    monkeypatch.setattr(registry_module, "drain", drain)
+    said: list[str] = []
+    order(registry, "a1", said)
+    assert said[-1].startswith("a1 is gone")
+    assert registry.now > 120.0
+
+
+def test_a_drain_is_ordered_and_waited_for(answering: Any) -> None:
+    leaving = engine("a1", running=3, waiting=1)
+    draining = engine("a1", "draining", running=1)
+    registry = answering(
+        [leaving, engine("b2")], [leaving, engine("b2")], [draining, engine("b2")], [engine("b2")]
+    )
+    said: list[str] = []
+    order(registry, "a", said)
+    assert set(registry.orders) == {("demo", "a1", DrainOrder("an operator drains it", 60.0))}
+    assert len(registry.orders) > 1, "a registry that restarts gets the order again"
+    assert said == [
+        "draining a1: 4 requests to move",
+        "a1 is gone; another engine of coder starts in its place",
+    ]
+
+
+def test_what_is_refused_is_not_ordered(answering: Any) -> None:
+    registry = answering([engine("a1")])
+    with pytest.raises(DrainRefused, match="last ready one"):
+        order(registry, "a1", [])
+    assert registry.orders == []
+
+
+def test_an_engine_that_does_not_go_is_told_after_its_deadline(answering: Any) -> None:
+    registry = answering([engine("a1"), engine("b2")])
+    with pytest.raises(DrainRefused) as caught:
+        order(registry, "a1", [])
+    assert registry.now >= 100 + 60 + GRACE_S
+    assert str(caught.value) == (
+        "engine 'a1' is still there after 90 s. "
+        "See its log, or end its process; its streams go on elsewhere all the same."
+    )
+
+
+def test_an_engine_that_starts_has_nothing_to_move() -> None:
+    with pytest.raises(DrainRefused, match="still starting"):
+        choose([engine("a1", "starting"), engine("b2")], "a1", is_forced=True)

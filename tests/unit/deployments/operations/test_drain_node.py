@@ -1,0 +1,157 @@
+"""`qwenfleet drain --node`: streams leave by the head's pod, and then the node is cordoned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from qwenfleet.cli import __main__ as cli
+from qwenfleet.cluster.errors import DrainRefused, KubernetesError
+from qwenfleet.cluster.kube import client
+from qwenfleet.cluster.kube import exec as kube_exec
+from qwenfleet.cluster.kube.node_pods import ClusterPods
+from qwenfleet.deployments.operations.drain_node import drain_node
+
+
+def pod(name: str, home: str, address: str, kind: str = "worker") -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "labels": {"ray.io/cluster": "coder-a", "ray.io/node-type": kind},
+        },
+        "spec": {"nodeName": home, "containers": [{"name": f"ray-{kind}"}, {"name": "sidecar"}]},
+        "status": {"phase": "Running", "podIP": address},
+    }
+
+
+@pytest.fixture
+def api(kubernetes_api: Any) -> Any:
+    """A head on cpu-1, and two workers on gpu-1."""
+    for name in ("cpu-1", "gpu-1", "gpu-2", "gpu-3"):
+        kubernetes_api.put("nodes", {"metadata": {"name": name}, "spec": {}})
+    kubernetes_api.put("pods", pod("head", "cpu-1", "10.0.0.1", "head"))
+    kubernetes_api.put("pods", pod("worker-1", "gpu-1", "10.0.0.2"))
+    kubernetes_api.put("pods", pod("worker-2", "gpu-1", "10.0.0.3"))
+    kubernetes_api.put("pods", pod("worker-3", "gpu-2", "10.0.0.4"))
+    ended = pod("worker-0", "gpu-1", "10.0.0.9")
+    ended["status"]["phase"] = "Failed"
+    kubernetes_api.put("pods", ended)
+    return kubernetes_api
+
+
+def is_cordoned(api: Any, node: str) -> bool:
+    return bool(api.get("nodes", node)["spec"].get("unschedulable"))
+
+
+def test_the_command_moves_streams_by_the_head_pod_and_then_cordons(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.exec.output = ["draining e1 of cod", "er: 3 requests\ne1 is gone\n", "done"]
+    assert cli.main(["drain", "--node", "gpu-1", "--deadline", "30", "--force"]) == 0
+    assert api.exec.calls == [
+        (
+            "head",
+            [
+                *(
+                    "python",
+                    "-m",
+                    "qwenfleet.deployments.operations.drain_hosts",
+                    "--deadline",
+                    "30",
+                ),
+                *("--force", "10.0.0.2", "10.0.0.3"),
+            ],
+        )
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "draining e1 of coder: 3 requests",
+        "e1 is gone",
+        "done",
+        "gpu-1 is cordoned; `kubectl uncordon gpu-1` takes that back",
+    ]
+    assert is_cordoned(api, "gpu-1")
+    asked = [(verb, query.get("dryRun")) for verb, _, query in api.requests]
+    order = [call for call in asked if call[0] in ("create", "patch")]
+    assert order == [("patch", "All"), ("create", None), ("patch", None)], "streams leave first"
+
+
+def test_a_drain_that_fails_leaves_the_node_as_it_was(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.exec.output = ["qwenfleet: every ready engine of model 'coder' has a part on this node\n"]
+    api.exec.exit_status = 1
+    assert cli.main(["drain", "--node", "gpu-1"]) == 1
+    said = capsys.readouterr()
+    assert "every ready engine" in said.out
+    assert said.err.startswith(
+        "qwenfleet: node gpu-1 is not cordoned: the drain in pod head failed"
+    )
+    assert not is_cordoned(api, "gpu-1")
+
+
+def test_who_may_not_enter_pods_is_told_what_to_run(api: Any) -> None:
+    api.denied = {("create", "pods/exec")}
+
+    def move(cluster: ClusterPods, command: Sequence[str]) -> int:
+        assert cluster.head is not None
+        return kube_exec.run(client.connect(), cluster.head, command, say=print, limit_s=5)
+
+    with pytest.raises(KubernetesError) as caught:
+        drain_node(client.connect(), "gpu-1", deadline_s=60, is_forced=False, move=move, say=print)
+    said = str(caught.value)
+    assert "does not let you create pods/exec in namespace fleet" in said
+    assert said.endswith(
+        "Run `kubectl exec -n fleet head -c ray-head -- "
+        "python -m qwenfleet.deployments.operations.drain_hosts "
+        "--deadline 60 10.0.0.2 10.0.0.3`, then `kubectl cordon gpu-1`."
+    )
+    assert not is_cordoned(api, "gpu-1")
+
+
+def test_a_node_without_the_fleets_pods_is_only_cordoned(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["drain", "--node", "gpu-3"]) == 0
+    assert "no Ray pod of namespace fleet runs on gpu-3" in capsys.readouterr().out
+    assert api.exec.calls == []
+    assert is_cordoned(api, "gpu-3")
+
+
+def test_the_heads_own_node_is_warned_of(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["drain", "--node", "cpu-1"]) == 0
+    assert "note: the head of coder-a, head, runs on this node" in capsys.readouterr().out
+
+
+def test_a_cluster_without_a_head_is_refused(api: Any) -> None:
+    api.delete("pods", "head", "fleet")
+    with pytest.raises(DrainRefused, match="RayCluster coder-a has no running head"):
+        drain_node(
+            client.connect(),
+            "gpu-1",
+            deadline_s=60,
+            is_forced=False,
+            move=lambda cluster, command: 0,
+            say=print,
+        )
+    assert not is_cordoned(api, "gpu-1")
+
+
+def test_an_unknown_node_is_refused_with_the_nearest_names(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["drain", "--node", "gpu1"]) == 1
+    said = capsys.readouterr().err
+    assert said == "qwenfleet: there is no node 'gpu1'. Did you mean gpu-1 or gpu-2 or gpu-3?\n"
+
+
+def test_who_may_not_cordon_is_told_the_verb_and_the_resource_before_a_stream_moves(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.denied = {("patch", "nodes")}
+    assert cli.main(["drain", "--node", "gpu-1"]) == 1
+    assert api.exec.calls == []
+    said = capsys.readouterr().err
+    assert "does not let you patch nodes of the cluster" in said
+    assert "the verb `patch` on `nodes`" in said

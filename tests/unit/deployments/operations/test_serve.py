@@ -1,0 +1,77 @@
+import io
+
+import pytest
+
+from qwenfleet.cluster.config.auth import hash_of
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.errors import ConfigError, MachineError
+from qwenfleet.cluster.local import cpu, memory, ports
+from qwenfleet.cluster.models import sources
+from qwenfleet.cluster.plan_errors import NoLayoutFits
+from qwenfleet.cluster.planner.fleet_defaults import completed
+from qwenfleet.deployments.operations import serve
+from qwenfleet.deployments.operations.progress import Stages
+
+
+def skip_checks(monkeypatch):
+    """Any machine does."""
+    for module, name in (
+        (cpu, "check_cpu"),
+        (ports, "check_port"),
+        (memory, "check_memory"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: None)
+
+
+def test_settings_that_are_gone_are_said_before_anything_starts(monkeypatch, tmp_path):
+    skip_checks(monkeypatch)
+    monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
+    model = {"id": "coder", "source": str(tmp_path), "env": {"VLLM_USE_V1": "1"}}
+    stream = io.StringIO()
+    serve.check(FleetConfig.model_validate({"models": [model]}), Stages(stream))
+    assert "warning: model 'coder': vLLM 0.32 does not read VLLM_USE_V1." in stream.getvalue()
+
+
+def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(monkeypatch):
+    skip_checks(monkeypatch)
+    layout = {"tensor_parallel_size": 5}
+    source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+    model = {"id": "coder", "source": source, "accelerator": "H100", "layout": layout}
+    stages = Stages(io.StringIO())
+    with pytest.raises(NoLayoutFits, match="96 attention heads do not divide over TP5"):
+        serve.check(FleetConfig.model_validate({"models": [model]}), stages)
+    stages.say("stopped")
+
+
+def test_a_machine_with_fewer_gpus_than_planned_is_told_how_to_plan_for_it(monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0})
+    source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
+    model = {"id": "coder", "source": source, "accelerator": "H100"}
+    fleet = completed(FleetConfig.model_validate({"models": [model]}))
+    with pytest.raises(MachineError, match=r"want 8 GPUs .* has 1.*--gpus-per-node 1"):
+        serve._check_gpus(fleet)
+
+
+def test_a_keys_file_is_read_before_anything_starts(monkeypatch, tmp_path):
+    skip_checks(monkeypatch)
+    monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
+    file = tmp_path / "keys"
+
+    def said_of(auth):
+        stream = io.StringIO()
+        model = {"id": "coder", "source": str(tmp_path)}
+        serve.check(FleetConfig.model_validate({"models": [model], "auth": auth}), Stages(stream))
+        return stream.getvalue()
+
+    with pytest.raises(ConfigError, match="cannot be read"):
+        said_of({"keys_file": str(file)})
+    file.write_text("qf-x\n")
+    with pytest.raises(ConfigError, match="line 1: this is no hash of a key"):
+        said_of({"keys_file": str(file)})
+    file.write_text("# nobody yet\n")
+    said = said_of({"keys_file": str(file)})
+    assert f"warning: {file} has no key: every request is refused" in said
+    assert "warning" not in said_of({"keys_file": str(file), "keys": [hash_of("a")]})
+    file.write_text(hash_of("a"))
+    assert "warning" not in said_of({"keys_file": str(file)})
+    assert "warning" not in said_of("none")

@@ -1,0 +1,133 @@
+"""What `qwenfleet status` says of a registry's snapshot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qwenfleet.cluster.errors import FleetNotFound
+from qwenfleet.cluster.local import fleets as run_file
+from qwenfleet.cluster.local.fleets import RunningFleet
+from qwenfleet.deployments.operations import attach, status
+from qwenfleet.deployments.registry.client import EngineRecord, GatewayRecord, Snapshot
+
+FLEET = RunningFleet(
+    pid=7,
+    started_at=1.0,
+    name="demo",
+    url="http://127.0.0.1:8000",
+    ray_address="127.0.0.1:6379",
+    ray_token_path="/state/7.token",
+    metrics_port=9100,
+    models=["helper", "coder", "not started"],
+)
+SNAPSHOT = Snapshot(
+    engines=(
+        EngineRecord("e2", "helper", "node-1", 22, "starting"),
+        EngineRecord(
+            "e9", "coder", "node-2", 29, "draining", running=3, reason="an operator drains it"
+        ),
+        EngineRecord("e5", "coder", "node-1", 25, "quarantined", reason="no step for 9.1 s"),
+        EngineRecord(
+            "e1", "coder", "node-1", 21, "ready", running=12, waiting=4, kv_usage=0.125, secret="s3"
+        ),
+    ),
+    gateways=(
+        GatewayRecord("gw-b", "node-1", 32, is_ready=False),
+        GatewayRecord("gw-a", "node-1", 31, is_ready=True, models=("coder",), requests=16),
+    ),
+    failures=(),
+)
+
+
+@pytest.fixture
+def fleets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunningFleet]:
+    found: list[RunningFleet] = []
+    monkeypatch.setattr(run_file, "running", lambda: found)
+    return found
+
+
+def test_every_model_of_the_configuration_is_summed_up_with_its_engines() -> None:
+    summary = status.summarise(FLEET, SNAPSHOT)
+    assert (summary.name, summary.url) == ("demo", "http://127.0.0.1:8000")
+    assert summary.metrics_url == "http://127.0.0.1:9100/metrics"
+    assert [engine.id for engine in summary.engines] == ["e1", "e5", "e9", "e2"]
+    assert [gateway.id for gateway in summary.gateways] == ["gw-a", "gw-b"]
+    assert [(model.id, model.engines, model.ready) for model in summary.models] == [
+        ("helper", 1, 0),
+        ("coder", 3, 1),
+        ("not started", 0, 0),
+    ]
+
+
+def test_json_has_every_figure_and_no_secret() -> None:
+    text = json.dumps(status.summarise(FLEET, SNAPSHOT).as_json())
+    tree = json.loads(text)
+    assert tree["engines"][0] == {
+        "id": "e1",
+        "model": "coder",
+        "node": "node-1",
+        "pid": 21,
+        "state": "ready",
+        "running": 12,
+        "waiting": 4,
+        "kv_usage": 0.125,
+        "reason": "",
+        "pool": "",
+    }
+    assert tree["engines"][1]["reason"] == "no step for 9.1 s"
+    assert tree["gateways"][0]["models"] == ["coder"]
+    assert "s3" not in text
+    assert "token" not in text
+
+
+def test_the_table_has_a_line_for_each_in_even_columns() -> None:
+    assert status.table(status.summarise(FLEET, SNAPSHOT)).splitlines() == [
+        "demo at http://127.0.0.1:8000, metrics at http://127.0.0.1:9100/metrics",
+        "",
+        "MODEL        ENGINES  READY",
+        "helper       1        0",
+        "coder        3        1",
+        "not started  0        0",
+        "",
+        "GATEWAY  PID  READY  REQUESTS",
+        "gw-a     31   yes    16",
+        "gw-b     32   no     0",
+        "",
+        "ENGINE  MODEL   PID  STATE        RUNNING  WAITING  KV",
+        "e1      coder   21   ready        12       4        12%",
+        "e5      coder   25   quarantined  0        0        0%",
+        "e9      coder   29   draining     3        0        0%",
+        "e2      helper  22   starting     0        0        0%",
+        "e5 is quarantined: no step for 9.1 s",
+        "e9 is draining: an operator drains it",
+    ]
+
+
+def test_a_fleet_without_anything_has_a_table_too() -> None:
+    empty = status.table(status.summarise(FLEET, Snapshot((), (), ())))
+    assert "GATEWAY" in empty
+    assert "ENGINE" in empty
+
+
+def test_the_newest_fleet_is_found(fleets: list[RunningFleet]) -> None:
+    other = replace(FLEET, pid=8, url="http://127.0.0.1:8001")
+    fleets += [FLEET, other]
+    assert attach.find() is FLEET
+    assert attach.find(8001) is other
+
+
+def test_a_port_where_none_runs_names_the_fleets_that_do(fleets: list[RunningFleet]) -> None:
+    fleets.append(FLEET)
+    with pytest.raises(FleetNotFound) as caught:
+        attach.find(80)  # which 8000 only begins with
+    assert "port 80" in str(caught.value)
+    assert FLEET.url in str(caught.value)
+
+
+def test_without_any_fleet_the_next_step_is_named(fleets: list[RunningFleet]) -> None:
+    with pytest.raises(FleetNotFound, match="qwenfleet serve"):
+        attach.find(8000)

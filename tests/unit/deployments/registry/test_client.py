@@ -1,0 +1,196 @@
+"""The registry's state, with a clock of the test's own and no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qwenfleet.deployments.registry.client import (
+    LAPSE_S,
+    DrainOrder,
+    EngineRecord,
+    GatewayRecord,
+    Orders,
+    Registry,
+    StartFailure,
+)
+
+FEW_CORES = 2
+
+
+def engine(name: str = "engine-1", node: str = "node-1", **fields: Any) -> EngineRecord:
+    return EngineRecord(
+        **{
+            "id": name,
+            "model": "coder",
+            "node": node,
+            "pid": 7,
+            "state": "starting",
+            **fields,
+        }
+    )
+
+
+def gateway(name: str = "gw-1") -> GatewayRecord:
+    return GatewayRecord(name, "node-1", 8, is_ready=False)
+
+
+def may_load(registry: Registry, name: str, cores: int = FEW_CORES, **fields: Any) -> bool:
+    return registry.announce_engine(engine(name, **fields), cores).may_load
+
+
+@pytest.fixture
+def registry(clock: Any) -> Registry:
+    return Registry(clock)
+
+
+def test_who_announces_is_listed(registry: Registry) -> None:
+    ready = engine(state="ready", host="10.0.0.1", port=99, secret="s")
+    registry.announce_engine(ready, FEW_CORES)
+    registry.announce_gateway(gateway())
+    snapshot = registry.snapshot()
+    assert snapshot.engines == (ready,)
+    assert snapshot.gateways == (gateway(),)
+    assert snapshot.failures == ()
+
+
+def test_a_gateway_that_announces_itself_is_told_the_engines(registry: Registry) -> None:
+    assert registry.announce_gateway(gateway()) == ()
+    registry.announce_engine(engine("e0"), 2)
+    assert [record.id for record in registry.announce_gateway(gateway())] == ["e0"]
+
+
+def test_the_last_word_of_an_engine_counts(registry: Registry) -> None:
+    registry.announce_engine(engine(state="ready"), FEW_CORES)
+    registry.announce_engine(engine(state="draining"), FEW_CORES)
+    assert [record.state for record in registry.snapshot().engines] == ["draining"]
+
+
+def test_who_is_silent_for_five_seconds_is_no_longer_listed(registry: Registry, clock: Any) -> None:
+    assert LAPSE_S == 5.0
+    registry.announce_engine(engine("early"), FEW_CORES)
+    registry.announce_gateway(gateway("early"))
+    clock.advance(3)
+    registry.announce_engine(engine("late"), FEW_CORES)
+    registry.announce_gateway(gateway("late"))
+    clock.advance(1.9)
+    assert len(registry.snapshot().engines) == len(registry.snapshot().gateways) == 2
+    clock.advance(0.1)
+    snapshot = registry.snapshot()
+    assert [record.id for record in snapshot.engines] == ["late"]
+    assert [record.id for record in snapshot.gateways] == ["late"]
+
+
+def test_with_few_cores_one_engine_of_a_node_loads_at_a_time(registry: Registry) -> None:
+    assert may_load(registry, "first")
+    assert not may_load(registry, "second")
+    assert may_load(registry, "elsewhere", node="node-2")
+    loading = {record.id for record in registry.snapshot().engines if record.is_loading}
+    assert loading == {"first", "elsewhere"}
+
+
+def test_the_loader_keeps_its_place_until_it_is_ready(registry: Registry) -> None:
+    assert may_load(registry, "first")
+    assert not may_load(registry, "second")
+    assert may_load(registry, "first", is_loading=True)
+    assert not may_load(registry, "second")
+    registry.announce_engine(engine("first", state="ready"), FEW_CORES)
+    assert may_load(registry, "second")
+
+
+def test_with_many_cores_several_engines_load_at_a_time(registry: Registry) -> None:
+    answers = [may_load(registry, f"engine-{n}", cores=12) for n in range(5)]
+    assert answers == [True, True, True, False, False]
+
+
+def test_a_registry_that_starts_empty_learns_who_loads(registry: Registry) -> None:
+    registry.announce_engine(engine("first", is_loading=True), FEW_CORES)
+    assert not may_load(registry, "second")
+
+
+@pytest.mark.parametrize("ending", ["withdraw", "failure", "silence"])
+def test_a_loader_that_goes_gives_its_place_to_the_next(
+    registry: Registry, clock: Any, ending: str
+) -> None:
+    registry.announce_engine(engine("first"), FEW_CORES)
+    match ending:
+        case "withdraw":
+            registry.withdraw("first")
+        case "failure":
+            registry.report_failure(StartFailure("first", "coder", "out of memory", None))
+        case "silence":
+            clock.advance(LAPSE_S)
+    assert may_load(registry, "second")
+    assert [record.id for record in registry.snapshot().engines] == ["second"]
+
+
+def test_failures_are_kept_after_their_engine_is_gone(registry: Registry, clock: Any) -> None:
+    failure = StartFailure("engine-1", "coder", "out of memory", "/logs/engine.log")
+    registry.announce_engine(engine(), FEW_CORES)
+    registry.report_failure(failure)
+    clock.advance(3600)
+    snapshot = registry.snapshot()
+    assert snapshot.failures == (failure,)
+    assert snapshot.engines == ()
+
+
+def test_only_the_last_failures_are_kept(registry: Registry) -> None:
+    failures = [StartFailure(f"engine-{n}", "coder", "again", None) for n in range(1000)]
+    for failure in failures:
+        registry.report_failure(failure)
+    kept = registry.snapshot().failures
+    assert 3 <= len(kept) <= 100
+    assert kept == tuple(failures[-len(kept) :])
+
+
+def test_withdraw_removes_engines_and_gateways_and_ignores_strangers(registry: Registry) -> None:
+    registry.announce_engine(engine(), FEW_CORES)
+    registry.announce_gateway(gateway())
+    for name in ("engine-1", "gw-1", "nobody"):
+        registry.withdraw(name)
+    assert registry.snapshot() == replace(registry.snapshot(), engines=(), gateways=())
+
+
+def test_a_ready_engine_forgives_its_models_failures(registry: Registry) -> None:
+    for model in ("coder", "helper"):
+        registry.report_failure(StartFailure("e0", model, "no memory", None))
+    registry.report_failure(StartFailure("gw-1", "coder", "no such parser", None, is_final=True))
+    registry.announce_engine(engine("e1", state="ready"), 2)
+    left = [(failure.model, failure.is_final) for failure in registry.snapshot().failures]
+    assert left == [("helper", False), ("coder", True)]
+
+
+def test_a_drain_order_is_told_with_every_announcement_until_the_engine_is_gone(
+    registry: Registry,
+) -> None:
+    order = DrainOrder("an operator drains it", 60.0)
+    registry.announce_engine(engine("e1", state="ready"), FEW_CORES)
+    registry.announce_engine(engine("e2", state="ready"), FEW_CORES)
+    registry.drain("e1", order)
+    for state in ("ready", "quarantined", "draining"):
+        answer = registry.announce_engine(engine("e1", state=state), FEW_CORES)
+        assert answer.drain == order
+        assert registry.announce_engine(engine("e2", state=state), FEW_CORES).drain is None
+    registry.withdraw("e1")
+    assert registry.announce_engine(engine("e1", state="ready"), FEW_CORES).drain is None
+
+
+def test_an_order_that_comes_before_the_engine_waits_for_it(registry: Registry) -> None:
+    order = DrainOrder("an operator drains it", 1.0)
+    registry.drain("e1", order)
+    assert registry.announce_engine(engine("e1"), FEW_CORES) == Orders(may_load=True, drain=order)
+
+
+def test_the_second_order_counts(registry: Registry) -> None:
+    registry.drain("e1", DrainOrder("slowly", 60.0))
+    registry.drain("e1", DrainOrder("at once", 0.0))
+    answer = registry.announce_engine(engine("e1", state="ready"), FEW_CORES)
+    assert answer.drain == DrainOrder("at once", 0.0)
+
+
+def test_a_quarantined_engine_forgives_nothing(registry: Registry) -> None:
+    registry.report_failure(StartFailure("e0", "coder", "no memory", None))
+    registry.announce_engine(engine("e1", state="quarantined", reason="slow"), FEW_CORES)
+    assert len(registry.snapshot().failures) == 1

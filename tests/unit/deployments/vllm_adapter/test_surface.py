@@ -1,0 +1,227 @@
+"""What we touch of vLLM is still there, read from the sources: nothing of vLLM is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from qwenfleet.cluster.config.layout import Layout
+from qwenfleet.cluster.labels import FinishReason
+from qwenfleet.deployments.placement import NodePlace, sharding_args
+
+ROOT = Path(__file__).resolve().parents[4]
+ASYNC_LLM_PATHS = [
+    "__init__",
+    "shutdown",
+    "get_supported_tasks",
+    "add_request",
+    "_add_request",
+    "generate",
+    "_run_output_handler",
+    "abort",
+    "errored",
+]
+"""All that a text request meets in AsyncLLM, from its start to its abort."""
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    source = Path(spec.submodule_search_locations[0], module)
+    assert source.is_file(), f"vLLM moved: there is no vllm/{module}"
+    return ast.parse(source.read_text())
+
+
+def class_of(tree: ast.Module, name: str) -> ast.ClassDef:
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    assert found, f"vLLM moved: class {name} is gone"
+    return found[0]
+
+
+def functions_of(owner: ast.ClassDef) -> dict[str, ast.AST]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name: node for node in owner.body if isinstance(node, kinds)}
+
+
+def fields_of(module: str, name: str) -> set[str]:
+    owner = class_of(tree_of(module), name)
+    return {
+        node.target.id
+        for node in owner.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def used_of_engine_core(method: str) -> set[str]:
+    """Attributes that AsyncLLM takes of its engine core in this method."""
+    methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
+    assert method in methods, f"vLLM moved: there is no AsyncLLM.{method}"
+    return {
+        node.attr
+        for node in ast.walk(methods[method])
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) in {"self.engine_core", "engine_core"}
+    }
+
+
+@cache
+def offered_by_fleet_client() -> frozenset[str]:
+    tree = ast.parse((ROOT / "deployments" / "vllm_adapter" / "fleet_client.py").read_text())
+    methods = functions_of(class_of(tree, "FleetClient"))
+    attributes = {
+        node.attr
+        for node in ast.walk(methods["__init__"])
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+    return frozenset(attributes | methods.keys())
+
+
+@pytest.mark.parametrize("method", ASYNC_LLM_PATHS)
+def test_async_llm_asks_its_engine_core_for_nothing_that_we_lack(method: str) -> None:
+    missing = used_of_engine_core(method) - offered_by_fleet_client()
+    assert not missing, f"vLLM moved: AsyncLLM.{method} uses engine_core.{sorted(missing)}"
+
+
+def test_async_llm_still_uses_all_that_the_fleet_client_offers_it() -> None:
+    used = set().union(*map(used_of_engine_core, ASYNC_LLM_PATHS))
+    offered = {
+        "abort_requests_async",
+        "add_request_async",
+        "engine_ranks_managed",
+        "get_output_async",
+        "get_supported_tasks_async",
+        "resources",
+        "shutdown",
+    }
+    assert used == offered, f"vLLM moved: {sorted(used ^ offered)}"
+
+
+def test_async_llm_makes_its_engine_core_where_we_put_ours() -> None:
+    methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
+    calls = [
+        ast.unparse(node.func)
+        for node in ast.walk(methods["__init__"])
+        if isinstance(node, ast.Call)
+    ]
+    made = calls.count("EngineCoreClient.make_async_mp_client")
+    assert made == 1, "vLLM moved: AsyncLLM makes its engine core in another way"
+
+
+def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
+    methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
+    said = ast.unparse(methods["errored"])
+    assert "self.engine_core.resources.engine_dead" in said, "vLLM moved: AsyncLLM.errored"
+
+
+def test_async_llm_traces_as_its_configuration_says_and_makes_its_tracer_where_we_take_it() -> None:
+    tree = tree_of("v1/engine/async_llm.py")
+    text = ast.unparse(functions_of(class_of(tree, "AsyncLLM"))["__init__"])
+    for used in (
+        "tracing_endpoint = self.observability_config.otlp_traces_endpoint",
+        "init_tracer('vllm.llm_engine', tracing_endpoint)",
+        "tracing_enabled=tracing_endpoint is not None",
+    ):
+        assert used in text, f"vLLM moved: AsyncLLM does not say {used}"
+
+
+def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None:
+    owner = class_of(tree_of("v1/engine/output_processor.py"), "OutputProcessor")
+    said = ast.unparse(functions_of(owner)["do_tracing"])
+    assert "extract_trace_context(engine_core_output.trace_headers)" in said
+    made = ast.unparse(tree_of("tracing/otel.py"))
+    assert "tracer = trace.get_tracer(__name__)" in made, "vLLM moved: its spans' provider"
+    assert "os.environ.get('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT')" in made, "vLLM moved: a core's"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (
+            "EngineCoreRequest",
+            "request_id prompt_token_ids mm_features sampling_params pooling_params arrival_time "
+            "lora_request cache_salt data_parallel_rank client_index priority trace_headers",
+        ),
+        (
+            "EngineCoreOutput",
+            "request_id new_token_ids new_logprobs new_prompt_logprobs_tensors finish_reason "
+            "stop_reason events prefill_stats trace_headers",
+        ),
+        ("EngineCoreOutputs", "engine_index outputs scheduler_stats timestamp"),
+        ("EngineCoreEvent", "type timestamp"),
+    ],
+)
+def test_vllms_messages_still_have_the_fields_that_we_touch(name: str, fields: str) -> None:
+    missing = set(fields.split()) - fields_of("v1/engine/__init__.py", name)
+    assert not missing, f"vLLM moved: {name} has no {sorted(missing)} any more"
+
+
+def test_vllms_sampling_parameters_still_have_the_fields_that_we_touch() -> None:
+    touched = {"extra_args", "prompt_logprobs", "seed", "_bad_words_token_ids"}
+    missing = touched - fields_of("sampling_params.py", "SamplingParams")
+    assert not missing, f"vLLM moved: SamplingParams has no {sorted(missing)} any more"
+
+
+def test_a_core_on_cpus_keeps_its_worker_when_we_ask_and_takes_its_title_after_its_imports() -> (
+    None
+):
+    said = ast.unparse(tree_of("platforms/cpu.py"))
+    asked = "os.environ.get('VLLM_ENABLE_V1_MULTIPROCESSING', '1') == '1'"
+    assert f"{asked} and parallel_config.distributed_executor_backend == 'uni'" in said
+    owner = class_of(tree_of("v1/engine/core.py"), "EngineCoreProc")
+    assert "EngineCore" in ast.unparse(functions_of(owner)["run_engine_core"])
+
+
+def test_vllms_app_still_counts_requests_by_route() -> None:
+    said = ast.unparse(tree_of("entrypoints/serve/instrumentator/metrics.py"))
+    assert "Instrumentator(" in said, "vLLM moved: front_end.py has nothing to take out any more"
+
+
+def test_vllms_finish_reasons_are_ours() -> None:
+    reasons = class_of(tree_of("v1/engine/__init__.py"), "FinishReason")
+    known = dict(
+        ast.unparse(line).split(" = ") for line in reasons.body if isinstance(line, ast.Assign)
+    )
+    assert known == {reason.name: str(reason.value) for reason in FinishReason}, "vLLM moved"
+
+
+def parameters_of(owner: ast.ClassDef, method: str) -> set[str]:
+    function = functions_of(owner)[method]
+    assert isinstance(function, ast.FunctionDef)
+    return {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
+
+
+def test_vllm_takes_each_argument_that_a_layout_sets() -> None:
+    layout = Layout(tensor_parallel_size=2, nodes=2)
+    arguments = sharding_args(layout, NodePlace(1, "10.0.0.1", 1, 2))
+    assert arguments.keys() <= fields_of("engine/arg_utils.py", "EngineArgs")
+
+
+def test_vllm_runs_a_later_node_as_we_ask_it_to() -> None:
+    executor = class_of(tree_of("v1/executor/multiproc_executor.py"), "MultiprocExecutor")
+    assert "monitor_workers" in parameters_of(executor, "__init__")
+    manager = class_of(tree_of("v1/engine/utils.py"), "CoreEngineProcManager")
+    assert parameters_of(manager, "__init__") >= {
+        "local_engine_count",
+        "start_index",
+        "local_start_index",
+        "vllm_config",
+        "local_client",
+        "handshake_address",
+        "executor_class",
+        "log_stats",
+    }
+    assert "self.processes" in ast.unparse(manager), "whose end is waited for"
+    assert "self.workers = " in ast.unparse(executor)
+    handle = fields_of("v1/executor/multiproc_executor.py", "WorkerProcHandle")
+    assert "proc" in handle
+    assert "node_rank_within_dp" in functions_of(
+        class_of(tree_of("config/parallel.py"), "ParallelConfig")
+    )

@@ -1,0 +1,230 @@
+"""What crosses the wire comes out as it went in, and what is no frame is a ProtocolError."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import typing
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.wire import frames as transport
+from qwenfleet.deployments.wire.frames import (
+    Abort,
+    Alive,
+    AnyFrame,
+    Frame,
+    Hello,
+    Lease,
+    Output,
+    Outputs,
+    RankLoad,
+    Submit,
+    Welcome,
+    decode,
+    encode,
+    speaks,
+    wire_id,
+)
+
+KINDS: list[type[Frame]] = list(typing.get_args(AnyFrame))
+INT64 = st.integers(-(2**63), 2**63 - 1)
+SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    str: st.text(),
+    int: INT64,
+    float: st.floats(allow_nan=False),
+    bool: st.booleans(),
+    bytes: st.binary(max_size=64),
+    type(None): st.none(),
+}
+
+
+def values_of(annotation: Any) -> st.SearchStrategy[Any]:
+    """Values of a field, from its type: a new field or kind is covered without a new test."""
+    if annotation in SCALARS:
+        return SCALARS[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of([values_of(argument) for argument in arguments])
+    if origin is list:
+        return st.lists(values_of(arguments[0]), max_size=4)
+    if origin is dict:
+        return st.dictionaries(*map(values_of, arguments), max_size=4)
+    return structs(annotation)
+
+
+def structs(kind: type[Any]) -> st.SearchStrategy[Any]:
+    fields = {field.name: values_of(field.type) for field in msgspec.structs.fields(kind)}
+    return st.builds(kind, **fields)
+
+
+frames = st.one_of([structs(kind) for kind in KINDS])
+
+
+def body_of(frame: Frame) -> bytes:
+    return encode(frame)[4:]
+
+
+@given(frames)
+def test_every_frame_comes_out_as_it_went_in(frame: AnyFrame) -> None:
+    assert decode(body_of(frame)) == frame
+
+
+@given(frames)
+def test_a_frame_is_announced_by_its_length(frame: AnyFrame) -> None:
+    whole = encode(frame)
+    assert int.from_bytes(whole[:4], "big") == len(whole) - 4
+
+
+@given(frames, st.dictionaries(st.text(), INT64 | st.text() | st.lists(INT64), max_size=3))
+def test_fields_of_a_newer_peer_are_ignored(frame: AnyFrame, extra: dict[str, Any]) -> None:
+    fields = msgspec.msgpack.decode(body_of(frame))
+    newer = {f"new_{name}": value for name, value in extra.items()} | fields
+    assert decode(msgspec.msgpack.encode(newer)) == frame
+
+
+@given(structs(Output), st.lists(INT64, min_size=1, max_size=3))
+def test_an_output_of_a_newer_peer_has_its_news_behind_ours(output: Output, news: Any) -> None:
+    complete = msgspec.structs.replace(output, extra=output.extra or b"x")
+    row = [*msgspec.msgpack.decode(msgspec.msgpack.encode(complete)), *news]
+    body = msgspec.msgpack.encode({"kind": "outputs", "outputs": [row]})
+    assert decode(body) == Outputs(outputs=[complete])
+
+
+@given(st.text().filter(lambda kind: kind not in transport._KINDS))
+def test_a_kind_of_a_newer_peer_is_skipped(kind: str) -> None:
+    assert decode(msgspec.msgpack.encode({"kind": kind, "anything": [1, {"a": None}]})) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "frame"),
+    [
+        ({"kind": "hello", "gateway": "g", "secret": "s"}, Hello("g", "s", 1, [])),
+        (
+            {
+                "kind": "submit",
+                "request_id": "r",
+                "attempt": 0,
+                "prompt_token_ids": [1],
+                "request": b"",
+            },
+            Submit("r", 0, [1], b"", None, [], 0, None, None, False, None),
+        ),
+        ({"kind": "alive"}, Alive([], 0, 0, 0.0, 0.0)),
+        (
+            {"kind": "alive", "load": [{"running": 2, "kv_usage": 0.5}]},
+            Alive([RankLoad(0, 2, 0, 0, 0.5, prefill_tokens_per_s=0.0, decode_step_s=0.0)]),
+        ),
+        ({"kind": "outputs", "outputs": [["w", [7]]]}, Outputs([Output("w", [7])], [], 0, 0, 0.0)),
+        (
+            {"kind": "welcome", "engine": "e", "model": "m", "description": {"max_model_len": 9}},
+            Welcome("e", "m", transport.EngineDescription(max_model_len=9), 1, 0.0),
+        ),
+    ],
+)
+def test_fields_that_an_older_peer_does_not_send_take_their_defaults(
+    fields: dict[str, Any], frame: AnyFrame
+) -> None:
+    assert decode(msgspec.msgpack.encode(fields)) == frame
+
+
+@given(structs(RankLoad))
+def test_a_gateway_that_knows_no_speeds_reads_the_rest_of_a_load(load: RankLoad) -> None:
+    class OldLoad(msgspec.Struct, omit_defaults=True, frozen=True):
+        dp_rank: int = 0
+        running: int = 0
+        waiting: int = 0
+        queued_prefill_tokens: int = 0
+        kv_usage: float = 0.0
+
+    old = msgspec.msgpack.decode(msgspec.msgpack.encode(load), type=OldLoad)
+    known = ("dp_rank", "running", "waiting", "queued_prefill_tokens", "kv_usage")
+    assert [getattr(old, name) for name in known] == [getattr(load, name) for name in known]
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_a_protocol_error_or_skipped(body: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        decode(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"GET / HTTP/1.1\r\nHost: engine\r\n\r\n",
+        body_of(Lease())[:-1],
+        msgspec.msgpack.encode([1, 2]),
+        msgspec.msgpack.encode({"wire_ids": ["a"]}),
+        msgspec.msgpack.encode({"kind": 7}),
+        b"\x82\xa4kind\xa5abort\xa8wire_ids\x91\xa1\xff",
+        b"\x81\xa4kind\xa1\xff",
+        b"\x82\xa4kind\xa5lease\xa1x" + b"\x91" * 100_000 + b"\xc0",
+        b"\x82\xa4kind\xa5novel\xa1x" + b"\x91" * 100_000 + b"\xc0",
+    ],
+    ids=[
+        "nothing",
+        "no msgpack",
+        "http",
+        "cut short",
+        "no map",
+        "no kind",
+        "kind is a number",
+        "id is no utf-8",
+        "kind is no utf-8",
+        "too deep",
+        "too deep in a newer kind",
+    ],
+)
+def test_what_is_no_frame_is_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(body)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "abort", "wire_ids": "all"},
+        {"kind": "abort"},
+        {"kind": "hello", "gateway": "g", "secret": None},
+        {"kind": "submit", "request_id": "r", "attempt": "0", "prompt_token_ids": [], "request": 0},
+        {"kind": "alive", "step": 1.5},
+    ],
+)
+def test_a_known_kind_with_wrong_types_is_a_protocol_error_that_names_it(
+    fields: dict[str, Any],
+) -> None:
+    with pytest.raises(ProtocolError, match=f"kind '{fields['kind']}'"):
+        decode(msgspec.msgpack.encode(fields))
+
+
+def test_a_frame_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_FRAME_BYTES", 100)
+    encode(Abort(["x" * 50]))
+    with pytest.raises(ProtocolError, match="limit of 100"):
+        encode(Abort(["x" * 100]))
+
+
+attempts = st.tuples(
+    st.from_regex(r"gw-[0-9a-f]{1,8}", fullmatch=True), st.text(), st.integers(0, 99)
+)
+
+
+@given(attempts, attempts)
+def test_two_attempts_never_share_a_wire_id(
+    one: tuple[str, str, int], other: tuple[str, str, int]
+) -> None:
+    assert (wire_id(*one) == wire_id(*other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "is_understood"), [(-1, False), (0, True), (1, True), (2, True), (3, False)]
+)
+def test_one_protocol_version_apart_is_understood(protocol: int, is_understood: bool) -> None:
+    assert speaks(protocol) is is_understood
