@@ -13,6 +13,7 @@ RequestError
 │   ├── ModelLoading
 │   └── NoEngine
 ├── RequestKillsEngines  422
+├── BodyTimeout       504
 ├── DeadlineExceeded  504
 ├── EngineRefused     500
 └── GatewayFailed     500
@@ -220,6 +221,24 @@ class DeadlineExceeded(RequestError):
         return (
             f"the request was not finished within {self.timeout_s:g} s. "
             "Ask for fewer tokens, or try again when the fleet is less busy."
+        )
+
+
+class BodyTimeout(RequestError):
+    """The client did not send its whole body within the deadline."""
+
+    status = 504
+    kind = "timeout"
+    code = "timeout"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"the request body was not complete within {self.timeout_s:g} s. Send less, or check "
+            "the network on the way."
         )
 
 

@@ -27,9 +27,8 @@ from qwenfleet.deployments.ingress.answers import Family
 from qwenfleet.deployments.ingress.errors import (
     DeadlineExceeded,
     GatewayFailed,
-    NoEngine,
-    RequestKillsEngines,
 )
+from qwenfleet.deployments.ingress.outcome import outcome_of, outcome_of_status
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_REQUEST_SPAN
 
@@ -82,7 +81,7 @@ class Exchange:
         self.blocked_by: Callable[[], FleetError | None] = lambda: None
         """Says at the deadline what it waited for, when that was more than time."""
         self._makes_tokens = makes_tokens
-        self._late = Outcome.CLIENT_DEADLINE if is_clients_deadline else Outcome.TIMED_OUT
+        self._is_clients_deadline = is_clients_deadline
         self._timeout_s = timeout_s
         self._keep_alive_s = keep_alive_s
         self._metrics = metrics
@@ -198,15 +197,12 @@ class Exchange:
         failure = asyncio.CancelledError() if call.cancelled() else call.exception()
         if failure is not None or not self._is_finished:
             logger.error("app failed", exc_info=failure, extra={"model": self.model})
-            await self._answer(GatewayFailed(), Outcome.FAILED)
-        elif self._status is None or self._status >= 500:
-            self.outcome = Outcome.FAILED
-            self._metrics.rejected(self.model, "app_failed")
-        elif self._status >= 400:
-            self.outcome = Outcome.REFUSED
-            self._metrics.rejected(self.model, "invalid_request")
-        else:
-            self.outcome = Outcome.COMPLETED
+            await self._answer(GatewayFailed())
+            return
+        self.outcome = outcome_of_status(self._status)
+        if self.outcome is not Outcome.COMPLETED:
+            is_clients = self.outcome is Outcome.REFUSED
+            self._metrics.rejected(self.model, "invalid_request" if is_clients else "app_failed")
 
     def _record(self) -> None:
         outcome, now = self.outcome or Outcome.FAILED, self._clock()
@@ -221,9 +217,13 @@ class Exchange:
             outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
         )
 
-    async def _answer(self, error: FleetError, outcome: Outcome | None = None) -> None:
+    async def _answer(self, error: FleetError) -> None:
         """Tell the client, as far as its response has come."""
-        self.outcome = outcome or self._outcome_of(error)
+        self.outcome = outcome_of(
+            error,
+            has_output=self.output_tokens > 0,
+            is_clients_deadline=self._is_clients_deadline,
+        )
         self._metrics.rejected(self.model, error.code)
         self.span.fail(error)
         if self._is_finished:
@@ -242,13 +242,6 @@ class Exchange:
                     await self._put(b"", more=False)
         except TimeoutError:
             logger.info("client does not read", extra={"model": self.model})
-
-    def _outcome_of(self, error: FleetError) -> Outcome:
-        if error.code == DeadlineExceeded.code:
-            return self._late
-        if error.code == NoEngine.code and not self.output_tokens:
-            return Outcome.UNAVAILABLE
-        return _OUTCOMES.get(error.code, Outcome.FAILED)
 
     async def _forward(self, message: Message) -> None:
         """What the app sends, until the exchange ended otherwise."""
@@ -274,12 +267,6 @@ class Exchange:
     async def _put(self, body: bytes, *, more: bool) -> None:
         self._sent_at = self._clock()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-_OUTCOMES: Final = {
-    NoEngine.code: Outcome.ENGINE_LOST,
-    RequestKillsEngines.code: Outcome.ENGINE_LOST,
-}
 
 
 async def respond(send: Send, error: FleetError, family: Family) -> None:

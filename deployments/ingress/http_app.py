@@ -17,21 +17,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.errors import FleetError
-from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.ingress.answers import Family, family_of
 from qwenfleet.deployments.ingress.errors import (
+    BodyTimeout,
     BodyTooLarge,
-    DeadlineExceeded,
     MalformedBody,
-    MissingKey,
     ModelLoading,
     ModelRequired,
     UnknownModel,
     UnknownRoute,
-    WrongKey,
 )
 from qwenfleet.deployments.ingress.exchange import Exchange, respond
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
+from qwenfleet.deployments.ingress.outcome import outcome_of
 from qwenfleet.deployments.telemetry.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 from qwenfleet.deployments.wire.frames import EngineDescription
@@ -57,13 +55,6 @@ WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/d
 OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
 TIMEOUT_HEADER: Final = b"x-request-timeout-s"
 """Shortens one request's deadline, in seconds; never past gateway.request_timeout_s."""
-
-
-_REFUSALS: Final[dict[type[FleetError], Outcome]] = {
-    MissingKey: Outcome.NO_KEY,
-    WrongKey: Outcome.WRONG_KEY,
-    ModelLoading: Outcome.UNAVAILABLE,
-}
 
 
 class _ModelField(msgspec.Struct):
@@ -164,13 +155,12 @@ class GatewayApp:
                 await self._answer_own(path, send)
             elif method == "POST" and path in MODEL_ROUTES:
                 with self._spans.request(scope) as span:
-                    scope = span.carried_by(scope)
-                    await self._answer_model(scope, family, receive, send, span)
+                    await self._answer_traced(scope, family, receive, send, span)
             else:
                 raise UnknownRoute(method, path)
         except FleetError as error:
             if method != "GET" or path not in OPEN_ROUTES:  # health probes are no requests
-                outcome = _REFUSALS.get(type(error), Outcome.REFUSED)
+                outcome = outcome_of(error)
                 model = error.model if isinstance(error, ModelLoading) else NO_MODEL
                 makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
                 self._metrics.request_ended(model, outcome, is_judged=makes_tokens)
@@ -203,6 +193,22 @@ class GatewayApp:
             "max_model_len": None if description is None else description.max_model_len,
         }
 
+    async def _answer_traced(
+        self,
+        scope: Scope,
+        family: Family,
+        receive: Receive,
+        send: Send,
+        span: AnyRequestSpan,
+    ) -> None:
+        """Answer, and let the span know of an error that comes before any exchange."""
+        try:
+            await self._answer_model(span.carried_by(scope), family, receive, send, span)
+        except FleetError as error:
+            span.fail(error)
+            span.answer(outcome_of(error), None)
+            raise
+
     async def _answer_model(
         self,
         scope: Scope,
@@ -216,7 +222,7 @@ class GatewayApp:
             async with asyncio.timeout(timeout_s):
                 body = await self._read_body(scope, receive)
         except TimeoutError as error:
-            raise DeadlineExceeded(timeout_s) from error
+            raise BodyTimeout(timeout_s) from error
         served = self._select(body)
         span.select(served.config.id)
         app = served.app

@@ -63,10 +63,7 @@ class RequestSpan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._outcome is None and isinstance(error, FleetError):
-            self.fail(error)
-            self.answer(Outcome.REFUSED, None)
-        elif self._outcome is None:
+        if self._outcome is None:  # nobody said: the caller was canceled, or the gateway failed
             is_gone = isinstance(error, asyncio.CancelledError)
             self.answer(Outcome.DISCONNECTED if is_gone else Outcome.FAILED, None)
         self._span.end()

@@ -29,6 +29,7 @@ from qwenfleet.cluster.plan_errors import (
     WrongQuantity,
 )
 from qwenfleet.deployments.ingress.errors import (
+    BodyTimeout,
     BodyTooLarge,
     DeadlineExceeded,
     EngineRefused,
@@ -139,6 +140,11 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         " again. Change it before you send it again, and tell the operator.",
     ),
     (
+        BodyTimeout(2.5),
+        "the request body was not complete within 2.5 s. "
+        "Send less, or check the network on the way.",
+    ),
+    (
         DeadlineExceeded(2.5),
         "the request was not finished within 2.5 s. "
         "Ask for fewer tokens, or try again when the fleet is less busy.",
@@ -196,6 +202,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         NoEngine: (503, "service_unavailable", "no_engine"),
         EngineRefused: (500, "server_error", "engine_refused"),
         RequestKillsEngines: (422, "invalid_request_error", "request_kills_engines"),
+        BodyTimeout: (504, "timeout", "timeout"),
         DeadlineExceeded: (504, "timeout", "timeout"),
         GatewayFailed: (500, "server_error", "internal_error"),
     }

@@ -162,22 +162,22 @@ async def test_the_ratio_counts_for_requests_without_a_parent(
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
+    ("body", "status", "code", "outcome"),
     [
-        (b'{"model": "gpt"}', 404, "model_not_found"),
-        (b"{", 400, "malformed_body"),
-        (b"x" * 100, 413, "body_too_large"),
-        (b'{"model": "loading"}', 503, "model_loading"),
+        (b'{"model": "gpt"}', 404, "model_not_found", "refused"),
+        (b"{", 400, "malformed_body", "refused"),
+        (b"x" * 100, 413, "body_too_large", "refused"),
+        (b'{"model": "loading"}', 503, "model_loading", "unavailable"),
     ],
 )
 async def test_a_refused_request_has_a_span_with_its_status(
-    desk: Desk, recorder: Any, body: bytes, status: int, code: str
+    desk: Desk, recorder: Any, body: bytes, status: int, code: str, outcome: str
 ) -> None:
     await desk.ask(body)
     span = recorder.only(f"POST {PATH}")
     assert span.attributes["http.response.status_code"] == status
     assert span.attributes["error.type"] == code
-    assert span.attributes["qwenfleet.outcome"] == "refused"
+    assert span.attributes["qwenfleet.outcome"] == outcome
     assert (span.status.status_code is StatusCode.ERROR) == (status >= 500)
 
 

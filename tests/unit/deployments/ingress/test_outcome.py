@@ -1,0 +1,74 @@
+"""Each error ends a request in one way, whoever met it."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
+from qwenfleet.deployments.ingress.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    DeadlineExceeded,
+    EngineRefused,
+    GatewayFailed,
+    MalformedBody,
+    MissingKey,
+    ModelLoading,
+    ModelRequired,
+    NoEngine,
+    RequestKillsEngines,
+    UnknownModel,
+    UnknownRoute,
+    WrongKey,
+)
+from qwenfleet.deployments.ingress.outcome import outcome_of, outcome_of_status
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (MissingKey(), Outcome.NO_KEY),
+        (WrongKey(), Outcome.WRONG_KEY),
+        (MalformedBody("x"), Outcome.REFUSED),
+        (ModelRequired(("a",)), Outcome.REFUSED),
+        (UnknownModel("b", ("a",)), Outcome.REFUSED),
+        (UnknownRoute("GET", "/"), Outcome.REFUSED),
+        (BodyTooLarge(1, 2), Outcome.REFUSED),
+        (BodyTimeout(1.0), Outcome.REFUSED),
+        (ModelLoading("a", 5), Outcome.UNAVAILABLE),
+        (NoEngine("a", 5), Outcome.UNAVAILABLE),
+        (RequestKillsEngines("a"), Outcome.ENGINE_LOST),
+        (DeadlineExceeded(1.0), Outcome.TIMED_OUT),
+        (EngineRefused("a", "e1", "x"), Outcome.FAILED),
+        (GatewayFailed(), Outcome.FAILED),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, FleetError) else value,
+)
+def test_an_error_says_how_its_request_ended(error: FleetError, outcome: Outcome) -> None:
+    assert outcome_of(error) is outcome
+
+
+def test_a_stream_that_found_no_other_engine_was_lost() -> None:
+    assert outcome_of(NoEngine("a", 5), has_output=True) is Outcome.ENGINE_LOST
+
+
+def test_a_deadline_of_the_clients_own_is_no_failure_of_ours() -> None:
+    late = outcome_of(DeadlineExceeded(1.0), is_clients_deadline=True)
+    assert late is Outcome.CLIENT_DEADLINE
+    assert outcome_of(BodyTimeout(1.0), is_clients_deadline=True) is Outcome.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (None, Outcome.FAILED),
+        (200, Outcome.COMPLETED),
+        (302, Outcome.COMPLETED),
+        (400, Outcome.REFUSED),
+        (499, Outcome.REFUSED),
+        (500, Outcome.FAILED),
+    ],
+)
+def test_so_does_the_status_of_vllms_app(status: int | None, outcome: Outcome) -> None:
+    assert outcome_of_status(status) is outcome
