@@ -270,20 +270,22 @@ class Dispatcher:
         usable = self._roster.usable()
         for flight in sorted(self._moving.values(), key=lambda flight: flight.turn):
             links = [link for link in usable if link is not flight.link]
+            # An engine that refused comes last.
             links = [link for link in links if link is not flight.refused_by] or links
             if flight.link is not None and not flight.link.is_leaving:
-                del self._moving[flight.request_id]  # its engine is well again
+                del self._moving[flight.request_id]  # its engine recovered: it stays
             elif flight.link is not None and all(link.is_leaving for link in links):
-                continue  # it would be no better off there
+                continue  # the others are leaving too
             elif flight.suspicion.is_suspect:
-                self._put_on_trial(flight, links)
+                self._put_on_trial(flight, links)  # it might kill an engine for others
             else:
                 targets = targets_of(links)
+                # Still served, or patient: delay no other stream.
                 if flight.link is not None or now < flight.parked_at + PATIENCE_S:
                     targets = with_room(targets, flight.length_tokens)
                 target = choose(targets, flight.length_tokens, self._rng)
                 if target is None:
-                    break  # whoever comes later in turn does not overtake
+                    break  # later requests must not overtake
                 self._send(flight, target)
 
     def _beside_trials(self) -> list[EngineLink]:

@@ -72,13 +72,15 @@ class RankSpeed:
     def stepped(self, now: float, waiting: int = 0) -> None:
         """The core made a step; what it answered was told before. `waiting` attempts were left in
         its queue, where nothing prefills them."""
-        if self._since is not None:
+        if self._since is not None:  # an idle core's first step has no start
+            # Queued prompts were not prefilled; aborted ones may have been.
             has_prompt = self._unanswered > waiting or self._is_spoiled
+            # A prompt that came during the step waited.
             if self._has_answered or (self._had_prompt and has_prompt):
                 self._note_prefill(now - self._since, now)
             else:
                 self._note_decode(now - self._since, now)
-        self._since = now if self._held else None
+        self._since = now if self._held else None  # idle time is no step
         self._had_prompt = self._unanswered > 0
         self._has_answered = False
 
