@@ -20,5 +20,6 @@ def _load(name: str) -> Any:
     return module
 
 
+word_list = _load("word_list")
 lock = _load("lock")
 setup_env = _load("setup_env")

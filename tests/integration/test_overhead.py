@@ -46,8 +46,8 @@ def test_both_servers_are_measured_without_an_error_and_leave_nothing(tmp_path: 
         for program in psutil.Process(keeper.pid).children() if keeper.poll() is None else []:
             program.terminate()
         keeper.wait(120)
-    said = (tmp_path / "err").read_text()
-    assert json.loads((tmp_path / "end.json").read_text()) == {"status": 0, "left": []}, said
+    printed = (tmp_path / "err").read_text()
+    assert json.loads((tmp_path / "end.json").read_text()) == {"status": 0, "left": []}, printed
 
     cases = json.loads(file.read_text())
     assert [
@@ -64,5 +64,5 @@ def test_both_servers_are_measured_without_an_error_and_leave_nothing(tmp_path: 
     table = (tmp_path / "out").read_text()
     assert table.count("| streamed |") == table.count("| whole |") == 6
     assert "Medians of 1 runs." in table
-    assert "run 1: vllm up" in said
-    assert "run 1: fleet up" in said
+    assert "run 1: vllm up" in printed
+    assert "run 1: fleet up" in printed

@@ -182,8 +182,8 @@ class KubernetesApi:
             return web.Response(status=404, text="404 page not found")
         is_everywhere = not namespace and resource in self.denied_everywhere
         if (verb, resource) in self.denied or is_everywhere:
-            said = f'{resource} is forbidden: User "me" cannot {verb} resource "{resource}"'
-            return _status(403, "Forbidden", said)
+            reported = f'{resource} is forbidden: User "me" cannot {verb} resource "{resource}"'
+            return _status(403, "Forbidden", reported)
         if verb == "create":
             return await self._exec(request, names[0])
         if verb in ("get", "patch"):

@@ -72,12 +72,12 @@ def running_at(port: int) -> RunningFleet:
     return RunningFleet(os.getpid(), 0.0, "demo", "http://127.0.0.1:8000", "", "", port, [])
 
 
-def wait_for(server: Prometheus, said: str) -> list[str]:
+def wait_for(server: Prometheus, printed: str) -> list[str]:
     give_up_at = time.monotonic() + PATIENCE_S
     watcher = watch_command.Watcher(server)
     while True:
         texts = [notice.text for notice in watcher.notices(time.time())]
-        if any(said in text for text in texts):
+        if any(printed in text for text in texts):
             return texts
         assert time.monotonic() < give_up_at, texts
         time.sleep(0.2)

@@ -62,8 +62,8 @@ def test_help_names_the_options_of_a_command(
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])
     assert caught.value.code == 0
-    said = capsys.readouterr().out
-    assert all(option in said for option in options)
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in options)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_wrong_command_line_shows_the_usage(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "printed"),
     [
         ("gateways: {}\n", "unknown key 'gateways'"),
         ("gateway: {port: 99999}\n", "gateway.port"),
@@ -105,7 +105,7 @@ def test_a_wrong_command_line_shows_the_usage(
     ],
 )
 def test_a_wrong_configuration_is_one_sentence_and_no_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, printed: str
 ) -> None:
     file = tmp_path / "fleet.yaml"
     file.write_text(text)
@@ -113,7 +113,7 @@ def test_a_wrong_configuration_is_one_sentence_and_no_traceback(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"qwenfleet: {file}")
-    assert said in err
+    assert printed in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
 
@@ -162,9 +162,9 @@ def test_status_shows_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["status", "--port", "8000"]) == 0
     assert "e1" in capsys.readouterr().out
     assert cli.main(["status", "--json"]) == 0
-    said: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert said["name"] == "demo"
-    assert said["engines"][0]["kv_usage"] == 0.25
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert printed["name"] == "demo"
+    assert printed["engines"][0]["kv_usage"] == 0.25
 
 
 @pytest.mark.usefixtures("answering_fleet")
@@ -307,9 +307,9 @@ def test_a_plan_needs_no_ray_and_a_refusal_is_one_sentence(
     assert cli.main([*model, "--accelerator", "MI300X"]) == 0
     assert "Choice: TP8+EP8" in capsys.readouterr().out
     assert cli.main([*model, "--accelerator", "H100", "--layout", "TP5"]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "96 attention heads do not divide over TP5 (rule heads)" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "96 attention heads do not divide over TP5 (rule heads)" in printed
 
 
 def test_a_plan_for_a_cluster_that_is_not_there_says_so(
@@ -333,7 +333,7 @@ def test_version_names_the_command_and_the_one_in_pyproject(
 
 def test_a_start_reads_no_version_and_imports_no_completion() -> None:
     code = (
-        "import sys; from qwenfleet import cli\n"
+        "import sys; from qwenfleet.cli import __main__ as cli\n"
         "try: cli.main(['--help'])\n"
         "finally: sys.stderr.write(repr(sorted({'shtab', 'qwenfleet.cluster.doctor.packages'}"
         " & set(sys.modules))))"

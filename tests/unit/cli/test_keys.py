@@ -62,7 +62,7 @@ def test_a_key_that_is_typed_is_not_shown(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "printed"),
     [
         ("", "there is no key on standard input"),
         ("\n", "there is no key on standard input"),
@@ -75,13 +75,13 @@ def test_a_key_that_is_typed_is_not_shown(
     ],
 )
 def test_what_cannot_be_a_good_key_is_refused_in_a_sentence_that_does_not_show_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, said: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, printed: str
 ) -> None:
     typed(monkeypatch, text)
     assert cli.main(["keys", "hash"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert printed in err
     assert not text.strip() or text.strip() not in err
 
 

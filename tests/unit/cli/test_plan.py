@@ -45,23 +45,23 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def test_the_table_has_every_candidate_the_choice_and_its_reason(run: Run) -> None:
-    status, said = run(*CODER, "--accelerator", "MI300X", "--slo", "ttft=2s,tpot=50ms")
+    status, printed = run(*CODER, "--accelerator", "MI300X", "--slo", "ttft=2s,tpot=50ms")
     assert status == 0
     for text in ("TP8+EP8", "TP4xDP2+EP8", "DP8+EP8", "262,144", "3,798,560", "SLO"):
-        assert text in said
-    assert "Choice: TP8+EP8, one engine on 8 of 8 x MI300X" in said
-    assert "refused by memory: TP1" in said
-    assert "Memory is computed, speed is predicted; nothing here was measured" in said
-    assert "Prefill and decode share their engines" in said
+        assert text in printed
+    assert "Choice: TP8+EP8, one engine on 8 of 8 x MI300X" in printed
+    assert "refused by memory: TP1" in printed
+    assert "Memory is computed, speed is predicted; nothing here was measured" in printed
+    assert "Prefill and decode share their engines" in printed
 
 
 def test_skewed_routing_is_said_and_makes_a_step_no_slower(run: Run) -> None:
     found = {}
     for routing in ("uniform", "skewed"):
         options = (*CODER, "--accelerator", "H200", "--layout", "TP8+EP8", "--routing", routing)
-        _, said = run(*options)
-        assert f"512 tokens, {routing} routing. " in said.splitlines()[0]
-        assert ("Skewed routing is of one" in said) == (routing == "skewed")
+        _, printed = run(*options)
+        assert f"512 tokens, {routing} routing. " in printed.splitlines()[0]
+        assert ("Skewed routing is of one" in printed) == (routing == "skewed")
         found[routing] = json.loads(run(*options, "--output", "json")[1])
         assert found[routing]["routing"] == routing
     slow, fast = (
@@ -72,23 +72,23 @@ def test_skewed_routing_is_said_and_makes_a_step_no_slower(run: Run) -> None:
 
 
 def test_no_cell_of_the_table_is_cut_short(run: Run) -> None:
-    _, said = run(*CODER, "--accelerator", "MI300X")
-    assert "…" not in said
-    assert "blocks" in said
+    _, printed = run(*CODER, "--accelerator", "MI300X")
+    assert "…" not in printed
+    assert "blocks" in printed
 
 
 def test_explain_draws_one_gpus_memory(run: Run) -> None:
-    status, said = run(*CODER, "--accelerator", "H200", "--explain", "TP8+EP8")
+    status, printed = run(*CODER, "--accelerator", "H200", "--explain", "TP8+EP8")
     assert status == 0
-    assert re.search(r"█{24}▓{28}▒░·{6}", said)
+    assert re.search(r"█{24}▓{28}▒░·{6}", printed)
     for line in ("weights +56.2 GiB +40%", "KV cache +65.6 GiB +47% +2,218,592 tokens"):
-        assert re.search(line, said)
+        assert re.search(line, printed)
 
 
 def test_explain_shows_what_does_not_fit_and_says_so_by_its_status(run: Run) -> None:
-    status, said = run(*CODER, "--accelerator", "H100", "--explain", "DP8+EP8")
+    status, printed = run(*CODER, "--accelerator", "H100", "--explain", "DP8+EP8")
     assert status == 1
-    assert "memory: weights take 67.5 GiB" in said
+    assert "memory: weights take 67.5 GiB" in printed
 
 
 def test_a_bar_uses_all_its_cells() -> None:
@@ -99,23 +99,23 @@ def test_a_bar_uses_all_its_cells() -> None:
 
 def test_output_goes_to_standard_output_alone_or_to_a_file(run: Run, tmp_path: Path) -> None:
     machines = ("--accelerator", "H200")
-    _, said = run(*CODER, *machines, "--output", "fleet.yaml")
-    assert yaml.safe_load(said)["models"][0]["accelerator"] == "H200"
+    _, printed = run(*CODER, *machines, "--output", "fleet.yaml")
+    assert yaml.safe_load(printed)["models"][0]["accelerator"] == "H200"
     file = tmp_path / "values.yaml"
     _, told = run(*CODER, *machines, "--output", "values.yaml", str(file))
-    assert yaml.safe_load(file.read_text())["fleet"] == yaml.safe_load(said)
+    assert yaml.safe_load(file.read_text())["fleet"] == yaml.safe_load(printed)
     assert told.startswith(f"{file}: TP8+EP8, ")
 
 
 def test_json_is_json(run: Run) -> None:
-    _, said = run(*CODER, "--accelerator", "B200", "--goal", "cost", "--output", "json")
-    assert json.loads(said)["goal"] == "cost"
+    _, printed = run(*CODER, "--accelerator", "B200", "--goal", "cost", "--output", "json")
+    assert json.loads(printed)["goal"] == "cost"
 
 
 def test_a_cluster_of_two_kinds_gets_a_plan_for_each(run: Run) -> None:
-    _, said = run(*CODER, "--from-cluster", ray=[H100, H100, MI300X])
-    assert "FP8 on 2 x 8 x H100" in said
-    assert "FP8 on 8 x MI300X" in said
+    _, printed = run(*CODER, "--from-cluster", ray=[H100, H100, MI300X])
+    assert "FP8 on 2 x 8 x H100" in printed
+    assert "FP8 on 8 x MI300X" in printed
     _, one = run(*CODER, "--from-cluster", "--accelerator", "MI300X", ray=[H100, MI300X])
     assert "H100" not in one
 
@@ -124,8 +124,8 @@ def test_a_kind_of_machine_that_holds_no_layout_does_not_hide_the_others(
     run: Run,
 ) -> None:
     small = H100 | {"Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}
-    status, said = run(*CODER, "--from-cluster", ray=[small, MI300X])
-    assert (status, "Choice: TP8+EP8" in said) == (0, True)
+    status, printed = run(*CODER, "--from-cluster", ray=[small, MI300X])
+    assert (status, "Choice: TP8+EP8" in printed) == (0, True)
     with pytest.raises(NoLayoutFits):
         run(*CODER, "--address", "10.0.0.1:6379", ray=[small])
 
@@ -141,9 +141,9 @@ def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.M
         return [{"metadata": {"name": "n", "labels": labels}, "spec": {}, "status": status}]
 
     monkeypatch.setattr(plan, "kubernetes_nodes", nodes)
-    _, said = run(*CODER, "--from-cluster", "--kube")
+    _, printed = run(*CODER, "--from-cluster", "--kube")
     run(*CODER, "--kube", "prod")
-    assert "8 x MI355X" in said
+    assert "8 x MI355X" in printed
     assert asked == [None, "prod"]
 
 
@@ -161,8 +161,8 @@ def test_the_environment_is_told_beside_vllms_arguments(
 
 def test_a_directory_is_planned_for(run: Run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    _, said = run("--model", str(tmp_path), "--accelerator", "H100", "--gpus-per-node", "1")
-    assert "TP1" in said
+    _, printed = run("--model", str(tmp_path), "--accelerator", "H100", "--gpus-per-node", "1")
+    assert "TP1" in printed
 
 
 H200 = ("--accelerator", "H200")
@@ -223,13 +223,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), BAD)
+@pytest.mark.parametrize(("options", "printed"), BAD)
 def test_bad_input_is_refused_in_a_sentence_with_the_way_out(
-    run: Run, options: tuple[str, ...], said: str
+    run: Run, options: tuple[str, ...], printed: str
 ) -> None:
     with pytest.raises(PlanError) as caught:
         run(*options)
-    assert said in str(caught.value)
+    assert printed in str(caught.value)
 
 
 @pytest.mark.parametrize(

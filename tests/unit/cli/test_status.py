@@ -58,8 +58,8 @@ def test_the_command_prints_json_that_holds_all_of_it(
 
 def test_another_namespace_may_be_asked(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "--kube", "--namespace", "void", "--context", "test"]) == 0
-    said = capsys.readouterr().out
-    assert "note: there is no RayService in namespace void" in said
+    printed = capsys.readouterr().out
+    assert "note: there is no RayService in namespace void" in printed
 
 
 def test_a_refusal_of_what_matters_is_a_sentence_and_exit_status_1(
@@ -67,9 +67,9 @@ def test_a_refusal_of_what_matters_is_a_sentence_and_exit_status_1(
 ) -> None:
     api.denied = {("list", "rayservices")}
     assert cli.main(["status", "--kube"]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("qwenfleet: the Kubernetes API does not let you list rayservices")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("qwenfleet: the Kubernetes API does not let you list rayservices")
 
 
 class Ended(Exception):
@@ -78,7 +78,7 @@ class Ended(Exception):
 
 def watched(client: kube.Kube, steps: list[Any], **options: Any) -> list[str]:
     """What is said while, between two looks, each step is done."""
-    said: list[str] = []
+    printed: list[str] = []
     now = [100.0]
 
     def sleep(seconds: float) -> None:
@@ -88,14 +88,14 @@ def watched(client: kube.Kube, steps: list[Any], **options: Any) -> list[str]:
         steps.pop(0)()
 
     with pytest.raises(Ended):
-        status.watch(client, say=said.append, clock=lambda: now[0], sleep=sleep, **options)
-    return said
+        status.watch(client, say=printed.append, clock=lambda: now[0], sleep=sleep, **options)
+    return printed
 
 
 def test_a_watch_speaks_when_something_changed(api: Any) -> None:
     steps = [lambda: None, lambda: api.delete("pods", "coder-h100", "fleet"), lambda: None]
-    said = watched(kube.connect(), steps, as_json=True)
-    assert [len(json.loads(line)["pods"]) for line in said] == [2, 1]
+    printed = watched(kube.connect(), steps, as_json=True)
+    assert [len(json.loads(line)["pods"]) for line in printed] == [2, 1]
 
 
 def test_a_watch_says_how_old_it_is_when_the_server_is_away(api: Any) -> None:
@@ -105,15 +105,17 @@ def test_a_watch_says_how_old_it_is_when_the_server_is_away(api: Any) -> None:
     def back() -> None:
         api.token = "secret"
 
-    said = watched(kube.connect(), [away, lambda: None, back], as_json=False)
-    assert len(said) == 3
-    assert said[0] == said[2]
-    assert said[1].startswith("what was shown before is 2 s old: the Kubernetes API does not know")
+    printed = watched(kube.connect(), [away, lambda: None, back], as_json=False)
+    assert len(printed) == 3
+    assert printed[0] == printed[2]
+    assert printed[1].startswith(
+        "what was shown before is 2 s old: the Kubernetes API does not know"
+    )
 
 
 def test_a_terminal_is_told_each_time(api: Any) -> None:
-    said = watched(kube.connect(), [lambda: None], as_json=False, is_terminal=True)
-    assert [line.startswith(status.CLEAR) for line in said] == [True, True]
+    printed = watched(kube.connect(), [lambda: None], as_json=False, is_terminal=True)
+    assert [line.startswith(status.CLEAR) for line in printed] == [True, True]
 
 
 def test_a_watch_that_cannot_begin_is_an_error(api: Any) -> None:

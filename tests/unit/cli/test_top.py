@@ -93,12 +93,12 @@ def test_a_long_interval_does_not_keep_it_from_reading(
 @pytest.mark.usefixtures("fleet")
 def test_json_has_every_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["top", "--json", "--interval", "0.3", "--fleet", "demo"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["title"] == "demo at http://127.0.0.1:8000"
-    assert said["models"][0]["cached_share"] == pytest.approx(0.8)
-    assert said["models"][0]["slo"]["ttft"]["objective"] == 0.95
-    assert said["engines"][0]["state"] == "ready"
-    assert said["problems"] == []
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["title"] == "demo at http://127.0.0.1:8000"
+    assert printed["models"][0]["cached_share"] == pytest.approx(0.8)
+    assert printed["models"][0]["slo"]["ttft"]["objective"] == 0.95
+    assert printed["engines"][0]["state"] == "ready"
+    assert printed["problems"] == []
 
 
 def test_an_address_of_another_machine_needs_no_fleet_here(
@@ -131,8 +131,10 @@ def test_what_cannot_be_read_is_one_sentence(
 def test_a_fleet_of_another_name_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     run_a_fleet(7)
     assert cli.main(["top", "--fleet", "other"]) == 1
-    said = "no fleet of yours called 'other' runs there. These do: 'demo' at http://127.0.0.1:8000."
-    assert capsys.readouterr().err == f"qwenfleet: {said}\n"
+    printed = (
+        "no fleet of yours called 'other' runs there. These do: 'demo' at http://127.0.0.1:8000."
+    )
+    assert capsys.readouterr().err == f"qwenfleet: {printed}\n"
 
 
 def test_an_address_that_does_not_answer_is_one_sentence(
@@ -178,13 +180,13 @@ class Terminal:
             start_new_session=True,
         )
         os.close(theirs)
-        self.said = ""
+        self.printed = ""
 
     def read_until(self, text: str, timeout_s: float = 30) -> None:
         give_up_at = time.monotonic() + timeout_s
-        self.said = ""
-        while text not in self.said:
-            assert time.monotonic() < give_up_at, self.said
+        self.printed = ""
+        while text not in self.printed:
+            assert time.monotonic() < give_up_at, self.printed
             self._read()
 
     def end(self, number: int) -> int:
@@ -199,7 +201,7 @@ class Terminal:
                 data = os.read(self._ours, 65536)
             except OSError:  # closed at the other end
                 data = b""
-            self.said += data.decode(errors="replace")
+            self.printed += data.decode(errors="replace")
             return bool(data)
         return self.process.poll() is None
 
@@ -218,7 +220,7 @@ def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, nu
         fleet.status = 503
         terminal.read_until("answers with status 503")
         terminal.read_until("nothing is known now; asking again")
-        assert "completed" not in terminal.said
+        assert "completed" not in terminal.printed
         fleet.status = 200
         terminal.read_until("completed")
         for path in fleets.state_directory().glob("*.json"):
@@ -227,8 +229,8 @@ def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, nu
         run_a_fleet(fleet.port, "again")
         terminal.read_until("again at http://127.0.0.1:8000")
         assert terminal.end(number) == 0
-        assert "Traceback" not in terminal.said
-        assert "\x1b[?1049l" in terminal.said  # the screen is as it was
+        assert "Traceback" not in terminal.printed
+        assert "\x1b[?1049l" in terminal.printed  # the screen is as it was
     finally:
         terminal.close()
 

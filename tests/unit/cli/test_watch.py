@@ -71,10 +71,10 @@ def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
 
 
 def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
-    port, said = watch.free_port(metrics_page.port)
+    port, reported = watch.free_port(metrics_page.port)
     assert port != metrics_page.port
     check_port(prometheus.HOST, port)
-    assert f"taking {port} for Prometheus" in said[0]
+    assert f"taking {port} for Prometheus" in reported[0]
     assert watch.free_port(port) == (port, [])
 
 

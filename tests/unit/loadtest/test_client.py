@@ -81,7 +81,7 @@ async def test_a_whole_answer_has_one_time(slow_server: Any) -> None:
 
 @pytest.mark.parametrize("is_stream", [True, False])
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "reported"),
     [
         ("status", "HTTP 500: .*the engine is dead"),
         ("not-utf-8", "HTTP 500: "),
@@ -93,26 +93,26 @@ async def test_a_whole_answer_has_one_time(slow_server: Any) -> None:
     ],
 )
 async def test_a_fault_of_the_server_is_told_in_the_answer(
-    server: Any, fault: str, said: str, is_stream: bool
+    server: Any, fault: str, reported: str, is_stream: bool
 ) -> None:
     answer = await ask(server.url, f"fault:{fault}", is_stream=is_stream)
-    assert re.match(said, answer.error)
+    assert re.match(reported, answer.error)
     assert answer.tokens == 0
     assert answer.ttft_s == answer.latency_s > 0
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "reported"),
     [
         ("no-done", "the stream ended without [DONE]"),
         ("long-line", "LineTooLong"),
     ],
 )
 async def test_a_fault_of_a_stream_is_told_in_the_answer(
-    server: Any, fault: str, said: str
+    server: Any, fault: str, reported: str
 ) -> None:
     answer = await ask(server.url, f"fault:{fault}", is_stream=True)
-    assert said in answer.error
+    assert reported in answer.error
 
 
 async def test_a_stream_that_ends_with_an_error_event_has_no_tokens(server: Any) -> None:

@@ -83,7 +83,7 @@ async def test_the_prompts_of_one_seed_are_the_same_again(slow_server: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "reported"),
     [
         ("status", "HTTP 500"),
         ("short", "3 tokens instead of 4"),
@@ -93,11 +93,11 @@ async def test_the_prompts_of_one_seed_are_the_same_again(slow_server: Any) -> N
     ],
 )
 async def test_errors_are_counted_and_do_not_end_the_loop(
-    server: Any, fault: str, said: str
+    server: Any, fault: str, reported: str
 ) -> None:
     sample = await run(server.url, Workload(True, 4, 2), model=f"fault:{fault}", seconds=0.2)
     assert len(sample.answers) > 2
-    assert all(answer.error.startswith(said) for answer in sample.answers)
+    assert all(answer.error.startswith(reported) for answer in sample.answers)
 
 
 async def test_a_server_that_is_gone_makes_errors_only() -> None:

@@ -137,7 +137,7 @@ def test_a_file_of_earlier_figures_is_kept_when_the_benchmark_fails(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "printed"),
     [
         ([], "COMMAND"),
         (["fly"], "fly"),
@@ -154,14 +154,14 @@ def test_a_file_of_earlier_figures_is_kept_when_the_benchmark_fails(
     ],
 )
 def test_a_wrong_command_line_shows_the_usage(
-    benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str], arguments: list[str], printed: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         loadtest.main(arguments)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "usage: python -m qwenfleet.loadtest" in err
-    assert said in err
+    assert printed in err
     assert benchmarks.asked == []
 
 

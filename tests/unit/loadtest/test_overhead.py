@@ -38,16 +38,16 @@ def start_of(name):
             yield server
     return start
 
-said = []
+reported = []
 loads = [Workload(True, 4, 2), Workload(False, 2, 1)]
 results = overhead.measure(
-    [start_of(name) for name in spec], runs=2, seconds=0.15, loads=loads, say=said.append
+    [start_of(name) for name in spec], runs=2, seconds=0.15, loads=loads, say=reported.append
 )
 print(json.dumps({
     "cases": [case.as_json() for case in results.cases],
     "idle": results.idle_cpu_ms_per_s,
     "runs": results.runs,
-    "said": said,
+    "reported": reported,
     "processes": len(psutil.Process().children()),
     "files": os.listdir("."),
 }))
@@ -64,19 +64,20 @@ def measured(python_says: Any, program: Path) -> Any:
     return python_says(MEASURE, program, json.dumps(spec))
 
 
-def figures_of(said: list[str], server: str, load: Workload) -> list[float]:
+def figures_of(reported: list[str], server: str, load: Workload) -> list[float]:
     """Requests per second of each run, as it was said meanwhile."""
     pattern = re.compile(rf"  {server}: {re.escape(str(load))}: (\d+\.\d) requests/s")
-    return [float(match[1]) for text in said if (match := pattern.match(text))]
+    return [float(match[1]) for text in reported if (match := pattern.match(text))]
 
 
 def test_the_servers_run_in_turn_and_each_load_is_told(measured: Any) -> None:
-    said = [re.sub(r" in \d+ s$|: [\d.]+ requests/s.*", "", text) for text in measured["said"]]
+    tail = r" in \d+ s$|: [\d.]+ requests/s.*"
+    reported = [re.sub(tail, "", text) for text in measured["reported"]]
     run = {
         name: [f"  {name}: stream, 4 tokens, c=2", f"  {name}: whole, 2 tokens, c=1"]
         for name in "ab"
     }
-    assert said == [
+    assert reported == [
         *("run 1: a up", *run["a"], "run 1: b up", *run["b"]),
         *("run 2: a up", *run["a"], "run 2: b up", *run["b"]),
     ]
@@ -91,7 +92,7 @@ def test_a_case_is_the_median_of_its_runs(measured: Any) -> None:
         ("b", "whole, 2 tokens, c=1"),
     ]
     for case in cases:
-        runs = figures_of(measured["said"], case.server, case.load)
+        runs = figures_of(measured["reported"], case.server, case.load)
         assert len(runs) == 2
         assert case.requests_per_s == pytest.approx(sum(runs) / 2, abs=0.11)
         assert case.tokens_per_s == pytest.approx(case.max_tokens * case.requests_per_s)
@@ -159,12 +160,12 @@ def test_a_peer_that_does_not_start_costs_none_of_what_was_measured(
 
     monkeypatch.setattr(overhead, "_run", run)
     monkeypatch.setattr(process_tree, "adopt_orphans", lambda: None)
-    said: list[str] = []
-    options: Any = {"runs": 2, "seconds": 1.0, "loads": (), "say": said.append}
+    reported: list[str] = []
+    options: Any = {"runs": 2, "seconds": 1.0, "loads": (), "say": reported.append}
     starts: Any = ["vllm"]
     results = overhead.measure(starts, others=["broken", "peer"], **options)  # type: ignore[list-item]
     assert asked == ["vllm", "broken", "peer", "vllm", "peer"]
     assert results.idle_cpu_ms_per_s == {"vllm": 1.0, "peer": 1.0}
-    assert said == ["left out from here on: broken ended with status 1. See its log."]
+    assert reported == ["left out from here on: broken ended with status 1. See its log."]
     with pytest.raises(BenchmarkError, match="broken ended"):
         overhead.measure(["broken"], **options)  # type: ignore[list-item]

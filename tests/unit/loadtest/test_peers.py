@@ -37,9 +37,9 @@ def install_pyarrow(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 
 @pytest.mark.usefixtures("environment")
 def test_each_that_is_missing_is_named() -> None:
-    said: list[str] = []
-    assert peers.installed(said.append) == []
-    assert said == [
+    reported: list[str] = []
+    assert peers.installed(reported.append) == []
+    assert reported == [
         "vllm-router is not installed, so it is left out",
         "smg is not installed, so it is left out",
         "ray.serve.llm needs pyarrow, which is not installed, so it is left out",
@@ -49,10 +49,10 @@ def test_each_that_is_missing_is_named() -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_router_beside_our_python_is_found(environment: Path, name: str) -> None:
     install(environment / name)
-    said: list[str] = []
-    assert peers.installed(said.append) == [PROGRAMS[name]]
-    assert not any(text.startswith(name) for text in said)
-    assert len(said) == 2
+    reported: list[str] = []
+    assert peers.installed(reported.append) == [PROGRAMS[name]]
+    assert not any(text.startswith(name) for text in reported)
+    assert len(reported) == 2
 
 
 def test_a_router_on_the_path_is_found(environment: Path, tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_ray_serve_llm_needs_pyarrow_only(
     environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_pyarrow(monkeypatch, tmp_path)
-    said: list[str] = []
-    assert peers.installed(said.append) == RAY_SERVE
-    assert [text.split()[0] for text in said] == ["vllm-router", "smg"]
+    reported: list[str] = []
+    assert peers.installed(reported.append) == RAY_SERVE
+    assert [text.split()[0] for text in reported] == ["vllm-router", "smg"]
 
 
 def test_where_all_are_installed_nothing_is_said(
@@ -78,6 +78,6 @@ def test_where_all_are_installed_nothing_is_said(
     for name in PROGRAMS:
         install(environment / name)
     install_pyarrow(monkeypatch, tmp_path)
-    said: list[str] = []
-    assert peers.installed(said.append) == [*PROGRAMS.values(), *RAY_SERVE]
-    assert said == []
+    reported: list[str] = []
+    assert peers.installed(reported.append) == [*PROGRAMS.values(), *RAY_SERVE]
+    assert reported == []

@@ -61,7 +61,7 @@ def tell(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def printed(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -75,21 +75,21 @@ def test_a_child_counts_while_it_lives(family: Any, soon: Any) -> None:
 
 def test_a_child_counts_after_it_ended_and_after_it_was_waited_for(family: Any, soon: Any) -> None:
     process = family()
-    parent, child = psutil.Process(process.pid), psutil.Process(int(said(process)))
+    parent, child = psutil.Process(process.pid), psutil.Process(int(printed(process)))
     soon(lambda: child.status() == psutil.STATUS_ZOMBIE)
     ended_s = process_tree.cpu_s(parent)
     assert ended_s >= BURNT_S
     tell(process)
-    assert said(process) == "waited"
+    assert printed(process) == "waited"
     assert process_tree.cpu_s(parent) == pytest.approx(ended_s, abs=0.021)
 
 
 def test_a_grandchild_counts_too(family: Any) -> None:
     before_s = process_tree.cpu_s()
     process = family()
-    said(process)
+    printed(process)
     tell(process)
-    assert said(process) == "waited"
+    assert printed(process) == "waited"
     assert process_tree.cpu_s() - before_s >= BURNT_S
 
 
@@ -107,7 +107,7 @@ def test_processes_are_told_apart_by_their_command_lines(family: Any, soon: Any)
 
 def test_an_ended_process_is_told_by_its_name(family: Any, soon: Any) -> None:
     process = family()
-    parent, child = psutil.Process(process.pid), psutil.Process(int(said(process)))
+    parent, child = psutil.Process(process.pid), psutil.Process(int(printed(process)))
     soon(lambda: child.status() == psutil.STATUS_ZOMBIE)
     (name,) = process_tree.cpu_s_by(str, parent)
     assert name == child.name()

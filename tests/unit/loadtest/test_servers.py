@@ -119,9 +119,9 @@ def test_what_a_server_leaves_is_killed_and_nothing_else(
     python_says: Any, program: Path, options: list[str]
 ) -> None:
     (port,) = free_ports(1, "127.0.0.1")
-    said = python_says(STUBBORN, program, port, *options)
-    assert said["family"] == 3, "the server, its child and the bystander"
-    assert said["left"] == [said["spared"]]
+    reported = python_says(STUBBORN, program, port, *options)
+    assert reported["family"] == 3, "the server, its child and the bystander"
+    assert reported["left"] == [reported["spared"]]
 
 
 def test_only_a_200_is_an_answer(run: Any) -> None:
@@ -145,15 +145,17 @@ def test_a_proxy_of_the_environment_is_not_asked(python_says: Any, server: Any) 
     assert python_says(PROXY, f"{server.url}/health", f"http://127.0.0.1:{nobody}") is True
 
 
-@pytest.mark.parametrize("said", [b"", b"+OK ready\r\n", b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000])
-def test_what_is_no_http_is_no_answer(said: bytes) -> None:
+@pytest.mark.parametrize(
+    "reported", [b"", b"+OK ready\r\n", b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000]
+)
+def test_what_is_no_http_is_no_answer(reported: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def reply() -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(4096)
-                connection.sendall(said)
+                connection.sendall(reported)
 
         thread = threading.Thread(target=reply)
         thread.start()

@@ -83,7 +83,7 @@ def test_auth_is_none_or_keys_or_left_out(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reported"),
     [
         ("auth: {}", "line 1: auth has neither keys nor keys_file. Add a hash"),
         ("auth: None", "line 1: auth is neither a mapping nor the word none. Write `auth: none`"),
@@ -100,11 +100,11 @@ def test_auth_is_none_or_keys_or_left_out(
     ],
 )
 def test_a_wrong_auth_is_said_with_its_line_and_without_its_value(
-    tmp_path: Path, text: str, said: str
+    tmp_path: Path, text: str, reported: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         config_of(tmp_path, text)
-    assert said in str(caught.value)
+    assert reported in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert SECRET not in str(caught.value)
 

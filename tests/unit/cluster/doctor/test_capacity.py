@@ -35,7 +35,7 @@ def judge_cpu(found: Cpu, extensions: tuple[str, ...] = WHEEL) -> list[Finding]:
 
 
 @pytest.mark.parametrize(
-    ("flags", "level", "said"),
+    ("flags", "level", "reported"),
     [
         (GENOA, Level.OK, "Chip 9, 8 cores: vLLM uses _C."),
         (SAPPHIRE_RAPIDS, Level.OK, "_C with AMX"),
@@ -45,9 +45,9 @@ def judge_cpu(found: Cpu, extensions: tuple[str, ...] = WHEEL) -> list[Finding]:
     ],
 )
 def test_the_flags_of_a_cpu_say_which_kernels_vllm_uses(
-    flags: str, level: Level, said: str
+    flags: str, level: Level, reported: str
 ) -> None:
-    assert said in only(judge_cpu(cpu(flags)), level)
+    assert reported in only(judge_cpu(cpu(flags)), level)
 
 
 def test_a_wheel_without_the_cpus_kernels_is_a_problem() -> None:
@@ -63,16 +63,18 @@ def test_where_vllm_is_built_for_gpus_the_cpus_flags_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free_gib", "level", "said"),
+    ("free_gib", "level", "reported"),
     [
         (16, Level.OK, "16.0 of 32.0 GiB"),
         (6, Level.NOTE, "--engines 1"),
         (2, Level.PROBLEM, "not even one engine fits"),
     ],
 )
-def test_memory_is_compared_with_the_laptop_fleets(free_gib: int, level: Level, said: str) -> None:
+def test_memory_is_compared_with_the_laptop_fleets(
+    free_gib: int, level: Level, reported: str
+) -> None:
     memory = Memory(free_gib * GIB, 32 * GIB)
-    assert said in only(capacity.judge_memory(memory, is_serving=False), level)
+    assert reported in only(capacity.judge_memory(memory, is_serving=False), level)
 
 
 def test_memory_that_a_fleet_has_taken_is_not_missed() -> None:
@@ -84,8 +86,8 @@ def test_memory_that_a_fleet_has_taken_is_not_missed() -> None:
     ("free_mib", "level"), [(2048, Level.OK), (64, Level.NOTE), (8, Level.PROBLEM)]
 )
 def test_shared_memory_is_for_ray_and_vllms_queues(free_mib: int, level: Level) -> None:
-    said = only(capacity.judge_shared_memory(Room("/dev/shm", free_mib * MIB, 64 * GIB)), level)
-    assert f"{free_mib} of 65536 MiB" in said
+    reported = only(capacity.judge_shared_memory(Room("/dev/shm", free_mib * MIB, 64 * GIB)), level)
+    assert f"{free_mib} of 65536 MiB" in reported
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ ROOMY = Room("/disk", 80 * GIB, 100 * GIB)
 
 
 @pytest.mark.parametrize(
-    ("disks", "level", "said"),
+    ("disks", "level", "reported"),
     [
         (Disks(ROOMY, ROOMY, ROOMY), Level.OK, "80 GiB are free"),
         (Disks(Room("/c", MIB, GIB), ROOMY, ROOMY), Level.PROBLEM, "XDG_CACHE_HOME"),
@@ -115,8 +117,10 @@ ROOMY = Room("/disk", 80 * GIB, 100 * GIB)
         (Disks(ROOMY, ROOMY, Room("/tmp/ray", 4 * GIB, 100 * GIB)), Level.NOTE, "96% full"),
     ],
 )
-def test_each_disk_is_judged_by_what_is_kept_there(disks: Disks, level: Level, said: str) -> None:
-    assert said in only(capacity.judge_disks(disks), level)
+def test_each_disk_is_judged_by_what_is_kept_there(
+    disks: Disks, level: Level, reported: str
+) -> None:
+    assert reported in only(capacity.judge_disks(disks), level)
 
 
 def test_a_folder_that_is_not_there_yet_has_the_room_of_the_one_above(tmp_path: Path) -> None:

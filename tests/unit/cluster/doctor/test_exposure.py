@@ -47,9 +47,9 @@ def test_a_stranger_on_the_fleets_port_is_a_problem() -> None:
 
 def test_a_fleet_on_its_own_port_is_a_note_and_on_its_node_as_it_should_be() -> None:
     listening = Listening(OF_FLEET, own=DEMO)
-    said = only(exposure.judge_ports(TAKEN, listening), Level.NOTE)
-    assert "'demo' (pid 100)" in said
-    assert "--port" in said
+    reported = only(exposure.judge_ports(TAKEN, listening), Level.NOTE)
+    assert "'demo' (pid 100)" in reported
+    assert "--port" in reported
     assert only(exposure.judge_ports(TAKEN, listening, is_node=True), Level.OK)
 
 
@@ -68,11 +68,11 @@ def test_what_is_guarded_or_not_ours_is_ok(listeners: tuple[Listener, ...]) -> N
 
 def test_http_without_a_key_is_a_note_once_by_both_protocols() -> None:
     proxy = replace(OF_FLEET[0], address="0.0.0.0")
-    said = only(judged(proxy, replace(proxy, address="::"), *OF_FLEET[1:]), Level.NOTE)
-    assert said.startswith(
+    reported = only(judged(proxy, replace(proxy, address="::"), *OF_FLEET[1:]), Level.NOTE)
+    assert reported.startswith(
         "your fleet 'demo' (pid 100) answers HTTP of other machines at port 8000 without a key. "
     )
-    assert "`qwenfleet keys new`" in said
+    assert "`qwenfleet keys new`" in reported
     assert only(judged(replace(proxy, is_keyless_http=False)), Level.OK)
 
 

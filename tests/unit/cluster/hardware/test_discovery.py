@@ -99,7 +99,7 @@ def test_one_kind_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "wanted", "said"),
+    ("there", "wanted", "reported"),
     [
         (from_ray([ray_node("a", H100)]), "H200", "the cluster has 8 x H100, and no H200"),
         (from_ray([ray_node("a")]), None, "has no node with GPUs that are known"),
@@ -107,7 +107,7 @@ def test_one_kind_can_be_asked_for() -> None:
     ],
 )
 def test_a_cluster_without_what_is_asked_is_refused_with_what_it_has(
-    there: ClusterMachines, wanted: str | None, said: str
+    there: ClusterMachines, wanted: str | None, reported: str
 ) -> None:
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=reported):
         there.only(wanted)

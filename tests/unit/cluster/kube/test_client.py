@@ -99,9 +99,9 @@ def test_a_server_that_does_not_answer_is_said_at_once(kubernetes_api: Any, tmp_
     assert error.api_status is None
 
 
-@pytest.mark.parametrize("said", ["<html>Welcome</html>", '"JSON"', "[]", "{}"])
-def test_what_is_no_api_server_is_said_to_be_none(kubernetes_api: Any, said: str) -> None:
-    kubernetes_api.nonsense = said
+@pytest.mark.parametrize("reported", ["<html>Welcome</html>", '"JSON"', "[]", "{}"])
+def test_what_is_no_api_server_is_said_to_be_none(kubernetes_api: Any, reported: str) -> None:
+    kubernetes_api.nonsense = reported
     error = failure(Query("pods"))
     assert str(error).startswith(f"what answers at {kubernetes_api.url} is not a Kubernetes API")
 

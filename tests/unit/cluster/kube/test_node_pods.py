@@ -47,15 +47,15 @@ def test_a_nodes_pods_are_those_that_run_with_the_head_wherever_it_is(api: Any) 
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "reported"),
     [
         ([], "There are: none."),
         (["a", "b"], "There are: a, b."),
         (["e", "d", "c", "b", "a"], "There are: a, b, c and 2 more."),
     ],
 )
-def test_where_nothing_is_near_there_is_a_list(names: list[str], said: str) -> None:
-    assert nearest("completely-different", names) == said
+def test_where_nothing_is_near_there_is_a_list(names: list[str], reported: str) -> None:
+    assert nearest("completely-different", names) == reported
 
 
 def test_a_command_that_does_not_end_is_given_up(api: Any) -> None:

@@ -129,21 +129,21 @@ def test_without_a_gateway_it_says_that_nobody_answers(metrics_text: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("skew_s", "said"),
+    ("skew_s", "reported"),
     [(0, None), (3, None), (-4, None), (40, "40 s ahead of"), (-300, "300 s behind")],
 )
 def test_a_skewed_clock_is_named_and_ages_do_not_follow_it(
-    metrics_text: Any, skew_s: float, said: str | None
+    metrics_text: Any, skew_s: float, reported: str | None
 ) -> None:
     machine = Machine()
     for at_s in (0, 10):
         reading = machine.read(at_s, metrics_text.page(metrics_text.gateway(EPOCH + at_s + skew_s)))
     view = seen(reading)
     assert view.age_s == (0, 0)
-    assert [said in note and "192.0.2.2" in note for note in view.notes if said] == [True] * bool(
-        said
-    )
-    assert bool(view.notes) is bool(said)
+    assert [reported in note and "192.0.2.2" in note for note in view.notes if reported] == [
+        True
+    ] * bool(reported)
+    assert bool(view.notes) is bool(reported)
 
 
 def test_a_fleet_that_stops_has_no_numbers_and_has_them_again_when_it_is_back(

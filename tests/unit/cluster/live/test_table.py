@@ -55,14 +55,15 @@ def drawn(
 
 
 def test_a_row_holds_the_numbers_of_a_model() -> None:
-    said = drawn(fleet())
-    assert "numbers 0 to 1 s old, rates of the last 58 s; 1 gateway\n" in said
-    rows = {tuple(line.split()) for line in said.splitlines()}
+    reported = drawn(fleet())
+    assert "numbers 0 to 1 s old, rates of the last 58 s; 1 gateway\n" in reported
+    rows = {tuple(line.split()) for line in reported.splitlines()}
     assert ("coder", "1/2", "3", "1", "0", "2.5", "1,234", "88%", "0.25") in rows
     latencies = "coder 250 ms 1.5 s - - 99.9% 90.0% < 95% -"
     assert tuple(latencies.split()) in rows
     assert (
-        "coder: 9 completed, 1 engine_lost; resumed: 2 drained; engines lost: 1 core_died" in said
+        "coder: 9 completed, 1 engine_lost; resumed: 2 drained; engines lost: 1 core_died"
+        in reported
     )
     assert ("e1", "coder", "ready", "3", "1", "25%") in rows
 
@@ -78,10 +79,10 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
         resumes={},
         losses={},
     )
-    said = drawn(FleetView("demo", (unknown,), (), 0, None, 0.0))
-    assert "nothing reports yet; 0 gateways" in said
+    reported = drawn(FleetView("demo", (unknown,), (), 0, None, 0.0))
+    assert "nothing reports yet; 0 gateways" in reported
     assert ["coder", "1/2", "3", "1", "0", "-", "-", "-", "-"] in [
-        line.split() for line in said.splitlines()
+        line.split() for line in reported.splitlines()
     ]
 
 
@@ -101,18 +102,20 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
 def test_a_name_is_shown_as_it_is_and_commands_no_terminal(
     name: str, shown: str, width: int
 ) -> None:
-    said = drawn(fleet(name, notes=(name,)), width, Notice(name, is_bad=True), head=name)
-    assert said.count(shown) >= 6
-    assert "\x1b" not in said
-    assert "\x07" not in said
+    reported = drawn(fleet(name, notes=(name,)), width, Notice(name, is_bad=True), head=name)
+    assert reported.count(shown) >= 6
+    assert "\x1b" not in reported
+    assert "\x07" not in reported
 
 
 @pytest.mark.parametrize("width", [1, 8, 20, 40, 71, 72, 80, 200])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> None:
-    said = drawn(fleet("a-model-with-a-long-name-of-its-own"), width, Notice("gone", is_bad=True))
-    assert all(len(line.rstrip()) <= width for line in said.splitlines())
+    reported = drawn(
+        fleet("a-model-with-a-long-name-of-its-own"), width, Notice("gone", is_bad=True)
+    )
+    assert all(len(line.rstrip()) <= width for line in reported.splitlines())
     if width != 1:
-        together = "".join(said.split())
+        together = "".join(reported.split())
         assert "1,234" in together
         assert "1core_died" in together
 
@@ -153,8 +156,8 @@ def low(view: FleetView, height: int, width: int = 120) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     options = console.options.update(height=height)
     lines = console.render_lines(FleetTable(view, "demo"), options, pad=False)
-    said = "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
-    return said.rstrip().split("\n")  # rich fills the height up
+    reported = "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+    return reported.rstrip().split("\n")  # rich fills the height up
 
 
 @pytest.mark.parametrize("width", [30, 80, 120])
@@ -202,5 +205,5 @@ def test_silence_and_a_broken_objective_are_red() -> None:
 
 
 def test_without_a_view_there_are_only_sentences() -> None:
-    said = drawn(None, 120, Notice("no fleet of yours runs on this machine", is_bad=True))
-    assert said.splitlines() == ["demo", "no fleet of yours runs on this machine"]
+    reported = drawn(None, 120, Notice("no fleet of yours runs on this machine", is_bad=True))
+    assert reported.splitlines() == ["demo", "no fleet of yours runs on this machine"]

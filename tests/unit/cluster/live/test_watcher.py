@@ -59,7 +59,7 @@ def target(**fields: str) -> dict[str, str]:
     }
 
 
-def said(server: Server) -> list[tuple[str, bool]]:
+def printed(server: Server) -> list[tuple[str, bool]]:
     try:
         return [(r.text, r.is_bad) for r in watch_command.Watcher(server).notices(NOW)]
     finally:
@@ -68,7 +68,7 @@ def said(server: Server) -> list[tuple[str, bool]]:
 
 
 def test_a_scrape_that_works_is_told_with_its_age(tmp_path: Path) -> None:
-    assert said(Server(tmp_path, target=target())) == [
+    assert printed(Server(tmp_path, target=target())) == [
         ("Prometheus at http://127.0.0.1:9090 scraped the fleet 2 s ago", False),
         ("no alert fires", False),
     ]
@@ -85,14 +85,14 @@ def test_a_scrape_that_works_is_told_with_its_age(tmp_path: Path) -> None:
     ],
 )
 def test_a_scrape_that_is_blocked_is_red(tmp_path: Path, one: Any, sentence: str) -> None:
-    text, is_bad = said(Server(tmp_path, target=one))[0]
+    text, is_bad = printed(Server(tmp_path, target=one))[0]
     assert sentence in text
     assert is_bad
 
 
 @pytest.mark.parametrize("one", [None, target(health="unknown", lastScrape="0001-01-01T00:00:00Z")])
 def test_before_the_first_scrape_nothing_is_wrong(tmp_path: Path, one: Any) -> None:
-    text, is_bad = said(Server(tmp_path, target=one))[0]
+    text, is_bad = printed(Server(tmp_path, target=one))[0]
     assert "yet" in text
     assert not is_bad
 
@@ -107,7 +107,7 @@ def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
         "annotations": {"summary": "no engine of coder is ready", "runbook_url": "/r/B.md"},
     }
     server = Server(tmp_path, target=target(), alerts=[pending, before, firing])
-    assert said(server)[1:] == [
+    assert printed(server)[1:] == [
         ("firing (ticket): B: no engine of coder is ready; runbook: /r/B.md", True),
         ("pending: A (model [red])", False),
     ]
@@ -115,11 +115,11 @@ def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
 
 def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text('ts=1 level=error err="disk full"\n\n')
-    ((text, is_bad),) = said(Server(tmp_path, ends=True))
+    ((text, is_bad),) = printed(Server(tmp_path, ends=True))
     assert "Prometheus has ended (status 3, and said last: disk full): alerts" in text
     assert is_bad
     hangs = MetricsError("http://127.0.0.1:9090", "does not answer (ReadTimeoutError)", "Wait.")
-    ((text, is_bad),) = said(Server(tmp_path, target=hangs))
+    ((text, is_bad),) = printed(Server(tmp_path, target=hangs))
     assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
 
 
@@ -135,7 +135,7 @@ def test_lines_end_with_prometheus_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "printed"),
     [
         ('ts=1 caller=a.go:1 level=error err="disk full"', "disk full"),
         (r'level=error msg="Error loading" err="bad \"x\"."', 'Error loading: bad "x"'),
@@ -143,14 +143,14 @@ def test_lines_end_with_prometheus_in_one_sentence(
         ("Try '/bin/ls --help' for more information.", "Try '/bin/ls --help' for more information"),
     ],
 )
-def test_a_line_of_a_log_is_told_in_its_words(line: str, said: str) -> None:
-    assert prometheus.words(line) == said
+def test_a_line_of_a_log_is_told_in_its_words(line: str, printed: str) -> None:
+    assert prometheus.words(line) == printed
 
 
 def test_pending_alerts_are_not_told_before_the_first_scrape(tmp_path: Path) -> None:
     absent = {"labels": {"alertname": "A"}, "state": "pending", "activeAt": "2026-11-23T00:09:50Z"}
     unknown = target(health="unknown", lastScrape="0001-01-01T00:00:00Z")
-    assert said(Server(tmp_path, target=unknown, alerts=[absent]))[1:] == [
+    assert printed(Server(tmp_path, target=unknown, alerts=[absent]))[1:] == [
         ("no alert fires", False)
     ]
 

@@ -48,13 +48,13 @@ def start(root: Path, log: Path, mode: str) -> "subprocess.Popen[str]":
 
 
 def test_a_model_is_built_once_and_then_found(tmp_path: Path) -> None:
-    build, said = Builder(), list[str]()
-    first = cache.materialise("model", build, "1", tmp_path, said.append)
-    second = cache.materialise("model", build, "1", tmp_path, said.append)
+    build, printed = Builder(), list[str]()
+    first = cache.materialise("model", build, "1", tmp_path, printed.append)
+    second = cache.materialise("model", build, "1", tmp_path, printed.append)
     assert first == second == tmp_path / "model-1"
     assert (first / "weights").read_bytes() == b"whole"
     assert build.num_builds == 1
-    assert said == [f"model-1 is built once, into {tmp_path}/model-1."]
+    assert printed == [f"model-1 is built once, into {tmp_path}/model-1."]
 
 
 def test_a_new_revision_is_built_beside_the_old_one(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_a_builder_killed_half_way_leaves_nothing_that_counts(tmp_path: Path) ->
 
 
 def test_a_flipped_byte_is_told_and_the_model_rebuilt(tmp_path: Path) -> None:
-    build, said = Builder(), list[str]()
+    build, printed = Builder(), list[str]()
     directory = cache.materialise("model", build, "1", tmp_path)
     (directory / "weights").write_bytes(b"whale")
-    assert cache.materialise("model", build, "1", tmp_path, said.append) == directory
-    assert said == [
+    assert cache.materialise("model", build, "1", tmp_path, printed.append) == directory
+    assert printed == [
         f"{directory}/weights is damaged: expected sha256 5d5766cf2d78 (5 bytes), "
         "found sha256 a5d2ae286d0d (5 bytes); the model is rebuilt."
     ]
@@ -101,11 +101,13 @@ def test_a_flipped_byte_is_told_and_the_model_rebuilt(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told_and_the_model_rebuilt(tmp_path: Path) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     directory = cache.materialise("model", Builder(), "1", tmp_path)
     (directory / "weights").unlink()
-    cache.materialise("model", Builder(), "1", tmp_path, said.append)
-    assert "weights is damaged: expected sha256 5d5766cf2d78 (5 bytes), found no file;" in said[0]
+    cache.materialise("model", Builder(), "1", tmp_path, printed.append)
+    assert (
+        "weights is damaged: expected sha256 5d5766cf2d78 (5 bytes), found no file;" in printed[0]
+    )
     assert (directory / "weights").exists()
 
 
@@ -113,13 +115,13 @@ def test_a_missing_file_is_told_and_the_model_rebuilt(tmp_path: Path) -> None:
 def test_a_directory_without_a_readable_manifest_is_rebuilt(
     tmp_path: Path, manifest: str | None
 ) -> None:
-    build, said = Builder(), list[str]()
+    build, printed = Builder(), list[str]()
     directory = cache.materialise("model", build, "1", tmp_path)
     (directory / cache.MANIFEST).unlink()
     if manifest is not None:
         (directory / cache.MANIFEST).write_text(manifest)
-    cache.materialise("model", build, "1", tmp_path, said.append)
-    assert "manifest.json is damaged: expected a manifest, found" in said[0]
+    cache.materialise("model", build, "1", tmp_path, printed.append)
+    assert "manifest.json is damaged: expected a manifest, found" in printed[0]
     assert build.num_builds == 2
 
 

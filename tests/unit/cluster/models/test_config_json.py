@@ -97,7 +97,7 @@ def test_dense_models_differ_in_norms_and_biases(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reported"),
     [
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM.*knows LlamaForCausalLM"),
         ({"architectures": []}, "architecture not named"),
@@ -150,21 +150,22 @@ def test_dense_models_differ_in_norms_and_biases(
     ],
 )
 def test_what_the_planner_does_not_know_is_refused_by_name(
-    change: dict[str, Any], said: str
+    change: dict[str, Any], reported: str
 ) -> None:
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=reported):
         from_config(CODER_CONFIG | change, "coder")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "there is no"), ("{", "cannot be read"), ("[]", "holds no JSON obj")]
+    ("text", "reported"),
+    [(None, "there is no"), ("{", "cannot be read"), ("[]", "holds no JSON obj")],
 )
 def test_a_directory_without_a_readable_config_is_refused(
-    tmp_path: Path, text: str | None, said: str
+    tmp_path: Path, text: str | None, reported: str
 ) -> None:
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ModelSourceError, match=said):
+    with pytest.raises(ModelSourceError, match=reported):
         read_geometry(tmp_path)
 
 

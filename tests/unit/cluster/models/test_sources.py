@@ -30,11 +30,11 @@ def sentence(source: str) -> str:
 def test_an_embedded_model_is_built_into_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    located = sources.locate("tiny-qwen3-moe", said.append)
+    located = sources.locate("tiny-qwen3-moe", printed.append)
     assert located == f"{tmp_path}/qwenfleet/models/tiny-qwen3-moe-1"
-    assert said == [f"tiny-qwen3-moe-1 is built once, into {located}."]
+    assert printed == [f"tiny-qwen3-moe-1 is built once, into {located}."]
     assert sources.locate(located) == located
     assert sources.weight_bytes(Path(located)) == 2_118_416
 

@@ -15,12 +15,12 @@ def shown(width=400):
 
 
 def test_the_report_has_every_point_and_what_was_left_out():
-    said = shown()
+    reported = shown()
     for point in POINTS:
-        assert f"\n{point.label} " in said
-        assert point.source in said
+        assert f"\n{point.label} " in reported
+        assert point.source in reported
     for one in LEFT_OUT:
-        assert one.reason in said
+        assert one.reason in reported
 
 
 def test_where_points_are_too_few_the_report_says_so_and_no_number():

@@ -95,11 +95,11 @@ def test_vllms_own_arguments_are_one_line() -> None:
 def test_vllms_arguments_name_nodes_ranks_and_kv_dtype_where_they_differ() -> None:
     found = of("qwen3-coder-480b", "H100", 2, kv_dtype=KVDtype.FP8)
     words = shlex.split(write(found, Format.VLLM_ARGS))
-    said = {name: words[words.index(name) + 1] for name in words if name.startswith("--")}
+    reported = {name: words[words.index(name) + 1] for name in words if name.startswith("--")}
     layout = found.choice.layout
-    assert said["--nnodes"] == "2"
-    assert said["--data-parallel-size"] == str(layout.data_parallel_size)
-    assert said["--kv-cache-dtype"] == "fp8"
+    assert reported["--nnodes"] == "2"
+    assert reported["--data-parallel-size"] == str(layout.data_parallel_size)
+    assert reported["--kv-cache-dtype"] == "fp8"
     assert ["--master-addr" in note for note in vllm_notes(found)] == [True]
     assert vllm_notes(of("qwen3-coder-480b", "H200")) == []
 

@@ -60,8 +60,8 @@ def test_a_setting_that_vllm_does_not_read_is_warned_of(
 
 
 def test_a_context_that_no_method_reaches_is_refused(deployed: Deploy) -> None:
-    said = deployed(fleet({"max_model_len": 1_010_000}))
-    assert "max_model_len 1,010,000 is above the 262,144 tokens that the model holds" in said
+    printed = deployed(fleet({"max_model_len": 1_010_000}))
+    assert "max_model_len 1,010,000 is above the 262,144 tokens that the model holds" in printed
 
 
 def test_a_keys_file_without_a_key_is_warned_of(
@@ -76,9 +76,9 @@ def test_a_keys_file_without_a_key_is_warned_of(
 def test_a_keys_file_with_a_wrong_line_is_refused(deployed: Deploy, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("qf-x\n")
-    said = deployed(fleet(auth={"keys_file": str(keys)}))
-    assert f"{keys} line 1" in said
-    assert "qf-x" not in said
+    printed = deployed(fleet(auth={"keys_file": str(keys)}))
+    assert f"{keys} line 1" in printed
+    assert "qf-x" not in printed
 
 
 def test_a_keys_file_that_only_gateways_have_is_theirs_to_judge(

@@ -29,7 +29,7 @@ def test_an_slo_is_read(text: str, slo: Slo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reported"),
     [
         ("", "'' is no part"),
         ("2s", "'2s' is no part"),
@@ -42,8 +42,8 @@ def test_an_slo_is_read(text: str, slo: Slo) -> None:
         ("ttft=nans", "is no part"),
     ],
 )
-def test_a_malformed_slo_is_refused(text: str, said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+def test_a_malformed_slo_is_refused(text: str, reported: str) -> None:
+    with pytest.raises(PlanError, match=reported):
         parse_slo(text)
 
 

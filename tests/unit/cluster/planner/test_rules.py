@@ -23,7 +23,7 @@ def judged(geometry: Geometry, layout: str) -> Judgement:
 
 
 @pytest.mark.parametrize(
-    ("geometry", "layout", "rule", "said"),
+    ("geometry", "layout", "rule", "reported"),
     [
         (CODER_480B, "TP5", Rule.HEADS, "96 attention heads do not divide over TP5"),
         (CODER_480B, "TP3", Rule.KV_HEADS, "8 KV heads do not divide over TP3"),
@@ -39,11 +39,11 @@ def judged(geometry: Geometry, layout: str) -> Judgement:
     ],
 )
 def test_what_vllm_refuses_is_refused_with_its_numbers(
-    geometry: Geometry, layout: str, rule: Rule, said: str
+    geometry: Geometry, layout: str, rule: Rule, reported: str
 ) -> None:
     found = [breach for breach in judged(geometry, layout).breaches if breach.rule is rule]
     assert len(found) == 1
-    assert re.search(said, found[0].sentence), found[0].sentence
+    assert re.search(reported, found[0].sentence), found[0].sentence
 
 
 @pytest.mark.parametrize("layout", ["TP1", "TP2", "TP4", "TP8+EP8", "TP4xDP2+EP8", "DP8+EP8"])
@@ -89,7 +89,7 @@ def test_four_bit_weights_are_refused_where_nothing_multiplies_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "nodes", "node", "said"),
+    ("layout", "nodes", "node", "reported"),
     [
         ("TP16+EP16@2", 2, 8, "group of 16 would span nodes, which have 8"),
         ("TP8@2", 2, 8, "group of 8 would span nodes, which have 4"),
@@ -100,8 +100,8 @@ def test_four_bit_weights_are_refused_where_nothing_multiplies_them() -> None:
     ],
 )
 def test_layouts_that_cannot_be_placed_are_refused(
-    layout: str, nodes: int, node: int, said: str
+    layout: str, nodes: int, node: int, reported: str
 ) -> None:
     verdict = judge_nodes(Layout.parse(layout), nodes=nodes, gpus_per_node=node)
     assert [b.rule for b in verdict.breaches] == [Rule.NODES]
-    assert said in verdict.breaches[0].sentence
+    assert reported in verdict.breaches[0].sentence

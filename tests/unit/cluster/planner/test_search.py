@@ -156,12 +156,12 @@ def test_without_predictions_the_layout_with_the_most_room_is_chosen(
 def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
     with pytest.raises(NoLayoutFits) as caught:
         planned("qwen3-coder-480b", "H100")
-    said = str(caught.value)
-    assert "weights take 1" in said
-    assert "may use 71.3 of the 79.2 GiB of one H100 (rule memory)" in said
-    assert "Instruct-FP8 in TP8+EP8 on the same machines" in said
-    assert "TP8xDP2+EP16@2 on 2 x 8 x H100" in said
-    assert "TP8+EP8 on 8 x H200" in said
+    reported = str(caught.value)
+    assert "weights take 1" in reported
+    assert "may use 71.3 of the 79.2 GiB of one H100 (rule memory)" in reported
+    assert "Instruct-FP8 in TP8+EP8 on the same machines" in reported
+    assert "TP8xDP2+EP16@2 on 2 x 8 x H100" in reported
+    assert "TP8+EP8 on 8 x H200" in reported
 
 
 def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
@@ -239,9 +239,9 @@ def test_amds_weak_figures_are_told() -> None:
 
 
 def test_what_an_a100_may_not_do_is_told() -> None:
-    said = planned("qwen3-coder-480b-fp8", "A100", kv_dtype=KVDtype.FP8).warnings
+    reported = planned("qwen3-coder-480b-fp8", "A100", kv_dtype=KVDtype.FP8).warnings
     for part in ("card of 40 GB", "FP8 KV cache", "Marlin"):
-        assert any(part in text for text in said)
+        assert any(part in text for text in reported)
 
 
 requests = st.builds(

@@ -18,9 +18,9 @@ def plan(capsys, *options):
 
 
 def test_the_calibration_needs_no_model(capsys):
-    said = plan(capsys, "--calibration")
-    assert "median error" in said
-    assert "Left out:" in said
+    printed = plan(capsys, "--calibration")
+    assert "median error" in printed
+    assert "Left out:" in printed
 
 
 def test_the_calibration_is_had_as_json(capsys):
@@ -52,24 +52,24 @@ def test_the_sequence_limit_that_is_written_is_the_one_that_is_printed(
     capsys, accelerator, layout, limit
 ):
     options = ("--model", CODER, "--accelerator", accelerator, "--layout", layout)
-    said = plan(capsys, *options)
+    printed = plan(capsys, *options)
     written = yaml.safe_load(plan(capsys, *options, "--output", "fleet.yaml"))
     assert written["models"][0]["engine_args"]["max_num_seqs"] == limit
-    assert f"max_num_seqs is {limit}: " in said
-    at_once = int(re.findall(r"^ +8,192 +(\d+) ", said, re.M)[0])
+    assert f"max_num_seqs is {limit}: " in printed
+    at_once = int(re.findall(r"^ +8,192 +(\d+) ", printed, re.M)[0])
     ranks = written["models"][0]["layout"].get("data_parallel_size", 1)
     assert limit // 2 < at_once / ranks <= limit
 
 
 def test_what_to_know_of_the_settings_is_printed(capsys):
-    said = plan(capsys, "--model", CODER, "--accelerator", "MI300X")
-    assert "AITER is off by default" in said
+    printed = plan(capsys, "--model", CODER, "--accelerator", "MI300X")
+    assert "AITER is off by default" in printed
 
 
 def test_arguments_for_vllm_have_the_parser(capsys):
-    said = plan(capsys, "--model", CODER, "--accelerator", "H200", "--output", "vllm-args")
-    assert "--tool-call-parser qwen3_coder" in said
-    assert "--max-num-batched-tokens 8192" in said
+    printed = plan(capsys, "--model", CODER, "--accelerator", "H200", "--output", "vllm-args")
+    assert "--tool-call-parser qwen3_coder" in printed
+    assert "--max-num-batched-tokens 8192" in printed
 
 
 def fleet(**model):

@@ -112,17 +112,17 @@ def test_a_context_shorter_than_the_answer_is_one_token_and_its_prompt():
 
 
 def test_what_was_not_measured_is_said():
-    said = " ".join(doubts(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
+    reported = " ".join(doubts(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
     for words in ("AMD", "several nodes", "pipeline", "above 10,000 tokens", "first token"):
-        assert words in said
+        assert words in reported
     assert len(doubts(shape(H100), LOAD)) == 1
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "said"), [(H200, "1 is of H200"), (MI325X, "none is of MI325X")]
+    ("accelerator", "reported"), [(H200, "1 is of H200"), (MI325X, "none is of MI325X")]
 )
-def test_accelerators_with_few_measurements_are_named(accelerator, said):
-    assert any(said in sentence for sentence in doubts(shape(accelerator), LOAD))
+def test_accelerators_with_few_measurements_are_named(accelerator, reported):
+    assert any(reported in sentence for sentence in doubts(shape(accelerator), LOAD))
 
 
 def test_a_small_model_on_one_gpu_is_in_the_published_region():
@@ -131,15 +131,15 @@ def test_a_small_model_on_one_gpu_is_in_the_published_region():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "reported"),
     [
         (0.0123, 0.0456, "0.012 to 0.046 s"),
         (17.4, 31.6, "17 to 32 s"),
         (1234, 98_765, "1,200 to 99,000 s"),
     ],
 )
-def test_a_range_is_said_with_two_digits(low, high, said):
-    assert Range(low, high).text("s") == said
+def test_a_range_is_said_with_two_digits(low, high, reported):
+    assert Range(low, high).text("s") == reported
 
 
 @pytest.mark.parametrize(("low", "high"), [(2, 1), (-1, 1)])

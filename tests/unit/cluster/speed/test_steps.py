@@ -158,7 +158,7 @@ def test_a_dense_model_reads_its_mlp():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "reported"),
     [
         ({"concurrency": 0}, "requests at once is 0"),
         ({"prompt_tokens": -1}, "a prompt is -1"),
@@ -166,7 +166,7 @@ def test_a_dense_model_reads_its_mlp():
         ({"routing_skew": 1.5}, "routing_skew is 1.5"),
     ],
 )
-def test_a_load_that_cannot_be_is_refused(wrong, said):
+def test_a_load_that_cannot_be_is_refused(wrong, reported):
     fine = {"concurrency": 1, "prompt_tokens": 1, "output_tokens": 1}
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=reported):
         Workload(**{**fine, **wrong})

@@ -57,11 +57,11 @@ def test_the_parsers_are_vllms(parser):
 
 
 def test_names_in_notes_are_vllms():
-    said = " ".join(note for of in ALL for note in settings_for(of).notes)
-    assert "VLLM_ROCM_USE_AITER_MOE=0" in said
+    reported = " ".join(note for of in ALL for note in settings_for(of).notes)
+    assert "VLLM_ROCM_USE_AITER_MOE=0" in reported
     assert '"VLLM_ROCM_USE_AITER_MOE"' in installed("envs.py")
     for backend in ("deepep_low_latency", "deepep_high_throughput", "allgather_reducescatter"):
-        assert backend in said
+        assert backend in reported
         assert f'"{backend}"' in installed("config/parallel.py")
 
 
@@ -82,8 +82,8 @@ def test_amd_has_aiter_on_and_its_gaps_said():
     assert found.env == {"VLLM_ROCM_USE_AITER": "1"}
     assert any("off by default" in note for note in found.notes)
     small = needs(model_name="Qwen/Qwen3-Coder-30B-A3B-Instruct", geometry=CODER_30B)
-    said = settings_for(replace(small, accelerator=MI300X, layout=Layout())).notes
-    assert any("28244" in note for note in said)
+    reported = settings_for(replace(small, accelerator=MI300X, layout=Layout())).notes
+    assert any("28244" in note for note in reported)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_a_long_context_brings_its_method_and_what_is_doubtful():
 
 def test_nvfp4_guides_are_set_right():
     nvfp4 = replace(FP8_480B, quantization=Quantization(QuantMethod.NVFP4, (1, 16)))
-    said = settings_for(needs(geometry=nvfp4, accelerator=B200)).notes
-    assert any("VLLM_USE_FLASHINFER_MOE_FP4" in note for note in said)
+    reported = settings_for(needs(geometry=nvfp4, accelerator=B200)).notes
+    assert any("VLLM_USE_FLASHINFER_MOE_FP4" in note for note in reported)
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def test_more_than_four_times_the_model_is_refused():
 
 
 def test_the_state_of_dual_chunk_attention_is_said():
-    said = " ".join(yarn_notes(INSTRUCT_2507, 1_010_000))
-    assert "no backend in vLLM since 0.11" in said
-    assert "short ones too" in said
+    reported = " ".join(yarn_notes(INSTRUCT_2507, 1_010_000))
+    assert "no backend in vLLM since 0.11" in reported
+    assert "short ones too" in reported
 
 
 def test_what_the_planner_prints_passes_its_own_check():

@@ -59,8 +59,8 @@ def test_all2all_backends_that_are_gone_are_what_vllm_falls_back_from():
     ],
 )
 def test_what_is_gone_is_said_with_what_to_use(args, env, words):
-    (said,) = gone_settings(args, env)
-    assert words in said
+    (reported,) = gone_settings(args, env)
+    assert words in reported
 
 
 def test_what_is_there_is_not_warned_of():
@@ -84,8 +84,8 @@ def test_a_configuration_is_read_model_by_model_and_pool_by_pool():
             ]
         }
     )
-    said = of_config(config)
-    assert len(said) == 2
-    assert all(sentence.startswith("model 'coder': ") for sentence in said)
-    assert "VLLM_USE_V1" in said[0]
-    assert "all2all_backend naive" in said[1]
+    reported = of_config(config)
+    assert len(reported) == 2
+    assert all(sentence.startswith("model 'coder': ") for sentence in reported)
+    assert "VLLM_USE_V1" in reported[0]
+    assert "all2all_backend naive" in reported[1]

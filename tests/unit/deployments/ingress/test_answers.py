@@ -98,12 +98,12 @@ def test_an_error_in_a_stream_is_one_event(error: FleetError, family: Family) ->
     name, data, *rest = event.removesuffix("\n\n").split("\n")
     assert name == "event: error"
     assert rest == []
-    said = json.loads(data.removeprefix("data: "))
+    reported = json.loads(data.removeprefix("data: "))
     match family:
         case Family.OPENAI:
-            assert said["error"]["code"] == error.code
+            assert reported["error"]["code"] == error.code
         case Family.RESPONSES:
-            assert said == {
+            assert reported == {
                 "type": "error",
                 "sequence_number": 7,
                 "code": error.code,
@@ -111,7 +111,7 @@ def test_an_error_in_a_stream_is_one_event(error: FleetError, family: Family) ->
                 "param": None,
             }
         case Family.ANTHROPIC:
-            assert said == json.loads(error_body(error, family))
+            assert reported == json.loads(error_body(error, family))
 
 
 def test_a_keep_alive_is_a_comment_or_anthropics_ping() -> None:

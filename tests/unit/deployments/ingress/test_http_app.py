@@ -146,8 +146,8 @@ async def test_no_other_route_reaches_anything(
 ) -> None:
     client = await ask(one_model, path, b'{"model": "coder"}', method=method)
     assert client.status == 404
-    said = json.loads(client.body)["error"]
-    assert path in said["message"]
+    reported = json.loads(client.body)["error"]
+    assert path in reported["message"]
     assert calls(one_model) == []
     assert [outcome for _, outcome in metrics.ended] == ["refused"]
     assert "coder" not in dict(metrics.ended)
@@ -195,9 +195,9 @@ async def test_an_unknown_model_is_a_404_that_names_the_models(
     two_models: GatewayApp, ask: Any
 ) -> None:
     client = await ask(two_models, "/v1/chat/completions", b'{"model": "gpt"}')
-    said = json.loads(client.body)["error"]
-    assert (client.status, said["code"]) == (404, "model_not_found")
-    assert all(name in said["message"] for name in ("'gpt'", "'coder'", "'helper'"))
+    reported = json.loads(client.body)["error"]
+    assert (client.status, reported["code"]) == (404, "model_not_found")
+    assert all(name in reported["message"] for name in ("'gpt'", "'coder'", "'helper'"))
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"model": null}', b'{"model": ""}'])
@@ -205,9 +205,9 @@ async def test_a_fleet_of_two_models_needs_a_name(
     two_models: GatewayApp, ask: Any, body: bytes
 ) -> None:
     client = await ask(two_models, "/v1/chat/completions", body)
-    said = json.loads(client.body)["error"]
-    assert (client.status, said["code"]) == (400, "model_required")
-    assert "'coder' or 'helper'" in said["message"]
+    reported = json.loads(client.body)["error"]
+    assert (client.status, reported["code"]) == (400, "model_required")
+    assert "'coder' or 'helper'" in reported["message"]
     assert calls(two_models) == []
 
 
@@ -236,8 +236,8 @@ async def test_a_body_that_names_no_model_properly_is_a_400(
     one_model: GatewayApp, ask: Any, body: bytes
 ) -> None:
     client = await ask(one_model, "/v1/chat/completions", body)
-    said = json.loads(client.body)["error"]
-    assert (client.status, said["type"]) == (400, "invalid_request_error")
+    reported = json.loads(client.body)["error"]
+    assert (client.status, reported["type"]) == (400, "invalid_request_error")
     assert calls(one_model) == []
 
 
@@ -278,9 +278,9 @@ async def test_a_timeout_header_that_is_no_time_is_a_400(
     assert "x-request-timeout-s" in json.loads(client.body)["error"]["message"]
 
 
-@pytest.mark.parametrize(("header", "said"), [(b"0.05", "0.05 s"), (b"1e9", "0.2 s")])
+@pytest.mark.parametrize(("header", "reported"), [(b"0.05", "0.05 s"), (b"1e9", "0.2 s")])
 async def test_a_timeout_header_shortens_the_deadline_and_never_stretches_it(
-    metrics: Any, ask: Any, header: bytes, said: str
+    metrics: Any, ask: Any, header: bytes, reported: str
 ) -> None:
     async def hang(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -291,7 +291,7 @@ async def test_a_timeout_header_shortens_the_deadline_and_never_stretches_it(
     headers = [(b"x-request-timeout-s", header)]
     client = await ask(app, "/v1/chat/completions", b"{}", headers=headers)
     assert client.status == 504
-    assert said in json.loads(client.body)["error"]["message"]
+    assert reported in json.loads(client.body)["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -306,9 +306,9 @@ async def test_anthropic_clients_are_refused_in_their_own_shape(
     one_model: GatewayApp, ask: Any, body: bytes, status: int, kind: str
 ) -> None:
     client = await ask(one_model, "/v1/messages", body)
-    said = json.loads(client.body)
-    assert (client.status, said["type"], said["error"]["type"]) == (status, "error", kind)
-    assert set(said) == {"type", "error"}
+    reported = json.loads(client.body)
+    assert (client.status, reported["type"], reported["error"]["type"]) == (status, "error", kind)
+    assert set(reported) == {"type", "error"}
 
 
 async def test_requests_in_flight_are_counted(metrics: Any, ask: Any) -> None:

@@ -95,10 +95,10 @@ async def test_anthropic_clients_are_refused_in_their_own_shape(
     app: GatewayApp, ask: Any, path: str, headers: Any
 ) -> None:
     client = await ask(app, path, *headers, body=())
-    said = json.loads(client.body)
+    reported = json.loads(client.body)
     assert client.status == 401
     assert client.headers[b"www-authenticate"] == b"Bearer"
-    assert (said["type"], said["error"]["type"]) == ("error", "authentication_error")
+    assert (reported["type"], reported["error"]["type"]) == ("error", "authentication_error")
     assert WRONG not in str(client.messages)
 
 
@@ -175,25 +175,29 @@ async def exchange(port: int, request: bytes) -> bytes:
     """All that a server says to this request until it closes, or says no more for a while."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
-    said = b""
+    reported = b""
     try:
         async with asyncio.timeout(10):
-            while b'"code"' not in said and b"{}" not in said and (part := await reader.read(9999)):
-                said += part
+            while (
+                b'"code"' not in reported
+                and b"{}" not in reported
+                and (part := await reader.read(9999))
+            ):
+                reported += part
     finally:
         writer.close()
         await writer.wait_closed()
-    return said
+    return reported
 
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 async def test_over_http_a_refusal_comes_before_a_byte_of_the_body_is_sent(port: int) -> None:
-    said = await exchange(port, HEAD + b"Content-Length: 1000000\r\n\r\n")
-    assert said.startswith(b"HTTP/1.1 401 ")
-    assert b"www-authenticate: Bearer\r\n" in said
-    assert b"invalid_api_key" in said
+    reported = await exchange(port, HEAD + b"Content-Length: 1000000\r\n\r\n")
+    assert reported.startswith(b"HTTP/1.1 401 ")
+    assert b"www-authenticate: Bearer\r\n" in reported
+    assert b"invalid_api_key" in reported
 
 
 @pytest.mark.parametrize(
@@ -211,8 +215,8 @@ async def test_over_http_headers_are_read_as_http_has_them(
     port: int, header: bytes, status: int
 ) -> None:
     length = b"Content-Length: %d\r\n" % len(BODY)
-    said = await exchange(port, HEAD + length + header % KEY.encode() + b"\r\n\r\n" + BODY)
-    assert said.startswith(b"HTTP/1.1 %d " % status)
+    reported = await exchange(port, HEAD + length + header % KEY.encode() + b"\r\n\r\n" + BODY)
+    assert reported.startswith(b"HTTP/1.1 %d " % status)
 
 
 async def openai_models(port: int, key: str) -> list[str]:

@@ -320,10 +320,10 @@ def test_no_key_is_logged(file: Path, caplog: pytest.LogCaptureFixture) -> None:
         verdict(guard, bearer(key), x_api_key(key))
     made_wrong(file)
     guard.reload()
-    said = " ".join(str(record.__dict__) for record in caplog.records)
-    assert said
-    assert NEW not in said
-    assert KEY not in said
+    reported = " ".join(str(record.__dict__) for record in caplog.records)
+    assert reported
+    assert NEW not in reported
+    assert KEY not in reported
 
 
 async def test_a_gateway_notices_a_change_without_a_blocking_call(

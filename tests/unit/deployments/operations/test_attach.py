@@ -38,14 +38,14 @@ def test_auto_is_the_cluster_of_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("addresses", "said"),
+    ("addresses", "reported"),
     [([], "no Ray cluster has a node here"), (["a:1", "b:2"], "a:1, b:2. Name one")],
 )
 def test_auto_has_to_mean_one_cluster(
-    monkeypatch: pytest.MonkeyPatch, addresses: list[str], said: str
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], reported: str
 ) -> None:
     monkeypatch.setattr(programs, "ray_addresses", lambda: addresses)
-    with pytest.raises(FleetNotFound, match=said):
+    with pytest.raises(FleetNotFound, match=reported):
         attach.cluster(None, "auto")
 
 

@@ -168,8 +168,8 @@ def test_what_ray_fails_at_is_one_sentence(
     file = tmp_path / "fleet.yaml"
     file.write_text("models: [{id: smollm2-135m-instruct}]\n")
     assert command.main([str(file), *options]) == 1
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.startswith("qwenfleet: Ray did not do")
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.startswith("qwenfleet: Ray did not do")
+    assert printed.count("\n") == 1
     assert not driver.is_joined

@@ -56,8 +56,8 @@ def test_an_unknown_engine_is_refused_with_those_that_there_are() -> None:
 
 
 def test_an_ambiguous_start_is_refused_with_those_that_it_fits() -> None:
-    said = str(refusal(ENGINES, "abc"))
-    assert said == "more than one engine is called 'abc'. There are: abc1, abc2."
+    reported = str(refusal(ENGINES, "abc"))
+    assert reported == "more than one engine is called 'abc'. There are: abc1, abc2."
 
 
 def test_a_fleet_without_engines_has_none_to_name() -> None:
@@ -126,13 +126,13 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Any:
     return answering
 
 
-def order(registry: Registry, name: str, said: list[str]) -> None:
+def order(registry: Registry, name: str, reported: list[str]) -> None:
     drain(
         FLEET,
         name,
         deadline_s=60.0,
         is_forced=False,
-        say=said.append,
+        say=reported.append,
         clock=lambda: registry.now,
         sleep=registry.sleep,
     )
@@ -149,9 +149,9 @@ def test_a_registry_that_restarts_meanwhile_is_waited_for(
             raise failure
 
     monkeypatch.setattr(registry_module, "drain", drain)
-    said: list[str] = []
-    order(registry, "a1", said)
-    assert said[-1].startswith("a1 is gone")
+    reported: list[str] = []
+    order(registry, "a1", reported)
+    assert reported[-1].startswith("a1 is gone")
     assert registry.now > 120.0
 
 
@@ -161,11 +161,11 @@ def test_a_drain_is_ordered_and_waited_for(answering: Any) -> None:
     registry = answering(
         [leaving, engine("b2")], [leaving, engine("b2")], [draining, engine("b2")], [engine("b2")]
     )
-    said: list[str] = []
-    order(registry, "a", said)
+    reported: list[str] = []
+    order(registry, "a", reported)
     assert set(registry.orders) == {("demo", "a1", DrainOrder("an operator drains it", 60.0))}
     assert len(registry.orders) > 1, "a registry that restarts gets the order again"
-    assert said == [
+    assert reported == [
         "draining a1: 4 requests to move",
         "a1 is gone; another engine of coder starts in its place",
     ]

@@ -107,18 +107,18 @@ class Fleet:
         self.closed[node] = for_s
 
     def run(self, **options: Any) -> list[str]:
-        said: list[str] = []
+        reported: list[str] = []
         drain_fleet(
             self,
             "demo",
             NODES,
             ORDER,
-            say=said.append,
+            say=reported.append,
             clock=lambda: self.now,
             sleep=self.sleep,
             **({"is_forced": False} | options),
         )
-        return said
+        return reported
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -127,12 +127,12 @@ class Fleet:
 def test_all_engines_of_a_node_drain_at_once_and_none_starts_there_meanwhile() -> None:
     other = engine("e3", "node-2")
     fleet = Fleet(engine("e1", running=2, waiting=1), engine("e2"), other, takes_s=10)
-    said = fleet.run()
+    reported = fleet.run()
     assert set(fleet.orders) == {"e1", "e2"}
     assert fleet.orders["e1"] == ORDER
     assert GRACE_S + CLOSED_S < fleet.closed["node-1"] <= 60 + GRACE_S + CLOSED_S
-    assert said[0] == "draining e1 of coder: 3 requests"
-    assert sorted(said[2:]) == ["e1 is gone", "e2 is gone"]
+    assert reported[0] == "draining e1 of coder: 3 requests"
+    assert sorted(reported[2:]) == ["e1 is gone", "e2 is gone"]
     assert 110 < fleet.now < 115, "together, not one after the other"
 
 
@@ -185,10 +185,10 @@ def test_all_fleets_of_a_cluster_drain_at_once_by_one_deadline() -> None:
     fleets = Fleets(
         one=[engine("a1"), engine("a2", "node-2")], two=[engine("b1"), engine("b2", "node-2")]
     )
-    said: list[str] = []
-    drain_fleets(fleets, ["one", "two"], NODES, ORDER, is_forced=False, say=said.append)
-    assert {"a1 is gone", "b1 is gone"} <= set(said)
-    drain_fleets(fleets, [], NODES, ORDER, is_forced=False, say=said.append)
+    reported: list[str] = []
+    drain_fleets(fleets, ["one", "two"], NODES, ORDER, is_forced=False, say=reported.append)
+    assert {"a1 is gone", "b1 is gone"} <= set(reported)
+    drain_fleets(fleets, [], NODES, ORDER, is_forced=False, say=reported.append)
 
 
 def test_no_fleet_drains_when_one_is_refused() -> None:

@@ -83,9 +83,9 @@ def test_a_drain_that_fails_leaves_the_node_as_it_was(
     api.exec.output = ["qwenfleet: every ready engine of model 'coder' has a part on this node\n"]
     api.exec.exit_status = 1
     assert cli.main(["drain", "--node", "gpu-1"]) == 1
-    said = capsys.readouterr()
-    assert "every ready engine" in said.out
-    assert said.err.startswith(
+    printed = capsys.readouterr()
+    assert "every ready engine" in printed.out
+    assert printed.err.startswith(
         "qwenfleet: node gpu-1 is not cordoned: the drain in pod head failed"
     )
     assert not is_cordoned(api, "gpu-1")
@@ -100,9 +100,9 @@ def test_who_may_not_enter_pods_is_told_what_to_run(api: Any) -> None:
 
     with pytest.raises(KubernetesError) as caught:
         drain_node(client.connect(), "gpu-1", deadline_s=60, is_forced=False, move=move, say=print)
-    said = str(caught.value)
-    assert "does not let you create pods/exec in namespace fleet" in said
-    assert said.endswith(
+    printed = str(caught.value)
+    assert "does not let you create pods/exec in namespace fleet" in printed
+    assert printed.endswith(
         "Run `kubectl exec -n fleet head -c ray-head -- "
         "python -m qwenfleet.deployments.operations.drain_hosts "
         "--deadline 60 10.0.0.2 10.0.0.3`, then `kubectl cordon gpu-1`."
@@ -142,8 +142,8 @@ def test_an_unknown_node_is_refused_with_the_nearest_names(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["drain", "--node", "gpu1"]) == 1
-    said = capsys.readouterr().err
-    assert said == "qwenfleet: there is no node 'gpu1'. Did you mean gpu-1 or gpu-2 or gpu-3?\n"
+    printed = capsys.readouterr().err
+    assert printed == "qwenfleet: there is no node 'gpu1'. Did you mean gpu-1 or gpu-2 or gpu-3?\n"
 
 
 def test_who_may_not_cordon_is_told_the_verb_and_the_resource_before_a_stream_moves(
@@ -152,6 +152,6 @@ def test_who_may_not_cordon_is_told_the_verb_and_the_resource_before_a_stream_mo
     api.denied = {("patch", "nodes")}
     assert cli.main(["drain", "--node", "gpu-1"]) == 1
     assert api.exec.calls == []
-    said = capsys.readouterr().err
-    assert "does not let you patch nodes of the cluster" in said
-    assert "the verb `patch` on `nodes`" in said
+    printed = capsys.readouterr().err
+    assert "does not let you patch nodes of the cluster" in printed
+    assert "the verb `patch` on `nodes`" in printed

@@ -69,8 +69,8 @@ def test_a_keys_file_is_read_before_anything_starts(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="line 1: this is no hash of a key"):
         said_of({"keys_file": str(file)})
     file.write_text("# nobody yet\n")
-    said = said_of({"keys_file": str(file)})
-    assert f"warning: {file} has no key: every request is refused" in said
+    reported = said_of({"keys_file": str(file)})
+    assert f"warning: {file} has no key: every request is refused" in reported
     assert "warning" not in said_of({"keys_file": str(file), "keys": [hash_of("a")]})
     file.write_text(hash_of("a"))
     assert "warning" not in said_of({"keys_file": str(file)})

@@ -30,15 +30,15 @@ SLO = SloConfig(ttft_s=2.0, ttft_ratio=0.9, inter_token_s=0.05, inter_token_rati
 class Instrument:
     """What a Ray metric takes, `_metric` of ray's included."""
 
-    def __init__(self, metric: Metric, said: list[Any]) -> None:
+    def __init__(self, metric: Metric, reported: list[Any]) -> None:
         self.metric = metric
-        self.said = said
+        self.reported = reported
         self._metric = self
 
     def _say(self, value: float, tags: dict[str, str]) -> None:
         assert set(tags) == {FLEET, *self.metric.labels}
         assert tags.pop(FLEET) == "f"
-        self.said.append((self.metric.name, value, tags))
+        self.reported.append((self.metric.name, value, tags))
 
     set = observe = record = _say
 
@@ -48,10 +48,10 @@ class Instrument:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    said: list[Any] = []
-    monkeypatch.setattr(instruments, "_instrument", lambda metric: Instrument(metric, said))
-    return said
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    reported: list[Any] = []
+    monkeypatch.setattr(instruments, "_instrument", lambda metric: Instrument(metric, reported))
+    return reported
 
 
 def leaves(error: type) -> list[Any]:
@@ -64,11 +64,11 @@ def gateway() -> GatewayMetrics:
     return GatewayMetrics("f", {"coder": SLO}, "redis")
 
 
-def of(said: list[Any], metric: Metric) -> list[tuple[float, dict[str, str]]]:
-    return [(value, tags) for name, value, tags in said if name == metric.name]
+def of(reported: list[Any], metric: Metric) -> list[tuple[float, dict[str, str]]]:
+    return [(value, tags) for name, value, tags in reported if name == metric.name]
 
 
-def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(said: list[Any]) -> None:
+def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(reported: list[Any]) -> None:
     counts = gateway()
     counts.request_ended("coder", Outcome.COMPLETED, is_judged=True)
     counts.rejected("coder", "timeout")
@@ -93,7 +93,7 @@ def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(said: list[
     engine.record(record)
     engine.draining(record, 1.0, 60.0)
     parts = re.compile(r"_(bucket|sum|count)$")
-    assert {parts.sub("", name) for name, _, _ in said} == set(METRICS)
+    assert {parts.sub("", name) for name, _, _ in reported} == set(METRICS)
 
 
 def test_the_closed_labels_are_those_of_the_code() -> None:
@@ -110,22 +110,26 @@ def test_the_closed_labels_are_those_of_the_code() -> None:
     assert set(StartPhase.__members__) == begun | {"HELD"}
 
 
-def test_every_counter_begins_at_nought_where_it_is_counted(said: list[Any]) -> None:
+def test_every_counter_begins_at_nought_where_it_is_counted(reported: list[Any]) -> None:
     gateway().begin()
     EngineMetrics("f", "engine-0").begin("coder")
     CountingRegistry("f").announce_engine(EngineRecord("e1", "coder", "node-1", 7, "starting"), 4)
-    assert {value for _, value, _ in said} == {0}
+    assert {value for _, value, _ in reported} == {0}
     counters = {metric.name for metric in METRICS.values() if metric.kind == "counter"}
-    assert {name for name, _, _ in said} == counters
-    assert (metrics.REQUESTS.name, 0, {"model": "coder", "outcome": "failed"}) in said
-    assert (metrics.REJECTIONS.name, 0, {"model": NO_MODEL, "reason": "invalid_api_key"}) in said
+    assert {name for name, _, _ in reported} == counters
+    assert (metrics.REQUESTS.name, 0, {"model": "coder", "outcome": "failed"}) in reported
+    assert (
+        metrics.REJECTIONS.name,
+        0,
+        {"model": NO_MODEL, "reason": "invalid_api_key"},
+    ) in reported
 
 
-def test_starts_that_are_given_up_are_counted_by_who_outlives_them(said: list[Any]) -> None:
+def test_starts_that_are_given_up_are_counted_by_who_outlives_them(reported: list[Any]) -> None:
     registry = CountingRegistry("f")
     registry.announce_engine(EngineRecord("e1", "coder", "node-1", 7, "starting"), 4)
     registry.report_failure(StartFailure("e1", "coder", "no such file", None))
-    assert [value for value, _ in of(said, metrics.START_FAILURES)] == [0, 1]
+    assert [value for value, _ in of(reported, metrics.START_FAILURES)] == [0, 1]
 
 
 def test_what_goes_wrong_in_a_report_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
@@ -134,14 +138,14 @@ def test_what_goes_wrong_in_a_report_ends_nobody(caplog: pytest.LogCaptureFixtur
     assert "metrics not reported" in caplog.text
 
 
-def test_a_request_without_tokens_counts_none(said: list[Any]) -> None:
+def test_a_request_without_tokens_counts_none(reported: list[Any]) -> None:
     counts = gateway()
     counts.tokens("coder", prompt=3, cached=0, output=0)
-    assert not said
+    assert not reported
     counts.flush()
     counts.flush()
-    assert of(said, metrics.PROMPT_TOKENS) == [(3, {"model": "coder"})]
-    assert not of(said, metrics.OUTPUT_TOKENS)
+    assert of(reported, metrics.PROMPT_TOKENS) == [(3, {"model": "coder"})]
+    assert not of(reported, metrics.OUTPUT_TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_a_request_without_tokens_counts_none(said: list[Any]) -> None:
     ],
 )
 def test_only_what_is_our_doing_is_judged(
-    said: list[Any], outcome: Outcome, verdict: str | None
+    reported: list[Any], outcome: Outcome, verdict: str | None
 ) -> None:
     counts = gateway()
     counts.request_ended("coder", outcome, is_judged=True)
@@ -167,24 +171,24 @@ def test_only_what_is_our_doing_is_judged(
     counts.request_ended(NO_MODEL, outcome, is_judged=True)
     counts.flush()
     judged = [] if verdict is None else [verdict]
-    assert [tags["verdict"] for _, tags in of(said, metrics.SLO_EVENTS)] == judged
+    assert [tags["verdict"] for _, tags in of(reported, metrics.SLO_EVENTS)] == judged
 
 
-def test_a_histogram_is_shown_as_it_stands(said: list[Any]) -> None:
+def test_a_histogram_is_shown_as_it_stands(reported: list[Any]) -> None:
     counts = gateway()
     for gap_s in (0.002, 0.004, 0.004, 7.0):
         counts.next_token("coder", gap_s)
     counts.flush()
     name = metrics.ITL_SECONDS.name
-    buckets = {tags["le"]: value for n, value, tags in said if n == f"{name}_bucket"}
+    buckets = {tags["le"]: value for n, value, tags in reported if n == f"{name}_bucket"}
     assert list(buckets) == [*(str(bound) for bound in metrics.TOKEN_BUCKETS_S), "+Inf"]
     assert [buckets[le] for le in ("0.002", "0.005", "5.0", "+Inf")] == [1, 3, 3, 4]
     model = {"model": "coder"}
-    assert (f"{name}_count", 4, model) in said
-    assert (f"{name}_sum", pytest.approx(7.01), model) in said
+    assert (f"{name}_count", 4, model) in reported
+    assert (f"{name}_sum", pytest.approx(7.01), model) in reported
 
 
-def test_a_token_is_good_up_to_the_objective_of_the_moment(said: list[Any]) -> None:
+def test_a_token_is_good_up_to_the_objective_of_the_moment(reported: list[Any]) -> None:
     counts = gateway()
     for seconds in (1.9, 2.0, 2.1):
         counts.first_token("coder", seconds)
@@ -192,7 +196,7 @@ def test_a_token_is_good_up_to_the_objective_of_the_moment(said: list[Any]) -> N
     counts.promise({"coder": SLO.model_copy(update={"inter_token_s": 1.0})})
     counts.next_token("coder", 0.06)
     counts.flush()
-    events = {(t["slo"], t["verdict"]): value for value, t in of(said, metrics.SLO_EVENTS)}
+    events = {(t["slo"], t["verdict"]): value for value, t in of(reported, metrics.SLO_EVENTS)}
     assert events == {
         ("ttft", "good"): 2,
         ("ttft", "bad"): 1,
@@ -201,71 +205,73 @@ def test_a_token_is_good_up_to_the_objective_of_the_moment(said: list[Any]) -> N
     }
 
 
-def test_waiting_in_vain_is_bad_once_a_token_would_have_been_late(said: list[Any]) -> None:
+def test_waiting_in_vain_is_bad_once_a_token_would_have_been_late(reported: list[Any]) -> None:
     counts = gateway()
     for waited_s in (1.9, 2.1):
         counts.no_token("coder", waited_s)
     for waited_s in (0.04, 0.06, 0.07):
         counts.no_next_token("coder", waited_s)
     counts.flush()
-    events = {(t["slo"], t["verdict"]): value for value, t in of(said, metrics.SLO_EVENTS)}
+    events = {(t["slo"], t["verdict"]): value for value, t in of(reported, metrics.SLO_EVENTS)}
     assert events == {("ttft", "bad"): 1, ("inter_token", "bad"): 2}
 
 
 def test_a_histogram_without_news_is_shown_again_before_ray_forgets_it(
-    said: list[Any], monkeypatch: pytest.MonkeyPatch
+    reported: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts, shown = gateway(), []
     for now in (0.0, 1.0, 2.0, 5.0):
         monkeypatch.setattr("time.monotonic", lambda now=now: now)
-        said.clear()
+        reported.clear()
         counts.flush()
-        shown.append(any(name.endswith("_bucket") for name, _, _ in said))
+        shown.append(any(name.endswith("_bucket") for name, _, _ in reported))
     assert shown == [True, False, False, True]
 
 
-def test_the_objectives_are_told_with_every_flush(said: list[Any]) -> None:
+def test_the_objectives_are_told_with_every_flush(reported: list[Any]) -> None:
     counts = gateway()
     counts.promise({"coder": SLO.model_copy(update={"availability_ratio": 0.99})})
     counts.flush()
-    ratios = {tags["slo"]: value for value, tags in of(said, metrics.SLO_OBJECTIVE)}
+    ratios = {tags["slo"]: value for value, tags in of(reported, metrics.SLO_OBJECTIVE)}
     assert ratios == {"availability": 0.99, "ttft": 0.9, "inter_token": 0.9}
-    seconds = {tags["slo"]: value for value, tags in of(said, metrics.SLO_THRESHOLD)}
+    seconds = {tags["slo"]: value for value, tags in of(reported, metrics.SLO_THRESHOLD)}
     assert seconds == {"ttft": 2.0, "inter_token": 0.05, "start": 1800.0}
 
 
 @pytest.mark.parametrize(("store", "told"), [("redis", [1]), ("memory", [0]), ("", []), ("x", [])])
 def test_whether_the_head_can_be_lost_is_told_where_it_is_known(
-    said: list[Any], store: str, told: list[float]
+    reported: list[Any], store: str, told: list[float]
 ) -> None:
     GatewayMetrics("f", {"coder": SLO}, store).flush()
-    assert [value for value, _ in of(said, metrics.HEAD_FAULT_TOLERANCE)] == told
+    assert [value for value, _ in of(reported, metrics.HEAD_FAULT_TOLERANCE)] == told
 
 
-def test_a_model_without_a_new_objective_keeps_its_own(said: list[Any]) -> None:
+def test_a_model_without_a_new_objective_keeps_its_own(reported: list[Any]) -> None:
     counts = gateway()
     counts.promise({})
     counts.first_token("coder", 0.1)
     counts.flush()
-    assert of(said, metrics.SLO_EVENTS) == [
+    assert of(reported, metrics.SLO_EVENTS) == [
         (1, {"model": "coder", "slo": "ttft", "verdict": "good"})
     ]
 
 
-def test_an_engine_is_in_one_state_at_a_time(said: list[Any]) -> None:
+def test_an_engine_is_in_one_state_at_a_time(reported: list[Any]) -> None:
     EngineMetrics("f", "engine-0").record(EngineRecord("e1", "coder", "node-1", 7, "draining"))
-    states = {tags["state"]: value for value, tags in of(said, metrics.ENGINE_STATE)}
+    states = {tags["state"]: value for value, tags in of(reported, metrics.ENGINE_STATE)}
     assert states == {"starting": 0.0, "ready": 0.0, "quarantined": 0.0, "draining": 1.0}
 
 
-def test_an_engine_is_as_fast_as_its_ranks_together_and_its_slowest_step(said: list[Any]) -> None:
+def test_an_engine_is_as_fast_as_its_ranks_together_and_its_slowest_step(
+    reported: list[Any],
+) -> None:
     ranks = [
         RankLoad(prefill_tokens_per_s=1000.0, decode_step_s=0.02),
         RankLoad(dp_rank=1, prefill_tokens_per_s=500.0, decode_step_s=0.03),
     ]
     EngineMetrics("f", "engine-0").record(EngineRecord("e", "coder", "n", 7, "ready"), ranks)
-    assert [value for value, _ in of(said, metrics.ENGINE_PREFILL_RATE)] == [1500.0]
-    assert [value for value, _ in of(said, metrics.ENGINE_DECODE_STEP)] == [0.03]
+    assert [value for value, _ in of(reported, metrics.ENGINE_PREFILL_RATE)] == [1500.0]
+    assert [value for value, _ in of(reported, metrics.ENGINE_DECODE_STEP)] == [0.03]
 
 
 def test_a_start_is_told_by_phases_the_last_as_long_as_it_lasts_so_far() -> None:
@@ -277,11 +283,11 @@ def test_a_start_is_told_by_phases_the_last_as_long_as_it_lasts_so_far() -> None
     assert phases(stages, lambda: 12.0) == {"waiting": 5.0, "loading the model": 7.0}
 
 
-def test_orphans_only_rise(said: list[Any]) -> None:
+def test_orphans_only_rise(reported: list[Any]) -> None:
     engine = EngineMetrics("f", "engine-0")
     for total in (0, 2, 2, 5):
         engine.orphans("coder", total)
-    assert [value for value, _ in of(said, metrics.ORPHANS)] == [2, 3]
+    assert [value for value, _ in of(reported, metrics.ORPHANS)] == [2, 3]
 
 
 def test_a_models_own_objectives_take_the_place_of_the_fleets() -> None:

@@ -117,8 +117,8 @@ def test_async_llm_makes_its_engine_core_where_we_put_ours() -> None:
 
 def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
     methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
-    said = ast.unparse(methods["errored"])
-    assert "self.engine_core.resources.engine_dead" in said, "vLLM moved: AsyncLLM.errored"
+    reported = ast.unparse(methods["errored"])
+    assert "self.engine_core.resources.engine_dead" in reported, "vLLM moved: AsyncLLM.errored"
 
 
 def test_async_llm_traces_as_its_configuration_says_and_makes_its_tracer_where_we_take_it() -> None:
@@ -134,8 +134,8 @@ def test_async_llm_traces_as_its_configuration_says_and_makes_its_tracer_where_w
 
 def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None:
     owner = class_of(tree_of("v1/engine/output_processor.py"), "OutputProcessor")
-    said = ast.unparse(functions_of(owner)["do_tracing"])
-    assert "extract_trace_context(engine_core_output.trace_headers)" in said
+    reported = ast.unparse(functions_of(owner)["do_tracing"])
+    assert "extract_trace_context(engine_core_output.trace_headers)" in reported
     made = ast.unparse(tree_of("tracing/otel.py"))
     assert "tracer = trace.get_tracer(__name__)" in made, "vLLM moved: its spans' provider"
     assert "os.environ.get('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT')" in made, "vLLM moved: a core's"
@@ -172,16 +172,18 @@ def test_vllms_sampling_parameters_still_have_the_fields_that_we_touch() -> None
 def test_a_core_on_cpus_keeps_its_worker_when_we_ask_and_takes_its_title_after_its_imports() -> (
     None
 ):
-    said = ast.unparse(tree_of("platforms/cpu.py"))
+    reported = ast.unparse(tree_of("platforms/cpu.py"))
     asked = "os.environ.get('VLLM_ENABLE_V1_MULTIPROCESSING', '1') == '1'"
-    assert f"{asked} and parallel_config.distributed_executor_backend == 'uni'" in said
+    assert f"{asked} and parallel_config.distributed_executor_backend == 'uni'" in reported
     owner = class_of(tree_of("v1/engine/core.py"), "EngineCoreProc")
     assert "EngineCore" in ast.unparse(functions_of(owner)["run_engine_core"])
 
 
 def test_vllms_app_still_counts_requests_by_route() -> None:
-    said = ast.unparse(tree_of("entrypoints/serve/instrumentator/metrics.py"))
-    assert "Instrumentator(" in said, "vLLM moved: front_end.py has nothing to take out any more"
+    reported = ast.unparse(tree_of("entrypoints/serve/instrumentator/metrics.py"))
+    assert "Instrumentator(" in reported, (
+        "vLLM moved: front_end.py has nothing to take out any more"
+    )
 
 
 def test_vllms_finish_reasons_are_ours() -> None:
