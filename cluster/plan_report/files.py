@@ -15,7 +15,7 @@ from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.planner.plan import Candidate, Plan, RefusedLayout
 from qwenfleet.cluster.planner.settings import settings
 
-HEADER: Final = "# {name}, by `qwenfleet plan`: {reason}\n"
+HEADER: Final = "# Written by `qwenfleet plan`: {reason}\n"
 
 
 class Format(StrEnum):
@@ -39,7 +39,7 @@ def write(plan: Plan, wanted: Format) -> str:
         return shlex.join(vllm_args(plan)) + "\n"
     tree = fleet(plan)
     tree = {"fleet": tree} if wanted is Format.VALUES else tree
-    head = HEADER.format(name=plan.choice.layout.name, reason=plan.reason)
+    head = HEADER.format(reason=plan.reason)
     return head + yaml.safe_dump(tree, sort_keys=False, width=100)
 
 
@@ -100,16 +100,16 @@ def vllm_args(plan: Plan) -> list[str]:
 def vllm_notes(plan: Plan) -> list[str]:
     """What `vllm_args` cannot say, as sentences without full stops."""
     env, nodes = settings(plan).env, plan.choice.layout.nodes
-    said = []
+    notes = []
     if env:
         pairs = " ".join(f"{name}={value}" for name, value in env.items())
-        said.append(f"set in vLLM's environment: {pairs}")
+        notes.append(f"set this in vLLM's environment: {pairs}")
     if nodes > 1:
-        said.append(
-            f"add --master-addr with the first node's address on all {nodes} nodes, and "
-            "--headless --node-rank 1 and so on on the others"
+        notes.append(
+            f"add --master-addr with the first node's address on all {nodes} nodes, and --headless "
+            "with --node-rank 1, 2 and so on on the other nodes"
         )
-    return said
+    return notes
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

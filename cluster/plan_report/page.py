@@ -80,7 +80,7 @@ def data(grid: Grid) -> dict[str, Any]:
         "accelerators": [accelerator.name for accelerator in grid.accelerators],
         "nodes": [str(nodes) for nodes in grid.nodes],
         "contexts": [str(context) for context in grid.contexts],
-        "load": f"{grid.load.concurrency} requests at once of {grid.load.prompt_tokens:,} + "
+        "load": f"{grid.load.concurrency} concurrent requests of {grid.load.prompt_tokens:,} + "
         f"{grid.load.output_tokens:,} tokens",
         "plans": {
             f"{model.name}|{accelerator.name}|{nodes}|{context}": _plan(
@@ -155,7 +155,7 @@ def _memory(memory: GpuMemory) -> list[list[Any]]:
         ("weights", memory.weight_bytes),
         ("KV cache", max(0, memory.kv_bytes)),
         ("activations, graphs and buffers", memory.reserve_bytes),
-        ("left alone", memory.free_bytes),
+        ("not used by vLLM", memory.free_bytes),
     ]
     whole = memory.total_bytes
     return [[name, f"{size / GIB:.1f} GiB", round(100 * size / whole, 2)] for name, size in parts]

@@ -26,7 +26,7 @@ SHADES: Final = {
 }
 """Of the bar of one GPU, told apart without colour."""
 SLO_WORDS: Final = {
-    SloVerdict.KEPT: "kept",
+    SloVerdict.KEPT: "met",
     SloVerdict.POSSIBLE: "possible",
     SloVerdict.MISSED: "missed",
 }
@@ -38,8 +38,9 @@ def show(plan: Plan, console: Console, doubts: list[str]) -> None:
     routing = f", {request.routing.value} routing" if request.model.geometry.is_moe else ""
     console.print(
         f"{request.model.name} on {request.machines.name}, goal {request.goal.value}; "
-        f"{load.concurrency} requests at once of {load.prompt_tokens:,} + {load.output_tokens:,} "
-        f"tokens{routing}. Memory is computed, speed is predicted; nothing here was measured.",
+        f"{load.concurrency} concurrent requests of {load.prompt_tokens:,} + "
+        f"{load.output_tokens:,} tokens{routing}. "
+        "Memory is computed, speed is predicted; nothing here was measured.",
         highlight=False,
     )
     console.print(table(plan))
@@ -47,11 +48,11 @@ def show(plan: Plan, console: Console, doubts: list[str]) -> None:
         console.print(line, style="dim", highlight=False)
     console.print(f"\nChoice: {plan.reason}", style="bold", highlight=False)
     name = plan.choice.layout.name
-    console.print(f"\nOne engine of {name} full of one length, prompts already in its cache:")
+    console.print(f"\nOne engine of {name}, full of sequences of one length with cached prompts:")
     console.print(contexts(plan))
-    said = [limit_sentence(plan.choice, request)]
-    said += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
-    for text in (*said, *plan.warnings, *doubts, NOT_SEPARATED):
+    limits = [limit_sentence(plan.choice, request)]
+    limits += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
+    for text in (*limits, *plan.warnings, *doubts, NOT_SEPARATED):
         console.print(f"- {text}", highlight=False)
 
 
@@ -92,7 +93,7 @@ def _row(one: Candidate, *, promises: bool) -> list[str]:
 def contexts(plan: Plan) -> Table:
     """How many sequences of each length the choice holds, and how fast it is then."""
     found = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("prompt + output", "at once", "per token", "output tokens/s"):
+    for name in ("prompt + output", "concurrent", "per token", "output tokens/s"):
         found.add_column(name, justify="right", no_wrap=True)
     for row in by_context(plan.choice, plan.request):
         found.add_row(*cells(row))
@@ -109,8 +110,8 @@ def refusals(refused: tuple[RefusedLayout, ...]) -> list[str]:
         first = broken[0]
         names = ", ".join(one.layout.name for one in broken[:4])
         more = ", ..." if len(broken) > 4 else ""
-        said = first.breaches[0].sentence
-        lines.append(f"refused by {rule.value}: {names}{more} ({first.layout.name}: {said})")
+        sentence = first.breaches[0].sentence
+        lines.append(f"refused by {rule.value}: {names}{more} ({first.layout.name}: {sentence})")
     return lines
 
 
@@ -132,7 +133,7 @@ def explain(layout: str, memory: GpuMemory, max_model_len: int) -> RenderableTyp
         found.add_row(SHADES[name] * 2, name, f"{size / GIB:.1f} GiB", f"{share:.0%}", note)
     head = (
         f"{layout}: one GPU of {memory.total_bytes / GIB:.1f} GiB, of which vLLM may use "
-        f"{memory.usable_bytes / GIB:.1f}; a sequence can have {max_model_len:,} tokens"
+        f"{memory.usable_bytes / GIB:.1f}; a sequence can have up to {max_model_len:,} tokens"
     )
     return Group(Text(head), Text(bar(parts)), found)
 

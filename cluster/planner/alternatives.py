@@ -31,11 +31,11 @@ def nothing_fits(
     model, machines = request.model.short_name, request.machines.name
     changes = tuple(islice(_changes(request, nearest, search), MOST_CHANGES))
     if request.layout is not None:
-        said = f"{model} cannot run in {request.layout.name} on {machines}:"
+        subject = f"{model} cannot run in {request.layout.name} on {machines}:"
     else:
-        said = f"no layout of {model} fits {machines}: in {nearest.layout.name}, the nearest,"
+        subject = f"no layout of {model} fits {machines}. The closest is {nearest.layout.name}:"
     return NoLayoutFits(
-        f"{said} {breach.sentence} (rule {breach.rule.value})",
+        f"{subject} {breach.sentence} (rule {breach.rule.value})",
         breach.rule.value,
         changes,
     )

@@ -45,5 +45,5 @@ def flow(layout: str) -> str:
 
 
 WORDING: Final = Wording(
-    _NAMES, "set engine_args.hf_overrides as `qwenfleet plan` writes them for YaRN", _change
+    _NAMES, "set engine_args.hf_overrides for YaRN, as `qwenfleet plan` writes them", _change
 )

@@ -76,9 +76,9 @@ def parse_slo(text: str) -> Slo:
         name, _, value = (piece.strip().lower() for piece in part.partition("="))
         duration = DURATION.fullmatch(value)
         if name not in ("ttft", "tpot") or duration is None:
-            raise PlanError(f"'{part.strip()}' is no part of an SLO", SLO_EXAMPLE)
+            raise PlanError(f"'{part.strip()}' is not part of an SLO", SLO_EXAMPLE)
         if name in found:
-            raise PlanError(f"the SLO '{text}' names {name} twice", SLO_EXAMPLE)
+            raise PlanError(f"the SLO '{text}' sets {name} twice", SLO_EXAMPLE)
         seconds = float(duration["number"]) / (1000 if duration["unit"] == "ms" else 1)
         if seconds <= 0:
             raise PlanError(f"the SLO's {name} is {value}", "Give a time above 0.")

@@ -78,9 +78,8 @@ def slo_sentence(one: Candidate, request: PlanRequest) -> str:
     promised = f"{(request.slo.tpot_s or 0) * 1000:g} ms per token"
     end = "at the slow end of the range"
     if most == 0:
-        return f"By prediction not even one request at a time keeps {promised} {end}."
+        return f"Predicted: not even one request at a time meets {promised} {end}."
     return (
-        f"By prediction up to {most:,} requests at once on each engine, of "
-        f"{request.load.prompt_tokens:,} + {request.load.output_tokens:,} tokens, keep {promised} "
-        f"even {end}."
+        f"Predicted: up to {most:,} concurrent requests of {request.load.prompt_tokens:,} + "
+        f"{request.load.output_tokens:,} tokens on each engine meet {promised}, even {end}."
     )

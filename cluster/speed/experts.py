@@ -61,7 +61,7 @@ def busiest_rank_experts(geometry: Geometry, tokens: float, ranks: int, skew: fl
 @cache
 def _shares(num_experts: int, experts_per_token: int, skew: float) -> tuple[float, ...]:
     if not 0 <= skew <= 1:
-        raise ValueError(f"a routing skew is from 0 to 1, and this is {skew}")
+        raise ValueError(f"routing skew must be from 0 to 1, not {skew}")
     uniform = experts_per_token / num_experts
     edges = [_measured_share(rank / num_experts) for rank in range(num_experts + 1)]
     skewed = [experts_per_token * (after - before) for before, after in pairwise(edges)]

@@ -222,14 +222,17 @@ TTFT_POINTS: Final = (
 """Medians of A, B and E, means of the others."""
 
 LEFT_OUT: Final = (
-    LeftOut("means of B and C", "C stood still once, for 36.9 s; medians of ITL are taken"),
-    LeftOut("TTFT of D", "it is above E's at half the load: a warm-up"),
+    LeftOut("means of B and C", "C stalled once for 36.9 s, so median ITLs are used"),
+    LeftOut("TTFT of D", "it includes a warm-up: above E's at half the load"),
     LeftOut("J, vLLM recipe FP8 DP8+EP8, c=10", "cold and untuned, and the GPU is not stated"),
-    LeftOut("K, GSM8K in 13 to 71 s", "an evaluation: its lengths and its tail are not stated"),
-    LeftOut("L, 8 H100 with experts on the CPU", "experts are read over PCIe, which is no layout"),
+    LeftOut("K, GSM8K in 13 to 71 s", "an evaluation whose lengths and tail are not stated"),
+    LeftOut(
+        "L, 8 H100 with experts on the CPU",
+        "experts are read over PCIe, which the model does not cover",
+    ),
     LeftOut(
         "A100, tenstorrent/tt-inference-server #340",
-        "4096 tokens in 75 ms is more than one A100 multiplies, and how many there were is not "
+        "4096 tokens in 75 ms is more than one A100 can compute, and the number of GPUs is not "
         "stated",
     ),
     LeftOut("1 A800, 30B BF16, sgl-project/sglang #5880", "its concurrency is not stated"),
@@ -237,10 +240,10 @@ LEFT_OUT: Final = (
     LeftOut("RTX 5090, 30B AWQ, 555 tokens/s", "its load is not stated"),
     LeftOut(
         "ML.ENERGY above 256 sequences, and above 64 of the FP8 sweeps",
-        "from there most steps prefill as well, so the median ITL is no decode step",
+        "from there on most steps also prefill, so the median ITL is not a decode step",
     ),
     LeftOut(
-        "ML.ENERGY on the chat and thinking models of 2507, but for S",
-        "the same shapes on the same GPUs as those taken",
+        "ML.ENERGY on the chat and thinking models of 2507, except S",
+        "the same shapes on the same GPUs as those used",
     ),
 )

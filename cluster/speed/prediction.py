@@ -32,7 +32,7 @@ class Range:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:
-            raise ValueError(f"{self.low} to {self.high} is no range")
+            raise ValueError(f"{self.low} to {self.high} is not a range")
 
     @classmethod
     def around(cls, value: float, spread: float) -> Range:
@@ -123,8 +123,8 @@ def most_sequences(
     0 when one sequence alone is not."""
     if not tpot_slo_s > 0:
         raise PlanError(
-            f"the time per token is to be at most {tpot_slo_s:g} s",
-            "Give a number that is above 0.",
+            f"the SLO's time per token is {tpot_slo_s:g} s",
+            "Give a number above 0.",
         )
     spread = SPREADS[shape.accelerator.vendor]
     low, high = 0, at_most
@@ -160,38 +160,39 @@ def context_table(
 
 def doubts(shape: EngineShape, load: Workload) -> list[str]:
     """What a reader of a prediction should know, as sentences."""
-    said = [
-        f"Time to first token: {len(TTFT_POINTS)} published measurements, all of the 480B model, "
-        "too few for an error; waiting for a place is not in it.",
+    found = [
+        f"Time to first token is based on {len(TTFT_POINTS)} published measurements, all of the "
+        "480B model: too few to estimate an error. Queueing is not included.",
     ]
     name = shape.accelerator.name
     known = sum(point.shape.accelerator.name == name for point in POINTS)
     if known < FEWEST_POINTS:
-        said.append(
-            f"Of the {len(POINTS)} measurements that speeds are fitted to, {known or 'none'} "
-            f"{'is' if known < 2 else 'are'} of {name}."
+        found.append(
+            f"Of the {len(POINTS)} measurements that the speed model is fitted to, "
+            f"{known or 'none'} {'is' if known < 2 else 'are'} of {name}."
         )
     if shape.accelerator.vendor is Vendor.AMD:
-        said.append(
-            "AMD: three published set-ups, two of them with AITER off, so ranges are wide; measure "
+        found.append(
+            "AMD: three published setups, two of them with AITER off, so ranges are wide. Measure "
             "before you buy."
         )
     longest = max(point.load.prompt_tokens for point in POINTS)
     if load.prompt_tokens > longest:
-        said.append(
-            f"No measurement has prompts above {longest:,.0f} tokens; for longer ones the model is "
-            "likely too slow, since attention is then most of the work and is fitted with the rest."
+        found.append(
+            f"No measurement has prompts above {longest:,.0f} tokens. For longer prompts the "
+            "prediction is probably too slow, because attention is then most of the work and is "
+            "fitted together with the rest."
         )
     if load.routing_skew and shape.geometry.is_moe:
-        said.append(
-            "Skewed routing is of one repetitive workload, the most skew that was measured; the "
-            "calibration takes routing as uniform."
+        found.append(
+            "Skewed routing is that of one repetitive workload, the most skew that was measured; "
+            "the calibration assumes uniform routing."
         )
     if shape.layout.nodes > 1:
-        said.append("No measurement over several nodes went into the model.")
+        found.append("The speed model is not fitted to any measurement over several nodes.")
     if shape.layout.pipeline_parallel_size > 1:
-        said.append("No measurement with pipeline parallelism went into the model.")
-    return said
+        found.append("The speed model is not fitted to any measurement with pipeline parallelism.")
+    return found
 
 
 def _two_digits(value: float) -> str:

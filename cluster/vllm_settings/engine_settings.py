@@ -102,12 +102,12 @@ def _vendor_notes(needs: EngineNeeds) -> list[str]:
     notes = [
         f"AITER is off by default in vLLM: {AITER_SLOWDOWNS}.",
         "If answers are garbled or experts fail to load, set VLLM_ROCM_USE_AITER_MOE=0: AITER's "
-        "fused experts have known gaps (ROCm/aiter 915, 1416, 2191, 5049).",
+        "fused experts have known issues (ROCm/aiter 915, 1416, 2191, 5049).",
     ]
     if needs.method is None and needs.geometry.total_params < 100e9:
         notes.append(
-            "Check answers first: sgl-project/sglang 28244 reports garbled Qwen3-30B in bfloat16 "
-            "with AITER."
+            "Check the answers first: sgl-project/sglang 28244 reports garbled output of Qwen3-30B "
+            "in bfloat16 with AITER."
         )
     return notes
 
@@ -119,17 +119,18 @@ def _moe_notes(needs: EngineNeeds) -> list[str]:
         return notes
     if layout.expert_parallel and not layout.expert_load_balancing:
         notes.append(
-            "Ranks wait for the one whose experts are called most. If vLLM's expert load is uneven "
+            "All ranks wait for the rank with the busiest experts. If the expert load is uneven "
             "under your traffic, set layout.expert_load_balancing."
         )
     if layout.data_parallel_size > 1 and layout.nodes > 1:
         notes.append(
-            "Across nodes all2all_backend deepep_low_latency or deepep_high_throughput (AMD: the "
-            "mori ones) may beat allgather_reducescatter; they are packages of their own."
+            "Across nodes, all2all_backend deepep_low_latency or deepep_high_throughput (on AMD: "
+            "a mori backend) may be faster than allgather_reducescatter. Each needs an extra "
+            "package."
         )
     if needs.method is QuantMethod.NVFP4:
         notes.append(
-            "For NVFP4 older guides set VLLM_USE_FLASHINFER_MOE_FP4, which is gone: moe_backend "
-            "chooses, and auto is its default."
+            "For NVFP4, older guides set VLLM_USE_FLASHINFER_MOE_FP4, which vLLM removed. "
+            "moe_backend replaces it; its default is auto."
         )
     return notes

@@ -20,8 +20,8 @@ MAX_YARN_FACTOR: Final = 4
 """The largest that Qwen's model cards use."""
 DUAL_CHUNK: Final = "dual_chunk_attention_config"
 NO_DUAL_CHUNK: Final = (
-    "Qwen's recipe for 1,010,000 tokens (config_1m.json, dual chunk attention) has no backend in "
-    "vLLM since 0.11"
+    "Qwen's recipe for 1,010,000 tokens (config_1m.json, dual chunk attention) has had no backend "
+    "in vLLM since 0.11"
 )
 
 
@@ -38,7 +38,7 @@ def yarn_overrides(geometry: Geometry, context_tokens: int) -> dict[str, JsonVal
         raise PlanError(
             f"a context of {context_tokens:,} tokens is more than {MAX_YARN_FACTOR} times the "
             f"{native:,} that the model was trained on",
-            f"Ask for {MAX_YARN_FACTOR * native:,} or less.",
+            f"Use a context of {MAX_YARN_FACTOR * native:,} tokens or less.",
         )
     return {
         "rope_parameters": {
@@ -55,9 +55,9 @@ def yarn_notes(geometry: Geometry, context_tokens: int) -> list[str]:
     if context_tokens <= max(geometry.max_position_embeddings, geometry.max_context_tokens):
         return []
     return [
-        "YaRN stretches every prompt, short ones too, which harms them a little: serve contexts "
-        f"above {geometry.max_position_embeddings:,} tokens from a model of their own.",
-        f"{NO_DUAL_CHUNK}, and YaRN is not what was measured there.",
+        "YaRN applies to every prompt, short ones too, and harms those a little: serve contexts "
+        f"above {geometry.max_position_embeddings:,} tokens from a separate model entry.",
+        f"{NO_DUAL_CHUNK}. Qwen's results with it do not apply to YaRN.",
     ]
 
 
@@ -77,10 +77,10 @@ def check_long_context(
     if DUAL_CHUNK in given:
         raise PlanError(
             f"max_model_len {max_model_len:,} is above the model's {native:,}, and "
-            f"hf_overrides.{DUAL_CHUNK} only makes vLLM forget that: beyond {native:,} tokens "
-            "nothing extrapolates",
-            f"Set max_model_len to {native:,} or less, or use YaRN: "
-            f"`qwenfleet plan` prints its hf_overrides.",
+            f"hf_overrides.{DUAL_CHUNK} only hides that limit from vLLM: nothing extends the "
+            f"context beyond {native:,} tokens",
+            f"Set max_model_len to {native:,} or less, or use YaRN: `qwenfleet plan` prints the "
+            "hf_overrides for it.",
         )
     stretched = _stretched_tokens(given, geometry)
     if max_model_len > stretched:
@@ -91,8 +91,8 @@ def check_long_context(
         )
         raise PlanError(
             f"max_model_len {max_model_len:,} is above the {stretched:,} tokens that the model "
-            f"holds, and no long-context method is configured{allowed}",
-            f"Set max_model_len to {stretched:,} or less, or stretch RoPE: hf_overrides "
+            f"supports, and no long-context method is configured{allowed}",
+            f"Set max_model_len to {stretched:,} or less, or extend RoPE with hf_overrides "
             f"{yarn_overrides(geometry, max_model_len)}.",
         )
 
@@ -111,20 +111,20 @@ def check_config(config: FleetConfig) -> None:
 def _check_overrides(geometry: Geometry, given: Mapping[str, JsonValue]) -> None:
     if "rope_scaling" in given:
         raise PlanError(
-            "hf_overrides.rope_scaling loses rope_theta, and vLLM fails to load the model",
-            f"Use hf_overrides.rope_parameters, with rope_theta {geometry.rope_theta:.0f} in it.",
+            "hf_overrides.rope_scaling drops rope_theta, so vLLM fails to load the model",
+            f"Use hf_overrides.rope_parameters with rope_theta: {geometry.rope_theta:.0f} instead.",
         )
     parameters = given.get("rope_parameters")
     if isinstance(parameters, dict) and "rope_theta" not in parameters:
         raise PlanError(
-            "hf_overrides.rope_parameters has no rope_theta: vLLM then takes 10000, and the "
-            "answers are silently wrong",
+            "hf_overrides.rope_parameters has no rope_theta: vLLM then uses 10000 and silently "
+            "returns wrong answers",
             f"Add rope_theta: {geometry.rope_theta:.0f}.",
         )
     if given.get(DUAL_CHUNK):
         raise PlanError(
-            f"hf_overrides.{DUAL_CHUNK} asks for dual chunk attention: {NO_DUAL_CHUNK}",
-            "Remove it; beyond the model's own length use YaRN.",
+            f"hf_overrides.{DUAL_CHUNK} turns on dual chunk attention: {NO_DUAL_CHUNK}",
+            "Remove it. For contexts beyond the model's own length, use YaRN.",
         )
 
 

@@ -75,12 +75,15 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     if options.html is not None:
         return _page(options)
     if not options.model:
-        raise PlanError("no model is named", "Give --model.")
+        raise PlanError("no model is given", "Set --model.")
     model = find_model(options.model)
     there = _machines(options, ray_nodes)
     if wanted is not None and len(there.kinds) > 1:
         names = " and ".join(kind.name for kind in there.kinds)
-        raise PlanError(f"the cluster has {names}", "Choose one with --accelerator.")
+        raise PlanError(
+            f"the cluster has {names}, and --output writes one plan",
+            "Choose one with --accelerator.",
+        )
     requests = [
         PlanRequest(
             model=model,
@@ -99,7 +102,7 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     console = Console(soft_wrap=True)
     console.width = max(console.width, LEAST_COLUMNS)
     for skipped in there.skipped:
-        print(f"qwenfleet: left out: {skipped}", file=sys.stderr)
+        print(f"qwenfleet: skipped: {skipped}", file=sys.stderr)
     if options.explain is not None:
         return max(_explain(request, options.explain, console) for request in requests)
     refusals = []
@@ -136,8 +139,8 @@ def _check_one_answer(options: argparse.Namespace) -> None:
     asked += ["output"] if options.output is not None and asked != ["calibration"] else []
     if len(asked) > 1:
         raise PlanError(
-            " and ".join(f"--{name}" for name in asked) + " are given together",
-            "Ask for one at a time.",
+            " and ".join(f"--{name}" for name in asked) + " cannot be used together",
+            "Use one at a time.",
         )
 
 
@@ -150,7 +153,7 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
         return 0
     form, file = wanted
     if form is not Format.JSON:
-        raise PlanError(f"--calibration has no {form}", "Formats are json.")
+        raise PlanError(f"--calibration cannot be written as {form}", "Use --output json.")
     _write(json.dumps(calibration_report.as_json(calibration.fitted()), indent=2) + "\n", file)
     return 0
 
@@ -203,9 +206,9 @@ def _check_page(options: argparse.Namespace) -> None:
     named = [f"--{name}" for name, is_given in unused.items() if is_given]
     if named:
         raise PlanError(
-            f"a page cannot honour {' and '.join(named)}: its plans are of usual servers, for "
-            "throughput",
-            f"Leave {'it' if len(named) == 1 else 'them'} out, or leave out --html.",
+            f"--html cannot be used with {' and '.join(named)}: the page plans standard servers "
+            "for throughput",
+            f"Remove {'it' if len(named) == 1 else 'them'}, or remove --html.",
         )
 
 
@@ -233,8 +236,9 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
     if options.from_cluster or options.kube is not None or options.address is not None:
         if options.nodes is not None or options.gpus_per_node is not None:
             raise PlanError(
-                "--nodes or --gpus-per-node is given beside --from-cluster",
-                "Leave them out: they are read from the cluster.",
+                "--nodes and --gpus-per-node cannot be used with --from-cluster, --address or "
+                "--kube",
+                "Remove them: both are read from the cluster.",
             )
         if options.kube is None:
             found = discovery.from_ray(ray_nodes(options.address or "auto"))
@@ -242,7 +246,7 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
             found = discovery.from_kubernetes(kubernetes_nodes(options.kube or None))
         return found.only(options.accelerator)
     if options.accelerator is None:
-        raise PlanError("no machines are named", "Give --accelerator, or --from-cluster.")
+        raise PlanError("no machines are given", "Set --accelerator, or --from-cluster.")
     accelerator = find_accelerator(options.accelerator)
     nodes = 1 if options.nodes is None else options.nodes
     usual = accelerator.gpus_per_node
@@ -274,7 +278,7 @@ def _layout(text: str | None) -> Layout | None:
         return Layout.parse(text)
     except ValidationError as e:
         problem = "; ".join(error["msg"] for error in e.errors())
-        raise PlanError(f"'{text}' is no layout: {problem.rstrip('.')}", LAYOUT_HELP) from e
+        raise PlanError(f"'{text}' is not a layout: {problem.rstrip('.')}", LAYOUT_HELP) from e
     except ValueError as e:
         raise PlanError(str(e), LAYOUT_HELP) from e
 
@@ -286,7 +290,7 @@ def _output(options: argparse.Namespace) -> tuple[Format, str] | None:
     name, *file = options.output
     if name not in list(Format) or len(file) > 1:
         raise PlanError(
-            f"--output {' '.join(options.output)} is no format and file",
+            f"--output takes FORMAT [FILE], not '{' '.join(options.output)}'",
             f"Formats are {', '.join(Format)}.",
         )
     return Format(name), file[0] if file else "-"

@@ -52,7 +52,7 @@ def test_the_table_has_every_candidate_the_choice_and_its_reason(run: Run) -> No
     assert "Choice: TP8+EP8, one engine on 8 of 8 x MI300X" in printed
     assert "refused by memory: TP1" in printed
     assert "Memory is computed, speed is predicted; nothing here was measured" in printed
-    assert "Prefill and decode share their engines" in printed
+    assert "Prefill and decode run on the same engines" in printed
 
 
 def test_skewed_routing_is_said_and_makes_a_step_no_slower(run: Run) -> None:
@@ -61,7 +61,7 @@ def test_skewed_routing_is_said_and_makes_a_step_no_slower(run: Run) -> None:
         options = (*CODER, "--accelerator", "H200", "--layout", "TP8+EP8", "--routing", routing)
         _, printed = run(*options)
         assert f"512 tokens, {routing} routing. " in printed.splitlines()[0]
-        assert ("Skewed routing is of one" in printed) == (routing == "skewed")
+        assert ("Skewed routing is that of one" in printed) == (routing == "skewed")
         found[routing] = json.loads(run(*options, "--output", "json")[1])
         assert found[routing]["routing"] == routing
     slow, fast = (
@@ -88,7 +88,7 @@ def test_explain_draws_one_gpus_memory(run: Run) -> None:
 def test_explain_shows_what_does_not_fit_and_says_so_by_its_status(run: Run) -> None:
     status, printed = run(*CODER, "--accelerator", "H100", "--explain", "DP8+EP8")
     assert status == 1
-    assert "memory: weights take 67.5 GiB" in printed
+    assert "memory: weights need 67.5 GiB" in printed
 
 
 def test_a_bar_uses_all_its_cells() -> None:
@@ -170,33 +170,39 @@ ONE_H100 = ("--accelerator", "H100", "--gpus-per-node", "1")
 BAD = [
     ((*CODER, "--accelerator", "H300"), "knows no accelerator 'H300'. Did you mean H200"),
     (("--model", "qwen3-code-480", *H200), "Did you mean Qwen/Qwen3-Coder-480B"),
-    (CODER, "no machines are named. Give --accelerator, or --from-cluster"),
+    (CODER, "no machines are given. Set --accelerator, or --from-cluster"),
     ((*CODER, *H200, "--nodes", "0"), "--nodes is 0"),
     ((*CODER, *H200, "--gpus-per-node", "-8"), "--gpus-per-node is -8"),
     ((*CODER, *H200, "--context", "1000000"), "262,144 or less, or add --long-context yarn, "),
     ((*CODER, *H200, "--context", "-1"), "--context is -1"),
     ((*CODER, *H200, "--concurrency", "0"), "--concurrency is 0"),
     ((*CODER, *H200, "--output-tokens", "0"), "--output-tokens is 0"),
-    ((*CODER, *H200, "--slo", "fast"), "'fast' is no part of an SLO"),
+    ((*CODER, *H200, "--slo", "fast"), "'fast' is not part of an SLO"),
     ((*CODER, *H200, "--layout", "8"), "'8' is no layout"),
-    ((*CODER, *H200, "--layout", "TP0"), "'TP0' is no layout: Input should be greater"),
+    ((*CODER, *H200, "--layout", "TP0"), "'TP0' is not a layout: Input should be greater"),
     ((*CODER, *H200, "--layout", "TP8@3"), "nodes 3 cannot share 8 GPUs"),
     ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM makes TP x DP = 8"),
     ((*CODER, *H200, "--explain", "TPx"), "'TPx' is no layout"),
     ((*CODER, *H200, "--output", "toml"), "Formats are fleet.yaml"),
-    ((*CODER, *H200, "--output", "json", "a", "b"), "json a b is no format and file"),
+    ((*CODER, *H200, "--output", "json", "a", "b"), "--output takes FORMAT [FILE], not 'json a b'"),
     ((*CODER, *H200, "--explain", "TP8@3"), "Choose a number of nodes that divides 8. See qwen"),
-    (("--model", "", *H200), "no model is named"),
-    ((*CODER, *H200, "--explain", "TP8", "--output", "json"), "--explain and --output are given"),
-    (("--html", "page.html", "--output", "json"), "--html and --output are given together"),
-    (("--html", "page.html", "--calibration"), "--calibration and --html are given together"),
+    (("--model", "", *H200), "no model is given"),
+    (
+        (*CODER, *H200, "--explain", "TP8", "--output", "json"),
+        "--explain and --output cannot be used",
+    ),
+    (("--html", "page.html", "--output", "json"), "--html and --output cannot be used together"),
+    (("--html", "page.html", "--calibration"), "--calibration and --html cannot be used together"),
     (
         ("--html", "page.html", "--goal", "cost", "--slo", "tpot=50ms"),
-        "a page cannot honour --goal and --slo: its plans are of usual servers, for throughput. "
-        "Leave them out, or leave out --html.",
+        "--html cannot be used with --goal and --slo: the page plans standard servers for "
+        "throughput. Remove them, or remove --html.",
     ),
     *(
-        (("--html", "page.html", *option), f"a page cannot honour {option[0]}: its plans are of")
+        (
+            ("--html", "page.html", *option),
+            f"--html cannot be used with {option[0]}: the page",
+        )
         for option in (
             ("--kv-dtype", "fp8"),
             ("--routing", "skewed"),
@@ -210,7 +216,7 @@ BAD = [
     ),
     (("--html", "page.html", "--nodes", "0"), "--nodes is 0"),
     (("--html", "page.html", "--context", "0"), "--context is 0"),
-    ((*CODER, "--from-cluster", "--nodes", "2"), "Leave them out"),
+    ((*CODER, "--from-cluster", "--nodes", "2"), "Remove them: both are read from the cluster"),
     (
         (*CODER, "--from-cluster"),
         "no node with GPUs that are known. Give --accelerator, --nodes and",
@@ -254,7 +260,7 @@ def test_quantisation_that_the_accelerator_lacks_is_refused(run: Run, tmp_path: 
     four_bits = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
     config = CONFIG | {"quantization_config": four_bits}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(NoLayoutFits, match=r"MI300X multiplies bf16, fp8 only \(rule quantis"):
+    with pytest.raises(NoLayoutFits, match=r"matrix units only for bf16, fp8 \(rule quantiz"):
         run("--model", str(tmp_path), "--accelerator", "MI300X")
 
 

@@ -72,7 +72,7 @@ def test_helm_values_hold_the_same_tree_under_fleet() -> None:
 def test_a_written_file_says_why() -> None:
     found = of("qwen3-coder-480b-fp8", "H200")
     first, *rest = write(found, Format.FLEET).splitlines()
-    assert first.startswith("# TP8+EP8, by `qwenfleet plan`: ")
+    assert first.startswith("# Written by `qwenfleet plan`: TP8+EP8, ")
     assert not any(line.startswith("#") for line in rest)
 
 

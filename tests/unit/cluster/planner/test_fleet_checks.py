@@ -61,7 +61,7 @@ def test_a_setting_that_vllm_does_not_read_is_warned_of(
 
 def test_a_context_that_no_method_reaches_is_refused(deployed: Deploy) -> None:
     printed = deployed(fleet({"max_model_len": 1_010_000}))
-    assert "max_model_len 1,010,000 is above the 262,144 tokens that the model holds" in printed
+    assert "max_model_len 1,010,000 is above the 262,144 tokens that the model supports" in printed
 
 
 def test_a_keys_file_without_a_key_is_warned_of(

@@ -197,7 +197,7 @@ def test_what_the_planner_does_not_know_is_left_alone(
 def test_a_directory_is_planned_by_its_own_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert served(str(tmp_path), accelerator="H100").layout is not None
-    with pytest.raises(NoLayoutFits, match="4 attention heads do not divide over TP3"):
+    with pytest.raises(NoLayoutFits, match="4 attention heads do not divide evenly over TP3"):
         served(str(tmp_path), accelerator="H100", layout={"tensor_parallel_size": 3})
 
 

@@ -107,9 +107,9 @@ def test_sglangs_tp8_with_ep2_cannot_be_and_is_answered_with_what_vllm_makes() -
 
 @pytest.mark.parametrize("accelerator", ["MI300X", "MI325X", "MI355X"])
 def test_nvfp4_on_amd_is_refused_with_what_works(accelerator: str) -> None:
-    with pytest.raises(NoLayoutFits, match=r"\(rule quantisation\)\. What works: TP8") as caught:
+    with pytest.raises(NoLayoutFits, match=r"\(rule quantization\)\. What works: TP8") as caught:
         planned("qwen3-coder-480b-nvfp4", accelerator)
-    assert caught.value.rule == "quantisation"
+    assert caught.value.rule == "quantization"
 
 
 REFUSED = [
@@ -157,8 +157,8 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
     with pytest.raises(NoLayoutFits) as caught:
         planned("qwen3-coder-480b", "H100")
     reported = str(caught.value)
-    assert "weights take 1" in reported
-    assert "may use 71.3 of the 79.2 GiB of one H100 (rule memory)" in reported
+    assert "weights need 1" in reported
+    assert "may use only 71.3 of the 79.2 GiB of one H100 (rule memory)" in reported
     assert "Instruct-FP8 in TP8+EP8 on the same machines" in reported
     assert "TP8xDP2+EP16@2 on 2 x 8 x H100" in reported
     assert "TP8+EP8 on 8 x H200" in reported
@@ -222,7 +222,7 @@ def test_the_least_cost_is_the_fewest_gpus_that_carry_the_load() -> None:
 def test_a_load_beyond_the_kv_cache_is_told() -> None:
     found = planned("qwen3-coder-480b-fp8", "H100", load=FleetLoad(concurrency=1000))
     assert found.choice.concurrency < 1000
-    assert any("others wait" in text for text in found.warnings)
+    assert any("1,000 wait" in text for text in found.warnings)
 
 
 def test_no_engine_is_planned_to_run_more_requests_than_it_is_told_to() -> None:

@@ -29,7 +29,7 @@ def test_the_calibration_is_had_as_json(capsys):
 
 def test_a_plan_without_a_model_is_refused(capsys):
     assert cli.main(["plan", "--accelerator", "H100"]) == 1
-    assert capsys.readouterr().err == "qwenfleet: no model is named. Give --model.\n"
+    assert capsys.readouterr().err == "qwenfleet: no model is given. Set --model.\n"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_the_slo_leaves_room_for_what_it_says():
     shape = speed.shape_of(request, choice.layout)
     load = Workload(most, request.load.prompt_tokens, request.load.output_tokens)
     assert prediction.predict(shape, load).tpot_s.high <= 0.080
-    assert f"up to {most:,} requests" in slo_sentence(choice, request)
+    assert f"up to {most:,} concurrent requests" in slo_sentence(choice, request)
 
 
 def test_skewed_routing_leaves_room_for_more_and_fills_an_engine_faster():

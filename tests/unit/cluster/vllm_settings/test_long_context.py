@@ -64,14 +64,19 @@ def test_the_models_own_context_is_served_without_a_method(length):
     [
         (NATIVE + 1, {}, {}, "no long-context method"),
         (NATIVE + 1, {}, {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, "only silences"),
-        (1_010_000, {"hf_overrides": {"dual_chunk_attention_config": None}}, {}, "forget"),
+        (
+            1_010_000,
+            {"hf_overrides": {"dual_chunk_attention_config": None}},
+            {},
+            "hides that limit",
+        ),
         (
             NATIVE,
             {"hf_overrides": {"dual_chunk_attention_config": {"chunk_size": 131_072}}},
             {},
             "no backend",
         ),
-        (NATIVE, {"hf_overrides": {"rope_scaling": GOOD}}, {}, "loses rope_theta"),
+        (NATIVE, {"hf_overrides": {"rope_scaling": GOOD}}, {}, "drops rope_theta"),
         (NATIVE, {"hf_overrides": {"rope_parameters": without("rope_theta")}}, {}, "silently"),
         (
             1_048_576,

@@ -6,7 +6,7 @@ import pytest
 from pydantic import JsonValue
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.vllm_settings.removed import GONE_VARIABLES, gone_settings, of_config
+from qwenfleet.cluster.vllm_settings.removed import REMOVED_VARIABLES, of_config, removed_settings
 
 
 def installed(*names: str) -> str:
@@ -29,13 +29,13 @@ def variables() -> set[str]:
     return set(re.findall(r'"(VLLM_[A-Z0-9_]+)"', installed("envs.py")))
 
 
-@pytest.mark.parametrize("gone", GONE_VARIABLES, ids=lambda gone: gone.name)
+@pytest.mark.parametrize("gone", REMOVED_VARIABLES, ids=lambda gone: gone.name)
 def test_a_variable_that_is_gone_is_not_read_by_vllm(gone, variables, arguments):
     assert len(variables) > 200
     assert gone.name not in variables
     for name in gone.now:
         assert name in variables | arguments
-        assert name in gone.way_out
+        assert name in gone.remedy
 
 
 @pytest.mark.parametrize("name", ["rope_scaling", "swap_space", "task", "page_size"])
@@ -54,18 +54,18 @@ def test_all2all_backends_that_are_gone_are_what_vllm_falls_back_from():
     [
         ({}, {"VLLM_ATTENTION_BACKEND": "FLASHINFER"}, "attention_backend"),
         ({}, {"VLLM_USE_V1": "1"}, "only one"),
-        ({}, {"SGLANG_USE_AITER": "0"}, "SGLang's"),
+        ({}, {"SGLANG_USE_AITER": "0"}, "an SGLang variable"),
         ({"all2all_backend": "pplx"}, {}, "allgather_reducescatter"),
     ],
 )
 def test_what_is_gone_is_said_with_what_to_use(args, env, words):
-    (reported,) = gone_settings(args, env)
+    (reported,) = removed_settings(args, env)
     assert words in reported
 
 
 def test_what_is_there_is_not_warned_of():
     args: dict[str, JsonValue] = {"all2all_backend": "deepep_low_latency", "max_num_seqs": 64}
-    assert gone_settings(args, {"VLLM_ROCM_USE_AITER": "1"}) == []
+    assert removed_settings(args, {"VLLM_ROCM_USE_AITER": "1"}) == []
 
 
 def test_a_configuration_is_read_model_by_model_and_pool_by_pool():
