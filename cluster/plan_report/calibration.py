@@ -1,4 +1,4 @@
-"""What `qwenfleet plan --calibration` says: the fit, each held-out error, what was left out."""
+"""Report of `qwenfleet plan --calibration`: the fit, each held-out error, what was left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwenfleet.cluster.speed.measurements import LEFT_OUT, TTFT_POINTS
 from qwenfleet.cluster.speed.prediction import ttft_factors
 
 LEAST_COLUMNS: Final = 160
-"""That the longest line takes."""
+"""Width of the longest line."""
 GROUPS: Final[tuple[tuple[str, Callable[[HeldOut], bool]], ...]] = (
     ("NVIDIA", lambda one: one.point.vendor is Vendor.NVIDIA),
     ("AMD", lambda one: one.point.vendor is Vendor.AMD),
@@ -28,7 +28,7 @@ GROUPS: Final[tuple[tuple[str, Callable[[HeldOut], bool]], ...]] = (
 
 
 def show(model: Fitted, console: Console) -> None:
-    """For a person at a terminal; a narrow one folds lines, which reads better than cut cells."""
+    """Print the report. A narrow terminal folds lines, which reads better than cut cells."""
     console.width = max(console.width, LEAST_COLUMNS)
     for part in (*_summary(model), _points(model), _parameters(model), _ttft()):
         console.print(part, highlight=False)
@@ -37,7 +37,7 @@ def show(model: Fitted, console: Console) -> None:
 
 
 def as_json(model: Fitted) -> dict[str, Any]:
-    """Keys that stay; times in milliseconds, errors as shares."""
+    """Return the report with stable keys; times in milliseconds, errors as shares."""
     return {
         "parameters": {parameter.value: model.values[parameter] for parameter in Parameter},
         "points": [_point_json(one) for one in model.held_out],
@@ -126,12 +126,12 @@ def _left_out() -> str:
 
 
 def _groups(model: Fitted) -> list[tuple[str, list[HeldOut]]]:
-    return [(name, [one for one in model.held_out if has(one)]) for name, has in GROUPS]
+    return [(name, [one for one in model.held_out if is_in(one)]) for name, is_in in GROUPS]
 
 
 def _is(one: HeldOut, vendor: Vendor, *, is_small: bool) -> bool:
-    has_few = one.point.shape.geometry.total_params < 100e9
-    return one.point.vendor is vendor and has_few is is_small
+    is_below = one.point.shape.geometry.total_params < 100e9
+    return one.point.vendor is vendor and is_below is is_small
 
 
 def _share(error: float | None) -> str:

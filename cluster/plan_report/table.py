@@ -1,4 +1,4 @@
-"""A plan as a person reads it: a ranked table, the choice and why, one GPU's memory as a bar."""
+"""A plan for a terminal: a ranked table, the choice and why, one GPU's memory as a bar."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHADES: Final = {
     "graphs and buffers": "░",
     "free": "·",
 }
-"""Of the bar of one GPU, told apart without colour."""
+"""Shades of the memory bar, distinguishable without color."""
 SLO_WORDS: Final = {
     SloVerdict.KEPT: "met",
     SloVerdict.POSSIBLE: "possible",
@@ -32,8 +32,8 @@ SLO_WORDS: Final = {
 }
 
 
-def show(plan: Plan, console: Console, doubts: list[str]) -> None:
-    """Print all of it; `doubts` are those of the predictions."""
+def show(plan: Plan, console: Console, caveats: list[str]) -> None:
+    """Print the whole plan; `caveats` are those of the predictions."""
     request, load = plan.request, plan.request.load
     routing = f", {request.routing.value} routing" if request.model.geometry.is_moe else ""
     console.print(
@@ -52,27 +52,27 @@ def show(plan: Plan, console: Console, doubts: list[str]) -> None:
     console.print(contexts(plan))
     limits = [limit_sentence(plan.choice, request)]
     limits += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
-    for text in (*limits, *plan.warnings, *doubts, NOT_SEPARATED):
+    for text in (*limits, *plan.warnings, *caveats, NOT_SEPARATED):
         console.print(f"- {text}", highlight=False)
 
 
 def table(plan: Plan) -> Table:
-    """Candidates, best first."""
-    promises = bool(plan.request.slo.name)
+    """Table of candidates, best first."""
+    has_slo = bool(plan.request.slo.name)
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("layout", no_wrap=True)
     numbers = ("engines x GPUs", "weights/GPU", "KV tokens", "context", "running")
     for name in (*numbers, "first token", "per token", "output tokens/s"):
         found.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
-    if promises:
+    if has_slo:
         found.add_column("SLO", no_wrap=True)
     found.add_column("not recommended".replace(" ", "\n"))
     for one in plan.candidates:
-        found.add_row(*_row(one, promises=promises))
+        found.add_row(*_row(one, has_slo=has_slo))
     return found
 
 
-def _row(one: Candidate, *, promises: bool) -> list[str]:
+def _row(one: Candidate, *, has_slo: bool) -> list[str]:
     slow = {note.rule.value for note in one.judgement.notes if note.is_discouraged}
     cells = [
         one.layout.name,
@@ -87,11 +87,11 @@ def _row(one: Candidate, *, promises: bool) -> list[str]:
         cells += ["", "", ""]
     else:
         cells += [one.speed.ttft_s.text("s"), (one.speed.tpot_s * 1000).text("ms"), total.text("")]
-    return cells + ([SLO_WORDS[one.slo]] if promises else []) + [", ".join(sorted(slow))]
+    return cells + ([SLO_WORDS[one.slo]] if has_slo else []) + [", ".join(sorted(slow))]
 
 
 def contexts(plan: Plan) -> Table:
-    """How many sequences of each length the choice holds, and how fast it is then."""
+    """Table of how many sequences of each length the choice holds, and its speed then."""
     found = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("prompt + output", "concurrent", "per token", "output tokens/s"):
         found.add_column(name, justify="right", no_wrap=True)
@@ -101,7 +101,7 @@ def contexts(plan: Plan) -> Table:
 
 
 def refusals(refused: tuple[RefusedLayout, ...]) -> list[str]:
-    """One line for each rule: how many layouts break it first, and what the first of them says."""
+    """Return one line per rule: the layouts that break it first, and the first one's remark."""
     by_rule: dict[Rule, list[RefusedLayout]] = defaultdict(list)
     for one in refused:
         by_rule[one.breaches[0].rule].append(one)
@@ -116,7 +116,7 @@ def refusals(refused: tuple[RefusedLayout, ...]) -> list[str]:
 
 
 def explain(layout: str, memory: GpuMemory, max_model_len: int) -> RenderableType:
-    """One GPU's memory as a bar, and each part of it in GiB."""
+    """Show one GPU's memory as a bar, and each part in GiB."""
     parts = {
         "weights": memory.weight_bytes,
         "KV cache": max(0, memory.kv_bytes),
@@ -139,7 +139,7 @@ def explain(layout: str, memory: GpuMemory, max_model_len: int) -> RenderableTyp
 
 
 def bar(parts: dict[str, int], cells: int = BAR_CELLS) -> str:
-    """Cells in proportion, all of them used; what is there has one at least when it is not tiny."""
+    """Draw a bar of exactly `cells` cells in proportion to the parts."""
     total = sum(parts.values())
     drawn, passed, text = 0, 0, ""
     for name, size in parts.items():

@@ -1,4 +1,4 @@
-"""Which of several layouts that fit to take, and why, in words. Pure."""
+"""Ranking of the layouts that fit, and the reason for the choice in words. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from qwenfleet.cluster.planner.plan import Candidate, SloVerdict, middle
 from qwenfleet.cluster.planner.request import Goal, PlanRequest
 
 TIE: Final = 0.05
-"""Predictions this close, as a share, are the same: then the fewer nodes and the larger KV cache
-decide."""
+"""Predictions within this share count as equal; then fewer nodes and a larger KV cache decide."""
 MOST_SLICES: Final = 4
-"""Ranks that each expert is split over at most, where all else is equal: QwenLM/Qwen3-Coder runs
-TP4 without expert parallelism and TP8 with it."""
+"""Most ranks to split each expert over, all else equal: QwenLM/Qwen3-Coder runs TP4 without expert
+parallelism and TP8 with it."""
 NOT_SEPARATED: Final = (
     "Prefill and decode run on the same engines. The planner does not separate them, because that "
     "is slower for coding sessions: in llm-d's guide for Qwen3-Coder-480B-FP8 (on TPUs), two "
     "prefill and six decode engines had a median time to first token of 7.3 s, eight unified "
     "engines with prefix routing 2.5 s."
 )
-"""llm-d guides/models/qwen3-coder-480b/README.md; splits of 5:3 and 6:2 were at 158 and 329 s."""
+"""llm-d guides/models/qwen3-coder-480b/README.md; splits of 5:3 and 6:2 took 158 and 329 s."""
 
 
 def ranked(candidates: list[Candidate], request: PlanRequest) -> list[Candidate]:
-    """Best first: what is promised before what is recommended, and both before speed."""
+    """Sort best first: by the SLO, then by recommendation, then by speed."""
 
     def key(one: Candidate) -> tuple[object, ...]:
         return (_class(one), -figure(one, request), -_throughput(one), _size(one))
@@ -41,7 +40,7 @@ def ranked(candidates: list[Candidate], request: PlanRequest) -> list[Candidate]
 
 
 def figure(one: Candidate, request: PlanRequest) -> float:
-    """What the goal compares; more is better. Without predictions KV capacity stands for it."""
+    """Value that the goal compares; more is better. Without predictions it is KV capacity."""
     if request.goal is Goal.COST:
         return 1 / one.num_gpus
     if one.speed is not None and request.goal is Goal.LATENCY:
@@ -50,7 +49,7 @@ def figure(one: Candidate, request: PlanRequest) -> float:
 
 
 def _throughput(one: Candidate) -> float:
-    """Output tokens per second of all engines, or KV tokens when nothing predicts it."""
+    """Output tokens per second of all engines, or KV tokens without a prediction."""
     speed = one.speed
     return one.kv_tokens if speed is None else one.engines * middle(speed.output_tokens_per_s)
 
@@ -61,22 +60,22 @@ def _class(one: Candidate) -> tuple[bool, SloVerdict, int]:
 
 
 def _size(one: Candidate) -> tuple[int, int, bool, int]:
-    """Between equals: on fewer nodes, with the larger KV cache, with whole experts where many ranks
-    would each have a thin slice of all, in fewer ranks."""
+    """Tie-breaker: fewer nodes, larger KV cache, whole experts instead of thin slices if there are
+    many ranks, fewer data parallel ranks."""
     split = expert_split(one.layout)
     is_thin = (split > MOST_SLICES) != one.layout.expert_parallel
     return (one.layout.nodes, -one.kv_tokens, is_thin, one.layout.data_parallel_size)
 
 
 def reason(order: list[Candidate], request: PlanRequest) -> str:
-    """Why the first of them is the choice, in one or two sentences."""
+    """Explain in one or two sentences why the first candidate is the choice."""
     choice, *others = order
     count = "one engine" if choice.engines == 1 else f"{choice.engines} engines"
     predicted = "" if choice.speed is None else " (predicted)"
     machines = f"{count} on {choice.num_gpus} of {request.machines.name}"
     why = _before(choice, others[0], request) if others else "no other layout fits"
     text = f"{choice.layout.name}, {machines}, {_figure_text(choice, request)}{predicted}; {why}."
-    least = figure(choice, request) / (1 - TIE)  # those below it, `ranked` took for as good
+    least = figure(choice, request) / (1 - TIE)  # `ranked` treats the ones below as equal
     faster = [one for one in others if figure(one, request) > least]
     fastest = max(faster, key=lambda one: figure(one, request), default=None)
     if fastest is not None and fastest is not others[0]:
@@ -87,7 +86,7 @@ def reason(order: list[Candidate], request: PlanRequest) -> str:
 
 
 def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
-    """The first thing in which one is ahead of another."""
+    """Say the first reason why `choice` ranks before `other`."""
     name = other.layout.name
     if choice.holds_wanted_context != other.holds_wanted_context:
         wanted = request.wanted_context_tokens
@@ -124,7 +123,7 @@ def _gpus(one: Candidate) -> str:
 
 
 def _figure_text(one: Candidate, request: PlanRequest) -> str:
-    """What the goal compares, in words."""
+    """Format the value that the goal compares."""
     if one.speed is None:
         return f"{one.kv_tokens:,} tokens of KV cache"
     if request.goal is Goal.LATENCY:
@@ -133,7 +132,7 @@ def _figure_text(one: Candidate, request: PlanRequest) -> str:
 
 
 def warnings(choice: Candidate, request: PlanRequest) -> list[str]:
-    """What an operator should know of the choice."""
+    """Warnings about the choice for the operator."""
     found = [f"{note.sentence}." for note in choice.judgement.notes]
     found = [text[0].upper() + text[1:] for text in found]
     if not choice.holds_wanted_context:

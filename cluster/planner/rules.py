@@ -1,7 +1,7 @@
-"""Which layouts are legal for a model on a kind of GPU, rule by rule, each with its numbers. Pure.
+"""Rules for which layouts are legal for a model on a kind of GPU, each with its numbers. Pure.
 
-What vLLM 0.32 refuses at load is refused here, and so is what it takes but nobody should want;
-what only costs speed is a note.
+A layout is refused if vLLM 0.32 refuses to load it, or if it loads but makes no sense. A layout
+that only costs speed gets a note.
 """
 
 from __future__ import annotations
@@ -20,68 +20,68 @@ from qwenfleet.cluster.vllm_settings.defaults import VOCAB_PADDING
 
 LEAST_BLOCK: Final = 32
 """vLLM 0.32 `fused_moe/oracle/fp8.py`, refine_fp8_moe_block_shape: it splits scale blocks down to
-the greatest common divisor, and to 32 at the least."""
+the greatest common divisor, but not below 32."""
 
 
 class Rule(StrEnum):
-    """Every reason for which a layout is refused or noted."""
+    """Reasons to refuse a layout or to attach a note."""
 
     HEADS = "heads"
     """Attention heads divide over TP."""
     KV_HEADS = "kv-heads"
-    """KV heads divide over TP, or TP over KV heads, which then are copied."""
+    """KV heads divide over TP, or TP is a multiple of the KV heads, which are then copied."""
     LAYERS = "layers"
     """Each pipeline stage has a layer."""
     EXPERTS = "experts"
-    """Experts divide over the ranks that they are dealt out to, in a model that has any."""
+    """Experts divide over the ranks that share them; expert parallelism needs an MoE model."""
     BLOCKS = "blocks"
-    """A rank's part of a quantised matrix is whole scale blocks."""
+    """A rank's part of a quantized matrix consists of whole scale blocks."""
     INTERMEDIATE = "intermediate"
     """The MLP's width divides over the ranks that share it."""
     VOCABULARY = "vocabulary"
     """The vocabulary, padded to 64, divides over TP."""
     QUANTIZATION = "quantization"
-    """The accelerator multiplies, or at least stores, what the weights are stored as."""
+    """The accelerator multiplies the weights' type, or can at least store it."""
     DATA_PARALLEL = "data-parallel"
-    """Ranks of one engine share experts; a dense model's would share nothing."""
+    """Data parallel ranks of one engine share experts; those of a dense model share nothing."""
     NODES = "nodes"
-    """No TP group spans nodes, and no layout more nodes than it needs or there are."""
+    """A TP group stays on one node, and a layout uses only as many nodes as it needs and exist."""
     MEMORY = "memory"
     """Weights and the reserve leave room for a KV cache."""
     CONTEXT = "context"
-    """The KV cache of a rank holds one sequence of the context that is asked for."""
+    """The KV cache of a rank holds one sequence of the requested context."""
 
 
 @dataclass(frozen=True)
 class RuleRemark:
-    """What a rule says of a layout, in a sentence without a full stop."""
+    """A rule's remark on a layout: a sentence without a period."""
 
     rule: Rule
     sentence: str
     is_discouraged: bool = False
-    """Whether the layout is legal but not recommended."""
+    """True if the layout is legal but not recommended."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """All that the rules say of one layout."""
+    """The remarks of all rules on one layout."""
 
     breaches: tuple[RuleRemark, ...] = ()
     notes: tuple[RuleRemark, ...] = ()
 
     @property
     def is_legal(self) -> bool:
-        """Whether no rule is broken."""
+        """True if the layout breaks no rule."""
         return not self.breaches
 
     @property
     def is_discouraged(self) -> bool:
-        """Whether it loads and is not recommended, mostly because it is slow."""
+        """True if the layout loads but is not recommended, mostly because it is slow."""
         return any(note.is_discouraged for note in self.notes)
 
 
 def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) -> Judgement:
-    """Whether vLLM would load this model in this layout on this kind of GPU, memory aside."""
+    """Judge whether vLLM loads this model in this layout on this kind of GPU, memory aside."""
     breaches: list[RuleRemark] = []
     notes: list[RuleRemark] = []
     for check in CHECKS:
@@ -93,7 +93,7 @@ def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) ->
 
 
 def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgement:
-    """Whether the layout can be placed on nodes of this size, of which there are so many."""
+    """Judge whether the layout can be placed on `nodes` nodes of this size."""
     needed = -(-layout.num_gpus // gpus_per_node)
     name, gpus = layout.name, layout.num_gpus
     tp = layout.tensor_parallel_size
@@ -119,7 +119,7 @@ def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgement:
 
 
 def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: int) -> Judgement:
-    """Whether weights fit, and one sequence of `context_tokens`."""
+    """Judge whether the weights and one sequence of `context_tokens` fit."""
     weights = f"{memory.weight_bytes / GIB:.1f} GiB"
     if memory.kv_bytes <= 0:
         sentence = (
@@ -139,7 +139,7 @@ def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: in
 
 
 Found = list[tuple[RuleRemark, bool]]
-"""Each remark, and whether it is a breach."""
+"""Each remark, and True if it is a breach."""
 
 
 def _heads(geometry: Geometry, layout: Layout) -> Found:
@@ -194,8 +194,8 @@ def _experts(geometry: Geometry, layout: Layout) -> Found:
 
 
 def _mlp_width(geometry: Geometry, layout: Layout) -> Found:
-    """Of the matrices that are split within: experts without EP, or a dense MLP."""
-    if geometry.is_moe and layout.expert_parallel:
+    """Check matrices that are split internally: experts without EP, or a dense MLP."""
+    if geometry.is_moe and layout.expert_parallel:  # experts stay whole
         return []
     ranks = expert_split(layout) if geometry.is_moe else layout.tensor_parallel_size
     width = geometry.moe_intermediate_size if geometry.is_moe else geometry.intermediate_size
@@ -222,7 +222,7 @@ def _mlp_width(geometry: Geometry, layout: Layout) -> Found:
 
 
 def _attention_blocks(geometry: Geometry, layout: Layout) -> Found:
-    """vLLM 0.32 `fp8_utils.py`, validate_fp8_block_shape: each of q, k and v of a rank."""
+    """Check q, k and v of a rank: vLLM 0.32 `fp8_utils.py`, validate_fp8_block_shape."""
     tp = layout.tensor_parallel_size
     if geometry.quantization is None or tp == 1 or geometry.num_heads % tp:
         return []

@@ -1,7 +1,7 @@
-"""How fast an engine is: times to and between tokens, tokens per second, as ranges. Pure.
+"""Predicted speed of an engine: TTFT, time per token and tokens per second, as ranges. Pure.
 
-A range is the calibrated model's value times and divided by how far the model was off for set-ups
-that its fit did not know; there is no bare number.
+A range is the calibrated model's value divided by, and multiplied by, the model's error for setups
+that its fit did not know. Every prediction is a range, never a single number.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from qwenfleet.cluster.speed.measurements import POINTS, TTFT_POINTS
 from qwenfleet.cluster.speed.steps import EngineShape, decode_step
 
 MOST_SEQUENCES: Final = 4096
-"""Where the search for a concurrency ends."""
+"""Upper limit of the search for a concurrency."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """From `low` to `high`, both included."""
+    """Values from `low` to `high`, inclusive."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Range:
 
     @classmethod
     def around(cls, value: float, spread: float) -> Range:
-        """`value` divided by and times `spread`."""
+        """Range from `value` divided by `spread` to `value` times `spread`."""
         return cls(value / spread, value * spread)
 
     def __mul__(self, factor: float) -> Range:
@@ -49,46 +49,46 @@ class Range:
         return self.low <= value <= self.high
 
     def divides(self, amount: float) -> Range:
-        """`amount` over it."""
+        """Range of `amount` divided by this range."""
         return Range(amount / self.high, amount / self.low)
 
     def text(self, unit: str) -> str:
-        """With two digits that count: "17 to 32 ms"."""
+        """Format with two significant digits: "17 to 32 ms"."""
         return f"{_two_digits(self.low)} to {_two_digits(self.high)} {unit}".rstrip()
 
 
 @dataclass(frozen=True)
 class PredictedSpeed:
-    """Of one engine under one load."""
+    """Predicted speed of one engine under one load."""
 
     load: Workload
     ttft_s: Range
-    """Of a request that finds room; waiting in a queue comes on top."""
+    """TTFT of a request that finds room; queueing is extra."""
     tpot_s: Range
     output_tokens_per_s: Range
-    """Of all sequences together."""
+    """Output rate of all sequences together."""
     total_tokens_per_s: Range
-    """Prompts counted."""
+    """The same, with prompt tokens."""
 
 
 @dataclass(frozen=True)
 class ContextRow:
-    """One line of the table of contexts."""
+    """One row of the table of contexts."""
 
     context_tokens: int
     sequences: int
-    """That have room at this length; 0 when not one has."""
+    """Number of sequences of this length that fit; may be 0."""
     tpot_s: Range | None
-    """With that many, and nothing to prefill; None for 0."""
+    """Time per token with that many sequences and without prefill; None for 0."""
 
     @property
     def output_tokens_per_s(self) -> Range | None:
-        """Of all of them together."""
+        """Output rate of all sequences together."""
         return None if self.tpot_s is None else self.tpot_s.divides(self.sequences)
 
 
 def predict(shape: EngineShape, load: Workload) -> PredictedSpeed:
-    """The speed of an engine whose KV cache holds the load: `memory` says whether it does."""
+    """Predict an engine whose KV cache holds the load; `planner.memory` checks that it does."""
     step = tpot_cost(shape, load).seconds(VALUES)
     tpot = Range.around(step, SPREADS[shape.accelerator.vendor])
     low, high = ttft_factors()
@@ -102,8 +102,8 @@ def predict(shape: EngineShape, load: Workload) -> PredictedSpeed:
 
 @cache
 def ttft_factors() -> tuple[float, float]:
-    """The least and the largest of measured over modelled times to first token: a handful, of one
-    model, so they are no error bound."""
+    """Smallest and largest ratio of measured to predicted time to first token. They come from few
+    points of one model, so they are not an error bound."""
     factors = [
         point.measured_ms / 1000 / ttft_cost(point.shape, point.load).seconds(VALUES)
         for point in TTFT_POINTS
@@ -119,8 +119,8 @@ def most_sequences(
     routing_skew: float = 0.0,
     at_most: int = MOST_SEQUENCES,
 ) -> int:
-    """The largest concurrency whose time per token is within the SLO at the slow end of its range;
-    0 when one sequence alone is not."""
+    """Largest concurrency whose time per token meets the SLO at the slow end of its range; 0 if one
+    sequence alone does not."""
     if not tpot_slo_s > 0:
         raise PlanError(
             f"the SLO's time per token is {tpot_slo_s:g} s",
@@ -145,8 +145,8 @@ def context_table(
     output_tokens: int,
     routing_skew: float = 0.0,
 ) -> list[ContextRow]:
-    """For each context, how many sequences of that length have `room` in the engine, and how fast
-    they decode at the end of it: prompts are in the KV cache already."""
+    """Rows with the number of sequences of each length that fit (`room`), and how fast they decode
+    at its end with cached prompts."""
     spread = SPREADS[shape.accelerator.vendor]
     rows = []
     for context in contexts:
@@ -158,8 +158,8 @@ def context_table(
     return rows
 
 
-def doubts(shape: EngineShape, load: Workload) -> list[str]:
-    """What a reader of a prediction should know, as sentences."""
+def caveats(shape: EngineShape, load: Workload) -> list[str]:
+    """Caveats about a prediction, as sentences."""
     found = [
         f"Time to first token is based on {len(TTFT_POINTS)} published measurements, all of the "
         "480B model: too few to estimate an error. Queueing is not included.",

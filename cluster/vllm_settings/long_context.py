@@ -1,6 +1,6 @@
 """Contexts beyond a model's own: the method that works on vLLM 0.32, and those that do not. Pure.
 
-YaRN works when rope_theta is passed along. Qwen's own recipe for a million tokens is dual chunk
+YaRN works if rope_theta is passed too. Qwen's own recipe for a million tokens is dual chunk
 attention, whose backend vLLM removed with its V0 engine (pull request 25351, release 0.11.0).
 """
 
@@ -17,7 +17,7 @@ from qwenfleet.cluster.models.geometry import Geometry
 from qwenfleet.cluster.plan_errors import PlanError
 
 MAX_YARN_FACTOR: Final = 4
-"""The largest that Qwen's model cards use."""
+"""Largest factor in Qwen's model cards."""
 DUAL_CHUNK: Final = "dual_chunk_attention_config"
 NO_DUAL_CHUNK: Final = (
     "Qwen's recipe for 1,010,000 tokens (config_1m.json, dual chunk attention) has had no backend "
@@ -26,7 +26,7 @@ NO_DUAL_CHUNK: Final = (
 
 
 def yarn_overrides(geometry: Geometry, context_tokens: int) -> dict[str, JsonValue]:
-    """`hf_overrides` that stretch RoPE to a context; empty when the model holds it as it is.
+    """Return `hf_overrides` that extend RoPE to a context; empty if the model supports it already.
 
     Raises PlanError beyond four times the model's own length.
     """
@@ -51,7 +51,7 @@ def yarn_overrides(geometry: Geometry, context_tokens: int) -> dict[str, JsonVal
 
 
 def yarn_notes(geometry: Geometry, context_tokens: int) -> list[str]:
-    """What an operator should know before serving beyond the model's own length."""
+    """Notes for the operator on serving beyond the model's own length."""
     if context_tokens <= max(geometry.max_position_embeddings, geometry.max_context_tokens):
         return []
     return [
@@ -67,7 +67,7 @@ def check_long_context(
     engine_args: Mapping[str, JsonValue],
     env: Mapping[str, str],
 ) -> None:
-    """Raise PlanError for settings that serve a context by no method, or by one that fails."""
+    """Raise PlanError if a long context has no method, or one that fails."""
     overrides = engine_args.get("hf_overrides")
     given = overrides if isinstance(overrides, dict) else {}
     _check_overrides(geometry, given)
@@ -98,8 +98,8 @@ def check_long_context(
 
 
 def check_config(config: FleetConfig) -> None:
-    """The same for every pool of every model that the catalog knows; a directory's own files may
-    set what is not known here, so only names of the Hub are checked."""
+    """Check every pool of every model in the catalog. Only Hub names are checked, because the files
+    of a directory may set a method that is unknown here."""
     for model in config.models:
         known = find_published(model.resolved_source)
         if known is None or model.resolved_source != known.name:
@@ -129,7 +129,7 @@ def _check_overrides(geometry: Geometry, given: Mapping[str, JsonValue]) -> None
 
 
 def _stretched_tokens(given: Mapping[str, JsonValue], geometry: Geometry) -> int:
-    """The longest context that the overrides leave the model with."""
+    """Longest context of the model with these overrides."""
     parameters = given.get("rope_parameters")
     if not isinstance(parameters, dict) or parameters.get("rope_type") != "yarn":
         return geometry.max_context_tokens

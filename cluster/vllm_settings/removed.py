@@ -1,7 +1,8 @@
 """Settings of older guides that vLLM 0.32 ignores, and what to use instead. Pure.
 
-A variable that vLLM does not read changes nothing. An argument that it does not have needs no list:
-vLLM refuses it by name when the engine starts. A unit test compares both with the installed vLLM.
+A variable that vLLM does not read changes nothing. An argument that vLLM does not have needs no
+list: vLLM refuses it by name when the engine starts. A unit test checks both against the installed
+vLLM.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from qwenfleet.cluster.config.fleet import FleetConfig
 
 @dataclass(frozen=True)
 class RemovedSetting:
-    """One setting that vLLM does not read any more, or never did."""
+    """One setting that vLLM no longer reads, or never did."""
 
     name: str
     remedy: str
-    """A whole sentence."""
+    """Replacement, as a whole sentence."""
     now: tuple[str, ...] = ()
-    """What vLLM has today and the sentence names."""
+    """Current vLLM settings that `remedy` names."""
 
 
 SGLANG: Final = "It is an SGLang variable"
@@ -94,13 +95,13 @@ REMOVED_VARIABLES: Final = (
 )
 
 REMOVED_ALL2ALL: Final = frozenset({"naive", "pplx"})
-"""vLLM 0.32 `config/parallel.py` falls back to allgather_reducescatter for them."""
+"""vLLM 0.32 `config/parallel.py` replaces them with allgather_reducescatter."""
 
 _VARIABLES: Final = {one.name: one for one in REMOVED_VARIABLES}
 
 
 def removed_settings(engine_args: Mapping[str, JsonValue], env: Mapping[str, str]) -> list[str]:
-    """Two sentences for each setting that has no effect: what it is, and what to use instead."""
+    """Return, for each setting without effect, what it is and what to use instead."""
     found = [
         f"vLLM 0.32 does not read {name}. {_VARIABLES[name].remedy}"
         for name in env
@@ -116,7 +117,7 @@ def removed_settings(engine_args: Mapping[str, JsonValue], env: Mapping[str, str
 
 
 def of_config(config: FleetConfig) -> list[str]:
-    """Of every pool of every model, each said once."""
+    """Check every pool of every model; each warning appears once per model."""
     found = {
         f"model '{model.id}': {sentence}": None
         for model in config.models

@@ -1,4 +1,4 @@
-"""`qwenfleet plan`: from its options to what it prints or writes."""
+"""`qwenfleet plan`: read the options, plan, and print or write the result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 
 
 def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
-    """`ray.nodes()` of the cluster at an address. Raises FleetNotFound."""
+    """Read `ray.nodes()` of the cluster at an address. Raises FleetNotFound."""
     from qwenfleet.deployments.operations import attach
 
     with attach.cluster(None, address):
@@ -54,12 +54,12 @@ def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
 
 LAYOUT_HELP: Final = "See qwenfleet plan --help."
 LEAST_COLUMNS: Final = 132
-"""A terminal that has fewer folds the table's lines, which reads better than cells cut short."""
+"""A narrower terminal folds the table's lines, which reads better than cut cells."""
 
 
 def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
-    """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
-    layout that does not fit. Raises FleetError, a PlanError in the words of the options."""
+    """Plan for each kind of machine and return the exit status: 1 if --explain shows a layout that
+    does not fit. Raises FleetError; a PlanError names command-line options."""
     try:
         return _run(options, ray_nodes)
     except PlanError as error:
@@ -122,8 +122,8 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
 def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Console) -> None:
     found = plan(request, speed.speed_of)
     if wanted is None:
-        doubts = speed.doubts(found)
-        table.show(found, console, [*doubts, *settings.settings(found).notes])
+        caveats = speed.caveats(found)
+        table.show(found, console, [*caveats, *settings.settings(found).notes])
         return
     form, file = wanted
     _write(files.write(found, form), file)
@@ -134,7 +134,7 @@ def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Co
 
 
 def _check_one_answer(options: argparse.Namespace) -> None:
-    """Each of these says all that a run says; --calibration alone has formats."""
+    """Reject options that each determine the whole output; only --calibration has formats."""
     asked = [name for name in ("calibration", "html", "explain") if getattr(options, name)]
     asked += ["output"] if options.output is not None and asked != ["calibration"] else []
     if len(asked) > 1:
@@ -159,7 +159,7 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
 
 
 def _page(options: argparse.Namespace) -> int:
-    """What is named comes first in the page's lists."""
+    """Write the page; the given choices come first in its lists."""
     from qwenfleet.cluster.plan_report import page
 
     _check_page(options)
@@ -180,7 +180,7 @@ def _page(options: argparse.Namespace) -> int:
     if options.nodes is not None:
         Machines(accelerator, options.nodes)  # raises
     if options.context is not None:
-        # One that is too long for a model, the page says.
+        # The page itself reports a context that is too long for a model.
         check_context(grid.models[0], min(options.context, 1))
     wanted = grid.with_first(model, accelerator, options.nodes, options.context)
     Path(options.html).write_text(page.page(wanted), encoding="utf-8")
@@ -189,7 +189,7 @@ def _page(options: argparse.Namespace) -> int:
 
 
 def _check_page(options: argparse.Namespace) -> None:
-    """Raise PlanError for what a page cannot honour: its grid is of usual servers, planned for
+    """Raise PlanError for options that the page ignores: it plans standard servers for
     throughput."""
     unused = {
         "goal": options.goal is not Goal.THROUGHPUT,
@@ -213,7 +213,7 @@ def _check_page(options: argparse.Namespace) -> None:
 
 
 def _write(text: str, file: str) -> None:
-    """To a file, or - for standard output."""
+    """Write to a file, or to standard output for -."""
     if file == "-":
         sys.stdout.write(text)
     else:
@@ -255,8 +255,8 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
 
 
 def kubernetes_nodes(context: str | None = None) -> list[dict[str, Any]]:
-    """Every node as the API server's JSON, by the kubeconfig's current context or the one named,
-    or as the service account of the pod that this runs in. Raises KubernetesError."""
+    """Read every node as the API server's JSON, with the kubeconfig's current or named context, or
+    with the service account of this pod. Raises KubernetesError."""
     from qwenfleet.cluster.kube import client
 
     return client.connect(context).items(query.Query("nodes"))
@@ -284,7 +284,7 @@ def _layout(text: str | None) -> Layout | None:
 
 
 def _output(options: argparse.Namespace) -> tuple[Format, str] | None:
-    """The format, and the file or - for standard output."""
+    """Return the format, and the file or - for standard output."""
     if options.output is None:
         return None
     name, *file = options.output

@@ -1,4 +1,4 @@
-"""The options of `qwenfleet plan`; apart from the command, so that others start without it."""
+"""Options of `qwenfleet plan`, separate from the command so that other commands start faster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.cluster.planner.request import FleetLoad, Goal, LongContext, Rout
 
 
 def _change(change: Alternative) -> str:
-    """With the option for a value that the short form of a layout does not show."""
+    """Name the option for a value that the short form of a layout does not show."""
     match change.quantity:
         case Quantity.CONTEXT:
             tokens = f"{change.value:,} tokens (--context {change.value})"
@@ -40,7 +40,7 @@ WORDING: Final = Wording(
     "add --long-context yarn",
     _change,
 )
-"""How an error of the planner is written for this command's users."""
+"""Planner errors in terms of this command's options."""
 
 
 def add(commands: Commands) -> None:

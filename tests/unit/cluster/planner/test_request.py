@@ -89,7 +89,7 @@ def test_requests_longer_than_the_context_are_refused() -> None:
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_a_share_of_memory_that_cannot_be_is_refused(share: float) -> None:
     with pytest.raises(PlanError, match="share of memory"):
-        PlanRequest(CODER, HERE, utilisation=share)
+        PlanRequest(CODER, HERE, utilization=share)
 
 
 def test_a_request_longer_than_the_models_own_context_is_refused() -> None:

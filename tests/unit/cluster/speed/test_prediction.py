@@ -11,8 +11,8 @@ from qwenfleet.cluster.speed.cost import Workload
 from qwenfleet.cluster.speed.measurements import FP8_480B, POINTS, TTFT_POINTS, MeasuredTime
 from qwenfleet.cluster.speed.prediction import (
     Range,
+    caveats,
     context_table,
-    doubts,
     most_sequences,
     predict,
     ttft_factors,
@@ -112,17 +112,17 @@ def test_a_context_shorter_than_the_answer_is_one_token_and_its_prompt():
 
 
 def test_what_was_not_measured_is_said():
-    reported = " ".join(doubts(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
+    reported = " ".join(caveats(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
     for words in ("AMD", "several nodes", "pipeline", "above 10,000 tokens", "first token"):
         assert words in reported
-    assert len(doubts(shape(H100), LOAD)) == 1
+    assert len(caveats(shape(H100), LOAD)) == 1
 
 
 @pytest.mark.parametrize(
     ("accelerator", "reported"), [(H200, "1 is of H200"), (MI325X, "none is of MI325X")]
 )
 def test_accelerators_with_few_measurements_are_named(accelerator, reported):
-    assert any(reported in sentence for sentence in doubts(shape(accelerator), LOAD))
+    assert any(reported in sentence for sentence in caveats(shape(accelerator), LOAD))
 
 
 def test_a_small_model_on_one_gpu_is_in_the_published_region():
