@@ -153,7 +153,7 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "slo": one.slo.name.lower(),
         "notes": [
             {"rule": n.rule.value, "sentence": n.sentence, "is_discouraged": n.is_discouraged}
-            for n in one.judgement.notes
+            for n in one.judgment.notes
         ],
     }
     total = one.output_tokens_per_s

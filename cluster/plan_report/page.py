@@ -129,7 +129,7 @@ def _request(
 def _row(one: Candidate, found: Plan) -> dict[str, Any]:
     chosen = replace(found, candidates=(one,))
     speed, total = one.speed, one.output_tokens_per_s
-    slow = [note.rule.value for note in one.judgement.notes if note.is_discouraged]
+    slow = [note.rule.value for note in one.judgment.notes if note.is_discouraged]
     env = [f"{key}={value}" for key, value in settings.settings(chosen).env.items()]
     return {
         "layout": one.layout.name,

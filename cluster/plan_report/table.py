@@ -73,7 +73,7 @@ def table(plan: Plan) -> Table:
 
 
 def _row(one: Candidate, *, has_slo: bool) -> list[str]:
-    slow = {note.rule.value for note in one.judgement.notes if note.is_discouraged}
+    slow = {note.rule.value for note in one.judgment.notes if note.is_discouraged}
     cells = [
         one.layout.name,
         f"{one.engines} x {one.layout.num_gpus}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.planner.memory import GpuMemory
 from qwenfleet.cluster.planner.request import PlanRequest
-from qwenfleet.cluster.planner.rules import Judgement, RuleRemark
+from qwenfleet.cluster.planner.rules import Judgment, RuleRemark
 
 if TYPE_CHECKING:
     from qwenfleet.cluster.speed.prediction import PredictedSpeed, Range
@@ -35,7 +35,7 @@ class Candidate:
     engines: int
     """Number of engines that the plan runs."""
     memory: GpuMemory
-    judgement: Judgement
+    judgment: Judgment
     max_model_len: int
     """Longest prompt plus output of one sequence, in tokens; never above the model's."""
     holds_wanted_context: bool

@@ -55,7 +55,7 @@ def _throughput(one: Candidate) -> float:
 
 
 def _class(one: Candidate) -> tuple[bool, SloVerdict, int]:
-    slow = sum(note.is_discouraged for note in one.judgement.notes)
+    slow = sum(note.is_discouraged for note in one.judgment.notes)
     return (not one.holds_wanted_context, one.slo, slow)
 
 
@@ -99,7 +99,7 @@ def _before(choice: Candidate, other: Candidate, request: PlanRequest) -> str:
         }
         better, worse = words[choice.slo], words[other.slo]
         return f"the choice is predicted to {better} {request.slo.name}, and {name} to {worse} it"
-    mine, its = ([n for n in one.judgement.notes if n.is_discouraged] for one in (choice, other))
+    mine, its = ([n for n in one.judgment.notes if n.is_discouraged] for one in (choice, other))
     if len(mine) < len(its):
         rule = next(note for note in its if note not in mine).rule
         return f"{name} loads but is not recommended (rule {rule.value})"
@@ -133,7 +133,7 @@ def _figure_text(one: Candidate, request: PlanRequest) -> str:
 
 def warnings(choice: Candidate, request: PlanRequest) -> list[str]:
     """Warnings about the choice for the operator."""
-    found = [f"{note.sentence}." for note in choice.judgement.notes]
+    found = [f"{note.sentence}." for note in choice.judgment.notes]
     found = [text[0].upper() + text[1:] for text in found]
     if not choice.holds_wanted_context:
         found.append(

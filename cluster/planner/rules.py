@@ -63,7 +63,7 @@ class RuleRemark:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """The remarks of all rules on one layout."""
 
     breaches: tuple[RuleRemark, ...] = ()
@@ -80,7 +80,7 @@ class Judgement:
         return any(note.is_discouraged for note in self.notes)
 
 
-def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) -> Judgement:
+def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) -> Judgment:
     """Judge whether vLLM loads this model in this layout on this kind of GPU, memory aside."""
     breaches: list[RuleRemark] = []
     notes: list[RuleRemark] = []
@@ -89,10 +89,10 @@ def judge_shape(geometry: Geometry, layout: Layout, accelerator: Accelerator) ->
             (breaches if is_breach else notes).append(remark)
     for remark, is_breach in _quantization(geometry, accelerator):
         (breaches if is_breach else notes).append(remark)
-    return Judgement(tuple(breaches), tuple(notes))
+    return Judgment(tuple(breaches), tuple(notes))
 
 
-def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgement:
+def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgment:
     """Judge whether the layout can be placed on `nodes` nodes of this size."""
     needed = -(-layout.num_gpus // gpus_per_node)
     name, gpus = layout.name, layout.num_gpus
@@ -115,10 +115,10 @@ def judge_nodes(layout: Layout, *, nodes: int, gpus_per_node: int) -> Judgement:
         )
     elif layout.nodes > nodes:
         problem = f"{name} needs {gpus} GPUs on {layout.nodes} nodes; available nodes: {nodes}"
-    return Judgement((RuleRemark(Rule.NODES, problem),) if problem else ())
+    return Judgment((RuleRemark(Rule.NODES, problem),) if problem else ())
 
 
-def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: int) -> Judgement:
+def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: int) -> Judgment:
     """Judge whether the weights and one sequence of `context_tokens` fit."""
     weights = f"{memory.weight_bytes / GIB:.1f} GiB"
     if memory.kv_bytes <= 0:
@@ -127,15 +127,15 @@ def judge_memory(accelerator: Accelerator, memory: GpuMemory, context_tokens: in
             f"but vLLM may use only {memory.usable_bytes / GIB:.1f} of the "
             f"{accelerator.memory_gib:.1f} GiB of one {accelerator.name}"
         )
-        return Judgement((RuleRemark(Rule.MEMORY, sentence),))
+        return Judgment((RuleRemark(Rule.MEMORY, sentence),))
     if memory.kv_tokens < context_tokens:
         sentence = (
             f"next to {weights} of weights, one {accelerator.name} has "
             f"{memory.kv_bytes / GIB:.1f} GiB for the KV cache: {memory.kv_tokens:,} tokens, but "
             f"one sequence of {context_tokens:,} must fit"
         )
-        return Judgement((RuleRemark(Rule.CONTEXT, sentence),))
-    return Judgement()
+        return Judgment((RuleRemark(Rule.CONTEXT, sentence),))
+    return Judgment()
 
 
 Found = list[tuple[RuleRemark, bool]]

@@ -19,7 +19,7 @@ from qwenfleet.cluster.planner.plan import (
 )
 from qwenfleet.cluster.planner.ranking import ranked, reason, warnings
 from qwenfleet.cluster.planner.request import Goal, PlanRequest
-from qwenfleet.cluster.planner.rules import Judgement, judge_memory, judge_nodes, judge_shape
+from qwenfleet.cluster.planner.rules import Judgment, judge_memory, judge_nodes, judge_shape
 
 if TYPE_CHECKING:
     from qwenfleet.cluster.speed.prediction import PredictedSpeed
@@ -65,15 +65,15 @@ def search(request: PlanRequest, speed_model: SpeedModel = no_speed) -> Searched
 def _judged(layouts: Iterable[Layout], request: PlanRequest, speed_model: SpeedModel) -> Searched:
     candidates, refused = [], []
     for layout in layouts:
-        judgement, memory = judge(layout, request)
-        if judgement.is_legal:
-            candidates.append(_candidate(layout, memory, judgement, request, speed_model))
+        judgment, memory = judge(layout, request)
+        if judgment.is_legal:
+            candidates.append(_candidate(layout, memory, judgment, request, speed_model))
         else:
-            refused.append(RefusedLayout(layout, judgement.breaches, memory))
+            refused.append(RefusedLayout(layout, judgment.breaches, memory))
     return candidates, refused
 
 
-def judge(layout: Layout, request: PlanRequest) -> tuple[Judgement, GpuMemory]:
+def judge(layout: Layout, request: PlanRequest) -> tuple[Judgment, GpuMemory]:
     """Apply all rules to one layout; memory is judged only if the layout would load."""
     geometry, machines = request.model.geometry, request.machines
     accelerator = machines.accelerator
@@ -89,13 +89,13 @@ def judge(layout: Layout, request: PlanRequest) -> tuple[Judgement, GpuMemory]:
     breaches = shape.breaches + place.breaches
     if not breaches:
         breaches = judge_memory(accelerator, memory, request.least_context_tokens).breaches
-    return Judgement(breaches, shape.notes), memory
+    return Judgment(breaches, shape.notes), memory
 
 
 def _candidate(
     layout: Layout,
     memory: GpuMemory,
-    judgement: Judgement,
+    judgment: Judgment,
     request: PlanRequest,
     speed_model: SpeedModel,
 ) -> Candidate:
@@ -114,7 +114,7 @@ def _candidate(
             layout=layout,
             engines=engines,
             memory=memory,
-            judgement=judgement,
+            judgment=judgment,
             max_model_len=min(wanted, memory.kv_tokens),
             holds_wanted_context=memory.kv_tokens >= wanted,
             concurrency=concurrency,

@@ -77,9 +77,9 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     if not options.model:
         raise PlanError("no model is given", "Set --model.")
     model = find_model(options.model)
-    there = _machines(options, ray_nodes)
-    if wanted is not None and len(there.kinds) > 1:
-        names = " and ".join(kind.name for kind in there.kinds)
+    found = _machines(options, ray_nodes)
+    if wanted is not None and len(found.kinds) > 1:
+        names = " and ".join(kind.name for kind in found.kinds)
         raise PlanError(
             f"the cluster has {names}, and --output writes one plan",
             "Choose one with --accelerator.",
@@ -97,11 +97,11 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
             load=_load(options, model),
             layout=_layout(options.layout),
         )
-        for kind in there.kinds
+        for kind in found.kinds
     ]
     console = Console(soft_wrap=True)
     console.width = max(console.width, LEAST_COLUMNS)
-    for skipped in there.skipped:
+    for skipped in found.skipped:
         print(f"qwenfleet: skipped: {skipped}", file=sys.stderr)
     if options.explain is not None:
         return max(_explain(request, options.explain, console) for request in requests)
@@ -223,13 +223,13 @@ def _write(text: str, file: str) -> None:
 def _explain(request: PlanRequest, name: str, console: Console) -> int:
     layout = _layout(name)
     assert layout is not None
-    judgement, memory = judge(layout, replace(request, layout=layout))
+    judgment, memory = judge(layout, replace(request, layout=layout))
     length = min(memory.kv_tokens, request.wanted_context_tokens)
     title = f"{request.model.short_name}, {layout.name} on {request.machines.name}"
     console.print(table.explain(title, memory, length))
-    for remark in (*judgement.breaches, *judgement.notes):
+    for remark in (*judgment.breaches, *judgment.notes):
         console.print(f"{remark.rule.value}: {remark.sentence}", highlight=False)
-    return 0 if judgement.is_legal else 1
+    return 0 if judgment.is_legal else 1
 
 
 def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachines:

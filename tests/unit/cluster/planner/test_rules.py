@@ -9,7 +9,7 @@ from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.hardware.accelerators import A100, B200, H200, MI300X
 from qwenfleet.cluster.models.catalog import CODER_30B, CODER_480B
 from qwenfleet.cluster.models.geometry import FP8_BLOCKS, Geometry, Quantization, QuantMethod
-from qwenfleet.cluster.planner.rules import Judgement, Rule, judge_nodes, judge_shape
+from qwenfleet.cluster.planner.rules import Judgment, Rule, judge_nodes, judge_shape
 
 FP8_480B = replace(CODER_480B, quantization=FP8_BLOCKS)
 FP8_30B = replace(CODER_30B, quantization=FP8_BLOCKS)
@@ -18,7 +18,7 @@ DENSE = replace(CODER_30B, num_experts=0, experts_per_token=0, moe_intermediate_
 FP8_DENSE = replace(DENSE, quantization=FP8_BLOCKS)
 
 
-def judged(geometry: Geometry, layout: str) -> Judgement:
+def judged(geometry: Geometry, layout: str) -> Judgment:
     return judge_shape(geometry, Layout.parse(layout), H200)
 
 
@@ -53,7 +53,7 @@ def judged(geometry: Geometry, layout: str) -> Judgement:
         (replace(FP8_30B, head_dim=64), "TP4", Rule.BLOCKS, "key projection .* 64 rows"),
     ],
 )
-def test_what_vllm_refuses_is_refused_with_its_numbers(
+def test_layouts_that_vllm_refuses_are_refused_with_numbers(
     geometry: Geometry, layout: str, rule: Rule, reported: str
 ) -> None:
     found = [breach for breach in judged(geometry, layout).breaches if breach.rule is rule]
@@ -62,16 +62,16 @@ def test_what_vllm_refuses_is_refused_with_its_numbers(
 
 
 @pytest.mark.parametrize("layout", ["TP1", "TP2", "TP4", "TP8+EP8", "TP4xDP2+EP8", "DP8+EP8"])
-def test_the_480bs_clean_fp8_layouts_have_nothing_against_them(layout: str) -> None:
+def test_the_published_480b_fp8_layouts_have_no_remarks(layout: str) -> None:
     """QwenLM/Qwen3-Coder README: FP8 with --tp 4, or --tp 8 and expert parallelism."""
-    assert judged(FP8_480B, layout) == Judgement()
+    assert judged(FP8_480B, layout) == Judgment()
 
 
 @pytest.mark.parametrize(
     ("geometry", "layout", "block"),
     [(FP8_480B, "TP8", 64), (FP8_30B, "TP4", 64), (FP8_30B, "TP8", 32)],
 )
-def test_fp8_blocks_that_do_not_fit_load_slowly_since_vllm_0_29(
+def test_misaligned_fp8_blocks_load_but_are_slow_since_vllm_0_29(
     geometry: Geometry, layout: str, block: int
 ) -> None:
     verdict = judged(geometry, layout)
@@ -80,13 +80,13 @@ def test_fp8_blocks_that_do_not_fit_load_slowly_since_vllm_0_29(
     assert f"split blocks to {block} " in verdict.notes[-1].sentence
 
 
-def test_kv_heads_are_copied_when_there_are_more_ranks() -> None:
+def test_kv_heads_are_copied_if_there_are_more_ranks() -> None:
     verdict = judged(CODER_30B, "TP8")
     assert [(n.rule, n.is_discouraged) for n in verdict.notes] == [(Rule.KV_HEADS, False)]
     assert "4 KV heads, so each head is stored 2 times" in verdict.notes[0].sentence
 
 
-def test_uneven_stages_are_told() -> None:
+def test_uneven_pipeline_stages_get_a_note() -> None:
     assert "15+16+16+15" in judged(CODER_480B, "PP4").notes[0].sentence
 
 
@@ -96,11 +96,11 @@ def test_fp8_on_an_a100_is_stored_but_not_multiplied() -> None:
     assert "Marlin" in verdict.notes[0].sentence
 
 
-def test_four_bit_weights_are_refused_where_nothing_multiplies_them() -> None:
+def test_nvfp4_weights_are_refused_without_matrix_units() -> None:
     refused = judge_shape(NVFP4_480B, Layout.parse("TP8+EP8"), MI300X)
     assert [b.rule for b in refused.breaches] == [Rule.QUANTIZATION]
     assert "nvfp4, but MI300X has matrix units only for bf16, fp8" in refused.breaches[0].sentence
-    assert judge_shape(NVFP4_480B, Layout.parse("TP8+EP8"), B200) == Judgement()
+    assert judge_shape(NVFP4_480B, Layout.parse("TP8+EP8"), B200) == Judgment()
 
 
 @pytest.mark.parametrize(
