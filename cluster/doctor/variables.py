@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok
-from qwenfleet.cluster.vllm_settings.removed import GONE_VARIABLES
+from qwenfleet.cluster.vllm_settings.removed import REMOVED_VARIABLES
 
 PREFIXES = ("RAY_", "VLLM_", "HF_", "TRANSFORMERS_")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -78,10 +78,10 @@ def _judge_vllm(variables: Mapping[str, str]) -> list[Finding]:
         sentence = f"VLLM_CPU_KVCACHE_SPACE={space} overrides kv_cache_gib of every CPU engine"
         way_out = "Unset it, and set kv_cache_gib in the fleet's configuration."
         findings.append(note(Subject.ENVIRONMENT, sentence, way_out))
-    unread = [setting for setting in GONE_VARIABLES if setting.name in variables]
+    unread = [setting for setting in REMOVED_VARIABLES if setting.name in variables]
     for setting in unread:
         sentence = f"vLLM 0.32 does not read {setting.name}"
-        findings.append(note(Subject.ENVIRONMENT, sentence, setting.way_out))
+        findings.append(note(Subject.ENVIRONMENT, sentence, setting.remedy))
     judged = {"VLLM_CPU_KVCACHE_SPACE", *(setting.name for setting in unread)}
     names = [name for name in _names(variables, "VLLM_") if name not in judged]
     if names:

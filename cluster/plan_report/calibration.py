@@ -1,4 +1,4 @@
-"""What `qwenfleet plan --calibration` says: the fit, each held-out error, what was left out."""
+"""Report of `qwenfleet plan --calibration`: the fit, each held-out error, what was left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwenfleet.cluster.speed.measurements import LEFT_OUT, TTFT_POINTS
 from qwenfleet.cluster.speed.prediction import ttft_factors
 
 LEAST_COLUMNS: Final = 160
-"""That the longest line takes."""
+"""Width of the longest line."""
 GROUPS: Final[tuple[tuple[str, Callable[[HeldOut], bool]], ...]] = (
     ("NVIDIA", lambda one: one.point.vendor is Vendor.NVIDIA),
     ("AMD", lambda one: one.point.vendor is Vendor.AMD),
@@ -28,7 +28,7 @@ GROUPS: Final[tuple[tuple[str, Callable[[HeldOut], bool]], ...]] = (
 
 
 def show(model: Fitted, console: Console) -> None:
-    """For a person at a terminal; a narrow one folds lines, which reads better than cut cells."""
+    """Print the report. A narrow terminal folds lines, which reads better than cut cells."""
     console.width = max(console.width, LEAST_COLUMNS)
     for part in (*_summary(model), _points(model), _parameters(model), _ttft()):
         console.print(part, highlight=False)
@@ -37,7 +37,7 @@ def show(model: Fitted, console: Console) -> None:
 
 
 def as_json(model: Fitted) -> dict[str, Any]:
-    """Keys that stay; times in milliseconds, errors as shares."""
+    """Return the report with stable keys; times in milliseconds, errors as shares."""
     return {
         "parameters": {parameter.value: model.values[parameter] for parameter in Parameter},
         "points": [_point_json(one) for one in model.held_out],
@@ -65,25 +65,25 @@ def _table(*heads: str, right: Sequence[str] = ()) -> Table:
 
 
 def _summary(model: Fitted) -> tuple[RenderableType, ...]:
-    numbers = ("n", "set-ups", "median error", "of a set-up not known")
+    numbers = ("n", "setups", "median error", "of an unknown setup")
     found = _table("time per token", *numbers, right=numbers)
     for name, held_out in _groups(model):
         count, series = len(held_out), series_of(held_out)
         errors = [_share(median_error(held_out, by_series=by)) for by in (False, True)]
         found.add_row(name, str(count), str(series), *errors)
-    spreads = ", ".join(f"{model.spread(v):.2f} ({v.name})" for v in Vendor)
+    spreads = " or ".join(f"{model.spread(v):.2f} ({v.name})" for v in Vendor)
     return (
-        "Each measurement was predicted by a fit without it, and by one without its whole set-up "
-        "(model, GPUs, layout).",
+        "Each measurement was predicted by a fit that leaves it out, and by a fit that leaves out "
+        "its whole setup (model, GPUs, layout).",
         found,
-        f"A range is the prediction divided by and times {spreads}: {COVERAGE:.0%} of the "
-        "measurements of set-ups not known lie in it.",
+        f"A range is the prediction divided by, and multiplied by, {spreads}: {COVERAGE:.0%} of "
+        "the measurements of unknown setups lie in it.",
     )
 
 
 def _points(model: Fitted) -> Table:
-    numbers = ("ms", "error", "set-up")
-    what = ("", "GPUs", "layout", "model", "load", "what")
+    numbers = ("ms", "error", "setup")
+    what = ("", "GPUs", "layout", "model", "load", "metric")
     found = _table(*what, *numbers, "source", right=numbers)
     for one in model.held_out:
         point, load = one.point, one.point.load
@@ -107,16 +107,17 @@ def _parameters(model: Fitted) -> Table:
     found = _table("fitted", "")
     for parameter in Parameter:
         value = model.values[parameter]
-        said = f"{value * 1e6:.0f} µs a layer" if parameter.is_time else f"{1 / value:.0%} of paper"
-        found.add_row(parameter.value, said)
+        is_time = parameter.is_time
+        text = f"{value * 1e6:.0f} µs per layer" if is_time else f"{1 / value:.0%} of data sheet"
+        found.add_row(parameter.value, text)
     return found
 
 
 def _ttft() -> str:
     low, high = ttft_factors()
     return (
-        f"Time to first token: n = {len(TTFT_POINTS)}, too few to say an error; measured was "
-        f"{low:.2f} to {high:.2f} times the model, and ranges are as wide."
+        f"Time to first token: n = {len(TTFT_POINTS)}, too few to estimate an error. Measured "
+        f"times were {low:.2f} to {high:.2f} times the prediction, and ranges are that wide."
     )
 
 
@@ -125,12 +126,12 @@ def _left_out() -> str:
 
 
 def _groups(model: Fitted) -> list[tuple[str, list[HeldOut]]]:
-    return [(name, [one for one in model.held_out if has(one)]) for name, has in GROUPS]
+    return [(name, [one for one in model.held_out if is_in(one)]) for name, is_in in GROUPS]
 
 
 def _is(one: HeldOut, vendor: Vendor, *, is_small: bool) -> bool:
-    has_few = one.point.shape.geometry.total_params < 100e9
-    return one.point.vendor is vendor and has_few is is_small
+    is_below = one.point.shape.geometry.total_params < 100e9
+    return one.point.vendor is vendor and is_below is is_small
 
 
 def _share(error: float | None) -> str:

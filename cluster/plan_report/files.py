@@ -1,4 +1,4 @@
-"""A plan as other programs read it: a fleet, helm values, vLLM's arguments, or JSON. Pure."""
+"""A plan for other programs: a fleet, helm values, vLLM arguments, or JSON. Pure."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.planner.plan import Candidate, Plan, RefusedLayout
 from qwenfleet.cluster.planner.settings import settings
 
-HEADER: Final = "# {name}, by `qwenfleet plan`: {reason}\n"
+HEADER: Final = "# Written by `qwenfleet plan`: {reason}\n"
 
 
 class Format(StrEnum):
-    """What `--output` takes."""
+    """Formats of `--output`."""
 
     FLEET = "fleet.yaml"
-    """What `qwenfleet serve --config` takes."""
+    """Fleet for `qwenfleet serve --config`."""
     VALUES = "values.yaml"
-    """The same under `fleet:`, as the helm chart takes it."""
+    """The same under `fleet:`, for the helm chart."""
     VLLM_ARGS = "vllm-args"
-    """For vLLM's own server, on one line."""
+    """Arguments of `vllm serve`, on one line."""
     JSON = "json"
     """Everything: candidates, refused layouts, reason."""
 
 
 def write(plan: Plan, wanted: Format) -> str:
-    """The plan's choice, or for JSON all of the plan, ending in a newline."""
+    """Format the plan's choice, or for JSON the whole plan, ending in a newline."""
     if wanted is Format.JSON:
         return json.dumps(as_json(plan), indent=2) + "\n"
     if wanted is Format.VLLM_ARGS:
         return shlex.join(vllm_args(plan)) + "\n"
     tree = fleet(plan)
     tree = {"fleet": tree} if wanted is Format.VALUES else tree
-    head = HEADER.format(name=plan.choice.layout.name, reason=plan.reason)
+    head = HEADER.format(reason=plan.reason)
     return head + yaml.safe_dump(tree, sort_keys=False, width=100)
 
 
 def fleet(plan: Plan) -> dict[str, Any]:
-    """The tree of a `FleetConfig` that serves the choice."""
+    """Build the tree of a `FleetConfig` that serves the choice."""
     model, choice, found = plan.request.model, plan.choice, settings(plan)
     parser = {"tool_call_parser": found.tool_call_parser} if found.tool_call_parser else {}
     env = {"env": dict(found.env)} if found.env else {}
@@ -66,13 +66,13 @@ def fleet(plan: Plan) -> dict[str, Any]:
 
 
 def layout_tree(layout: Layout) -> dict[str, Any]:
-    """What is not a default, and always the tensor parallel size."""
+    """Return every non-default key, and always the tensor parallel size."""
     tree = layout.model_dump(mode="json", exclude_defaults=True)
     return {"tensor_parallel_size": layout.tensor_parallel_size, **tree}
 
 
 def vllm_args(plan: Plan) -> list[str]:
-    """What follows `vllm serve`, for one engine; of several nodes, on the first of them."""
+    """Arguments of `vllm serve` for one engine; for several nodes, those of the first node."""
     layout, model = plan.choice.layout, plan.request.model
     wanted = settings(plan)
     parser = wanted.tool_call_parser
@@ -98,22 +98,22 @@ def vllm_args(plan: Plan) -> list[str]:
 
 
 def vllm_notes(plan: Plan) -> list[str]:
-    """What `vllm_args` cannot say, as sentences without full stops."""
+    """Instructions that `vllm_args` cannot express, as sentences without periods."""
     env, nodes = settings(plan).env, plan.choice.layout.nodes
-    said = []
+    notes = []
     if env:
         pairs = " ".join(f"{name}={value}" for name, value in env.items())
-        said.append(f"set in vLLM's environment: {pairs}")
+        notes.append(f"set this in vLLM's environment: {pairs}")
     if nodes > 1:
-        said.append(
-            f"add --master-addr with the first node's address on all {nodes} nodes, and "
-            "--headless --node-rank 1 and so on on the others"
+        notes.append(
+            f"add --master-addr with the first node's address on all {nodes} nodes, and --headless "
+            "with --node-rank 1, 2 and so on on the other nodes"
         )
-    return said
+    return notes
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """All of the plan as JSON-able values."""
+    """Convert the whole plan to JSON-compatible values."""
     request = plan.request
     machines = request.machines
     return {
@@ -153,7 +153,7 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "slo": one.slo.name.lower(),
         "notes": [
             {"rule": n.rule.value, "sentence": n.sentence, "is_discouraged": n.is_discouraged}
-            for n in one.judgement.notes
+            for n in one.judgment.notes
         ],
     }
     total = one.output_tokens_per_s

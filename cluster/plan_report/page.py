@@ -1,7 +1,7 @@
 """One HTML page with the plans of a grid of models, machines and contexts; it loads nothing. Pure.
 
-The planner computes every plan of the grid here; the page's script only looks rows up and shows
-them as text.
+The planner computes every plan of the grid in advance; the page's script only looks up rows and
+shows them as text.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from qwenfleet.cluster.planner.tradeoffs import by_context, cells
 T = TypeVar("T")
 TEMPLATE: Final = "page.html"
 MARK: Final = "__PLANS__"
-"""In the template, where the data goes."""
+"""Placeholder for the data in the template."""
 MODELS: Final = tuple(sorted(CATALOG, key=lambda model: model.geometry.quantization is None))
-"""Those that fit most machines first."""
+"""Quantized models first, because they fit more machines."""
 MOST_ROWS: Final = 8
-"""Layouts of one plan that the page has; the rest are further down the ranking."""
+"""Layouts per plan on the page; the rest of the ranking is left out."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What the page lets its reader choose from."""
+    """Choices that the page offers."""
 
     models: tuple[KnownModel, ...] = MODELS
     accelerators: tuple[Accelerator, ...] = ACCELERATORS
@@ -54,7 +54,7 @@ class Grid:
         nodes: int | None,
         context_tokens: int | None,
     ) -> Grid:
-        """The same with what is meant in the first place of each list."""
+        """Return the grid with the given choices first in each list."""
         return replace(
             self,
             models=_first(model, self.models),
@@ -65,7 +65,7 @@ class Grid:
 
 
 def page(grid: Grid) -> str:
-    """The whole page."""
+    """Build the whole page."""
     text = json.dumps(data(grid), separators=(",", ":"))
     # A script element ends at the first "</script", whatever is around it.
     safe = text.replace("<", "\\u003c")
@@ -74,13 +74,13 @@ def page(grid: Grid) -> str:
 
 
 def data(grid: Grid) -> dict[str, Any]:
-    """What the script looks up: the lists, and a plan for each choice from them."""
+    """Data for the script: the lists, and a plan for each combination of choices."""
     return {
         "models": [model.name for model in grid.models],
         "accelerators": [accelerator.name for accelerator in grid.accelerators],
         "nodes": [str(nodes) for nodes in grid.nodes],
         "contexts": [str(context) for context in grid.contexts],
-        "load": f"{grid.load.concurrency} requests at once of {grid.load.prompt_tokens:,} + "
+        "load": f"{grid.load.concurrency} concurrent requests of {grid.load.prompt_tokens:,} + "
         f"{grid.load.output_tokens:,} tokens",
         "plans": {
             f"{model.name}|{accelerator.name}|{nodes}|{context}": _plan(
@@ -97,12 +97,12 @@ def data(grid: Grid) -> dict[str, Any]:
 def _plan(
     grid: Grid, model: KnownModel, accelerator: Accelerator, nodes: int, context: int
 ) -> dict[str, Any]:
-    """What the page shows of one plan; of one that cannot be, why."""
+    """Data of one plan; only the reason if none fits."""
     try:
         found = plan(_request(grid, model, accelerator, nodes, context), plan_speed.speed_of)
     except PlanError as error:
         return {"reason": str(error), "rows": [], "notes": [], "refused": []}
-    notes = [*found.warnings, *plan_speed.doubts(found), *settings.settings(found).notes]
+    notes = [*found.warnings, *plan_speed.caveats(found), *settings.settings(found).notes]
     return {
         "reason": found.reason,
         "rows": [_row(one, found) for one in found.candidates[:MOST_ROWS]],
@@ -114,8 +114,8 @@ def _plan(
 def _request(
     grid: Grid, model: KnownModel, accelerator: Accelerator, nodes: int, context: int
 ) -> PlanRequest:
-    """Of the grid's load, with requests cut to the context. Raises PlanError for a context that is
-    beyond the model."""
+    """Request a plan for the grid's load, with requests shortened to the context. Raises PlanError
+    for a context beyond the model's own."""
     output = min(grid.load.output_tokens, max(1, context // 2))
     prompt = max(1, min(grid.load.prompt_tokens, context - output))
     return PlanRequest(
@@ -129,7 +129,7 @@ def _request(
 def _row(one: Candidate, found: Plan) -> dict[str, Any]:
     chosen = replace(found, candidates=(one,))
     speed, total = one.speed, one.output_tokens_per_s
-    slow = [note.rule.value for note in one.judgement.notes if note.is_discouraged]
+    slow = [note.rule.value for note in one.judgment.notes if note.is_discouraged]
     env = [f"{key}={value}" for key, value in settings.settings(chosen).env.items()]
     return {
         "layout": one.layout.name,
@@ -155,7 +155,7 @@ def _memory(memory: GpuMemory) -> list[list[Any]]:
         ("weights", memory.weight_bytes),
         ("KV cache", max(0, memory.kv_bytes)),
         ("activations, graphs and buffers", memory.reserve_bytes),
-        ("left alone", memory.free_bytes),
+        ("not used by vLLM", memory.free_bytes),
     ]
     whole = memory.total_bytes
     return [[name, f"{size / GIB:.1f} GiB", round(100 * size / whole, 2)] for name, size in parts]

@@ -1,4 +1,4 @@
-"""A plan as a person reads it: a ranked table, the choice and why, one GPU's memory as a bar."""
+"""A plan for a terminal: a ranked table, the choice and why, one GPU's memory as a bar."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ SHADES: Final = {
     "graphs and buffers": "░",
     "free": "·",
 }
-"""Of the bar of one GPU, told apart without colour."""
+"""Shades of the memory bar, distinguishable without color."""
 SLO_WORDS: Final = {
-    SloVerdict.KEPT: "kept",
+    SloVerdict.KEPT: "met",
     SloVerdict.POSSIBLE: "possible",
     SloVerdict.MISSED: "missed",
 }
 
 
-def show(plan: Plan, console: Console, doubts: list[str]) -> None:
-    """Print all of it; `doubts` are those of the predictions."""
+def show(plan: Plan, console: Console, caveats: list[str]) -> None:
+    """Print the whole plan; `caveats` are those of the predictions."""
     request, load = plan.request, plan.request.load
     routing = f", {request.routing.value} routing" if request.model.geometry.is_moe else ""
     console.print(
         f"{request.model.name} on {request.machines.name}, goal {request.goal.value}; "
-        f"{load.concurrency} requests at once of {load.prompt_tokens:,} + {load.output_tokens:,} "
-        f"tokens{routing}. Memory is computed, speed is predicted; nothing here was measured.",
+        f"{load.concurrency} concurrent requests of {load.prompt_tokens:,} + "
+        f"{load.output_tokens:,} tokens{routing}. "
+        "Memory is computed, speed is predicted; nothing here was measured.",
         highlight=False,
     )
     console.print(table(plan))
@@ -47,32 +48,32 @@ def show(plan: Plan, console: Console, doubts: list[str]) -> None:
         console.print(line, style="dim", highlight=False)
     console.print(f"\nChoice: {plan.reason}", style="bold", highlight=False)
     name = plan.choice.layout.name
-    console.print(f"\nOne engine of {name} full of one length, prompts already in its cache:")
+    console.print(f"\nOne engine of {name}, full of sequences of one length with cached prompts:")
     console.print(contexts(plan))
-    said = [limit_sentence(plan.choice, request)]
-    said += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
-    for text in (*said, *plan.warnings, *doubts, NOT_SEPARATED):
+    limits = [limit_sentence(plan.choice, request)]
+    limits += [slo_sentence(plan.choice, request)] if request.slo.tpot_s else []
+    for text in (*limits, *plan.warnings, *caveats, NOT_SEPARATED):
         console.print(f"- {text}", highlight=False)
 
 
 def table(plan: Plan) -> Table:
-    """Candidates, best first."""
-    promises = bool(plan.request.slo.name)
+    """Table of candidates, best first."""
+    has_slo = bool(plan.request.slo.name)
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("layout", no_wrap=True)
     numbers = ("engines x GPUs", "weights/GPU", "KV tokens", "context", "running")
     for name in (*numbers, "first token", "per token", "output tokens/s"):
         found.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
-    if promises:
+    if has_slo:
         found.add_column("SLO", no_wrap=True)
     found.add_column("not recommended".replace(" ", "\n"))
     for one in plan.candidates:
-        found.add_row(*_row(one, promises=promises))
+        found.add_row(*_row(one, has_slo=has_slo))
     return found
 
 
-def _row(one: Candidate, *, promises: bool) -> list[str]:
-    slow = {note.rule.value for note in one.judgement.notes if note.is_discouraged}
+def _row(one: Candidate, *, has_slo: bool) -> list[str]:
+    slow = {note.rule.value for note in one.judgment.notes if note.is_discouraged}
     cells = [
         one.layout.name,
         f"{one.engines} x {one.layout.num_gpus}",
@@ -86,13 +87,13 @@ def _row(one: Candidate, *, promises: bool) -> list[str]:
         cells += ["", "", ""]
     else:
         cells += [one.speed.ttft_s.text("s"), (one.speed.tpot_s * 1000).text("ms"), total.text("")]
-    return cells + ([SLO_WORDS[one.slo]] if promises else []) + [", ".join(sorted(slow))]
+    return cells + ([SLO_WORDS[one.slo]] if has_slo else []) + [", ".join(sorted(slow))]
 
 
 def contexts(plan: Plan) -> Table:
-    """How many sequences of each length the choice holds, and how fast it is then."""
+    """Table of how many sequences of each length the choice holds, and its speed then."""
     found = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("prompt + output", "at once", "per token", "output tokens/s"):
+    for name in ("prompt + output", "concurrent", "per token", "output tokens/s"):
         found.add_column(name, justify="right", no_wrap=True)
     for row in by_context(plan.choice, plan.request):
         found.add_row(*cells(row))
@@ -100,7 +101,7 @@ def contexts(plan: Plan) -> Table:
 
 
 def refusals(refused: tuple[RefusedLayout, ...]) -> list[str]:
-    """One line for each rule: how many layouts break it first, and what the first of them says."""
+    """Return one line per rule: the layouts that break it first, and the first one's remark."""
     by_rule: dict[Rule, list[RefusedLayout]] = defaultdict(list)
     for one in refused:
         by_rule[one.breaches[0].rule].append(one)
@@ -109,13 +110,13 @@ def refusals(refused: tuple[RefusedLayout, ...]) -> list[str]:
         first = broken[0]
         names = ", ".join(one.layout.name for one in broken[:4])
         more = ", ..." if len(broken) > 4 else ""
-        said = first.breaches[0].sentence
-        lines.append(f"refused by {rule.value}: {names}{more} ({first.layout.name}: {said})")
+        sentence = first.breaches[0].sentence
+        lines.append(f"refused by {rule.value}: {names}{more} ({first.layout.name}: {sentence})")
     return lines
 
 
 def explain(layout: str, memory: GpuMemory, max_model_len: int) -> RenderableType:
-    """One GPU's memory as a bar, and each part of it in GiB."""
+    """Show one GPU's memory as a bar, and each part in GiB."""
     parts = {
         "weights": memory.weight_bytes,
         "KV cache": max(0, memory.kv_bytes),
@@ -132,13 +133,13 @@ def explain(layout: str, memory: GpuMemory, max_model_len: int) -> RenderableTyp
         found.add_row(SHADES[name] * 2, name, f"{size / GIB:.1f} GiB", f"{share:.0%}", note)
     head = (
         f"{layout}: one GPU of {memory.total_bytes / GIB:.1f} GiB, of which vLLM may use "
-        f"{memory.usable_bytes / GIB:.1f}; a sequence can have {max_model_len:,} tokens"
+        f"{memory.usable_bytes / GIB:.1f}; a sequence can have up to {max_model_len:,} tokens"
     )
     return Group(Text(head), Text(bar(parts)), found)
 
 
 def bar(parts: dict[str, int], cells: int = BAR_CELLS) -> str:
-    """Cells in proportion, all of them used; what is there has one at least when it is not tiny."""
+    """Draw a bar of exactly `cells` cells in proportion to the parts."""
     total = sum(parts.values())
     drawn, passed, text = 0, 0, ""
     for name, size in parts.items():

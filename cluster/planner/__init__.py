@@ -1,5 +1,5 @@
-"""Which layout serves a model on given machines, and why. Pure.
+"""Choice of the layout that serves a model on given machines, with reasons. Pure.
 
-Imports speed, vLLM settings and hardware. Raises `PlanError`s that hold fields; each caller words
-them as options, configuration keys or chart values.
+Imports speed, vLLM settings and hardware. Raises `PlanError`s that hold fields; each caller phrases
+them in terms of options, configuration keys or chart values.
 """

@@ -1,4 +1,4 @@
-"""What to say when no layout fits: the rule that the nearest one breaks, and what works. Pure."""
+"""The error when no layout fits: the rule that the closest one breaks, and what works. Pure."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ SIZES = (Rule.MEMORY, Rule.CONTEXT)
 def nothing_fits(
     request: PlanRequest, refused: list[RefusedLayout], search: Search
 ) -> NoLayoutFits:
-    """The error for a request of which every layout was refused."""
+    """Build the error for a request whose layouts were all refused."""
     nearest = min(refused, key=_distance)
     breach = nearest.breaches[0]
     model, machines = request.model.short_name, request.machines.name
     changes = tuple(islice(_changes(request, nearest, search), MOST_CHANGES))
     if request.layout is not None:
-        said = f"{model} cannot run in {request.layout.name} on {machines}:"
+        subject = f"{model} cannot run in {request.layout.name} on {machines}:"
     else:
-        said = f"no layout of {model} fits {machines}: in {nearest.layout.name}, the nearest,"
+        subject = f"no layout of {model} fits {machines}. The closest is {nearest.layout.name}:"
     return NoLayoutFits(
-        f"{said} {breach.sentence} (rule {breach.rule.value})",
+        f"{subject} {breach.sentence} (rule {breach.rule.value})",
         breach.rule.value,
         changes,
     )
 
 
 def _distance(refused: RefusedLayout) -> tuple[bool, bool, int, int]:
-    """Too little memory is nearer than what would not load; then the more room the nearer."""
+    """Sort key: layouts that lack only memory before those that would not load, roomiest first."""
     rules = {breach.rule for breach in refused.breaches}
     memory = refused.memory
     return (
@@ -54,17 +54,17 @@ def _distance(refused: RefusedLayout) -> tuple[bool, bool, int, int]:
 
 
 def _changes(request: PlanRequest, nearest: RefusedLayout, search: Search) -> Iterator[Alternative]:
-    """Each is enough for a layout to fit; the least change first."""
+    """Yield single changes that each make a layout fit, smallest change first."""
     free = replace(request, layout=None)
     here = _best(free, search)
     machines = request.machines.name
-    if request.layout is not None and here:
+    if request.layout is not None and here:  # only the chosen layout is at fault
         yield Alternative(Quantity.LAYOUT, here.layout.name, here.layout.name, machines)
     tokens = nearest.memory.kv_tokens
     holds_a_request = tokens >= request.load.sequence_tokens
     if nearest.breaches[0].rule is Rule.CONTEXT and request.context_tokens and holds_a_request:
         yield Alternative(Quantity.CONTEXT, tokens, nearest.layout.name, machines)
-    if here:
+    if here:  # the same machines are enough
         return
     with_fp8_kv = _best(replace(free, kv_dtype=KVDtype.FP8), search)
     if request.kv_dtype is not KVDtype.FP8 and with_fp8_kv:
@@ -77,7 +77,7 @@ def _changes(request: PlanRequest, nearest: RefusedLayout, search: Search) -> It
 
 
 def _other_machines(request: PlanRequest, search: Search) -> Iterator[Alternative]:
-    """The least that holds the model: of this kind of node, and of another kind."""
+    """Yield the smallest machines that hold the model: of the same kind, then of another kind."""
     for kind in (_more(request.machines), _others(request.machines)):
         for quantity, machines in kind:
             found = _best(replace(request, machines=machines), search)
@@ -92,7 +92,7 @@ def _other_machines(request: PlanRequest, search: Search) -> Iterator[Alternativ
 
 
 def _more(machines: Machines) -> Iterator[tuple[Quantity, Machines]]:
-    """Fuller nodes of the same kind, then more of them."""
+    """Full nodes of the same kind, then more of them."""
     usual = max(machines.accelerator.gpus_per_node, machines.gpus_per_node)
     if machines.gpus_per_node < usual:
         yield Quantity.GPUS_PER_NODE, replace(machines, gpus_per_node=usual)
@@ -101,7 +101,7 @@ def _more(machines: Machines) -> Iterator[tuple[Quantity, Machines]]:
 
 
 def _others(machines: Machines) -> Iterator[tuple[Quantity, Machines]]:
-    """One usual server of each other kind, the smallest first."""
+    """One standard server of each other kind, smallest GPU memory first."""
     for accelerator in sorted(ACCELERATORS, key=lambda one: one.memory_gib):
         if accelerator.name != machines.accelerator.name:
             yield Quantity.ACCELERATOR, Machines(accelerator, 1, accelerator.gpus_per_node)

@@ -1,4 +1,4 @@
-"""How an error of the planner is written for those who have a configuration, not options. Pure."""
+"""Planner errors in terms of configuration keys instead of command-line options. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES: Final = {
     Quantity.KV_DTYPE: "engine_args.kv_cache_dtype",
     Quantity.MEMORY_SHARE: "engine_args.gpu_memory_utilization",
 }
-"""A configuration has no load: the planner makes one up."""
+"""A configuration has no load, so its quantities are missing; the planner assumes a load."""
 
 
 def _change(change: Alternative) -> str:
@@ -37,7 +37,7 @@ def _change(change: Alternative) -> str:
 
 
 def flow(layout: str) -> str:
-    """A layout's short form as YAML in one line: what is no default, and always TP's size."""
+    """Convert a layout's short form to one line of YAML: TP size and every non-default key."""
     parsed = Layout.parse(layout)
     tree = {"tensor_parallel_size": parsed.tensor_parallel_size}
     tree |= parsed.model_dump(mode="json", exclude_defaults=True)
@@ -45,5 +45,5 @@ def flow(layout: str) -> str:
 
 
 WORDING: Final = Wording(
-    _NAMES, "set engine_args.hf_overrides as `qwenfleet plan` writes them for YaRN", _change
+    _NAMES, "set engine_args.hf_overrides for YaRN, as `qwenfleet plan` writes them", _change
 )

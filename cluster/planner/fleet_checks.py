@@ -1,7 +1,7 @@
-"""What is refused or warned of before a fleet is deployed, in whatever way that is done.
+"""Checks before a fleet is deployed, the same for every way to deploy one.
 
 `qwenfleet serve`, the job on a Ray cluster and the Serve application of the helm chart all call it.
-Pure but for the keys file, which it reads.
+Pure except for reading the keys file.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from qwenfleet.cluster.vllm_settings import long_context, removed
 
 
 def check_fleet(config: FleetConfig, *, has_gateway: bool = False) -> list[str]:
-    """A sentence for each setting that has no effect, or that locks everybody out.
+    """Return a warning for each setting that has no effect or that locks everybody out.
 
-    `has_gateway` tells whether gateways run on this machine, so that the keys file must be here; on
-    another one it is judged only if it is here too. Raises PlanError for a context that no method
-    reaches, and ConfigError for a keys file that cannot be used.
+    `has_gateway`: gateways run on this machine, so the keys file must exist here. On other machines
+    the file is checked only if it exists. Raises PlanError for a context that no method reaches,
+    and ConfigError for a keys file that cannot be used.
     """
     long_context.check_config(config)
     return [*removed.of_config(config), *_of_keys(config, has_gateway)]

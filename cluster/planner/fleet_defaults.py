@@ -1,5 +1,8 @@
-"""What the planner and a model's card add to a fleet's configuration, and what the planner refuses
-before Ray starts. Pure but for the config.json of a model directory, which it reads."""
+"""Defaults that the planner and the model cards add to a fleet's configuration.
+
+The planner refuses layouts that cannot work here, before Ray starts. Pure except for reading the
+config.json of a model directory.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ from qwenfleet.cluster.planner.request import FleetLoad, PlanRequest
 from qwenfleet.cluster.planner.search import plan
 from qwenfleet.cluster.planner.settings import settings
 from qwenfleet.cluster.planner.speed import speed_of
-from qwenfleet.cluster.vllm_settings.defaults import BLOCK_TOKENS, UTILISATION
+from qwenfleet.cluster.vllm_settings.defaults import BLOCK_TOKENS, UTILIZATION
 
 CHANGES_THE_MODEL: Final = ("quantization", "hf_overrides", "hf_config_path", "load_format")
-"""vLLM arguments after which weights or context are not what config.json says: whoever sets one
-plans for himself."""
+"""vLLM arguments that make weights or context differ from config.json. A model that sets one is not
+planned."""
 
 
 def completed(config: FleetConfig) -> FleetConfig:
-    """The same fleet with what each model leaves out filled by the planner and from its card.
+    """Return the fleet with every model's missing settings filled by the planner and its card.
 
     Raises PlanError for a layout that the model cannot have.
     """
@@ -53,7 +56,7 @@ def _completed(model: ModelConfig) -> ModelConfig:
 
 
 def _with_plan(model: ModelConfig) -> ModelConfig:
-    """With layout and settings for each pool; all pools serve the context that the smallest of them
+    """Add layout and settings to each pool. All pools serve the context that the smallest one
     holds."""
     if not model.pools:
         return planned(model)
@@ -69,13 +72,13 @@ def _with_plan(model: ModelConfig) -> ModelConfig:
 
 
 def planned(model: ModelConfig) -> ModelConfig:
-    """One model, or one pool of it, with the layout that it leaves out, the context that fits, and
-    under its own `env` and `engine_args` those that a written plan has.
+    """Return one model, or one pool of it, with layout, context, `env` and `engine_args` planned.
 
-    A model on CPUs, on an accelerator or of an architecture that the planner does not know, or with
-    arguments that change it, is returned as it is. Raises PlanError: NoLayoutFits for a layout that
-    breaks a rule, or for a model that no layout on one usual server holds; and for a directory that
-    contradicts the published model that it is named like. They speak of the configuration's keys.
+    The model's own settings override those of the plan. A model is returned unchanged if it runs on
+    CPUs, if the planner does not know its accelerator or architecture, or if its arguments change
+    what is planned. Raises NoLayoutFits if its layout breaks a rule or if no layout on one standard
+    server holds it, and PlanError for a directory that contradicts the published model it is named
+    after. The errors name configuration keys.
     """
     accelerator = _known_accelerator(model)
     if accelerator is None or any(name in model.engine_args for name in CHANGES_THE_MODEL):
@@ -101,13 +104,13 @@ def planned(model: ModelConfig) -> ModelConfig:
 
 
 def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) -> PlanRequest:
-    """On as many nodes as the layout says, or on one usual server."""
+    """Plan for as many nodes as the layout has, or for one standard server."""
     layout = model.layout
     machines = Machines(accelerator, 1, accelerator.gpus_per_node)
     if layout is not None:
         machines = Machines(accelerator, layout.nodes, layout.gpus_per_node)
     context, longest = model.max_model_len, known.geometry.max_context_tokens
-    share = model.engine_args.get("gpu_memory_utilization", UTILISATION)
+    share = model.engine_args.get("gpu_memory_utilization", UTILIZATION)
     is_fp8 = str(model.engine_args.get("kv_cache_dtype", "")).startswith("fp8")
     return PlanRequest(
         model=known,
@@ -116,8 +119,8 @@ def _request(model: ModelConfig, known: KnownModel, accelerator: Accelerator) ->
         kv_dtype=KVDtype.FP8 if is_fp8 else KVDtype.AUTO,
         load=FleetLoad.within(min(context or longest, longest)),
         layout=layout,
-        utilisation=float(share) if isinstance(share, int | float) else UTILISATION,
-        # The load is made up: a layout that someone chose need not hold a request of it.
+        utilization=float(share) if isinstance(share, int | float) else UTILIZATION,
+        # The load is assumed, so a layout that the operator chose need not hold a request of it.
         least_tokens=None if layout is None else BLOCK_TOKENS,
     )
 
@@ -137,6 +140,6 @@ def _known_model(source: str) -> KnownModel | None:
         return find_published(source)
     try:
         read_geometry(directory)
-    except FleetError:  # other checks say what is wrong with a directory
+    except FleetError:  # other checks report what is wrong with the directory
         return None
     return find_model(str(directory))

@@ -1,4 +1,4 @@
-"""Every layout that some machines could run, before any rule is applied. Pure."""
+"""All layouts that some machines could run, before any rule is applied. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.hardware.machines import Machines
 
 MAX_NODES_PER_ENGINE: Final = 4
-"""Engines over more nodes are nowhere published for these models."""
+"""Nobody has published engines over more nodes for these models."""
 
 
 def all_layouts(machines: Machines, *, with_pipeline: bool = False) -> Iterator[Layout]:
-    """Every split of each number of GPUs that fills a node evenly, is a power of two, or fills
-    whole nodes, on as few nodes as hold it.
+    """Yield every split of each useful number of GPUs, on as few nodes as hold it.
 
-    Expert parallelism takes no GPUs of its own, so each comes with and without.
+    Useful numbers divide a node evenly, are powers of two, or fill whole nodes. Expert parallelism
+    needs no GPUs of its own, so each split comes with and without it.
     """
     node = machines.gpus_per_node
     for gpus in range(1, node + 1):

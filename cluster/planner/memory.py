@@ -1,7 +1,7 @@
-"""Memory: what one GPU of a layout holds, and how much context that leaves room for. Pure.
+"""Memory of one GPU of a layout, and how much context it leaves room for. Pure.
 
-Estimates, not measurements: weights are counted exactly as vLLM 0.32 splits them, and what the
-runtime takes beside them is one reserve.
+These are estimates, not measurements: weights are counted exactly as vLLM 0.32 splits them, and
+everything else that the runtime needs is one reserve.
 """
 
 from __future__ import annotations
@@ -15,69 +15,69 @@ from qwenfleet.cluster.models.geometry import BF16_BYTES, Geometry, KVDtype
 from qwenfleet.cluster.vllm_settings.defaults import (
     BATCHED_TOKENS,
     BLOCK_TOKENS,
-    UTILISATION,
+    UTILIZATION,
     VOCAB_PADDING,
 )
 
 RESERVE_BYTES: Final = 4 * GIB
 """Activations, CUDA or HIP graphs and communication buffers of one GPU: one round figure, not
-measured. vLLM sizes its KV cache by a profiling run, so an engine that needs more has fewer tokens
-of KV than planned; it does not run out of memory."""
+measured. vLLM sizes its KV cache by a profiling run, so an engine that needs more has fewer KV
+tokens than planned; it does not run out of memory."""
 SEQUENCES: Final = 1024
-"""Sequences of one step, by the table that `BATCHED_TOKENS` comes from: most that a plan's
-`max_num_seqs` is, as the reserve is for vLLM's defaults."""
+"""Sequences of one step, from the same table as `BATCHED_TOKENS`. The maximum of a plan's
+`max_num_seqs`, because the reserve is sized for vLLM's defaults."""
 LEAST_SEQUENCES: Final = 8
-"""Least that it is: even an engine that is planned for one long context takes short requests, and
-graphs for batches up to twice this are few (`VllmConfig._set_cudagraph_sizes`)."""
+"""The minimum of `max_num_seqs`: even an engine planned for one long context takes short requests,
+and graphs for batches up to twice this are few (`VllmConfig._set_cudagraph_sizes`)."""
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """One GPU: the one of the pipeline stage with the least room, as all must hold the same."""
+    """One GPU of the pipeline stage with the least room; all stages must hold the same tokens."""
 
     total_bytes: int
     usable_bytes: int
-    """What vLLM may use of it."""
+    """The share of `total_bytes` that vLLM may use."""
     weight_bytes: int
     activation_bytes: int
     graph_bytes: int
-    """Graphs, communication buffers and whatever else the reserve is for."""
+    """Graphs, communication buffers and the rest of the reserve."""
     kv_bytes_per_token: int
-    """Of this GPU's layers and heads."""
+    """KV cache bytes of one token for this GPU's layers and heads."""
 
     @property
     def reserve_bytes(self) -> int:
-        """What is kept for other than weights and KV cache."""
+        """Memory for everything except weights and KV cache."""
         return self.activation_bytes + self.graph_bytes
 
     @property
     def kv_bytes(self) -> int:
-        """Left for the KV cache; negative when not even the weights fit."""
+        """Memory left for the KV cache; negative if the weights do not fit."""
         return self.usable_bytes - self.weight_bytes - self.reserve_bytes
 
     @property
     def free_bytes(self) -> int:
-        """What vLLM leaves alone."""
+        """Memory that vLLM does not use."""
         return self.total_bytes - self.usable_bytes
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens of context that one data parallel rank holds, in whole blocks; 0 when none."""
+        """Tokens of context that one data parallel rank holds, in whole blocks."""
         tokens = max(0, self.kv_bytes) // self.kv_bytes_per_token
         return tokens // BLOCK_TOKENS * BLOCK_TOKENS
 
     def sequences(self, length_tokens: int) -> int:
-        """Sequences of this length that one data parallel rank holds at once."""
+        """Number of sequences of this length that one data parallel rank holds at once."""
         blocks = -(-length_tokens // BLOCK_TOKENS)
         return self.kv_tokens // (blocks * BLOCK_TOKENS)
 
 
 def sequence_limit(held: int, wanted: int) -> int:
-    """`max_num_seqs` of a data parallel rank whose KV cache holds so many sequences of the planned
-    length, and of which so many are asked for.
+    """Return `max_num_seqs` of a data parallel rank.
 
-    The larger of the two, up to a power of two, as requests may be shorter than planned: vLLM
-    itself waits for free KV blocks. From LEAST_SEQUENCES to SEQUENCES.
+    `held` sequences of the planned length fit in its KV cache, and the load asks for `wanted`. The
+    larger of the two is rounded up to a power of two, because requests may be shorter than planned
+    and vLLM itself waits for free KV blocks. From LEAST_SEQUENCES to SEQUENCES.
     """
     most = max(held, wanted, LEAST_SEQUENCES)
     return min(SEQUENCES, 1 << (most - 1).bit_length())
@@ -89,16 +89,16 @@ def gpu_memory(
     accelerator: Accelerator,
     *,
     kv_dtype: KVDtype = KVDtype.AUTO,
-    utilisation: float = UTILISATION,
+    utilization: float = UTILIZATION,
     reserve_bytes: int = RESERVE_BYTES,
 ) -> GpuMemory:
-    """What the fullest GPU of a legal layout holds."""
+    """Return the memory of the fullest GPU of a legal layout."""
     stages = pipeline_layers(geometry.num_layers, layout.pipeline_parallel_size)
     activations = activation_bytes(geometry, layout)
     found = [
         GpuMemory(
             total_bytes=accelerator.memory_bytes,
-            usable_bytes=int(accelerator.memory_bytes * utilisation),
+            usable_bytes=int(accelerator.memory_bytes * utilization),
             weight_bytes=stage_weight_bytes(geometry, layout, stage),
             activation_bytes=activations,
             graph_bytes=max(0, reserve_bytes - activations),
@@ -115,7 +115,7 @@ def gpu_memory(
 
 def pipeline_layers(num_layers: int, stages: int) -> list[int]:
     """Layers of each pipeline stage, by vLLM's rule (0.32 `distributed/utils.py`, get_pp_indices):
-    what does not divide goes to the stages before the last."""
+    the remainder goes to the stages before the last."""
     layers = [num_layers // stages] * stages
     for back in range(2, num_layers % stages + 2):
         layers[-back] += 1
@@ -123,16 +123,16 @@ def pipeline_layers(num_layers: int, stages: int) -> list[int]:
 
 
 def kv_heads_per_rank(geometry: Geometry, layout: Layout) -> int:
-    """Above as many tensor parallel ranks as there are KV heads, ranks hold copies."""
+    """KV heads on each rank. With more tensor parallel ranks than KV heads, ranks hold copies."""
     return max(1, geometry.num_kv_heads // layout.tensor_parallel_size)
 
 
 def stage_weight_bytes(geometry: Geometry, layout: Layout, stage: int) -> int:
     """Weights of one GPU of a pipeline stage.
 
-    Attention is split over TP and copied for each data parallel rank. Experts are dealt out whole
-    over TP x DP, or each split over as many ranks. Router gates and norms are in every rank;
-    embedding and head are split by vocabulary, on the first and the last stage.
+    Attention is split over TP and copied to each data parallel rank. Experts are distributed whole
+    over TP x DP ranks, or each is split over as many ranks. Router gates and norms are on every
+    rank. Embedding and head are split by vocabulary and are on the first and the last stage.
     """
     stages = pipeline_layers(geometry.num_layers, layout.pipeline_parallel_size)
     tp = layout.tensor_parallel_size
@@ -153,14 +153,14 @@ def stage_weight_bytes(geometry: Geometry, layout: Layout, stage: int) -> int:
 
 
 def expert_split(layout: Layout) -> int:
-    """Ranks that one layer's experts are spread over: TP x DP, with or without expert parallelism
+    """Number of ranks that share one layer's experts: TP x DP, with or without expert parallelism
     (vLLM 0.32, FusedMoEParallelConfig: without it each expert is split over all of them)."""
     return layout.tensor_parallel_size * layout.data_parallel_size
 
 
 def activation_bytes(geometry: Geometry, layout: Layout) -> int:
-    """Largest tensors of one step, an estimate: four of the hidden state, queries to values, what
-    the MLP's matrices put out for this rank's share, and float32 logits of all sequences."""
+    """Estimate the largest tensors of one step: four hidden states, queries to values, the outputs
+    of the MLP's matrices for this rank's share, and float32 logits of all sequences."""
     tp, tokens = layout.tensor_parallel_size, BATCHED_TOKENS
     hidden = 4 * tokens * geometry.hidden_size
     heads = -(-geometry.num_heads // tp) + 2 * kv_heads_per_rank(geometry, layout)
@@ -176,7 +176,7 @@ def activation_bytes(geometry: Geometry, layout: Layout) -> int:
 
 
 def _mlp_params(geometry: Geometry, layout: Layout) -> int:
-    """Of one layer on one GPU; the fullest, when experts do not divide."""
+    """MLP parameters of one layer on one GPU; on the fullest one if experts divide unevenly."""
     if not geometry.is_moe:
         width = -(-geometry.intermediate_size // layout.tensor_parallel_size)
         return 3 * geometry.hidden_size * width

@@ -1,4 +1,4 @@
-"""What the planner answers: candidates, refused layouts, the choice and its reason. Pure data."""
+"""The planner's answer: candidates, refused layouts, the choice and its reason. Pure data."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ from typing import TYPE_CHECKING
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.planner.memory import GpuMemory
 from qwenfleet.cluster.planner.request import PlanRequest
-from qwenfleet.cluster.planner.rules import Judgement, RuleRemark
+from qwenfleet.cluster.planner.rules import Judgment, RuleRemark
 
 if TYPE_CHECKING:
     from qwenfleet.cluster.speed.prediction import PredictedSpeed, Range
 
 
 class SloVerdict(IntEnum):
-    """Whether a predicted range keeps what users are promised; better is less."""
+    """Relation of a predicted range to the SLO; a smaller value is better."""
 
     KEPT = 0
-    """Even at its slow end, or nothing is promised."""
+    """Met even at the slow end of the range, or no SLO is set."""
     POSSIBLE = 1
-    """At its fast end only."""
+    """Met only at the fast end of the range."""
     MISSED = 2
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout that is legal and fits."""
+    """A legal layout that fits."""
 
     layout: Layout
     engines: int
-    """That the plan would run."""
+    """Number of engines that the plan runs."""
     memory: GpuMemory
-    judgement: Judgement
+    judgment: Judgment
     max_model_len: int
     """Longest prompt plus output of one sequence, in tokens; never above the model's."""
     holds_wanted_context: bool
     concurrency: int
-    """Requests that one engine runs at once, by its share of the load and by what KV it has."""
+    """Requests that one engine runs at once, limited by its share of the load and its KV cache."""
     max_num_seqs: int
-    """Of one data parallel rank, as it is written for vLLM: from what its KV cache holds."""
+    """vLLM's limit for one data parallel rank, computed from its KV cache."""
     speed: PredictedSpeed | None = None
-    """Of one engine; None when nothing predicts it."""
+    """Speed of one engine; None without a prediction."""
     slo: SloVerdict = SloVerdict.KEPT
 
     @property
     def num_gpus(self) -> int:
-        """Of all its engines."""
+        """GPUs of all its engines."""
         return self.engines * self.layout.num_gpus
 
     @property
     def kv_tokens(self) -> int:
-        """Over all ranks of all engines."""
+        """KV tokens over all ranks of all engines."""
         return self.engines * self.engine_kv_tokens
 
     @property
     def engine_kv_tokens(self) -> int:
-        """Over all ranks of one engine."""
+        """KV tokens over all ranks of one engine."""
         return self.layout.data_parallel_size * self.memory.kv_tokens
 
     @property
     def output_tokens_per_s(self) -> Range | None:
-        """Of all engines."""
+        """Output rate of all engines together."""
         return None if self.speed is None else self.speed.output_tokens_per_s * self.engines
 
 
 @dataclass(frozen=True)
 class RefusedLayout:
-    """A layout that is not legal, cannot be placed, or does not fit."""
+    """A layout that breaks a rule, cannot be placed, or does not fit."""
 
     layout: Layout
     breaches: tuple[RuleRemark, ...]
@@ -79,7 +79,7 @@ class RefusedLayout:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer, with everything that was looked at."""
+    """The answer, with every layout that was checked."""
 
     request: PlanRequest
     candidates: tuple[Candidate, ...]
@@ -95,13 +95,13 @@ class Plan:
 
 
 SpeedModel = Callable[[PlanRequest, Layout, int], "PredictedSpeed | None"]
-"""One engine of a layout that runs so many requests at once; None where nothing can be said."""
+"""Predicts one engine of a layout at a number of concurrent requests; None without a prediction."""
 
 
 def no_speed(request: PlanRequest, layout: Layout, concurrency: int) -> None:
-    """Predicts nothing: KV capacity decides."""
+    """Predict nothing, so that KV capacity decides."""
 
 
 def middle(found: Range) -> float:
-    """The value that a range is around: it is that value times and divided by one factor."""
+    """Center of a range: a range is its center divided by and multiplied by one factor."""
     return sqrt(found.low * found.high)

@@ -1,4 +1,4 @@
-"""What a plan is asked for: a model, machines, a load, a goal; checked when it is made. Pure."""
+"""A request for a plan: model, machines, load and goal, validated on creation. Pure."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from qwenfleet.cluster.plan_errors import (
     RequestTooLong,
     WrongQuantity,
 )
-from qwenfleet.cluster.vllm_settings.defaults import UTILISATION
+from qwenfleet.cluster.vllm_settings.defaults import UTILIZATION
 from qwenfleet.cluster.vllm_settings.long_context import yarn_overrides
 
 SLO_EXAMPLE: Final = "Write it like ttft=2s,tpot=50ms."
 LEAST_CONTEXT_TOKENS: Final = 8192
-"""What an engine must hold when no context is asked for: one step's prefill."""
+"""Minimum context of an engine if the request sets none: the prefill of one step."""
 DURATION: Final = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>ms|s)")
 
 
 class Goal(StrEnum):
-    """What the choice between layouts that fit is made by."""
+    """Criterion for the choice among layouts that fit."""
 
     THROUGHPUT = "throughput"
     """Output tokens per second of all machines."""
     LATENCY = "latency"
-    """Time between two tokens, then time to the first."""
+    """Time between two tokens."""
     COST = "cost"
-    """Output tokens per second of each GPU."""
+    """Fewest GPUs that carry the load within the SLO."""
 
 
 class LongContext(StrEnum):
-    """How a model serves more tokens than it was trained on; see `long_context`."""
+    """Method to serve more tokens than the model was trained on; see `long_context`."""
 
     YARN = "yarn"
 
 
 class Routing(StrEnum):
-    """Which experts the tokens of a load call; see `expert_coverage`."""
+    """Distribution of a load's tokens over experts; see `speed.experts`."""
 
     UNIFORM = "uniform"
-    """All as often, which speeds are calibrated with."""
+    """All experts equally often, as in the calibration."""
     SKEWED = "skewed"
-    """As was measured of Qwen3-Coder-480B: an upper bound on skew."""
+    """Skew measured for Qwen3-Coder-480B, an upper bound."""
 
 
 @dataclass(frozen=True)
 class Slo:
-    """What users are promised, in seconds; None promises nothing."""
+    """Latency objectives in seconds; None means no objective."""
 
     ttft_s: float | None = None
     """Time to the first token."""
@@ -64,21 +64,21 @@ class Slo:
 
     @property
     def name(self) -> str:
-        """As `parse_slo` reads it; empty when nothing is promised."""
+        """Text form that `parse_slo` reads; empty without an objective."""
         promised = [("ttft", self.ttft_s), ("tpot", self.tpot_s)]
         return ",".join(f"{what}={value * 1000:g}ms" for what, value in promised if value)
 
 
 def parse_slo(text: str) -> Slo:
-    """Read `ttft=2s,tpot=50ms`, either part alone too. Raises PlanError."""
+    """Parse `ttft=2s,tpot=50ms`, or either part alone. Raises PlanError."""
     found: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = (piece.strip().lower() for piece in part.partition("="))
         duration = DURATION.fullmatch(value)
         if name not in ("ttft", "tpot") or duration is None:
-            raise PlanError(f"'{part.strip()}' is no part of an SLO", SLO_EXAMPLE)
+            raise PlanError(f"'{part.strip()}' is not part of an SLO", SLO_EXAMPLE)
         if name in found:
-            raise PlanError(f"the SLO '{text}' names {name} twice", SLO_EXAMPLE)
+            raise PlanError(f"the SLO '{text}' sets {name} twice", SLO_EXAMPLE)
         seconds = float(duration["number"]) / (1000 if duration["unit"] == "ms" else 1)
         if seconds <= 0:
             raise PlanError(f"the SLO's {name} is {value}", "Give a time above 0.")
@@ -88,10 +88,10 @@ def parse_slo(text: str) -> Slo:
 
 @dataclass(frozen=True)
 class FleetLoad:
-    """A steady load on the whole fleet; the defaults stand for a few coding agents."""
+    """A steady load on the whole fleet; the defaults represent a few coding agents."""
 
     concurrency: int = 32
-    """Requests that run at once, over all engines."""
+    """Concurrent requests over all engines."""
     prompt_tokens: int = 8192
     output_tokens: int = 512
 
@@ -113,7 +113,7 @@ class FleetLoad:
         prompt_tokens: int | None = None,
         output_tokens: int | None = None,
     ) -> FleetLoad:
-        """The usual lengths where none are given, shorter where the context asks for it."""
+        """Build a load with default lengths, shortened to fit the context."""
         output = output_tokens
         if output is None:
             output = max(1, min(cls.output_tokens, context_tokens // 2))
@@ -124,36 +124,37 @@ class FleetLoad:
 
     @property
     def sequence_tokens(self) -> int:
-        """Of one request at its end."""
+        """Length of one request when it ends."""
         return self.prompt_tokens + self.output_tokens
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Everything that the planner looks at."""
+    """All inputs of the planner."""
 
     model: KnownModel
     machines: Machines
     context_tokens: int | None = None
-    """Longest prompt plus output that must fit; None prefers the model's own and takes less."""
+    """Longest prompt plus output that must fit. None prefers the model's own context but accepts
+    less."""
     long_context: LongContext | None = None
-    """How a context above the model's own is reached."""
+    """Method for a context above the model's own."""
     kv_dtype: KVDtype = KVDtype.AUTO
     routing: Routing = Routing.UNIFORM
-    """Speeds alone depend on it, and of a dense model not even they."""
+    """Affects only predicted speeds, and only those of MoE models."""
     goal: Goal = Goal.THROUGHPUT
     slo: Slo = field(default_factory=Slo)
     load: FleetLoad = field(default_factory=FleetLoad)
     layout: Layout | None = None
-    """Asked for by name; None lets the planner choose."""
-    utilisation: float = UTILISATION
+    """Layout to check; None lets the planner choose."""
+    utilization: float = UTILIZATION
     least_tokens: int | None = None
-    """What an engine must hold when no context is asked for; None: a request of the load."""
+    """Minimum context of an engine without `context_tokens`; None means a request of the load."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.utilisation <= 1:
+        if not 0 < self.utilization <= 1:
             wanted = "a number above 0 and up to 1"
-            raise WrongQuantity(Quantity.MEMORY_SHARE, self.utilisation, wanted)
+            raise WrongQuantity(Quantity.MEMORY_SHARE, self.utilization, wanted)
         check_context(self.model, self.context_tokens, self.long_context)
         if self.load.sequence_tokens > self.wanted_context_tokens:
             raise RequestTooLong(
@@ -162,17 +163,17 @@ class PlanRequest:
 
     @property
     def routing_skew(self) -> float:
-        """As the speed model takes it: 0 is uniform, 1 as measured."""
+        """Skew for the speed model: 0 is uniform, 1 is as measured."""
         return 1.0 if self.routing is Routing.SKEWED else 0.0
 
     @property
     def wanted_context_tokens(self) -> int:
-        """What is asked for, or the model's own."""
+        """Requested context, or the model's own."""
         return self.context_tokens or self.model.geometry.max_context_tokens
 
     @property
     def least_context_tokens(self) -> int:
-        """What an engine must hold: what is asked for, or a request of the load and a little."""
+        """Minimum context of an engine: the requested one, or enough for a request of the load."""
         little = min(LEAST_CONTEXT_TOKENS, self.model.geometry.max_context_tokens)
         usual = max(little, self.load.sequence_tokens)
         return self.context_tokens or self.least_tokens or usual
@@ -181,7 +182,7 @@ class PlanRequest:
 def check_context(
     model: KnownModel, context_tokens: int | None, method: LongContext | None = None
 ) -> None:
-    """Raise PlanError for a context that the model is not made for and `method` does not reach."""
+    """Raise PlanError for a context that neither the model nor `method` supports."""
     if context_tokens is None:
         return
     if context_tokens < 1:
@@ -190,6 +191,6 @@ def check_context(
     if context_tokens <= longest:
         return
     if method is LongContext.YARN:
-        yarn_overrides(model.geometry, context_tokens)  # raises beyond what YaRN is used for
+        yarn_overrides(model.geometry, context_tokens)  # raises beyond YaRN's largest factor
         return
     raise ContextTooLong(model.name, context_tokens, longest)

@@ -1,4 +1,4 @@
-"""The planner: which layouts of a model fit some machines, and which of them to take. Pure."""
+"""The planner: find the layouts of a model that fit some machines, and choose one. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qwenfleet.cluster.planner.plan import (
 )
 from qwenfleet.cluster.planner.ranking import ranked, reason, warnings
 from qwenfleet.cluster.planner.request import Goal, PlanRequest
-from qwenfleet.cluster.planner.rules import Judgement, judge_memory, judge_nodes, judge_shape
+from qwenfleet.cluster.planner.rules import Judgment, judge_memory, judge_nodes, judge_shape
 
 if TYPE_CHECKING:
     from qwenfleet.cluster.speed.prediction import PredictedSpeed
@@ -28,9 +28,9 @@ Searched = tuple[list[Candidate], list[RefusedLayout]]
 
 
 def plan(request: PlanRequest, speed_model: SpeedModel = no_speed) -> Plan:
-    """Judge every layout, or the one that is asked for, and choose.
+    """Judge every layout, or only the requested one, and choose the best.
 
-    Raises NoLayoutFits when none is legal and fits, with the nearest that is.
+    Raises NoLayoutFits, with alternatives, if no layout is legal and fits.
     """
     candidates, refused = search(request, speed_model)
     if not candidates:
@@ -46,10 +46,10 @@ def plan(request: PlanRequest, speed_model: SpeedModel = no_speed) -> Plan:
 
 
 def search(request: PlanRequest, speed_model: SpeedModel = no_speed) -> Searched:
-    """Candidates in no order, and what was refused.
+    """Return unordered candidates and the refused layouts.
 
-    Pipeline parallelism is looked at only when nothing else fits: at each step of decoding its
-    stages wait for each other.
+    Pipeline parallelism is tried only if nothing else fits: its stages wait for each other at each
+    decode step.
     """
     if request.layout is not None:
         return _judged([request.layout], request, speed_model)
@@ -65,16 +65,16 @@ def search(request: PlanRequest, speed_model: SpeedModel = no_speed) -> Searched
 def _judged(layouts: Iterable[Layout], request: PlanRequest, speed_model: SpeedModel) -> Searched:
     candidates, refused = [], []
     for layout in layouts:
-        judgement, memory = judge(layout, request)
-        if judgement.is_legal:
-            candidates.append(_candidate(layout, memory, judgement, request, speed_model))
+        judgment, memory = judge(layout, request)
+        if judgment.is_legal:
+            candidates.append(_candidate(layout, memory, judgment, request, speed_model))
         else:
-            refused.append(RefusedLayout(layout, judgement.breaches, memory))
+            refused.append(RefusedLayout(layout, judgment.breaches, memory))
     return candidates, refused
 
 
-def judge(layout: Layout, request: PlanRequest) -> tuple[Judgement, GpuMemory]:
-    """All rules on one layout; memory is asked only of one that would load."""
+def judge(layout: Layout, request: PlanRequest) -> tuple[Judgment, GpuMemory]:
+    """Apply all rules to one layout; memory is judged only if the layout would load."""
     geometry, machines = request.model.geometry, request.machines
     accelerator = machines.accelerator
     shape = judge_shape(geometry, layout, accelerator)
@@ -84,22 +84,22 @@ def judge(layout: Layout, request: PlanRequest) -> tuple[Judgement, GpuMemory]:
         layout,
         accelerator,
         kv_dtype=request.kv_dtype,
-        utilisation=request.utilisation,
+        utilization=request.utilization,
     )
     breaches = shape.breaches + place.breaches
     if not breaches:
         breaches = judge_memory(accelerator, memory, request.least_context_tokens).breaches
-    return Judgement(breaches, shape.notes), memory
+    return Judgment(breaches, shape.notes), memory
 
 
 def _candidate(
     layout: Layout,
     memory: GpuMemory,
-    judgement: Judgement,
+    judgment: Judgment,
     request: PlanRequest,
     speed_model: SpeedModel,
 ) -> Candidate:
-    """With as many engines as fit; for the least cost with as few as carry the load."""
+    """Use as many engines as fit or, for the cost goal, the fewest that carry the load."""
     most = request.machines.engines(layout)
     counts = range(1, most + 1) if request.goal is Goal.COST else [most]
     wanted = request.wanted_context_tokens
@@ -114,7 +114,7 @@ def _candidate(
             layout=layout,
             engines=engines,
             memory=memory,
-            judgement=judgement,
+            judgment=judgment,
             max_model_len=min(wanted, memory.kv_tokens),
             holds_wanted_context=memory.kv_tokens >= wanted,
             concurrency=concurrency,
@@ -122,7 +122,7 @@ def _candidate(
             speed=speed,
             slo=_slo_verdict(request, speed),
         )
-        if share <= room and found.slo is SloVerdict.KEPT:
+        if share <= room and found.slo is SloVerdict.KEPT:  # fewest engines that suffice
             break
     return found
 
@@ -130,10 +130,10 @@ def _candidate(
 def _slo_verdict(request: PlanRequest, speed: PredictedSpeed | None) -> SloVerdict:
     if speed is None:
         return SloVerdict.KEPT
-    promised = [(request.slo.ttft_s, speed.ttft_s), (request.slo.tpot_s, speed.tpot_s)]
-    kept = [(found.low, found.high, limit) for limit, found in promised if limit is not None]
-    if any(low > limit for low, _, limit in kept):
+    pairs = [(request.slo.ttft_s, speed.ttft_s), (request.slo.tpot_s, speed.tpot_s)]
+    limits = [(found.low, found.high, limit) for limit, found in pairs if limit is not None]
+    if any(low > limit for low, _, limit in limits):
         return SloVerdict.MISSED
-    if any(high > limit for _, high, limit in kept):
+    if any(high > limit for _, high, limit in limits):
         return SloVerdict.POSSIBLE
     return SloVerdict.KEPT

@@ -11,7 +11,7 @@ from qwenfleet.cluster.vllm_settings.engine_settings import (
 
 
 def settings(plan: Plan) -> EngineSettings:
-    """Arguments, environment and parser of the choice's engines."""
+    """Return arguments, environment and tool parser for the choice's engines."""
     request, choice = plan.request, plan.choice
     return settings_for(
         EngineNeeds(
@@ -22,6 +22,6 @@ def settings(plan: Plan) -> EngineSettings:
             context_tokens=choice.max_model_len,
             kv_dtype=request.kv_dtype,
             sequences=choice.max_num_seqs,
-            utilisation=request.utilisation,
+            utilization=request.utilization,
         )
     )

@@ -1,4 +1,4 @@
-"""The planner's speeds, from the model that published measurements calibrate. Pure."""
+"""Predicted speeds for the planner, from the calibrated speed model. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from qwenfleet.cluster.speed.steps import EngineShape
 
 
 def speed_of(request: PlanRequest, layout: Layout, concurrency: int) -> prediction.PredictedSpeed:
-    """A `SpeedModel`: one engine of this layout under its share of the request's load."""
+    """Predict one engine of this layout under its share of the load; a `SpeedModel`."""
     return prediction.predict(shape_of(request, layout), _workload(request, concurrency))
 
 
-def doubts(plan: Plan) -> list[str]:
-    """What a reader of the plan's speeds should know."""
+def caveats(plan: Plan) -> list[str]:
+    """Caveats about the plan's predicted speeds."""
     choice = plan.choice
     shape = shape_of(plan.request, choice.layout)
-    return prediction.doubts(shape, _workload(plan.request, choice.concurrency))
+    return prediction.caveats(shape, _workload(plan.request, choice.concurrency))
 
 
 def shape_of(request: PlanRequest, layout: Layout) -> EngineShape:
-    """One engine of a layout, as the speed model takes it."""
+    """Describe one engine of a layout for the speed model."""
     machines = request.machines
     geometry = request.model.geometry
     return EngineShape(geometry, machines.accelerator, layout, request.kv_dtype)

@@ -1,4 +1,4 @@
-"""What a layout gives up for longer contexts, and how much load an SLO leaves room for. Pure."""
+"""Cost of longer contexts in a layout, and the load that an SLO allows. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from qwenfleet.cluster.speed import prediction
 from qwenfleet.cluster.speed.prediction import ContextRow
 
 CONTEXTS: Final = (8192, 32_768, 131_072, 262_144)
-"""Besides the longest that one sequence can have."""
+"""Contexts in the table, besides the longest possible one."""
 
 
 def by_context(one: Candidate, request: PlanRequest) -> list[ContextRow]:
-    """One engine full of sequences of each length, whose prompts are in its cache: as many as KV
+    """Rows for one engine full of sequences of each length with cached prompts: as many as the KV
     cache and `max_num_seqs` allow."""
     longest = one.max_model_len
     contexts = [*(context for context in CONTEXTS if context < longest), longest]
@@ -30,8 +30,8 @@ def by_context(one: Candidate, request: PlanRequest) -> list[ContextRow]:
 
 
 def within_slo(one: Candidate, request: PlanRequest) -> int | None:
-    """Requests that one engine can run at once with the time per token that is promised, at the
-    slow end of its range and with room for them; None when none is promised."""
+    """Most concurrent requests of one engine that fit and meet the SLO's time per token at the slow
+    end of the range; None without such an SLO."""
     if request.slo.tpot_s is None:
         return None
     load = request.load
@@ -47,7 +47,7 @@ def within_slo(one: Candidate, request: PlanRequest) -> int | None:
 
 
 def cells(row: ContextRow) -> list[str]:
-    """Context, sequences, time per token, output tokens per second."""
+    """Format a row: context, sequences, time per token, output tokens per second."""
     total = row.output_tokens_per_s
     return [
         f"{row.context_tokens:,}",
@@ -58,7 +58,7 @@ def cells(row: ContextRow) -> list[str]:
 
 
 def limit_sentence(one: Candidate, request: PlanRequest) -> str:
-    """The `max_num_seqs` that a written plan has, and where it is from."""
+    """Say which `max_num_seqs` the written plan has, and why."""
     ranks = one.layout.data_parallel_size
     length = request.load.sequence_tokens
     share = -(-request.load.concurrency // (one.engines * ranks))
@@ -71,16 +71,15 @@ def limit_sentence(one: Candidate, request: PlanRequest) -> str:
 
 
 def slo_sentence(one: Candidate, request: PlanRequest) -> str:
-    """What the SLO on time per token leaves room for; empty when there is none."""
+    """Say how many requests meet the SLO on time per token; empty without one."""
     most = within_slo(one, request)
     if most is None:
         return ""
     promised = f"{(request.slo.tpot_s or 0) * 1000:g} ms per token"
     end = "at the slow end of the range"
     if most == 0:
-        return f"By prediction not even one request at a time keeps {promised} {end}."
+        return f"Predicted: not even one request at a time meets {promised} {end}."
     return (
-        f"By prediction up to {most:,} requests at once on each engine, of "
-        f"{request.load.prompt_tokens:,} + {request.load.output_tokens:,} tokens, keep {promised} "
-        f"even {end}."
+        f"Predicted: up to {most:,} concurrent requests of {request.load.prompt_tokens:,} + "
+        f"{request.load.output_tokens:,} tokens on each engine meet {promised}, even {end}."
     )

@@ -1,4 +1,4 @@
 """Predicted seconds of prefill and decode steps, calibrated on published measurements. Pure.
 
-Imports hardware and models. Says how far off its predictions were; too few points give no range.
+Imports hardware and models. Reports how far off its predictions were; too few points give no error.
 """

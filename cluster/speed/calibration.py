@@ -1,10 +1,10 @@
-"""The speed model's few parameters, fitted to `calibration_points`, and how far off it is. Pure.
+"""The fit of the speed model's parameters to `measurements`, and the model's errors. Pure.
 
-`python -m qwenfleet.cluster.speed.calibration` writes what a plan needs of it to `constants.py`:
-run it when a measurement or the model changes.
+`python -m qwenfleet.cluster.speed.calibration` writes the values that a plan needs to
+`constants.py`: run it after a measurement or the model changes.
 
-The time of a step is a sum of parts, each times one parameter, so the fit is of a few positive
-numbers to the logarithms of the measured times: Gauss-Newton, damped, on numpy's least squares.
+The time of a step is a sum of parts, each multiplied by one parameter. The fit finds a few positive
+numbers from the logarithms of the measured times: damped Gauss-Newton on numpy's least squares.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 START_TIME_S: Final = 1e-4
 START_FACTOR: Final = 2.0
-"""Where the fit begins: 0.1 ms per layer, and half of what the data sheet says."""
+"""Starting point of the fit: 0.1 ms per layer, and half the rates of the data sheet."""
 HOLD: Final = 0.05
-"""Weight that keeps a parameter of which the points say nothing where it began, against 1 of a
-whole series. A start twice as large moves no prediction by more than a few percent."""
+"""Weight that holds a parameter without data at its starting point; a whole series weighs 1. A
+start twice as large moves predictions by a few percent at most."""
 COVERAGE: Final = 0.8
-"""Share of measurements that a range is made to hold."""
+"""Share of measurements that a range must contain."""
 FEWEST_POINTS: Final = 5
 FEWEST_SERIES: Final = 3
-"""With less than either, an error is not a number but "too few"."""
+"""Fewer points or series make the report print "too few" instead of an error."""
 
 PARAMETERS: Final = tuple(Parameter)
 CONSTANTS: Final = '''\
@@ -58,20 +58,20 @@ VALUES: Final[Mapping[Parameter, float]] = MappingProxyType(
     {{
 {values}    }}
 )
-"""Times in seconds per layer and step; the others are factors on what data sheets say."""
+"""Times in seconds per layer and step; the others are factors on the rates of data sheets."""
 
 SPREADS: Final[Mapping[Vendor, float]] = MappingProxyType(
     {{
 {spreads}    }}
 )
-"""A range is a prediction divided by and times this: it holds a share `calibration.COVERAGE` of the
-measurements of set-ups that the fit does not know."""
+"""A range is a prediction divided by, and multiplied by, this factor: it contains the share
+`calibration.COVERAGE` of the measurements of setups that the fit does not know."""
 '''
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One measurement beside what fits that do not know it predict."""
+    """One measurement, and the predictions of fits that do not know it."""
 
     point: CalibrationPoint
     without_point_ms: float
@@ -79,44 +79,44 @@ class HeldOut:
 
     @property
     def error(self) -> float:
-        """Of the fit without this point, as a share: 0.1 is 10 % too slow."""
+        """Error of the fit without this point, as a share: 0.1 is 10 % too slow."""
         return self.without_point_ms / self.point.measured_ms - 1
 
     @property
     def series_error(self) -> float:
-        """Of the fit without any point of its series: what a new set-up must expect."""
+        """Error of the fit without this point's series: what to expect for a new setup."""
         return self.without_series_ms / self.point.measured_ms - 1
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Values of all parameters, and how far predictions for a vendor were off."""
+    """Values of all parameters, and the held-out predictions."""
 
     values: Mapping[Parameter, float]
     held_out: tuple[HeldOut, ...]
 
     def spread(self, vendor: Vendor) -> float:
-        """What a prediction is multiplied and divided with to hold a share `COVERAGE` of what is
-        measured on a set-up that the fit does not know."""
+        """Factor of a vendor's ranges: they contain the share `COVERAGE` of the measurements of
+        setups that the fit does not know."""
         return spread([one for one in self.held_out if one.point.vendor is vendor])
 
 
 def tpot_cost(shape: EngineShape, load: Workload) -> StepCost:
-    """Per token after the first: a step, and its share of the prefills that come between. While a
-    sequence makes its tokens, each of the others beside it is replaced once."""
-    beside = load.concurrency if load.concurrency > 1 else 0.0
-    share = prefill(shape, load.prompt_tokens) * (beside / load.output_tokens)
+    """Cost per token after the first: a step, and a share of the prefills between steps. While one
+    sequence generates its tokens, every concurrent sequence is replaced once."""
+    prefills = load.concurrency if load.concurrency > 1 else 0.0
+    share = prefill(shape, load.prompt_tokens) * (prefills / load.output_tokens)
     return decode_step(shape, load) + share
 
 
 def ttft_cost(shape: EngineShape, load: Workload) -> StepCost:
-    """The prompt and one step, of an engine that has room for it; the HTTP server not counted."""
+    """Cost of a prompt and one step on an engine with room for it, without the HTTP server."""
     alone = prefill(shape, load.prompt_tokens, is_alone=True)
     return alone + decode_step(shape, load)
 
 
 def cost_of(point: CalibrationPoint) -> StepCost:
-    """Of what a point measured."""
+    """Cost of the quantity that a point measured."""
     if point.quantity is MeasuredTime.STEP:
         return decode_step(point.shape, point.load)
     tpot = tpot_cost(point.shape, point.load)
@@ -126,8 +126,8 @@ def cost_of(point: CalibrationPoint) -> StepCost:
 
 
 def fit(points: Sequence[CalibrationPoint]) -> dict[Parameter, float]:
-    """Values of all parameters. Every series counts as much as every other."""
-    import numpy as np  # here, so that commands that predict nothing start without it
+    """Fit all parameters. Every series has the same weight."""
+    import numpy as np  # here, so that commands without predictions start without it
 
     costs = [cost_of(point) for point in points]
     amounts = np.array([[cost.amount(parameter) for parameter in PARAMETERS] for cost in costs])
@@ -141,7 +141,7 @@ def fit(points: Sequence[CalibrationPoint]) -> dict[Parameter, float]:
 
 
 def _solve(amounts: Array, constant: Array, measured: Array, weights: Array, start: Array) -> Array:
-    """Logarithms of the parameters: Levenberg's damping, until nothing moves."""
+    """Solve for the logarithms of the parameters with Levenberg's damping, until they converge."""
     import numpy as np
 
     hold = HOLD * np.eye(len(start))
@@ -158,17 +158,17 @@ def _solve(amounts: Array, constant: Array, measured: Array, weights: Array, sta
         damped = np.vstack([slopes, math.sqrt(damping) * np.eye(len(start))])
         move = np.linalg.lstsq(damped, np.concatenate([-off, np.zeros(len(start))]))[0]
         tried, tried_slopes = residuals(at + move)
-        if tried @ tried <= off @ off:
+        if tried @ tried <= off @ off:  # better: accept, damp less
             at, off, slopes, damping = at + move, tried, tried_slopes, damping / 3
             if np.abs(move).max() < 1e-6:
                 break
-        else:
+        else:  # worse: retry with more damping
             damping *= 4
     return at
 
 
 def hold_out(points: Sequence[CalibrationPoint]) -> tuple[HeldOut, ...]:
-    """Each point, predicted by a fit without it and by one without its series."""
+    """Predict each point by a fit without it and by a fit without its series."""
     without_series = {
         name: fit([other for other in points if other.series != name])
         for name in {point.series for point in points}
@@ -184,13 +184,13 @@ def hold_out(points: Sequence[CalibrationPoint]) -> tuple[HeldOut, ...]:
 
 
 def predicted_ms(point: CalibrationPoint, values: Mapping[Parameter, float]) -> float:
-    """What the model says of a point."""
+    """Predict the time that a point measured, in milliseconds."""
     return cost_of(point).seconds(values) * 1000
 
 
 def spread(held_out: Sequence[HeldOut]) -> float:
-    """The factor that holds a share `COVERAGE` of the measurements when their series were held
-    out, each series counting as one; 1 is none."""
+    """Smallest factor that contains the share `COVERAGE` of measurements predicted without their
+    series, each series with the same weight; 1 without measurements."""
     counts = [one.point.series for one in held_out]
     off = sorted(
         (abs(math.log1p(one.series_error)), 1 / counts.count(one.point.series)) for one in held_out
@@ -205,32 +205,32 @@ def spread(held_out: Sequence[HeldOut]) -> float:
 
 
 def median_error(held_out: Sequence[HeldOut], *, by_series: bool) -> float | None:
-    """Of the absolute errors, as a share; None with too few points or series to say."""
+    """Median absolute error as a share; None with too few points or series."""
     if len(held_out) < FEWEST_POINTS or series_of(held_out) < FEWEST_SERIES:
         return None
     return median(abs(one.series_error if by_series else one.error) for one in held_out)
 
 
 def series_of(held_out: Sequence[HeldOut]) -> int:
-    """How many set-ups they are."""
+    """Number of setups among the points."""
     return len({one.point.series for one in held_out})
 
 
 @cache
 def fitted() -> Fitted:
-    """The fit to all points, and one without each point and each series: 63 fits, 0.2 s."""
+    """Fit to all points, and without each point and each series: 63 fits, 0.2 s."""
     return Fitted(fit(POINTS), hold_out(POINTS))
 
 
 def constants(model: Fitted) -> str:
-    """The text of `constants.py`."""
+    """Generate the text of `constants.py`."""
     values = [f"        Parameter.{p.name}: {model.values[p]:.8g},\n" for p in PARAMETERS]
     spreads = [f"        Vendor.{vendor.name}: {model.spread(vendor):.8g},\n" for vendor in Vendor]
     return CONSTANTS.format(values="".join(values), spreads="".join(spreads))
 
 
 def main() -> None:
-    """Write them."""
+    """Write `constants.py`."""
     Path(speed_constants.__file__).write_text(constants(fitted()), encoding="utf-8")
 
 

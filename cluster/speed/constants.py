@@ -21,7 +21,7 @@ VALUES: Final[Mapping[Parameter, float]] = MappingProxyType(
         Parameter.COMPUTE: 9.2982055,
     }
 )
-"""Times in seconds per layer and step; the others are factors on what data sheets say."""
+"""Times in seconds per layer and step; the others are factors on the rates of data sheets."""
 
 SPREADS: Final[Mapping[Vendor, float]] = MappingProxyType(
     {
@@ -29,5 +29,5 @@ SPREADS: Final[Mapping[Vendor, float]] = MappingProxyType(
         Vendor.AMD: 2.4969183,
     }
 )
-"""A range is a prediction divided by and times this: it holds a share `calibration.COVERAGE` of the
-measurements of set-ups that the fit does not know."""
+"""A range is a prediction divided by, and multiplied by, this factor: it contains the share
+`calibration.COVERAGE` of the measurements of setups that the fit does not know."""

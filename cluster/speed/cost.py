@@ -1,7 +1,7 @@
-"""The cost of a step as parts that each scale with one fitted parameter, and the load. Pure.
+"""The load, and the cost of a step as parts that each scale with one fitted parameter. Pure.
 
-A part is the time that its cause would take on paper, at the full rate of memory, links or matrix
-units; `calibration` fits by how much each is slower in truth, and the time that no rate explains.
+A part is the ideal time of its cause, at the full rate of memory, links or matrix units.
+`calibration` fits how much slower each is in practice, and the time that no rate explains.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qwenfleet.cluster.plan_errors import PlanError, Quantity, WrongQuantity
 
 
 class Parameter(StrEnum):
-    """What is fitted. Times are seconds per layer and step; the others are factors on paper."""
+    """Fitted parameters: times in seconds per layer and step, or factors on ideal times."""
 
     LAYER_NVIDIA = "layer, NVIDIA"
     LAYER_AMD = "layer, AMD"
@@ -27,7 +27,7 @@ class Parameter(StrEnum):
 
     @property
     def is_time(self) -> bool:
-        """Seconds per layer, not a factor."""
+        """True if it is seconds per layer, not a factor."""
         return self in TIMES
 
 
@@ -42,16 +42,16 @@ TIMES = frozenset(
 
 
 class Cause(StrEnum):
-    """What the time of a step goes to."""
+    """Causes of a step's time."""
 
     OVERHEAD = "overhead"
-    """Launches, scheduling and the latency of collectives: no rate explains it."""
+    """Launches, scheduling and the latency of collectives, which no rate explains."""
     WEIGHTS = "weights"
     KV_CACHE = "KV cache"
     LINKS = "links"
     COMPUTE = "compute"
     PREFILL = "prefill"
-    """Of the prompts that come between the steps of other sequences."""
+    """Prefill of prompts between the steps of other sequences."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Workload:
     prompt_tokens: float
     output_tokens: float
     routing_skew: float = 0.0
-    """0: every expert is called as often; 1: as measured, see `expert_coverage`."""
+    """0: all experts are called equally often; 1: as measured, see `experts`."""
 
     def __post_init__(self) -> None:
         for quantity, value in [
@@ -81,7 +81,7 @@ class Workload:
 
     @property
     def context_tokens(self) -> float:
-        """Of one sequence in the middle of its answer."""
+        """Context of one sequence in the middle of its answer."""
         return self.prompt_tokens + self.output_tokens / 2
 
 
@@ -91,9 +91,9 @@ class Part:
 
     cause: Cause
     parameter: Parameter | None
-    """What it is multiplied with; None takes it as it is."""
+    """Factor of the amount; None for a factor of 1."""
     amount: float
-    """Layers for a time, seconds on paper for a factor."""
+    """Layers if the parameter is a time, ideal seconds if it is a factor."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class StepCost:
         return StepCost(tuple(replace(part, amount=part.amount * factor) for part in self.parts))
 
     def amount(self, parameter: Parameter | None) -> float:
-        """What is multiplied with one parameter."""
+        """Sum of the amounts that one parameter multiplies."""
         return sum(part.amount for part in self.parts if part.parameter is parameter)
 
     def by_cause(self, values: Mapping[Parameter, float]) -> dict[Cause, float]:
@@ -121,5 +121,5 @@ class StepCost:
         return seconds
 
     def seconds(self, values: Mapping[Parameter, float]) -> float:
-        """Altogether."""
+        """Total seconds."""
         return sum(self.by_cause(values).values())

@@ -1,6 +1,6 @@
-"""How many distinct experts a batch of tokens touches, and the busiest expert parallel rank. Pure.
+"""Number of distinct experts that a batch of tokens uses, in all and on the busiest rank. Pure.
 
-A decode step reads the weights of every expert that any of its tokens is routed to, once.
+A decode step reads, once, the weights of every expert that any of its tokens is routed to.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ MEASURED_SHARES: Final = (
     (128, 0.9987),
     (160, 1.0),
 )
-"""Busiest experts of the 160, and their share of the calls: mean over the layers of
+"""Number of busiest experts among 160, and their share of calls: mean over the layers of
 Qwen3-Coder-480B, 72.0 million calls on the "sonnet" workload, as published with measurements of
-that model. Sonnet repeats itself, so this is an upper bound on skew."""
+that model. Sonnet is repetitive, so this is an upper bound on skew."""
 MEASURED_EXPERTS: Final = 160
 
 
 def routing_shares(geometry: Geometry, skew: float) -> tuple[float, ...]:
-    """The chance that one token calls each expert of a layer, busiest first.
+    """Probability that one token calls each expert of a layer, busiest first.
 
-    `skew` 0 is uniform and 1 is as measured; between them the two are mixed. They add up to
-    `experts_per_token` but for the clip at 1.
+    `skew` 0 is uniform and 1 is as measured; values between mix the two. The sum is
+    `experts_per_token`, except that each probability is clipped at 1.
     """
     return _shares(geometry.num_experts, geometry.experts_per_token, skew)
 
 
 def experts_touched(geometry: Geometry, tokens: float, skew: float = 0.0) -> float:
-    """Distinct experts of one layer that `tokens` tokens call, on average."""
+    """Expected number of distinct experts of one layer that `tokens` tokens call."""
     return math.fsum(1 - (1 - share) ** tokens for share in routing_shares(geometry, skew))
 
 
 def busiest_rank_experts(geometry: Geometry, tokens: float, ranks: int, skew: float = 0.0) -> float:
-    """Distinct experts called on the rank of `ranks` that has most of them, on average.
+    """Expected number of distinct experts called on the busiest of `ranks` ranks.
 
-    Experts are dealt out regardless of their calls, so ranks differ by chance: the expected
-    largest of as many normal variables, by Blom's formula, which is within a few percent.
+    Experts are distributed regardless of their calls, so ranks differ by chance. This is the
+    expected maximum of `ranks` normal variables by Blom's formula, accurate to a few percent.
     """
     if ranks == 1:
         return experts_touched(geometry, tokens, skew)
@@ -61,7 +61,7 @@ def busiest_rank_experts(geometry: Geometry, tokens: float, ranks: int, skew: fl
 @cache
 def _shares(num_experts: int, experts_per_token: int, skew: float) -> tuple[float, ...]:
     if not 0 <= skew <= 1:
-        raise ValueError(f"a routing skew is from 0 to 1, and this is {skew}")
+        raise ValueError(f"routing skew must be from 0 to 1, not {skew}")
     uniform = experts_per_token / num_experts
     edges = [_measured_share(rank / num_experts) for rank in range(num_experts + 1)]
     skewed = [experts_per_token * (after - before) for before, after in pairwise(edges)]
@@ -69,7 +69,7 @@ def _shares(num_experts: int, experts_per_token: int, skew: float) -> tuple[floa
 
 
 def _measured_share(of_experts: float) -> float:
-    """Of the calls that go to the busiest experts; linear between what was measured."""
+    """Share of calls that go to this share of busiest experts; linear between measured points."""
     at = of_experts * MEASURED_EXPERTS
     for (left, before), (right, after) in pairwise(MEASURED_SHARES):
         if at <= right:

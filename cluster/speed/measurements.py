@@ -1,7 +1,7 @@
 """Published measurements that the speed model is fitted to, and those that are left out. Data.
 
-Nothing here was measured by this project. Where a publication does not say what the model needs,
-what was taken for it stands beside the point.
+This project measured none of them. If a publication does not state a value that the model needs,
+the assumed value is next to the point.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from qwenfleet.cluster.speed.cost import Workload
 from qwenfleet.cluster.speed.steps import EngineShape
 
 UNSTATED_PROMPT_TOKENS: Final = 1024
-"""Taken for the ML.ENERGY sweeps, which do not state prompt lengths. Half of it or twice as much
+"""Assumed for the ML.ENERGY sweeps, which do not state prompt lengths. Half or twice this value
 moves a predicted step of up to 90 sequences by less than 12 %, and one of 255 by less than 25 %."""
 
 
 class MeasuredTime(StrEnum):
-    """What was measured, in milliseconds."""
+    """Measured quantity, in milliseconds."""
 
     STEP = "ITL"
-    """Median time between two tokens: a decode step in which nothing is prefilled."""
+    """Median time between two tokens: a decode step without prefill."""
     TPOT = "TPOT"
-    """After the first token, steps with prefills counted in."""
+    """Time per token after the first, steps with prefills included."""
     LATENCY = "latency/token"
-    """Of a whole request, first token included, per output token."""
+    """Time of a whole request, first token included, per output token."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CalibrationPoint:
 
     @property
     def vendor(self) -> Vendor:
-        """Of its GPUs."""
+        """Vendor of its GPUs."""
         return self.shape.accelerator.vendor
 
 
@@ -76,7 +76,7 @@ class TtftPoint:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A publication that is not fitted to, and why."""
+    """A publication that the fit leaves out, and why."""
 
     what: str
     reason: str
@@ -93,7 +93,7 @@ H20_3E: Final = replace(
         Origin(("flops_per_s",), "H20 reviews; memory and links as H200's, unverified", True),
     ),
 )
-"""In the calibration only."""
+"""Used in the calibration only."""
 A800: Final = replace(
     A100,
     name="A800",
@@ -105,7 +105,7 @@ A800: Final = replace(
     other_names=(),
     origins=(Origin(("flops_per_s",), "A100's; INT8 stands where FP8 is, link 400 GB/s", True),),
 )
-"""In the calibration only: its one point has INT8 weights, of as many bytes as FP8's."""
+"""Used in the calibration only: its one point has INT8 weights, the same size as FP8."""
 
 FP8_480B: Final = replace(CODER_480B, quantization=FP8_BLOCKS)
 FP8_30B: Final = replace(CODER_30B, quantization=FP8_BLOCKS)
@@ -126,7 +126,7 @@ MI355X_480B: Final = _shape(FP8_480B, MI355X, "TP4", KVDtype.FP8)
 MI300X_30B: Final = _shape(FP8_30B, MI300X, "TP1", KVDtype.FP8)
 
 COOKBOOK: Final = "SGLang cookbook, SGLang 0.5.7, AITER off"
-"""Lengths are drawn from 1 to 1000, so about 500 each; its output rate at c=1 agrees."""
+"""Lengths are drawn from 1 to 1000, so about 500 each; the output rate at c=1 agrees."""
 SONNET: Final = "SGLang 0.5.18, 2026-09-15, sonnet, DeepGEMM off"
 RANDOM_1000: Final = (500, 500)
 THROUGHPUT_30B: Final = "vllm-project/vllm #17530, tuned, offline, 200 prompts, AITER off"
@@ -171,7 +171,7 @@ def _sweep(
     steps: tuple[tuple[float, float], ...],
     series: str = "",
 ) -> tuple[CalibrationPoint, ...]:
-    """Average batch and median ITL, in milliseconds, of each run of one ML.ENERGY sweep."""
+    """Build one point per run of an ML.ENERGY sweep from average batch and median ITL in ms."""
     return tuple(
         CalibrationPoint(
             f"{label}/{batch:g}",
@@ -186,8 +186,8 @@ def _sweep(
     )
 
 
-# Its configurations set enable-expert-parallel, with as many tensor parallel ranks as GPUs, or in
-# the FP8 ones as many data parallel ranks (ml-energy/benchmark, configs/vllm/sourcegraph-fim).
+# The configurations set enable-expert-parallel, with as many tensor parallel ranks as GPUs; the FP8
+# ones have data parallel ranks instead (ml-energy/benchmark, configs/vllm/sourcegraph-fim).
 SWEEPS: Final = (
     *_sweep("P", _shape(CODER_30B, H100, "TP1"), 255,
             ((7.9, 12.36), (15.9, 16.88), (31.8, 21.85), (63.7, 27.55), (88.9, 30.75))),
@@ -207,7 +207,7 @@ SWEEPS: Final = (
     *_sweep("V", _shape(FP8_480B, B200, "DP4+EP4"), 250,
             ((7.5, 36.17), (15.0, 37.58), (31.2, 40.55), (62.8, 42.34))),
 )  # fmt: skip
-"""P to R and T to V: fill-in-the-middle. S: chat with Qwen3-30B-A3B-Instruct-2507, of one shape."""
+"""P to R, T to V: fill-in-the-middle. S: chat with Qwen3-30B-A3B-Instruct-2507, the same shape."""
 
 POINTS: Final = (*SINGLE_POINTS, *SWEEPS)
 
@@ -222,14 +222,17 @@ TTFT_POINTS: Final = (
 """Medians of A, B and E, means of the others."""
 
 LEFT_OUT: Final = (
-    LeftOut("means of B and C", "C stood still once, for 36.9 s; medians of ITL are taken"),
-    LeftOut("TTFT of D", "it is above E's at half the load: a warm-up"),
+    LeftOut("means of B and C", "C stalled once for 36.9 s, so median ITLs are used"),
+    LeftOut("TTFT of D", "it includes a warm-up: above E's at half the load"),
     LeftOut("J, vLLM recipe FP8 DP8+EP8, c=10", "cold and untuned, and the GPU is not stated"),
-    LeftOut("K, GSM8K in 13 to 71 s", "an evaluation: its lengths and its tail are not stated"),
-    LeftOut("L, 8 H100 with experts on the CPU", "experts are read over PCIe, which is no layout"),
+    LeftOut("K, GSM8K in 13 to 71 s", "an evaluation whose lengths and tail are not stated"),
+    LeftOut(
+        "L, 8 H100 with experts on the CPU",
+        "experts are read over PCIe, which the model does not cover",
+    ),
     LeftOut(
         "A100, tenstorrent/tt-inference-server #340",
-        "4096 tokens in 75 ms is more than one A100 multiplies, and how many there were is not "
+        "4096 tokens in 75 ms is more than one A100 can compute, and the number of GPUs is not "
         "stated",
     ),
     LeftOut("1 A800, 30B BF16, sgl-project/sglang #5880", "its concurrency is not stated"),
@@ -237,10 +240,10 @@ LEFT_OUT: Final = (
     LeftOut("RTX 5090, 30B AWQ, 555 tokens/s", "its load is not stated"),
     LeftOut(
         "ML.ENERGY above 256 sequences, and above 64 of the FP8 sweeps",
-        "from there most steps prefill as well, so the median ITL is no decode step",
+        "from there on most steps also prefill, so the median ITL is not a decode step",
     ),
     LeftOut(
-        "ML.ENERGY on the chat and thinking models of 2507, but for S",
-        "the same shapes on the same GPUs as those taken",
+        "ML.ENERGY on the chat and thinking models of 2507, except S",
+        "the same shapes on the same GPUs as those used",
     ),
 )

@@ -1,7 +1,7 @@
-"""How fast an engine is: times to and between tokens, tokens per second, as ranges. Pure.
+"""Predicted speed of an engine: TTFT, time per token and tokens per second, as ranges. Pure.
 
-A range is the calibrated model's value times and divided by how far the model was off for set-ups
-that its fit did not know; there is no bare number.
+A range is the calibrated model's value divided by, and multiplied by, the model's error for setups
+that its fit did not know. Every prediction is a range, never a single number.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from qwenfleet.cluster.speed.measurements import POINTS, TTFT_POINTS
 from qwenfleet.cluster.speed.steps import EngineShape, decode_step
 
 MOST_SEQUENCES: Final = 4096
-"""Where the search for a concurrency ends."""
+"""Upper limit of the search for a concurrency."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """From `low` to `high`, both included."""
+    """Values from `low` to `high`, inclusive."""
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:
-            raise ValueError(f"{self.low} to {self.high} is no range")
+            raise ValueError(f"{self.low} to {self.high} is not a range")
 
     @classmethod
     def around(cls, value: float, spread: float) -> Range:
-        """`value` divided by and times `spread`."""
+        """Range from `value` divided by `spread` to `value` times `spread`."""
         return cls(value / spread, value * spread)
 
     def __mul__(self, factor: float) -> Range:
@@ -49,46 +49,46 @@ class Range:
         return self.low <= value <= self.high
 
     def divides(self, amount: float) -> Range:
-        """`amount` over it."""
+        """Range of `amount` divided by this range."""
         return Range(amount / self.high, amount / self.low)
 
     def text(self, unit: str) -> str:
-        """With two digits that count: "17 to 32 ms"."""
+        """Format with two significant digits: "17 to 32 ms"."""
         return f"{_two_digits(self.low)} to {_two_digits(self.high)} {unit}".rstrip()
 
 
 @dataclass(frozen=True)
 class PredictedSpeed:
-    """Of one engine under one load."""
+    """Predicted speed of one engine under one load."""
 
     load: Workload
     ttft_s: Range
-    """Of a request that finds room; waiting in a queue comes on top."""
+    """TTFT of a request that finds room; queueing is extra."""
     tpot_s: Range
     output_tokens_per_s: Range
-    """Of all sequences together."""
+    """Output rate of all sequences together."""
     total_tokens_per_s: Range
-    """Prompts counted."""
+    """The same, with prompt tokens."""
 
 
 @dataclass(frozen=True)
 class ContextRow:
-    """One line of the table of contexts."""
+    """One row of the table of contexts."""
 
     context_tokens: int
     sequences: int
-    """That have room at this length; 0 when not one has."""
+    """Number of sequences of this length that fit; may be 0."""
     tpot_s: Range | None
-    """With that many, and nothing to prefill; None for 0."""
+    """Time per token with that many sequences and without prefill; None for 0."""
 
     @property
     def output_tokens_per_s(self) -> Range | None:
-        """Of all of them together."""
+        """Output rate of all sequences together."""
         return None if self.tpot_s is None else self.tpot_s.divides(self.sequences)
 
 
 def predict(shape: EngineShape, load: Workload) -> PredictedSpeed:
-    """The speed of an engine whose KV cache holds the load: `memory` says whether it does."""
+    """Predict an engine whose KV cache holds the load; `planner.memory` checks that it does."""
     step = tpot_cost(shape, load).seconds(VALUES)
     tpot = Range.around(step, SPREADS[shape.accelerator.vendor])
     low, high = ttft_factors()
@@ -102,8 +102,8 @@ def predict(shape: EngineShape, load: Workload) -> PredictedSpeed:
 
 @cache
 def ttft_factors() -> tuple[float, float]:
-    """The least and the largest of measured over modelled times to first token: a handful, of one
-    model, so they are no error bound."""
+    """Smallest and largest ratio of measured to predicted time to first token. They come from few
+    points of one model, so they are not an error bound."""
     factors = [
         point.measured_ms / 1000 / ttft_cost(point.shape, point.load).seconds(VALUES)
         for point in TTFT_POINTS
@@ -119,12 +119,12 @@ def most_sequences(
     routing_skew: float = 0.0,
     at_most: int = MOST_SEQUENCES,
 ) -> int:
-    """The largest concurrency whose time per token is within the SLO at the slow end of its range;
-    0 when one sequence alone is not."""
+    """Largest concurrency whose time per token meets the SLO at the slow end of its range; 0 if one
+    sequence alone does not."""
     if not tpot_slo_s > 0:
         raise PlanError(
-            f"the time per token is to be at most {tpot_slo_s:g} s",
-            "Give a number that is above 0.",
+            f"the SLO's time per token is {tpot_slo_s:g} s",
+            "Give a number above 0.",
         )
     spread = SPREADS[shape.accelerator.vendor]
     low, high = 0, at_most
@@ -145,8 +145,8 @@ def context_table(
     output_tokens: int,
     routing_skew: float = 0.0,
 ) -> list[ContextRow]:
-    """For each context, how many sequences of that length have `room` in the engine, and how fast
-    they decode at the end of it: prompts are in the KV cache already."""
+    """Rows with the number of sequences of each length that fit (`room`), and how fast they decode
+    at its end with cached prompts."""
     spread = SPREADS[shape.accelerator.vendor]
     rows = []
     for context in contexts:
@@ -158,40 +158,41 @@ def context_table(
     return rows
 
 
-def doubts(shape: EngineShape, load: Workload) -> list[str]:
-    """What a reader of a prediction should know, as sentences."""
-    said = [
-        f"Time to first token: {len(TTFT_POINTS)} published measurements, all of the 480B model, "
-        "too few for an error; waiting for a place is not in it.",
+def caveats(shape: EngineShape, load: Workload) -> list[str]:
+    """Caveats about a prediction, as sentences."""
+    found = [
+        f"Time to first token is based on {len(TTFT_POINTS)} published measurements, all of the "
+        "480B model: too few to estimate an error. Queueing is not included.",
     ]
     name = shape.accelerator.name
     known = sum(point.shape.accelerator.name == name for point in POINTS)
     if known < FEWEST_POINTS:
-        said.append(
-            f"Of the {len(POINTS)} measurements that speeds are fitted to, {known or 'none'} "
-            f"{'is' if known < 2 else 'are'} of {name}."
+        found.append(
+            f"Of the {len(POINTS)} measurements that the speed model is fitted to, "
+            f"{known or 'none'} {'is' if known < 2 else 'are'} of {name}."
         )
     if shape.accelerator.vendor is Vendor.AMD:
-        said.append(
-            "AMD: three published set-ups, two of them with AITER off, so ranges are wide; measure "
+        found.append(
+            "AMD: three published setups, two of them with AITER off, so ranges are wide. Measure "
             "before you buy."
         )
     longest = max(point.load.prompt_tokens for point in POINTS)
     if load.prompt_tokens > longest:
-        said.append(
-            f"No measurement has prompts above {longest:,.0f} tokens; for longer ones the model is "
-            "likely too slow, since attention is then most of the work and is fitted with the rest."
+        found.append(
+            f"No measurement has prompts above {longest:,.0f} tokens. For longer prompts the "
+            "prediction is probably too slow, because attention is then most of the work and is "
+            "fitted together with the rest."
         )
     if load.routing_skew and shape.geometry.is_moe:
-        said.append(
-            "Skewed routing is of one repetitive workload, the most skew that was measured; the "
-            "calibration takes routing as uniform."
+        found.append(
+            "Skewed routing is that of one repetitive workload, the most skew that was measured; "
+            "the calibration assumes uniform routing."
         )
     if shape.layout.nodes > 1:
-        said.append("No measurement over several nodes went into the model.")
+        found.append("The speed model is not fitted to any measurement over several nodes.")
     if shape.layout.pipeline_parallel_size > 1:
-        said.append("No measurement with pipeline parallelism went into the model.")
-    return said
+        found.append("The speed model is not fitted to any measurement with pipeline parallelism.")
+    return found
 
 
 def _two_digits(value: float) -> str:

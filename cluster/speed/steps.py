@@ -1,4 +1,4 @@
-"""What one decode step and one prefill of an engine cost. Pure."""
+"""Cost of one decode step and of one prefill of an engine. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EngineShape:
 
     @property
     def flops_per_s(self) -> float:
-        """Of all GPUs, in the precision of the weights; bfloat16 where they lack that."""
+        """Rate of all GPUs in the precision of the weights, or in bfloat16 if they lack it."""
         method = self.geometry.quantization.method if self.geometry.quantization else None
         wanted = {
             QuantMethod.FP8: ComputeDtype.FP8,
@@ -34,7 +34,7 @@ class EngineShape:
 
     @property
     def attention_flops_per_s(self) -> float:
-        """Of all GPUs: attention multiplies bfloat16."""
+        """Rate of all GPUs in bfloat16, which attention uses."""
         return self.layout.num_gpus * self._bf16_flops_per_s
 
     @property
@@ -43,29 +43,29 @@ class EngineShape:
 
     @property
     def layer_parameter(self) -> Parameter:
-        """The time that each layer takes whatever it does."""
+        """Parameter for the fixed time of each layer."""
         is_amd = self.accelerator.vendor is Vendor.AMD
         return Parameter.LAYER_AMD if is_amd else Parameter.LAYER_NVIDIA
 
     @property
     def memory_parameter(self) -> Parameter:
-        """How much slower than its data sheet memory is read."""
+        """Parameter for how much slower memory is than its data sheet."""
         if self.accelerator.vendor is Vendor.AMD:
             return Parameter.MEMORY_AMD
         is_blackwell = self.accelerator.flops(ComputeDtype.NVFP4) is not None
         return Parameter.MEMORY_BLACKWELL if is_blackwell else Parameter.MEMORY_HOPPER
 
     def link_bytes_per_s(self, ranks: int) -> float:
-        """Of one GPU in a group of so many neighbouring ranks: the network's once it leaves a
-        node."""
+        """Link rate of one GPU in a group of `ranks` adjacent ranks; the network's rate if the
+        group spans nodes."""
         if ranks > self.layout.gpus_per_node:
             return self.accelerator.nic_bytes_per_s
         return self.accelerator.link_bytes_per_s
 
 
 def decode_step(shape: EngineShape, load: Workload) -> StepCost:
-    """One token for each sequence. With pipeline parallelism each stage works on a part of them,
-    and a sequence has its next token when it has passed all stages."""
+    """Cost of one token for each sequence. With pipeline parallelism each stage works on a part of
+    the sequences, and a sequence gets its next token after all stages."""
     layout, geometry = shape.layout, shape.geometry
     in_flight = max(1.0, load.concurrency / layout.pipeline_parallel_size)
     per_rank = max(1.0, in_flight / layout.data_parallel_size)
@@ -86,8 +86,8 @@ def decode_step(shape: EngineShape, load: Workload) -> StepCost:
 
 
 def prefill(shape: EngineShape, prompt_tokens: float, *, is_alone: bool = False) -> StepCost:
-    """One prompt, beside what a step takes anyway: its share of all GPUs of the engine, or the
-    time that it takes alone, when other data parallel ranks have no attention to do."""
+    """Extra cost of one prompt in a step: its share of all GPUs of the engine, or, if it is alone,
+    its own time while the other data parallel ranks have no attention to compute."""
     geometry = shape.geometry
     ranks = shape.layout.data_parallel_size if is_alone else 1
     projections = 2 * geometry.num_layers * geometry.attention_params_per_layer
@@ -99,7 +99,7 @@ def prefill(shape: EngineShape, prompt_tokens: float, *, is_alone: bool = False)
 
 
 def weight_bytes_read(shape: EngineShape, tokens: float, skew: float) -> float:
-    """By the busiest GPU of each stage, over all layers, in one step of so many tokens."""
+    """Bytes that the busiest GPU of each stage reads in one step of `tokens`, over all layers."""
     geometry, layout = shape.geometry, shape.layout
     tensor_parallel = layout.tensor_parallel_size
     each = geometry.linear_bytes_per_param
@@ -111,7 +111,7 @@ def weight_bytes_read(shape: EngineShape, tokens: float, skew: float) -> float:
         experts = busiest_rank_experts(geometry, tokens, layout.expert_parallel_size, skew)
         per_layer += experts * geometry.expert_params * each
     else:
-        # vLLM splits each expert over all ranks then, so every rank sees every token.
+        # vLLM splits each expert over all ranks, so every rank sees every token.
         experts = experts_touched(geometry, tokens, skew) / (
             tensor_parallel * layout.data_parallel_size
         )
@@ -121,10 +121,10 @@ def weight_bytes_read(shape: EngineShape, tokens: float, skew: float) -> float:
 
 
 def link_seconds(shape: EngineShape, tokens: float) -> float:
-    """What collectives move in one step, at the links' full rate; their latency is overhead.
+    """Seconds of collectives in one step at the links' full rate; their latency is overhead.
 
-    Two all-reduces a layer over the tensor parallel ranks. Data parallel ranks share experts,
-    which takes an all-gather and a reduce-scatter of all tokens: vLLM's `allgather_reducescatter`.
+    Each layer has two all-reduces over the tensor parallel ranks. Data parallel ranks share experts
+    by an all-gather and a reduce-scatter of all tokens: vLLM's `allgather_reducescatter`.
     """
     layout, geometry = shape.layout, shape.geometry
     ranks, groups = layout.tensor_parallel_size, layout.data_parallel_size

@@ -1,6 +1,6 @@
-"""Arguments and environment of an engine for a model, GPUs and layout, and why. Pure.
+"""Engine arguments and environment for a model, GPUs and layout, with reasons. Pure.
 
-Names are those of vLLM 0.32; a unit test finds each of them in the installed package. Sources:
+Names are those of vLLM 0.32; a unit test looks for each of them in the installed package. Sources:
 vllm-project/recipes (Qwen3-Coder-480B-A35B-Instruct.yaml, 2026-04-17), vLLM's blog of 2025-12-16 on
 ROCm attention, and vLLM's source.
 """
@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.hardware.accelerators import Accelerator, Vendor
 from qwenfleet.cluster.models.geometry import Geometry, KVDtype, QuantMethod
-from qwenfleet.cluster.vllm_settings.defaults import BATCHED_TOKENS, UTILISATION
+from qwenfleet.cluster.vllm_settings.defaults import BATCHED_TOKENS, UTILIZATION
 from qwenfleet.cluster.vllm_settings.long_context import yarn_notes, yarn_overrides
 
 AITER_SLOWDOWNS: Final = (
@@ -27,21 +27,21 @@ AITER_SLOWDOWNS: Final = (
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What goes into a model's section of the fleet's configuration."""
+    """Settings for a model's section of the fleet's configuration."""
 
     tool_call_parser: str | None
     engine_args: Mapping[str, JsonValue]
     env: Mapping[str, str]
     notes: tuple[str, ...]
-    """Whole sentences."""
+    """Advice for the operator, as whole sentences."""
 
 
 @dataclass(frozen=True)
 class EngineNeeds:
-    """Everything that settings follow from."""
+    """Inputs that determine the settings."""
 
     model_name: str
-    """Hugging Face id or directory."""
+    """Hugging Face ID or directory."""
     geometry: Geometry
     accelerator: Accelerator
     layout: Layout
@@ -49,20 +49,20 @@ class EngineNeeds:
     """Longest prompt plus output."""
     kv_dtype: KVDtype = KVDtype.AUTO
     sequences: int | None = None
-    """`max_num_seqs`, of one data parallel rank; None leaves vLLM's default."""
-    utilisation: float = field(default=UTILISATION)
+    """`max_num_seqs` of one data parallel rank; None keeps vLLM's default."""
+    utilization: float = field(default=UTILIZATION)
 
     @property
     def method(self) -> QuantMethod | None:
-        """How the weights are stored."""
+        """Quantization method of the weights."""
         return self.geometry.quantization.method if self.geometry.quantization else None
 
 
 def settings_for(needs: EngineNeeds) -> EngineSettings:
-    """Settings that differ from vLLM's own defaults, or that the plan relies on. Raises PlanError
+    """Return settings that differ from vLLM's defaults or that the plan relies on. Raises PlanError
     for a context that no method reaches."""
     engine_args: dict[str, JsonValue] = {
-        "gpu_memory_utilization": needs.utilisation,
+        "gpu_memory_utilization": needs.utilization,
         "max_num_batched_tokens": BATCHED_TOKENS,
     }
     if needs.sequences is not None:
@@ -80,8 +80,8 @@ def settings_for(needs: EngineNeeds) -> EngineSettings:
 
 
 def tool_call_parser(model_name: str) -> str | None:
-    """The one that reads the calls of a model's chat template: the Coder models write XML, the
-    others of the family Hermes' JSON. A wrong pair loses calls silently."""
+    """Return the parser for the tool calls of a model's chat template: the Coder models write XML,
+    other Qwen3 models Hermes JSON. The wrong parser loses calls silently."""
     name = model_name.rstrip("/").rpartition("/")[2].lower()
     if "qwen3-coder" in name:
         return "qwen3_coder"
@@ -102,12 +102,12 @@ def _vendor_notes(needs: EngineNeeds) -> list[str]:
     notes = [
         f"AITER is off by default in vLLM: {AITER_SLOWDOWNS}.",
         "If answers are garbled or experts fail to load, set VLLM_ROCM_USE_AITER_MOE=0: AITER's "
-        "fused experts have known gaps (ROCm/aiter 915, 1416, 2191, 5049).",
+        "fused experts have known issues (ROCm/aiter 915, 1416, 2191, 5049).",
     ]
     if needs.method is None and needs.geometry.total_params < 100e9:
         notes.append(
-            "Check answers first: sgl-project/sglang 28244 reports garbled Qwen3-30B in bfloat16 "
-            "with AITER."
+            "Check the answers first: sgl-project/sglang 28244 reports garbled output of Qwen3-30B "
+            "in bfloat16 with AITER."
         )
     return notes
 
@@ -119,17 +119,18 @@ def _moe_notes(needs: EngineNeeds) -> list[str]:
         return notes
     if layout.expert_parallel and not layout.expert_load_balancing:
         notes.append(
-            "Ranks wait for the one whose experts are called most. If vLLM's expert load is uneven "
+            "All ranks wait for the rank with the busiest experts. If the expert load is uneven "
             "under your traffic, set layout.expert_load_balancing."
         )
     if layout.data_parallel_size > 1 and layout.nodes > 1:
         notes.append(
-            "Across nodes all2all_backend deepep_low_latency or deepep_high_throughput (AMD: the "
-            "mori ones) may beat allgather_reducescatter; they are packages of their own."
+            "Across nodes, all2all_backend deepep_low_latency or deepep_high_throughput (on AMD: "
+            "a mori backend) may be faster than allgather_reducescatter. Each needs an extra "
+            "package."
         )
     if needs.method is QuantMethod.NVFP4:
         notes.append(
-            "For NVFP4 older guides set VLLM_USE_FLASHINFER_MOE_FP4, which is gone: moe_backend "
-            "chooses, and auto is its default."
+            "For NVFP4, older guides set VLLM_USE_FLASHINFER_MOE_FP4, which vLLM removed. "
+            "moe_backend replaces it; its default is auto."
         )
     return notes

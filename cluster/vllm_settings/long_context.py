@@ -1,6 +1,6 @@
 """Contexts beyond a model's own: the method that works on vLLM 0.32, and those that do not. Pure.
 
-YaRN works when rope_theta is passed along. Qwen's own recipe for a million tokens is dual chunk
+YaRN works if rope_theta is passed too. Qwen's own recipe for a million tokens is dual chunk
 attention, whose backend vLLM removed with its V0 engine (pull request 25351, release 0.11.0).
 """
 
@@ -17,16 +17,16 @@ from qwenfleet.cluster.models.geometry import Geometry
 from qwenfleet.cluster.plan_errors import PlanError
 
 MAX_YARN_FACTOR: Final = 4
-"""The largest that Qwen's model cards use."""
+"""Largest factor in Qwen's model cards."""
 DUAL_CHUNK: Final = "dual_chunk_attention_config"
 NO_DUAL_CHUNK: Final = (
-    "Qwen's recipe for 1,010,000 tokens (config_1m.json, dual chunk attention) has no backend in "
-    "vLLM since 0.11"
+    "Qwen's recipe for 1,010,000 tokens (config_1m.json, dual chunk attention) has had no backend "
+    "in vLLM since 0.11"
 )
 
 
 def yarn_overrides(geometry: Geometry, context_tokens: int) -> dict[str, JsonValue]:
-    """`hf_overrides` that stretch RoPE to a context; empty when the model holds it as it is.
+    """Return `hf_overrides` that extend RoPE to a context; empty if the model supports it already.
 
     Raises PlanError beyond four times the model's own length.
     """
@@ -38,7 +38,7 @@ def yarn_overrides(geometry: Geometry, context_tokens: int) -> dict[str, JsonVal
         raise PlanError(
             f"a context of {context_tokens:,} tokens is more than {MAX_YARN_FACTOR} times the "
             f"{native:,} that the model was trained on",
-            f"Ask for {MAX_YARN_FACTOR * native:,} or less.",
+            f"Use a context of {MAX_YARN_FACTOR * native:,} tokens or less.",
         )
     return {
         "rope_parameters": {
@@ -51,13 +51,13 @@ def yarn_overrides(geometry: Geometry, context_tokens: int) -> dict[str, JsonVal
 
 
 def yarn_notes(geometry: Geometry, context_tokens: int) -> list[str]:
-    """What an operator should know before serving beyond the model's own length."""
+    """Notes for the operator on serving beyond the model's own length."""
     if context_tokens <= max(geometry.max_position_embeddings, geometry.max_context_tokens):
         return []
     return [
-        "YaRN stretches every prompt, short ones too, which harms them a little: serve contexts "
-        f"above {geometry.max_position_embeddings:,} tokens from a model of their own.",
-        f"{NO_DUAL_CHUNK}, and YaRN is not what was measured there.",
+        "YaRN applies to every prompt, short ones too, and harms those a little: serve contexts "
+        f"above {geometry.max_position_embeddings:,} tokens from a separate model entry.",
+        f"{NO_DUAL_CHUNK}. Qwen's results with it do not apply to YaRN.",
     ]
 
 
@@ -67,7 +67,7 @@ def check_long_context(
     engine_args: Mapping[str, JsonValue],
     env: Mapping[str, str],
 ) -> None:
-    """Raise PlanError for settings that serve a context by no method, or by one that fails."""
+    """Raise PlanError if a long context has no method, or one that fails."""
     overrides = engine_args.get("hf_overrides")
     given = overrides if isinstance(overrides, dict) else {}
     _check_overrides(geometry, given)
@@ -77,10 +77,10 @@ def check_long_context(
     if DUAL_CHUNK in given:
         raise PlanError(
             f"max_model_len {max_model_len:,} is above the model's {native:,}, and "
-            f"hf_overrides.{DUAL_CHUNK} only makes vLLM forget that: beyond {native:,} tokens "
-            "nothing extrapolates",
-            f"Set max_model_len to {native:,} or less, or use YaRN: "
-            f"`qwenfleet plan` prints its hf_overrides.",
+            f"hf_overrides.{DUAL_CHUNK} only hides that limit from vLLM: nothing extends the "
+            f"context beyond {native:,} tokens",
+            f"Set max_model_len to {native:,} or less, or use YaRN: `qwenfleet plan` prints the "
+            "hf_overrides for it.",
         )
     stretched = _stretched_tokens(given, geometry)
     if max_model_len > stretched:
@@ -91,15 +91,15 @@ def check_long_context(
         )
         raise PlanError(
             f"max_model_len {max_model_len:,} is above the {stretched:,} tokens that the model "
-            f"holds, and no long-context method is configured{allowed}",
-            f"Set max_model_len to {stretched:,} or less, or stretch RoPE: hf_overrides "
+            f"supports, and no long-context method is configured{allowed}",
+            f"Set max_model_len to {stretched:,} or less, or extend RoPE with hf_overrides "
             f"{yarn_overrides(geometry, max_model_len)}.",
         )
 
 
 def check_config(config: FleetConfig) -> None:
-    """The same for every pool of every model that the catalog knows; a directory's own files may
-    set what is not known here, so only names of the Hub are checked."""
+    """Check every pool of every model in the catalog. Only Hub names are checked, because the files
+    of a directory may set a method that is unknown here."""
     for model in config.models:
         known = find_published(model.resolved_source)
         if known is None or model.resolved_source != known.name:
@@ -111,25 +111,25 @@ def check_config(config: FleetConfig) -> None:
 def _check_overrides(geometry: Geometry, given: Mapping[str, JsonValue]) -> None:
     if "rope_scaling" in given:
         raise PlanError(
-            "hf_overrides.rope_scaling loses rope_theta, and vLLM fails to load the model",
-            f"Use hf_overrides.rope_parameters, with rope_theta {geometry.rope_theta:.0f} in it.",
+            "hf_overrides.rope_scaling drops rope_theta, so vLLM fails to load the model",
+            f"Use hf_overrides.rope_parameters with rope_theta: {geometry.rope_theta:.0f} instead.",
         )
     parameters = given.get("rope_parameters")
     if isinstance(parameters, dict) and "rope_theta" not in parameters:
         raise PlanError(
-            "hf_overrides.rope_parameters has no rope_theta: vLLM then takes 10000, and the "
-            "answers are silently wrong",
+            "hf_overrides.rope_parameters has no rope_theta: vLLM then uses 10000 and silently "
+            "returns wrong answers",
             f"Add rope_theta: {geometry.rope_theta:.0f}.",
         )
     if given.get(DUAL_CHUNK):
         raise PlanError(
-            f"hf_overrides.{DUAL_CHUNK} asks for dual chunk attention: {NO_DUAL_CHUNK}",
-            "Remove it; beyond the model's own length use YaRN.",
+            f"hf_overrides.{DUAL_CHUNK} turns on dual chunk attention: {NO_DUAL_CHUNK}",
+            "Remove it. For contexts beyond the model's own length, use YaRN.",
         )
 
 
 def _stretched_tokens(given: Mapping[str, JsonValue], geometry: Geometry) -> int:
-    """The longest context that the overrides leave the model with."""
+    """Longest context of the model with these overrides."""
     parameters = given.get("rope_parameters")
     if not isinstance(parameters, dict) or parameters.get("rope_type") != "yarn":
         return geometry.max_context_tokens

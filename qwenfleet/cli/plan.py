@@ -1,4 +1,4 @@
-"""`qwenfleet plan`: from its options to what it prints or writes."""
+"""`qwenfleet plan`: read the options, plan, and print or write the result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 
 
 def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
-    """`ray.nodes()` of the cluster at an address. Raises FleetNotFound."""
+    """Read `ray.nodes()` of the cluster at an address. Raises FleetNotFound."""
     from qwenfleet.deployments.operations import attach
 
     with attach.cluster(None, address):
@@ -54,12 +54,12 @@ def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
 
 LAYOUT_HELP: Final = "See qwenfleet plan --help."
 LEAST_COLUMNS: Final = 132
-"""A terminal that has fewer folds the table's lines, which reads better than cells cut short."""
+"""A narrower terminal folds the table's lines, which reads better than cut cells."""
 
 
 def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
-    """Plan for each kind of machine that is meant; the exit status is 1 when --explain shows a
-    layout that does not fit. Raises FleetError, a PlanError in the words of the options."""
+    """Plan for each kind of machine and return the exit status: 1 if --explain shows a layout that
+    does not fit. Raises FleetError; a PlanError names command-line options."""
     try:
         return _run(options, ray_nodes)
     except PlanError as error:
@@ -75,12 +75,15 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     if options.html is not None:
         return _page(options)
     if not options.model:
-        raise PlanError("no model is named", "Give --model.")
+        raise PlanError("no model is given", "Set --model.")
     model = find_model(options.model)
-    there = _machines(options, ray_nodes)
-    if wanted is not None and len(there.kinds) > 1:
-        names = " and ".join(kind.name for kind in there.kinds)
-        raise PlanError(f"the cluster has {names}", "Choose one with --accelerator.")
+    found = _machines(options, ray_nodes)
+    if wanted is not None and len(found.kinds) > 1:
+        names = " and ".join(kind.name for kind in found.kinds)
+        raise PlanError(
+            f"the cluster has {names}, and --output writes one plan",
+            "Choose one with --accelerator.",
+        )
     requests = [
         PlanRequest(
             model=model,
@@ -94,12 +97,12 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
             load=_load(options, model),
             layout=_layout(options.layout),
         )
-        for kind in there.kinds
+        for kind in found.kinds
     ]
     console = Console(soft_wrap=True)
     console.width = max(console.width, LEAST_COLUMNS)
-    for skipped in there.skipped:
-        print(f"qwenfleet: left out: {skipped}", file=sys.stderr)
+    for skipped in found.skipped:
+        print(f"qwenfleet: skipped: {skipped}", file=sys.stderr)
     if options.explain is not None:
         return max(_explain(request, options.explain, console) for request in requests)
     refusals = []
@@ -119,8 +122,8 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
 def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Console) -> None:
     found = plan(request, speed.speed_of)
     if wanted is None:
-        doubts = speed.doubts(found)
-        table.show(found, console, [*doubts, *settings.settings(found).notes])
+        caveats = speed.caveats(found)
+        table.show(found, console, [*caveats, *settings.settings(found).notes])
         return
     form, file = wanted
     _write(files.write(found, form), file)
@@ -131,13 +134,13 @@ def _answer(request: PlanRequest, wanted: tuple[Format, str] | None, console: Co
 
 
 def _check_one_answer(options: argparse.Namespace) -> None:
-    """Each of these says all that a run says; --calibration alone has formats."""
+    """Reject options that each determine the whole output; only --calibration has formats."""
     asked = [name for name in ("calibration", "html", "explain") if getattr(options, name)]
     asked += ["output"] if options.output is not None and asked != ["calibration"] else []
     if len(asked) > 1:
         raise PlanError(
-            " and ".join(f"--{name}" for name in asked) + " are given together",
-            "Ask for one at a time.",
+            " and ".join(f"--{name}" for name in asked) + " cannot be used together",
+            "Use one at a time.",
         )
 
 
@@ -150,13 +153,13 @@ def _calibration(wanted: tuple[Format, str] | None) -> int:
         return 0
     form, file = wanted
     if form is not Format.JSON:
-        raise PlanError(f"--calibration has no {form}", "Formats are json.")
+        raise PlanError(f"--calibration cannot be written as {form}", "Use --output json.")
     _write(json.dumps(calibration_report.as_json(calibration.fitted()), indent=2) + "\n", file)
     return 0
 
 
 def _page(options: argparse.Namespace) -> int:
-    """What is named comes first in the page's lists."""
+    """Write the page; the given choices come first in its lists."""
     from qwenfleet.cluster.plan_report import page
 
     _check_page(options)
@@ -177,7 +180,7 @@ def _page(options: argparse.Namespace) -> int:
     if options.nodes is not None:
         Machines(accelerator, options.nodes)  # raises
     if options.context is not None:
-        # One that is too long for a model, the page says.
+        # The page itself reports a context that is too long for a model.
         check_context(grid.models[0], min(options.context, 1))
     wanted = grid.with_first(model, accelerator, options.nodes, options.context)
     Path(options.html).write_text(page.page(wanted), encoding="utf-8")
@@ -186,7 +189,7 @@ def _page(options: argparse.Namespace) -> int:
 
 
 def _check_page(options: argparse.Namespace) -> None:
-    """Raise PlanError for what a page cannot honour: its grid is of usual servers, planned for
+    """Raise PlanError for options that the page ignores: it plans standard servers for
     throughput."""
     unused = {
         "goal": options.goal is not Goal.THROUGHPUT,
@@ -203,14 +206,14 @@ def _check_page(options: argparse.Namespace) -> None:
     named = [f"--{name}" for name, is_given in unused.items() if is_given]
     if named:
         raise PlanError(
-            f"a page cannot honour {' and '.join(named)}: its plans are of usual servers, for "
-            "throughput",
-            f"Leave {'it' if len(named) == 1 else 'them'} out, or leave out --html.",
+            f"--html cannot be used with {' and '.join(named)}: the page plans standard servers "
+            "for throughput",
+            f"Remove {'it' if len(named) == 1 else 'them'}, or remove --html.",
         )
 
 
 def _write(text: str, file: str) -> None:
-    """To a file, or - for standard output."""
+    """Write to a file, or to standard output for -."""
     if file == "-":
         sys.stdout.write(text)
     else:
@@ -220,21 +223,22 @@ def _write(text: str, file: str) -> None:
 def _explain(request: PlanRequest, name: str, console: Console) -> int:
     layout = _layout(name)
     assert layout is not None
-    judgement, memory = judge(layout, replace(request, layout=layout))
+    judgment, memory = judge(layout, replace(request, layout=layout))
     length = min(memory.kv_tokens, request.wanted_context_tokens)
     title = f"{request.model.short_name}, {layout.name} on {request.machines.name}"
     console.print(table.explain(title, memory, length))
-    for remark in (*judgement.breaches, *judgement.notes):
+    for remark in (*judgment.breaches, *judgment.notes):
         console.print(f"{remark.rule.value}: {remark.sentence}", highlight=False)
-    return 0 if judgement.is_legal else 1
+    return 0 if judgment.is_legal else 1
 
 
 def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachines:
     if options.from_cluster or options.kube is not None or options.address is not None:
         if options.nodes is not None or options.gpus_per_node is not None:
             raise PlanError(
-                "--nodes or --gpus-per-node is given beside --from-cluster",
-                "Leave them out: they are read from the cluster.",
+                "--nodes and --gpus-per-node cannot be used with --from-cluster, --address or "
+                "--kube",
+                "Remove them: both are read from the cluster.",
             )
         if options.kube is None:
             found = discovery.from_ray(ray_nodes(options.address or "auto"))
@@ -242,7 +246,7 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
             found = discovery.from_kubernetes(kubernetes_nodes(options.kube or None))
         return found.only(options.accelerator)
     if options.accelerator is None:
-        raise PlanError("no machines are named", "Give --accelerator, or --from-cluster.")
+        raise PlanError("no machines are given", "Set --accelerator, or --from-cluster.")
     accelerator = find_accelerator(options.accelerator)
     nodes = 1 if options.nodes is None else options.nodes
     usual = accelerator.gpus_per_node
@@ -251,8 +255,8 @@ def _machines(options: argparse.Namespace, ray_nodes: RayNodes) -> ClusterMachin
 
 
 def kubernetes_nodes(context: str | None = None) -> list[dict[str, Any]]:
-    """Every node as the API server's JSON, by the kubeconfig's current context or the one named,
-    or as the service account of the pod that this runs in. Raises KubernetesError."""
+    """Read every node as the API server's JSON, with the kubeconfig's current or named context, or
+    with the service account of this pod. Raises KubernetesError."""
     from qwenfleet.cluster.kube import client
 
     return client.connect(context).items(query.Query("nodes"))
@@ -274,19 +278,19 @@ def _layout(text: str | None) -> Layout | None:
         return Layout.parse(text)
     except ValidationError as e:
         problem = "; ".join(error["msg"] for error in e.errors())
-        raise PlanError(f"'{text}' is no layout: {problem.rstrip('.')}", LAYOUT_HELP) from e
+        raise PlanError(f"'{text}' is not a layout: {problem.rstrip('.')}", LAYOUT_HELP) from e
     except ValueError as e:
         raise PlanError(str(e), LAYOUT_HELP) from e
 
 
 def _output(options: argparse.Namespace) -> tuple[Format, str] | None:
-    """The format, and the file or - for standard output."""
+    """Return the format, and the file or - for standard output."""
     if options.output is None:
         return None
     name, *file = options.output
     if name not in list(Format) or len(file) > 1:
         raise PlanError(
-            f"--output {' '.join(options.output)} is no format and file",
+            f"--output takes FORMAT [FILE], not '{' '.join(options.output)}'",
             f"Formats are {', '.join(Format)}.",
         )
     return Format(name), file[0] if file else "-"

@@ -1,4 +1,4 @@
-"""The options of `qwenfleet plan`; apart from the command, so that others start without it."""
+"""Options of `qwenfleet plan`, separate from the command so that other commands start faster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.cluster.planner.request import FleetLoad, Goal, LongContext, Rout
 
 
 def _change(change: Alternative) -> str:
-    """With the option for a value that the short form of a layout does not show."""
+    """Name the option for a value that the short form of a layout does not show."""
     match change.quantity:
         case Quantity.CONTEXT:
             tokens = f"{change.value:,} tokens (--context {change.value})"
@@ -40,48 +40,61 @@ WORDING: Final = Wording(
     "add --long-context yarn",
     _change,
 )
-"""How an error of the planner is written for this command's users."""
+"""Planner errors in terms of this command's options."""
 
 
 def add(commands: Commands) -> None:
     """Add `plan` to the command line."""
     parser = commands.add_parser(
         "plan",
-        help="choose how a model is sharded over GPUs, and say why",
-        description="Judge every split of a model over the GPUs of some machines, rank those that "
-        "fit, and say which to take and why. Memory is computed from the model's shapes; speed is "
-        "predicted from published measurements.",
+        help="choose how to shard a model over GPUs, and say why",
+        description="Check every way to split a model over the GPUs of the given machines, rank "
+        "the layouts that fit, and say which to use and why. Memory is computed from the model's "
+        "shapes; speed is predicted from published measurements.",
     )
     parser.add_argument(
-        "--model", help="Hugging Face id, short name or directory with a config.json"
+        "--model", help="Hugging Face ID, short name, or directory with a config.json"
     )
     _add_machines(parser)
-    wishes = parser.add_argument_group("what is wanted")
-    wishes.add_argument("--goal", choices=list(Goal), default=Goal.THROUGHPUT, type=Goal)
-    wishes.add_argument("--slo", default="", metavar="ttft=2s,tpot=50ms", help="what users get")
-    wishes.add_argument("--context", type=int, metavar="N", help="longest prompt plus output")
-    wishes.add_argument(
+    wanted = parser.add_argument_group("requirements")
+    wanted.add_argument(
+        "--goal", choices=list(Goal), default=Goal.THROUGHPUT, type=Goal,
+        help=f"what to optimize (default {Goal.THROUGHPUT})",
+    )  # fmt: skip
+    wanted.add_argument(
+        "--slo", default="", metavar="ttft=2s,tpot=50ms",
+        help="limits on the time to first token and the time per output token",
+    )  # fmt: skip
+    wanted.add_argument(
+        "--context", type=int, metavar="N", help="longest prompt plus output, in tokens"
+    )
+    wanted.add_argument(
         "--long-context",
         choices=list(LongContext),
         type=LongContext,
-        help="how a context above the model's own is reached",
+        help="how to extend the context beyond the model's own",
     )
-    wishes.add_argument("--kv-dtype", choices=list(KVDtype), default=KVDtype.AUTO, type=KVDtype)
-    wishes.add_argument("--layout", metavar="TP8+EP8", help="judge this one only")
-    usual = FleetLoad()
-    wishes.add_argument(
-        "--concurrency", type=int, default=usual.concurrency, metavar="N",
-        help=f"requests at once, over all engines (default {usual.concurrency})",
+    wanted.add_argument(
+        "--kv-dtype", choices=list(KVDtype), default=KVDtype.AUTO, type=KVDtype,
+        help=f"data type of the KV cache (default {KVDtype.AUTO})",
     )  # fmt: skip
-    wishes.add_argument(
-        "--prompt-tokens", type=int, metavar="N", help=f"default {usual.prompt_tokens}"
-    )
-    wishes.add_argument(
-        "--output-tokens", type=int, metavar="N", help=f"default {usual.output_tokens}"
-    )
-    wishes.add_argument(
+    wanted.add_argument("--layout", metavar="TP8+EP8", help="check only this layout")
+    usual = FleetLoad()
+    wanted.add_argument(
+        "--concurrency", type=int, default=usual.concurrency, metavar="N",
+        help=f"concurrent requests over all engines (default {usual.concurrency})",
+    )  # fmt: skip
+    wanted.add_argument(
+        "--prompt-tokens", type=int, metavar="N",
+        help=f"tokens of each prompt (default {usual.prompt_tokens})",
+    )  # fmt: skip
+    wanted.add_argument(
+        "--output-tokens", type=int, metavar="N",
+        help=f"tokens of each answer (default {usual.output_tokens})",
+    )  # fmt: skip
+    wanted.add_argument(
         "--routing", choices=list(Routing), default=Routing.UNIFORM, type=Routing,
-        help="experts called as often (default), or as was measured of Qwen3-Coder-480B",
+        help="use of experts: uniform (default), or skewed as measured for Qwen3-Coder-480B",
     )  # fmt: skip
     _add_answers(parser)
     parser.set_defaults(command=_run)
@@ -94,44 +107,46 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:
-    answers = parser.add_argument_group("what is printed")
+    answers = parser.add_argument_group("output")
     answers.add_argument(
         "--output",
         nargs="+",
         metavar=("FORMAT", "FILE"),
-        help=f"{', '.join(Format)}; to FILE, or in place of the table",
+        help=f"write one of {', '.join(Format)} to FILE, or print it instead of the table",
     )
     answers.add_argument(
-        "--explain", metavar="LAYOUT", help="one GPU's memory: weights, KV cache, free"
+        "--explain", metavar="LAYOUT", help="show the memory of one GPU: weights, KV cache, free"
     )
     answers.add_argument(
         "--html",
         metavar="FILE",
-        help="a page to choose model, machines and context from, with the plan of each",
+        help="write a page that shows the plan for each choice of model, machines and context",
     )
     answers.add_argument(
         "--calibration",
         action="store_true",
-        help="the speed model: its parameters, and how far off each held-out measurement was",
+        help="show the speed model: its parameters, and its error on each held-out measurement",
     )
 
 
 def _add_machines(parser: argparse.ArgumentParser) -> None:
     machines = parser.add_argument_group("machines")
-    machines.add_argument("--accelerator", help="H100, H200, B200, MI300X, MI325X, MI355X, A100")
-    machines.add_argument("--nodes", type=int, metavar="N", help="default 1")
     machines.add_argument(
-        "--gpus-per-node", type=int, metavar="N", help="default: of the usual server"
+        "--accelerator", help="one of H100, H200, B200, MI300X, MI325X, MI355X, A100"
+    )
+    machines.add_argument("--nodes", type=int, metavar="N", help="number of nodes (default 1)")
+    machines.add_argument(
+        "--gpus-per-node", type=int, metavar="N", help="default: as in the standard server"
     )
     machines.add_argument(
-        "--from-cluster", action="store_true", help="plan for the nodes of a cluster at hand"
+        "--from-cluster", action="store_true", help="plan for the nodes of a running cluster"
     )
     where = machines.add_mutually_exclusive_group()
-    where.add_argument("--address", help="of the Ray cluster; auto without it")
+    where.add_argument("--address", help="address of the Ray cluster (default auto)")
     where.add_argument(
         "--kube",
         nargs="?",
         const="",
         metavar="CONTEXT",
-        help="of Kubernetes, by the kubeconfig's current context or this one",
+        help="a Kubernetes cluster instead: the kubeconfig's current context, or CONTEXT",
     )

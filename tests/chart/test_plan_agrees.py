@@ -1,4 +1,4 @@
-"""The chart's arithmetic on scale blocks says what the planner's rules say, layout by layout."""
+"""The chart and the planner refuse the same layouts for scale blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwenfleet.cluster.planner.rules import Rule, judge_shape
 
 pytestmark = pytest.mark.chart
 
-QUANTISED = [model for model in CATALOG if model.geometry.quantization is not None]
+QUANTIZED = [model for model in CATALOG if model.geometry.quantization is not None]
 LAYOUTS = [
     Layout(tensor_parallel_size=tp, data_parallel_size=dp, expert_parallel=is_expert_parallel)
     for tp, dp in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (8, 1), (2, 2), (4, 2), (1, 8)]
@@ -20,9 +20,9 @@ LAYOUTS = [
 
 
 def complaints(geometry, layout):
-    """The planner's, of how an expert is split, breaches or notes."""
-    judgement = judge_shape(geometry, layout, H100)
-    remarks = (*judgement.breaches, *judgement.notes)
+    """The planner's remarks, breaches or notes, on how an expert is split."""
+    judgment = judge_shape(geometry, layout, H100)
+    remarks = (*judgment.breaches, *judgment.notes)
     return [
         remark.sentence
         for remark in remarks
@@ -32,7 +32,7 @@ def complaints(geometry, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-@pytest.mark.parametrize("model", QUANTISED, ids=lambda model: model.short_name)
+@pytest.mark.parametrize("model", QUANTIZED, ids=lambda model: model.short_name)
 def test_the_chart_refuses_the_layouts_that_the_planner_complains_of(
     render, refused, model, layout
 ):

@@ -41,7 +41,7 @@ class Page:
         self._ids = itertools.count()
 
     async def call(self, method: str, **parameters: object) -> Any:
-        """One method of the protocol."""
+        """Call one method of the protocol."""
         number = next(self._ids)
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
         while True:
@@ -50,13 +50,13 @@ class Page:
                 return answer["result"]
 
     async def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Evaluate an expression in the page."""
         found = await self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     async def choose(self, name: str, value: str) -> None:
-        """As a user does it: the list changes and says so."""
+        """Select a value as a user does: change the list and fire its event."""
         await self.run(
             f"(() => {{ const list = document.querySelector('select[name={name}]');"
             f" list.value = '{value}';"
@@ -76,10 +76,10 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def port(tmp_path) -> Iterator[int]:
-    """Where a browser of this test's own listens, on loopback only."""
+    """Start a browser for this test and yield its port on loopback."""
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     if browser is None:
-        pytest.skip(f"no browser is on the PATH: none of {', '.join(NAMES)}")
+        pytest.skip(f"no browser on the PATH; looked for {', '.join(NAMES)}")
     command = [browser, *FLAGS, f"--user-data-dir={tmp_path}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -95,12 +95,12 @@ def _read_port(file: Path, process: subprocess.Popen[bytes]) -> int:
             return int(lines[0])
         assert process.poll() is None, "the browser ended"
         time.sleep(0.05)
-    raise AssertionError("the browser said no port in 20 s")
+    raise AssertionError("the browser did not report a port within 20 s")
 
 
 @pytest.fixture
 async def open_page(file, port) -> AsyncIterator[Callable[..., Any]]:
-    """Opens the page at a choice, and waits until it shows it."""
+    """Open the page at a choice, and wait until it shows a plan."""
     async with aiohttp.ClientSession() as session:
 
         async def open_at(**choice: str) -> Page:
@@ -112,12 +112,12 @@ async def open_page(file, port) -> AsyncIterator[Callable[..., Any]]:
                 if await opened.run("document.querySelector('#reason')?.innerText"):
                     return opened
                 await asyncio.sleep(0.05)
-            raise AssertionError("the page did not come up in 10 s")
+            raise AssertionError("the page did not load within 10 s")
 
         yield open_at
 
 
-async def test_lists_rows_memory_and_commands_follow_each_other(open_page):
+async def test_rows_memory_and_commands_follow_the_selection(open_page):
     opened = await open_page()
     await opened.choose("model", CODER)
     await opened.choose("accelerator", "H200")
@@ -140,7 +140,7 @@ async def test_lists_rows_memory_and_commands_follow_each_other(open_page):
     )
 
 
-async def test_what_does_not_fit_is_said_and_no_row_is_shown(open_page):
+async def test_a_plan_that_does_not_fit_shows_a_reason_and_no_rows(open_page):
     opened = await open_page()
     await opened.choose("model", "Qwen/Qwen3-Coder-480B-A35B-Instruct")
     await opened.choose("accelerator", "H100")
@@ -149,7 +149,7 @@ async def test_what_does_not_fit_is_said_and_no_row_is_shown(open_page):
     assert await opened.run("document.querySelector('#answer').hidden") is True
 
 
-async def test_an_address_opens_at_its_choice_and_a_choice_is_an_address(open_page):
+async def test_the_address_and_the_selection_follow_each_other(open_page):
     opened = await open_page(model=CODER, accelerator="MI300X", nodes="1", context="262144")
     assert await opened.run("document.querySelector('select[name=accelerator]').value") == "MI300X"
     assert "VLLM_ROCM_USE_AITER=1" in await opened.text("#vllm")
@@ -157,13 +157,13 @@ async def test_an_address_opens_at_its_choice_and_a_choice_is_an_address(open_pa
     assert "accelerator=B200" in await opened.run("location.hash")
 
 
-async def test_the_page_asks_nothing_of_the_network(open_page):
+async def test_the_page_makes_no_network_requests(open_page):
     opened = await open_page()
     loaded = "performance.getEntriesByType('resource').map(e => e.name)"
     assert await opened.run(loaded) == []
 
 
-async def test_every_control_has_a_name(open_page):
+async def test_every_control_has_a_label(open_page):
     opened = await open_page()
     nameless = (
         "[...document.querySelectorAll('select, input')]"

@@ -309,7 +309,7 @@ def test_a_plan_needs_no_ray_and_a_refusal_is_one_sentence(
     assert cli.main([*model, "--accelerator", "H100", "--layout", "TP5"]) == 1
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
-    assert "96 attention heads do not divide over TP5 (rule heads)" in printed
+    assert "96 attention heads do not divide evenly over TP5 (rule heads)" in printed
 
 
 def test_a_plan_for_a_cluster_that_is_not_there_says_so(

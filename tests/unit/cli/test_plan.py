@@ -32,7 +32,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command with these options; the exit status and what it printed."""
+    """Run the command with these options; return the exit status and what it printed."""
 
     def call(*options: str, ray: list[dict[str, Any]] | None = None) -> tuple[int, str]:
         parser = argparse.ArgumentParser()
@@ -44,7 +44,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def test_the_table_has_every_candidate_the_choice_and_its_reason(run: Run) -> None:
+def test_the_table_shows_candidates_choice_and_reason(run: Run) -> None:
     status, printed = run(*CODER, "--accelerator", "MI300X", "--slo", "ttft=2s,tpot=50ms")
     assert status == 0
     for text in ("TP8+EP8", "TP4xDP2+EP8", "DP8+EP8", "262,144", "3,798,560", "SLO"):
@@ -52,16 +52,16 @@ def test_the_table_has_every_candidate_the_choice_and_its_reason(run: Run) -> No
     assert "Choice: TP8+EP8, one engine on 8 of 8 x MI300X" in printed
     assert "refused by memory: TP1" in printed
     assert "Memory is computed, speed is predicted; nothing here was measured" in printed
-    assert "Prefill and decode share their engines" in printed
+    assert "Prefill and decode run on the same engines" in printed
 
 
-def test_skewed_routing_is_said_and_makes_a_step_no_slower(run: Run) -> None:
+def test_skewed_routing_is_printed_and_makes_a_step_faster(run: Run) -> None:
     found = {}
     for routing in ("uniform", "skewed"):
         options = (*CODER, "--accelerator", "H200", "--layout", "TP8+EP8", "--routing", routing)
         _, printed = run(*options)
         assert f"512 tokens, {routing} routing. " in printed.splitlines()[0]
-        assert ("Skewed routing is of one" in printed) == (routing == "skewed")
+        assert ("Skewed routing is that of one" in printed) == (routing == "skewed")
         found[routing] = json.loads(run(*options, "--output", "json")[1])
         assert found[routing]["routing"] == routing
     slow, fast = (
@@ -71,13 +71,13 @@ def test_skewed_routing_is_said_and_makes_a_step_no_slower(run: Run) -> None:
     assert fast[1] < slow[1]
 
 
-def test_no_cell_of_the_table_is_cut_short(run: Run) -> None:
+def test_no_table_cell_is_truncated(run: Run) -> None:
     _, printed = run(*CODER, "--accelerator", "MI300X")
     assert "…" not in printed
     assert "blocks" in printed
 
 
-def test_explain_draws_one_gpus_memory(run: Run) -> None:
+def test_explain_draws_the_memory_of_one_gpu(run: Run) -> None:
     status, printed = run(*CODER, "--accelerator", "H200", "--explain", "TP8+EP8")
     assert status == 0
     assert re.search(r"█{24}▓{28}▒░·{6}", printed)
@@ -85,10 +85,10 @@ def test_explain_draws_one_gpus_memory(run: Run) -> None:
         assert re.search(line, printed)
 
 
-def test_explain_shows_what_does_not_fit_and_says_so_by_its_status(run: Run) -> None:
+def test_explain_exits_with_1_for_a_layout_that_does_not_fit(run: Run) -> None:
     status, printed = run(*CODER, "--accelerator", "H100", "--explain", "DP8+EP8")
     assert status == 1
-    assert "memory: weights take 67.5 GiB" in printed
+    assert "memory: weights need 67.5 GiB" in printed
 
 
 def test_a_bar_uses_all_its_cells() -> None:
@@ -97,17 +97,17 @@ def test_a_bar_uses_all_its_cells() -> None:
         assert len(table.bar(dict(zip(names, sizes, strict=True)))) == table.BAR_CELLS
 
 
-def test_output_goes_to_standard_output_alone_or_to_a_file(run: Run, tmp_path: Path) -> None:
+def test_output_is_written_to_standard_output_or_to_a_file(run: Run, tmp_path: Path) -> None:
     machines = ("--accelerator", "H200")
     _, printed = run(*CODER, *machines, "--output", "fleet.yaml")
     assert yaml.safe_load(printed)["models"][0]["accelerator"] == "H200"
     file = tmp_path / "values.yaml"
-    _, told = run(*CODER, *machines, "--output", "values.yaml", str(file))
+    _, message = run(*CODER, *machines, "--output", "values.yaml", str(file))
     assert yaml.safe_load(file.read_text())["fleet"] == yaml.safe_load(printed)
-    assert told.startswith(f"{file}: TP8+EP8, ")
+    assert message.startswith(f"{file}: TP8+EP8, ")
 
 
-def test_json_is_json(run: Run) -> None:
+def test_json_output_can_be_parsed(run: Run) -> None:
     _, printed = run(*CODER, "--accelerator", "B200", "--goal", "cost", "--output", "json")
     assert json.loads(printed)["goal"] == "cost"
 
@@ -120,7 +120,7 @@ def test_a_cluster_of_two_kinds_gets_a_plan_for_each(run: Run) -> None:
     assert "H100" not in one
 
 
-def test_a_kind_of_machine_that_holds_no_layout_does_not_hide_the_others(
+def test_machines_without_a_layout_do_not_hide_the_others(
     run: Run,
 ) -> None:
     small = H100 | {"Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}
@@ -130,7 +130,7 @@ def test_a_kind_of_machine_that_holds_no_layout_does_not_hide_the_others(
         run(*CODER, "--address", "10.0.0.1:6379", ray=[small])
 
 
-def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubernetes_nodes_are_read_on_request(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 
     def nodes(context: str | None = None) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def test_kubernetes_is_read_when_it_is_asked_for(run: Run, monkeypatch: pytest.M
     assert asked == [None, "prod"]
 
 
-def test_the_environment_is_told_beside_vllms_arguments(
+def test_vllm_args_print_the_environment_to_stderr(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "arguments"
@@ -159,7 +159,7 @@ def test_the_environment_is_told_beside_vllms_arguments(
     assert "AITER" not in file.read_text()
 
 
-def test_a_directory_is_planned_for(run: Run, tmp_path: Path) -> None:
+def test_a_model_directory_can_be_planned(run: Run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     _, printed = run("--model", str(tmp_path), "--accelerator", "H100", "--gpus-per-node", "1")
     assert "TP1" in printed
@@ -170,33 +170,39 @@ ONE_H100 = ("--accelerator", "H100", "--gpus-per-node", "1")
 BAD = [
     ((*CODER, "--accelerator", "H300"), "knows no accelerator 'H300'. Did you mean H200"),
     (("--model", "qwen3-code-480", *H200), "Did you mean Qwen/Qwen3-Coder-480B"),
-    (CODER, "no machines are named. Give --accelerator, or --from-cluster"),
+    (CODER, "no machines are given. Set --accelerator, or --from-cluster"),
     ((*CODER, *H200, "--nodes", "0"), "--nodes is 0"),
     ((*CODER, *H200, "--gpus-per-node", "-8"), "--gpus-per-node is -8"),
     ((*CODER, *H200, "--context", "1000000"), "262,144 or less, or add --long-context yarn, "),
     ((*CODER, *H200, "--context", "-1"), "--context is -1"),
     ((*CODER, *H200, "--concurrency", "0"), "--concurrency is 0"),
     ((*CODER, *H200, "--output-tokens", "0"), "--output-tokens is 0"),
-    ((*CODER, *H200, "--slo", "fast"), "'fast' is no part of an SLO"),
-    ((*CODER, *H200, "--layout", "8"), "'8' is no layout"),
-    ((*CODER, *H200, "--layout", "TP0"), "'TP0' is no layout: Input should be greater"),
+    ((*CODER, *H200, "--slo", "fast"), "'fast' is not part of an SLO"),
+    ((*CODER, *H200, "--layout", "8"), "Write one like TP8, "),
+    ((*CODER, *H200, "--layout", "TP0"), "'TP0' is not a layout: Input should be greater"),
     ((*CODER, *H200, "--layout", "TP8@3"), "nodes 3 cannot share 8 GPUs"),
     ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM makes TP x DP = 8"),
-    ((*CODER, *H200, "--explain", "TPx"), "'TPx' is no layout"),
+    ((*CODER, *H200, "--explain", "TPx"), "Write one like TP8, "),
     ((*CODER, *H200, "--output", "toml"), "Formats are fleet.yaml"),
-    ((*CODER, *H200, "--output", "json", "a", "b"), "json a b is no format and file"),
+    ((*CODER, *H200, "--output", "json", "a", "b"), "--output takes FORMAT [FILE], not 'json a b'"),
     ((*CODER, *H200, "--explain", "TP8@3"), "Choose a number of nodes that divides 8. See qwen"),
-    (("--model", "", *H200), "no model is named"),
-    ((*CODER, *H200, "--explain", "TP8", "--output", "json"), "--explain and --output are given"),
-    (("--html", "page.html", "--output", "json"), "--html and --output are given together"),
-    (("--html", "page.html", "--calibration"), "--calibration and --html are given together"),
+    (("--model", "", *H200), "no model is given"),
+    (
+        (*CODER, *H200, "--explain", "TP8", "--output", "json"),
+        "--explain and --output cannot be used",
+    ),
+    (("--html", "page.html", "--output", "json"), "--html and --output cannot be used together"),
+    (("--html", "page.html", "--calibration"), "--calibration and --html cannot be used together"),
     (
         ("--html", "page.html", "--goal", "cost", "--slo", "tpot=50ms"),
-        "a page cannot honour --goal and --slo: its plans are of usual servers, for throughput. "
-        "Leave them out, or leave out --html.",
+        "--html cannot be used with --goal and --slo: the page plans standard servers for "
+        "throughput. Remove them, or remove --html.",
     ),
     *(
-        (("--html", "page.html", *option), f"a page cannot honour {option[0]}: its plans are of")
+        (
+            ("--html", "page.html", *option),
+            f"--html cannot be used with {option[0]}: the page",
+        )
         for option in (
             ("--kv-dtype", "fp8"),
             ("--routing", "skewed"),
@@ -210,7 +216,7 @@ BAD = [
     ),
     (("--html", "page.html", "--nodes", "0"), "--nodes is 0"),
     (("--html", "page.html", "--context", "0"), "--context is 0"),
-    ((*CODER, "--from-cluster", "--nodes", "2"), "Leave them out"),
+    ((*CODER, "--from-cluster", "--nodes", "2"), "Remove them: both are read from the cluster"),
     (
         (*CODER, "--from-cluster"),
         "no node with GPUs that are known. Give --accelerator, --nodes and",
@@ -224,7 +230,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("options", "printed"), BAD)
-def test_bad_input_is_refused_in_a_sentence_with_the_way_out(
+def test_bad_input_is_refused_with_a_problem_and_a_remedy(
     run: Run, options: tuple[str, ...], printed: str
 ) -> None:
     with pytest.raises(PlanError) as caught:
@@ -242,7 +248,7 @@ def test_bad_input_is_refused_in_a_sentence_with_the_way_out(
         (("--layout", "DP8+EP8", "--context", "262144"), "context"),
     ],
 )
-def test_layouts_that_cannot_be_are_refused_by_a_rule(
+def test_impossible_layouts_are_refused_by_a_rule(
     run: Run, options: tuple[str, ...], rule: str
 ) -> None:
     with pytest.raises(NoLayoutFits) as caught:
@@ -250,11 +256,11 @@ def test_layouts_that_cannot_be_are_refused_by_a_rule(
     assert caught.value.rule == rule
 
 
-def test_quantisation_that_the_accelerator_lacks_is_refused(run: Run, tmp_path: Path) -> None:
+def test_a_quantization_that_the_accelerator_lacks_is_refused(run: Run, tmp_path: Path) -> None:
     four_bits = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
     config = CONFIG | {"quantization_config": four_bits}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(NoLayoutFits, match=r"MI300X multiplies bf16, fp8 only \(rule quantis"):
+    with pytest.raises(NoLayoutFits, match=r"matrix units only for bf16, fp8 \(rule quantiz"):
         run("--model", str(tmp_path), "--accelerator", "MI300X")
 
 

@@ -1,4 +1,4 @@
-"""A plan for the nodes of a Kubernetes cluster, over HTTP; what else may fail is `test_kube.py`."""
+"""A plan for the nodes of a Kubernetes cluster, over HTTP; `test_client.py` has other failures."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ NODE: dict[str, Any] = {
 }
 
 
-def test_the_nodes_of_a_cluster_become_machines(kubernetes_api: Any) -> None:
+def test_cluster_nodes_become_machines(kubernetes_api: Any) -> None:
     kubernetes_api.put("nodes", NODE)
     assert [kind.name for kind in from_kubernetes(kubernetes_nodes()).kinds] == ["8 x H200"]
 
 
-def test_who_may_not_list_nodes_is_told(kubernetes_api: Any) -> None:
+def test_missing_permission_to_list_nodes_is_reported(kubernetes_api: Any) -> None:
     kubernetes_api.denied = {("list", "nodes")}
     with pytest.raises(KubernetesError, match="does not let you list nodes of the cluster"):
         kubernetes_nodes("test")
 
 
-def test_in_a_pod_without_a_service_account_that_is_told(
+def test_a_pod_without_a_service_account_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")

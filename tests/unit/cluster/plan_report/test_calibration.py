@@ -14,7 +14,7 @@ def shown(width=400):
     return page.getvalue()
 
 
-def test_the_report_has_every_point_and_what_was_left_out():
+def test_the_report_lists_every_point_and_what_was_left_out():
     reported = shown()
     for point in POINTS:
         assert f"\n{point.label} " in reported
@@ -23,7 +23,7 @@ def test_the_report_has_every_point_and_what_was_left_out():
         assert one.reason in reported
 
 
-def test_where_points_are_too_few_the_report_says_so_and_no_number():
+def test_too_few_points_are_reported_without_a_number():
     lines = shown().splitlines()
     small = next(line for line in lines if line.startswith("30B on AMD"))
     assert small.split("  ")[-1].strip() == "too few"
@@ -32,7 +32,7 @@ def test_where_points_are_too_few_the_report_says_so_and_no_number():
     assert "n = 6, too few" in ttft
 
 
-def test_the_json_says_the_same():
+def test_the_json_has_the_same_content():
     tree = json.loads(json.dumps(calibration.as_json(fitted())))
     assert len(tree["points"]) == len(POINTS)
     groups = {group["group"]: group for group in tree["groups"]}
@@ -41,7 +41,7 @@ def test_the_json_says_the_same():
     assert groups["30B on AMD"]["median_error"] is None
 
 
-def test_numbers_are_aligned_at_their_right_ends():
+def test_numbers_are_right_aligned():
     lines = shown().splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("time per token"))
     ends = {line.index("%") for line in lines[first + 1 : first + 5]}

@@ -30,7 +30,7 @@ def of(model: str, accelerator: str, nodes: int = 1, **more: Any) -> Plan:
 
 @pytest.mark.parametrize("accelerator", ACCELERATORS, ids=lambda one: one.name)
 @pytest.mark.parametrize("model", ["qwen3-coder-480b-fp8", "qwen3-coder-30b"])
-def test_serve_takes_the_written_fleet(
+def test_the_written_fleet_is_valid_for_serve(
     tmp_path: Path, model: str, accelerator: Accelerator
 ) -> None:
     found = of(model, accelerator.name)
@@ -46,7 +46,7 @@ def test_serve_takes_the_written_fleet(
     assert (again.layout, again.max_model_len) == (served.layout, found.choice.max_model_len)
 
 
-def test_a_directory_of_ones_own_keeps_the_parser_of_its_family(
+def test_a_model_directory_keeps_the_parser_of_its_family(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "our-qwen3-coder"
@@ -61,7 +61,7 @@ def test_a_directory_of_ones_own_keeps_the_parser_of_its_family(
         assert "~" not in write(of(name, "H100"), Format.VLLM_ARGS)
 
 
-def test_helm_values_hold_the_same_tree_under_fleet() -> None:
+def test_helm_values_have_the_same_tree_under_fleet() -> None:
     found = of("qwen3-coder-480b-fp8", "MI300X")
     values = yaml.safe_load(write(found, Format.VALUES))
     assert list(values) == ["fleet"]
@@ -69,14 +69,14 @@ def test_helm_values_hold_the_same_tree_under_fleet() -> None:
     FleetConfig.model_validate(values["fleet"])
 
 
-def test_a_written_file_says_why() -> None:
+def test_a_written_file_starts_with_the_reason() -> None:
     found = of("qwen3-coder-480b-fp8", "H200")
     first, *rest = write(found, Format.FLEET).splitlines()
-    assert first.startswith("# TP8+EP8, by `qwenfleet plan`: ")
+    assert first.startswith("# Written by `qwenfleet plan`: TP8+EP8, ")
     assert not any(line.startswith("#") for line in rest)
 
 
-def test_vllms_own_arguments_are_one_line() -> None:
+def test_vllm_arguments_are_one_line() -> None:
     text = write(of("qwen3-coder-480b-fp8", "H200"), Format.VLLM_ARGS)
     assert text.count("\n") == 1
     model, *words = shlex.split(text)
@@ -92,7 +92,7 @@ def test_vllms_own_arguments_are_one_line() -> None:
     assert not {"--data-parallel-size", "--nnodes"} & set(words)
 
 
-def test_vllms_arguments_name_nodes_ranks_and_kv_dtype_where_they_differ() -> None:
+def test_vllm_arguments_set_nodes_ranks_and_kv_dtype_if_not_default() -> None:
     found = of("qwen3-coder-480b", "H100", 2, kv_dtype=KVDtype.FP8)
     words = shlex.split(write(found, Format.VLLM_ARGS))
     reported = {name: words[words.index(name) + 1] for name in words if name.startswith("--")}
@@ -115,7 +115,7 @@ def test_json_has_every_candidate_with_its_range_and_every_refusal_with_its_rule
     assert tree["machines"] == {"accelerator": "H100", "nodes": 1, "gpus_per_node": 8}
 
 
-def test_a_context_that_yarn_reaches_is_written_with_its_overrides(tmp_path: Path) -> None:
+def test_a_yarn_context_is_written_with_its_overrides(tmp_path: Path) -> None:
     found = of(
         "qwen3-coder-30b-fp8", "H200", context_tokens=1_000_000, long_context=LongContext.YARN
     )

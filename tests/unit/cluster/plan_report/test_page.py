@@ -24,7 +24,7 @@ def embedded(text):
     return json.loads(found)
 
 
-def test_every_choice_of_the_page_has_a_plan():
+def test_every_combination_on_the_page_has_a_plan():
     tree = data(Grid(models=CATALOG[:2]))
     for model in tree["models"]:
         for accelerator in tree["accelerators"]:
@@ -51,20 +51,20 @@ def test_memory_adds_up_to_one_gpu():
             assert sum(share for _, _, share in row["memory"]) == pytest.approx(100, abs=0.05)
 
 
-def test_where_nothing_fits_the_page_says_why():
+def test_the_page_says_why_nothing_fits():
     tree = data(replace(SMALL, models=(find_model("qwen3-coder-480b"),), accelerators=(H100,)))
     (found,) = tree["plans"].values()
     assert found["rows"] == []
     assert "GiB" in found["reason"]
 
 
-def test_a_context_beyond_the_model_is_said_and_not_shortened():
+def test_a_context_beyond_the_model_is_reported_not_shortened():
     (found,) = data(replace(SMALL, accelerators=(H200,), contexts=(300_000,)))["plans"].values()
     assert found["rows"] == []
     assert "300,000" in found["reason"]
 
 
-def test_commands_are_those_of_the_row(capsys, monkeypatch, tmp_path):
+def test_the_commands_belong_to_their_row(capsys, monkeypatch, tmp_path):
     row = data(SMALL)["plans"][f"{CODER.name}|H200|1|131072"]["rows"][1]
     assert f"--layout {row['layout']}" in row["plan"]
     words = row["plan"].removesuffix(" > fleet.yaml").split()
@@ -73,7 +73,7 @@ def test_commands_are_those_of_the_row(capsys, monkeypatch, tmp_path):
     assert row["vllm"].startswith("VLLM_USE_DEEP_GEMM=1 vllm serve Qwen/")
 
 
-def test_a_command_has_the_load_that_its_row_is_for(capsys):
+def test_the_command_includes_the_load_of_its_row(capsys):
     heavy = replace(SMALL, accelerators=(H200,), load=FleetLoad(400, 1000, 100))
     (found,) = data(heavy)["plans"].values()
     row = found["rows"][0]
@@ -98,7 +98,7 @@ def test_a_name_cannot_end_the_script():
     assert embedded(text)["models"] == ["</script><b>x"]
 
 
-def test_what_is_meant_comes_first():
+def test_given_choices_come_first():
     grid = Grid().with_first(CODER, find_accelerator("MI300X"), 4, 65_536)
     assert grid.models[0] is CODER
     assert len(grid.models) == len(CATALOG)
@@ -108,7 +108,7 @@ def test_what_is_meant_comes_first():
     assert Grid().with_first(None, None, None, None) == Grid()
 
 
-def test_the_template_is_beside_its_module():
+def test_the_template_is_in_the_same_folder():
     template = Path(plan_page.__file__).with_name(plan_page.TEMPLATE)
     assert template.read_text().count(plan_page.MARK) == 1
 

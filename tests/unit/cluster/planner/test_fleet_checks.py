@@ -1,4 +1,4 @@
-"""Every way in which a fleet is deployed refuses and warns of the same settings."""
+"""Every way to deploy a fleet refuses the same settings and gives the same warnings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qwenfleet.deployments.operations import deploy
 
 CODER = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
 Deploy = Callable[[dict[str, Any]], str]
-"""Deploys a configuration, and returns the refusal, or "" without one."""
+"""Deploys a configuration and returns the error message, or "" without one."""
 
 
 @pytest.fixture(params=["ray job", "helm"])
@@ -52,7 +52,7 @@ def fleet(model: dict[str, Any] | None = None, **tree: Any) -> dict[str, Any]:
     return {"models": [{"id": "coder", "source": CODER, **(model or {})}], **tree}
 
 
-def test_a_setting_that_vllm_does_not_read_is_warned_of(
+def test_a_setting_that_vllm_does_not_read_gets_a_warning(
     deployed: Deploy, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert deployed(fleet({"env": {"VLLM_USE_V1": "1"}})) == ""
@@ -61,10 +61,10 @@ def test_a_setting_that_vllm_does_not_read_is_warned_of(
 
 def test_a_context_that_no_method_reaches_is_refused(deployed: Deploy) -> None:
     printed = deployed(fleet({"max_model_len": 1_010_000}))
-    assert "max_model_len 1,010,000 is above the 262,144 tokens that the model holds" in printed
+    assert "max_model_len 1,010,000 is above the 262,144 tokens that the model supports" in printed
 
 
-def test_a_keys_file_without_a_key_is_warned_of(
+def test_a_keys_file_without_a_key_gets_a_warning(
     deployed: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = tmp_path / "keys"
@@ -81,7 +81,7 @@ def test_a_keys_file_with_a_wrong_line_is_refused(deployed: Deploy, tmp_path: Pa
     assert "qf-x" not in printed
 
 
-def test_a_keys_file_that_only_gateways_have_is_theirs_to_judge(
+def test_a_missing_keys_file_is_only_an_error_next_to_a_gateway(
     deployed: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tree = fleet(auth={"keys_file": str(tmp_path / "mounted-elsewhere")})
@@ -91,6 +91,8 @@ def test_a_keys_file_that_only_gateways_have_is_theirs_to_judge(
         check_fleet(FleetConfig.model_validate(tree), has_gateway=True)
 
 
-def test_what_is_right_is_not_warned_of(deployed: Deploy, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_correct_fleet_gets_no_warning(
+    deployed: Deploy, caplog: pytest.LogCaptureFixture
+) -> None:
     assert deployed(fleet({"max_model_len": 262_144}, auth={"keys": [hash_of("a")]})) == ""
     assert caplog.text == ""

@@ -25,14 +25,14 @@ def served(source: str, **settings: Any) -> ModelConfig:
 
 
 @pytest.mark.parametrize("accelerator", ["H100", "H200", "B200", MI300X])
-def test_a_known_model_without_a_layout_gets_the_planners_for_one_server(accelerator: str) -> None:
+def test_a_known_model_without_a_layout_gets_the_planned_one(accelerator: str) -> None:
     model = served(FP8_480B, accelerator=accelerator)
     assert model.layout is not None
     assert model.layout.name == "TP8+EP8"
     assert model.max_model_len == 262_144
 
 
-def test_each_pool_gets_a_layout_and_all_the_context_of_the_smallest() -> None:
+def test_each_pool_gets_a_layout_and_the_smallest_context() -> None:
     pools = [{"name": "a", "accelerator": "H100"}, {"name": "b", "accelerator": MI300X}]
     model = served(FP8_480B, pools=pools)
     assert [pool.layout.name for pool in model.pools if pool.layout] == ["TP8+EP8", "TP8+EP8"]
@@ -59,7 +59,7 @@ def test_a_model_gets_the_settings_of_a_written_plan(
     }
 
 
-def test_what_the_operator_sets_goes_over_the_plans_settings() -> None:
+def test_the_operators_settings_override_the_plan() -> None:
     own = {"env": {"VLLM_ROCM_USE_AITER": "0", "A": "b"}, "engine_args": {"max_num_seqs": 7}}
     model = served(FP8_480B, accelerator=MI300X, **own)
     assert model.env == own["env"]
@@ -67,7 +67,7 @@ def test_what_the_operator_sets_goes_over_the_plans_settings() -> None:
     assert model.engine_args["max_num_batched_tokens"] == 8192
 
 
-def test_each_pool_gets_the_settings_of_its_gpus_under_the_operators() -> None:
+def test_pool_settings_follow_its_gpus_and_the_operator_overrides_them() -> None:
     pools = [
         {"name": "a", "accelerator": "H100", "engine_args": {"max_num_seqs": 7}},
         {"name": "b", "accelerator": MI300X, "env": {"B": "pool"}},
@@ -83,13 +83,13 @@ def test_each_pool_gets_the_settings_of_its_gpus_under_the_operators() -> None:
     assert (model.env, model.engine_args) == tuple(shared.values())
 
 
-def test_a_fleet_that_is_completed_twice_stays_the_same() -> None:
+def test_completing_a_fleet_twice_changes_nothing() -> None:
     tree = {"models": [{"id": "coder", "source": FP8_480B, "accelerator": MI300X}]}
     once = completed(FleetConfig.model_validate(tree))
     assert completed(once) == once
 
 
-def test_a_layout_of_the_operators_is_kept_with_the_context_that_fits_it() -> None:
+def test_the_operators_layout_is_kept_with_the_context_that_fits() -> None:
     model = served(BF16_30B, accelerator="H100", layout={"tensor_parallel_size": 1})
     assert model.layout is not None
     assert (model.layout.name, model.max_model_len) == ("TP1", 113_696)
@@ -99,8 +99,8 @@ def test_a_layout_of_the_operators_is_kept_with_the_context_that_fits_it() -> No
     assert shorter.max_model_len == 200
 
 
-def test_a_layout_need_not_hold_a_request_of_a_load_that_nobody_asked_for() -> None:
-    """By this share of its memory one H100 is left with fewer tokens than the usual 8,704."""
+def test_the_operators_layout_need_not_hold_the_assumed_load() -> None:
+    """With this memory share, one H100 holds fewer tokens than the default 8,704."""
     tight = {"layout": {}, "engine_args": {"gpu_memory_utilization": 0.774}}
     model = served(BF16_30B, accelerator="H100", **tight)
     assert model.max_model_len is not None
@@ -120,7 +120,7 @@ def test_a_layout_need_not_hold_a_request_of_a_load_that_nobody_asked_for() -> N
         (FP8_480B, {"layout": {"tensor_parallel_size": 16, "nodes": 2}}, "nodes"),
     ],
 )
-def test_what_no_engine_could_load_is_refused_by_its_rule(
+def test_a_layout_that_cannot_load_is_refused_by_its_rule(
     source: str, settings: dict[str, Any], rule: str
 ) -> None:
     with pytest.raises(NoLayoutFits) as caught:
@@ -161,16 +161,14 @@ def test_a_context_beyond_the_model_is_refused() -> None:
         ),
     ],
 )
-def test_who_has_a_configuration_is_answered_in_its_keys(
-    settings: dict[str, Any], words: str
-) -> None:
+def test_errors_name_configuration_keys(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(PlanError) as caught:
         served(**{"source": FP8_480B, "accelerator": "H200", **settings})
     assert words in str(caught.value)
     assert "--" not in str(caught.value)
 
 
-def test_fp8_kv_and_the_share_of_memory_count() -> None:
+def test_fp8_kv_and_the_memory_share_are_used() -> None:
     layout = {"tensor_parallel_size": 1}
     roomy = {"kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.95}
     model = served(BF16_30B, accelerator="H100", layout=layout, engine_args=roomy)
@@ -188,20 +186,20 @@ def test_fp8_kv_and_the_share_of_memory_count() -> None:
         (FP8_480B, {"accelerator": "H100", "engine": "scripted"}),
     ],
 )
-def test_what_the_planner_does_not_know_is_left_alone(
+def test_models_that_the_planner_does_not_know_are_unchanged(
     source: str, settings: dict[str, Any]
 ) -> None:
     assert served(source, **settings).layout is None
 
 
-def test_a_directory_is_planned_by_its_own_config(tmp_path: Path) -> None:
+def test_a_directory_is_planned_from_its_config_json(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert served(str(tmp_path), accelerator="H100").layout is not None
-    with pytest.raises(NoLayoutFits, match="4 attention heads do not divide over TP3"):
+    with pytest.raises(NoLayoutFits, match="4 attention heads do not divide evenly over TP3"):
         served(str(tmp_path), accelerator="H100", layout={"tensor_parallel_size": 3})
 
 
-def test_a_directory_that_contradicts_its_name_is_refused_before_it_is_loaded(
+def test_a_directory_that_contradicts_its_name_is_refused(
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "Qwen3-Coder-480B-A35B-Instruct-FP8"

@@ -10,7 +10,7 @@ from qwenfleet.cluster.planner.rules import judge_nodes
 
 
 @given(st.integers(1, 4), st.integers(1, 16), st.booleans())
-def test_every_layout_offered_fits_its_nodes_and_only_as_many_as_it_needs(
+def test_every_layout_fits_its_nodes_and_uses_no_extra_ones(
     nodes: int, node: int, with_pipeline: bool
 ) -> None:
     there = Machines(H100, nodes, node)

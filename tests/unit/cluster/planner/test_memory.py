@@ -1,8 +1,8 @@
-"""Memory of one GPU, against a table that was worked out by hand from the same shapes.
+"""Memory of one GPU, compared with a table that was computed by hand from the same shapes.
 
-The table's origin: weights of Qwen's config.json split by vLLM's rules, GiB that torch sees of each
-accelerator, 0.9 of them usable, 4 GiB reserved, bfloat16 KV. It was checked against nothing but one
-figure: SGLang's published 131,072 tokens on 8 x H100 fit well within its 374 thousand.
+The table uses weights from Qwen's config.json split by vLLM's rules, the GiB that torch sees on
+each accelerator, 0.9 of them usable, 4 GiB reserved, and bfloat16 KV. It was checked against only
+one figure: SGLang's published 131,072 tokens on 8 x H100 fit well within its 374 thousand.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BF16_30B = find_model("qwen3-coder-30b").geometry
 
 
 @pytest.mark.parametrize(("model", "layout", "weights_gib", "thousands"), ROWS)
-def test_the_table_is_reproduced(
+def test_memory_matches_the_table(
     model: str, layout: str, weights_gib: float, thousands: tuple[int, ...]
 ) -> None:
     geometry = find_model(model).geometry
@@ -63,10 +63,10 @@ def test_the_table_is_reproduced(
 
 
 @pytest.mark.parametrize(("name", "thousands"), [("H100", 842), ("H200", 2033), ("MI300X", 3054)])
-def test_the_tables_row_of_the_30b_over_two_gpus_is_reproduced_within_a_percent(
+def test_the_30b_over_two_gpus_matches_the_table_within_a_percent(
     name: str, thousands: int
 ) -> None:
-    """It counts 0.3 GiB more of weights than vLLM's split gives (half of one embedding)."""
+    """The table counts 0.3 GiB more weights than vLLM's split gives (half of one embedding)."""
     memory = gpu_memory(BF16_30B, Layout.parse("TP2"), find_accelerator(name))
     assert thousands < memory.kv_tokens / 1000 < thousands * 1.01
 
@@ -78,7 +78,7 @@ def test_fp8_kv_doubles_the_tokens() -> None:
     assert half == pytest.approx(2 * full, abs=32)
 
 
-def test_beyond_the_kv_heads_ranks_hold_copies_so_tokens_do_not_grow_with_tp() -> None:
+def test_tp_beyond_the_kv_heads_adds_no_tokens() -> None:
     per_token = [
         gpu_memory(BF16_30B, Layout.parse(f"TP{tp}"), find_accelerator("H200")).kv_bytes_per_token
         for tp in (1, 2, 4, 8)
@@ -93,7 +93,7 @@ def test_a_dense_model_is_split_over_tp_alone() -> None:
     assert one / 2 < two < 0.51 * one
 
 
-def test_a_tied_head_is_held_twice_when_it_is_on_another_stage() -> None:
+def test_a_tied_head_is_stored_twice_across_pipeline_stages() -> None:
     tied = replace(BF16_30B, tie_word_embeddings=True)
     assert stage_weight_bytes(tied, Layout(), 0) == tied.weight_bytes
     halves = [stage_weight_bytes(tied, Layout.parse("PP2"), stage) for stage in (0, 1)]
@@ -104,24 +104,24 @@ def test_a_tied_head_is_held_twice_when_it_is_on_another_stage() -> None:
     ("layers", "stages", "split"),
     [(62, 2, [31, 31]), (62, 4, [15, 16, 16, 15]), (62, 3, [21, 21, 20]), (7, 2, [4, 3])],
 )
-def test_layers_are_dealt_out_as_vllm_does(layers: int, stages: int, split: list[int]) -> None:
+def test_layers_are_split_as_in_vllm(layers: int, stages: int, split: list[int]) -> None:
     assert pipeline_layers(layers, stages) == split
 
 
-def test_the_published_models_activations_are_within_the_reserve() -> None:
+def test_activations_of_published_models_fit_in_the_reserve() -> None:
     for layout in PARALLEL:
         for geometry in (BF16_480B, BF16_30B):
             assert 0 < activation_bytes(geometry, layout) < 4 * GIB
 
 
-def test_a_gpus_memory_adds_up_to_what_a_program_sees() -> None:
+def test_the_parts_of_a_gpus_memory_add_up() -> None:
     memory = gpu_memory(FP8_480B, Layout.parse("TP8+EP8"), find_accelerator("H200"))
     parts = memory.weight_bytes + memory.reserve_bytes + memory.kv_bytes + memory.free_bytes
     assert parts == memory.total_bytes
     assert memory.reserve_bytes == 4 * GIB
 
 
-def test_sequences_take_whole_blocks() -> None:
+def test_sequences_use_whole_blocks() -> None:
     memory = gpu_memory(BF16_30B, Layout(), find_accelerator("H100"))
     assert memory.sequences(memory.kv_tokens) == 1
     assert memory.sequences(memory.kv_tokens + 1) == 0
@@ -162,9 +162,7 @@ def test_more_memory_never_holds_fewer_tokens(
 
 
 @given(st.integers(0, 100_000), st.integers(1, 100_000))
-def test_the_sequence_limit_is_what_is_held_or_asked_for_up_to_a_power_of_two(
-    held: int, wanted: int
-) -> None:
+def test_the_sequence_limit_rounds_up_to_a_power_of_two(held: int, wanted: int) -> None:
     limit = sequence_limit(held, wanted)
     most = max(held, wanted)
     assert limit.bit_count() == 1

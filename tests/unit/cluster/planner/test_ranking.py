@@ -1,4 +1,4 @@
-"""How candidates are ordered, with speeds that the tests make up."""
+"""Ranking of candidates, with speeds that the tests make up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ON_H200 = Machines(H200)
 
 
 def made_up(rate: Callable[[Layout], float], tpot_s: Callable[[Layout], float]) -> SpeedModel:
-    """Output tokens per second of one engine, and seconds per token; ranges of a factor of two."""
+    """Build a speed model from one engine's output rate and seconds per token; spread 2."""
 
     def model(request: PlanRequest, layout: Layout, concurrency: int) -> PredictedSpeed:
         return PredictedSpeed(
@@ -35,9 +35,9 @@ def made_up(rate: Callable[[Layout], float], tpot_s: Callable[[Layout], float]) 
     return model
 
 
-def by_name(favourite: str, factor: float) -> SpeedModel:
+def by_name(favorite: str, factor: float) -> SpeedModel:
     def is_it(layout: Layout) -> bool:
-        return layout.name == favourite
+        return layout.name == favorite
 
     return made_up(
         lambda layout: 1000 * (factor if is_it(layout) else 1),
@@ -46,43 +46,43 @@ def by_name(favourite: str, factor: float) -> SpeedModel:
 
 
 @pytest.mark.parametrize("goal", [Goal.THROUGHPUT, Goal.LATENCY])
-def test_the_layout_that_is_predicted_best_by_the_goal_is_chosen(goal: Goal) -> None:
+def test_the_layout_with_the_best_prediction_for_the_goal_is_chosen(goal: Goal) -> None:
     found = plan(PlanRequest(FP8_480B, ON_H200, goal=goal), by_name("TP2xDP4+EP8", 2.0))
     assert found.choice.layout.name == "TP2xDP4+EP8"
-    assert "by prediction" in found.reason
+    assert "(predicted)" in found.reason
 
 
 def test_predictions_within_five_percent_are_decided_by_the_kv_cache() -> None:
     found = plan(PlanRequest(FP8_480B, ON_H200), by_name("TP2xDP4+EP8", 1.04))
     assert found.choice.layout.name == "TP8+EP8"
-    assert "as good within 5%" in found.reason
-    assert "2,218,592 tokens of KV cache against" in found.reason
+    assert "is within 5% of the choice, which has more KV cache: " in found.reason
+    assert "2,218,592 tokens instead of" in found.reason
 
 
 @pytest.mark.parametrize("factor", [1.04, 1.0515])
-def test_what_is_within_the_tie_is_not_said_to_look_better(factor: float) -> None:
+def test_a_layout_within_the_tie_is_not_reported_as_better(factor: float) -> None:
     request = PlanRequest(FP8_480B, ON_H200, goal=Goal.LATENCY)
     found = plan(request, by_name("TP2xDP4+EP8", factor))
     assert found.choice.layout.name == "TP8+EP8"
     assert "looks better" not in found.reason
 
 
-def test_what_is_faster_and_does_not_hold_the_context_is_named_and_not_chosen() -> None:
+def test_a_faster_layout_with_less_context_is_mentioned_not_chosen() -> None:
     found = plan(PlanRequest(FP8_480B, ON_H200), by_name("DP8+EP8", 3.0))
     assert found.choice.layout.name == "TP8+EP8"
     assert (
-        "By throughput alone DP8+EP8 looks better, but it holds a sequence of 229,504 tokens only, "
-        "not 262,144." in found.reason
+        "By throughput alone, DP8+EP8 looks better, but it holds only 229,504 of the 262,144 "
+        "tokens of context." in found.reason
     )
 
 
-def test_what_is_faster_and_not_recommended_is_named_and_not_chosen() -> None:
+def test_a_faster_discouraged_layout_is_mentioned_not_chosen() -> None:
     found = plan(PlanRequest(FP8_480B, ON_H200), by_name("TP8", 3.0))
     assert found.choice.layout.name == "TP8+EP8"
-    assert "but it loads and is not recommended (rule blocks)" in found.reason
+    assert "but it loads but is not recommended (rule blocks)" in found.reason
 
 
-def test_more_engines_of_a_smaller_layout_count_together() -> None:
+def test_engines_of_a_smaller_layout_add_up() -> None:
     request = PlanRequest(FP8_480B, Machines(MI300X))
     found = plan(request, made_up(lambda layout: 1000, lambda layout: 0.04))
     assert (found.choice.layout.num_gpus, found.choice.engines) == (4, 2)
@@ -100,26 +100,24 @@ def test_more_engines_of_a_smaller_layout_count_together() -> None:
         (Slo(ttft_s=0.1, tpot_s=0.1), SloVerdict.MISSED),
     ],
 )
-def test_a_promise_is_kept_when_the_slow_end_of_the_range_keeps_it(
-    slo: Slo, verdict: SloVerdict
-) -> None:
+def test_an_slo_is_met_if_the_slow_end_of_the_range_meets_it(slo: Slo, verdict: SloVerdict) -> None:
     found = plan(PlanRequest(FP8_480B, ON_H200, slo=slo), by_name("", 1.0))
     assert {one.slo for one in found.candidates} == {verdict}
-    is_told = any("No layout keeps" in text for text in found.warnings)
-    assert is_told is (verdict is SloVerdict.MISSED)
+    has_warning = any("No layout is predicted to meet" in text for text in found.warnings)
+    assert has_warning is (verdict is SloVerdict.MISSED)
 
 
-def test_what_keeps_the_promise_comes_before_what_is_faster() -> None:
+def test_meeting_the_slo_ranks_before_speed() -> None:
     def slow(layout: Layout) -> float:
         return 0.02 if layout.name == "TP4xDP2+EP8" else 0.2
 
     speeds = made_up(lambda layout: 100 if layout.name == "TP4xDP2+EP8" else 1000, slow)
     found = plan(PlanRequest(FP8_480B, ON_H200, slo=Slo(tpot_s=0.05)), speeds)
     assert found.choice.layout.name == "TP4xDP2+EP8"
-    assert "by prediction the choice keeps tpot=50ms, and TP8+EP8 misses it" in found.reason
+    assert "the choice is predicted to meet tpot=50ms, and TP8+EP8 to miss it" in found.reason
 
 
-def test_the_least_cost_takes_more_engines_only_to_keep_the_promise() -> None:
+def test_the_cost_goal_adds_engines_only_to_meet_the_slo() -> None:
     def per_token(layout: Layout) -> float:
         return 0.02
 

@@ -23,7 +23,7 @@ HERE = Machines(H200)
         ("tpot=50ms, ttft=800ms", Slo(0.8, 0.05)),
     ],
 )
-def test_an_slo_is_read(text: str, slo: Slo) -> None:
+def test_an_slo_is_parsed(text: str, slo: Slo) -> None:
     assert parse_slo(text) == slo
     assert parse_slo(slo.name) == slo
 
@@ -31,15 +31,15 @@ def test_an_slo_is_read(text: str, slo: Slo) -> None:
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("", "'' is no part"),
-        ("2s", "'2s' is no part"),
-        ("ttft=2", "'ttft=2' is no part"),
-        ("ttft=-2s", "is no part"),
-        ("ttft=2s,", "'' is no part"),
-        ("latency=2s", "'latency=2s' is no part"),
-        ("ttft=2s,ttft=3s", "names ttft twice"),
+        ("", "'' is not part"),
+        ("2s", "'2s' is not part"),
+        ("ttft=2", "'ttft=2' is not part"),
+        ("ttft=-2s", "is not part"),
+        ("ttft=2s,", "'' is not part"),
+        ("latency=2s", "'latency=2s' is not part"),
+        ("ttft=2s,ttft=3s", "sets ttft twice"),
         ("tpot=0ms", "tpot is 0ms"),
-        ("ttft=nans", "is no part"),
+        ("ttft=nans", "is not part"),
     ],
 )
 def test_a_malformed_slo_is_refused(text: str, reported: str) -> None:
@@ -49,14 +49,14 @@ def test_a_malformed_slo_is_refused(text: str, reported: str) -> None:
 
 @pytest.mark.parametrize("field", ["concurrency", "prompt_tokens", "output_tokens"])
 @pytest.mark.parametrize("value", [0, -3])
-def test_a_load_of_nothing_is_refused_by_its_quantity(field: str, value: int) -> None:
+def test_a_load_below_1_is_refused_by_its_quantity(field: str, value: int) -> None:
     with pytest.raises(WrongQuantity, match=f" is {value}. Give a number of 1 or more") as caught:
         FleetLoad(**{field: value})
     assert (caught.value.quantity, caught.value.value) == (Quantity[field.upper()], value)
 
 
 @pytest.mark.parametrize("tokens", [0, -1])
-def test_a_context_of_nothing_is_refused(tokens: int) -> None:
+def test_a_context_below_1_is_refused(tokens: int) -> None:
     with pytest.raises(WrongQuantity, match=f"the context is {tokens}"):
         PlanRequest(CODER, HERE, context_tokens=tokens)
 
@@ -87,9 +87,9 @@ def test_requests_longer_than_the_context_are_refused() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
-def test_a_share_of_memory_that_cannot_be_is_refused(share: float) -> None:
+def test_an_impossible_memory_share_is_refused(share: float) -> None:
     with pytest.raises(PlanError, match="share of memory"):
-        PlanRequest(CODER, HERE, utilisation=share)
+        PlanRequest(CODER, HERE, utilization=share)
 
 
 def test_a_request_longer_than_the_models_own_context_is_refused() -> None:
@@ -98,13 +98,13 @@ def test_a_request_longer_than_the_models_own_context_is_refused() -> None:
 
 
 @pytest.mark.parametrize("context", [1, 2, 100, 4096, 8704, 262_144])
-def test_the_usual_load_is_shorter_where_the_context_is(context: int) -> None:
+def test_the_default_load_is_shortened_to_the_context(context: int) -> None:
     load = FleetLoad.within(context)
     assert load.sequence_tokens <= max(2, context)
     assert (load == FleetLoad()) is (context >= 8704)
 
 
-def test_without_a_context_an_engine_must_hold_a_request() -> None:
+def test_an_engine_must_hold_a_request_if_no_context_is_set() -> None:
     request = PlanRequest(CODER, HERE, load=FleetLoad(prompt_tokens=100_000))
     assert request.least_context_tokens == 100_512
     assert PlanRequest(CODER, HERE, load=FleetLoad(prompt_tokens=1)).least_context_tokens == 8192

@@ -32,9 +32,9 @@ def planned(model: str, accelerator: str, nodes: int = 1, node: int = 8, **more:
 RECIPES = "vllm-project/recipes Qwen3-Coder-480B-A35B-Instruct.yaml, 2026-04-17"
 README = "QwenLM/Qwen3-Coder README"
 COOKBOOK = "SGLang cookbook, Qwen3-Coder"
-"""For FP8 480B it says tp8 ep2: the nearest that vLLM has is TP8+EP8. Its 8,192 tokens are what was
-tried there, no limit of memory. GB200 is no accelerator of the catalog. `--page-size 32` and
-`--moe-runner-backend` are SGLang's own and no part of a layout."""
+"""For FP8 480B it uses tp8 ep2; vLLM's closest layout is TP8+EP8. Its 8,192 tokens are what was
+tried there, not a memory limit. GB200 is not in the catalog. `--page-size 32` and
+`--moe-runner-backend` are SGLang options that do not affect the layout."""
 SGLANG_H100 = "SGLang on 8 x H100, 2026-09-15"
 PUBLISHED = [
     ("qwen3-coder-480b", "H200", 8, "TP8+EP8", 32_000, RECIPES),
@@ -66,7 +66,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("model", "accelerator", "gpus", "layout", "context", "source"), PUBLISHED)
-def test_what_others_publish_that_they_run_is_legal_and_fits(
+def test_published_deployments_are_legal_and_fit(
     model: str, accelerator: str, gpus: int, layout: str, context: int, source: str
 ) -> None:
     found = planned(
@@ -78,28 +78,28 @@ def test_what_others_publish_that_they_run_is_legal_and_fits(
         load=FleetLoad(prompt_tokens=1024),
     )
     assert found.choice.layout.name == layout, source
-    assert not found.choice.judgement.is_discouraged
+    assert not found.choice.judgment.is_discouraged
 
 
-def test_the_recipes_nvfp4_row_fits_a_server_of_b200_with_an_fp8_kv_cache() -> None:
-    """RECIPES: `--kv-cache-dtype fp8`, 288 GB at least, and no layout, so the planner chooses."""
+def test_the_nvfp4_recipe_fits_a_b200_server_with_an_fp8_kv_cache() -> None:
+    """RECIPES: `--kv-cache-dtype fp8`, at least 288 GB, without a layout: the planner chooses."""
     found = planned("nvidia/Qwen3-Coder-480B-A35B-Instruct-NVFP4", "B200", kv_dtype=KVDtype.FP8)
     weights = found.choice.num_gpus * found.choice.memory.weight_bytes
     assert found.choice.max_model_len == 262_144
     assert weights < 288e9
-    assert not found.choice.judgement.is_discouraged
+    assert not found.choice.judgment.is_discouraged
     assert any("config.json was not seen" in text for text in found.warnings)
 
 
 @pytest.mark.parametrize("layout", ["TP8", "DP8"])
-def test_sglangs_nvfp4_row_fits_b200_without_its_number_of_attention_ranks(layout: str) -> None:
-    """COOKBOOK: tp8 ep1 `--enable-dp-attention`, which the page gives no number of ranks for: one
-    rank is TP8, and eight are DP8, where vLLM splits experts over all ranks too."""
+def test_sglangs_nvfp4_layout_fits_b200_with_1_or_8_attention_ranks(layout: str) -> None:
+    """COOKBOOK: tp8 ep1 `--enable-dp-attention` without a number of ranks. One rank is TP8; eight
+    are DP8, in which vLLM also splits experts over all ranks."""
     found = planned("qwen3-coder-480b-nvfp4", "B200", layout=Layout.parse(layout))
     assert found.choice.layout.name == layout
 
 
-def test_sglangs_tp8_with_ep2_cannot_be_and_is_answered_with_what_vllm_makes() -> None:
+def test_sglangs_tp8_ep2_is_refused_with_vllms_equivalent() -> None:
     """COOKBOOK: FP8 480B on MI300X, MI325X, MI355X, B200 and GB200. vLLM has no EP within TP."""
     with pytest.raises(ValueError, match=r"vLLM makes TP x DP = 8 of them\. Write TP8\+EP8$"):
         Layout.parse("TP8+EP2")
@@ -107,9 +107,9 @@ def test_sglangs_tp8_with_ep2_cannot_be_and_is_answered_with_what_vllm_makes() -
 
 @pytest.mark.parametrize("accelerator", ["MI300X", "MI325X", "MI355X"])
 def test_nvfp4_on_amd_is_refused_with_what_works(accelerator: str) -> None:
-    with pytest.raises(NoLayoutFits, match=r"\(rule quantisation\)\. What works: TP8") as caught:
+    with pytest.raises(NoLayoutFits, match=r"\(rule quantization\)\. What works: TP8") as caught:
         planned("qwen3-coder-480b-nvfp4", accelerator)
-    assert caught.value.rule == "quantisation"
+    assert caught.value.rule == "quantization"
 
 
 REFUSED = [
@@ -127,7 +127,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "accelerator", "nodes", "layout", "context", "rule"), REFUSED)
-def test_what_does_not_fit_is_refused_by_the_rule_that_it_breaks(
+def test_a_layout_that_does_not_fit_is_refused_by_its_rule(
     model: str, accelerator: str, nodes: int, layout: str, context: int | None, rule: str
 ) -> None:
     with pytest.raises(NoLayoutFits) as caught:
@@ -157,32 +157,32 @@ def test_bfloat16_480b_on_one_node_of_h100_is_refused_with_what_works() -> None:
     with pytest.raises(NoLayoutFits) as caught:
         planned("qwen3-coder-480b", "H100")
     reported = str(caught.value)
-    assert "weights take 1" in reported
-    assert "may use 71.3 of the 79.2 GiB of one H100 (rule memory)" in reported
+    assert "weights need 1" in reported
+    assert "may use only 71.3 of the 79.2 GiB of one H100 (rule memory)" in reported
     assert "Instruct-FP8 in TP8+EP8 on the same machines" in reported
     assert "TP8xDP2+EP16@2 on 2 x 8 x H100" in reported
     assert "TP8+EP8 on 8 x H200" in reported
 
 
-def test_a_context_that_one_gpu_cannot_hold_is_refused_with_the_one_that_it_can() -> None:
+def test_a_context_too_long_for_one_gpu_is_refused_with_one_that_fits() -> None:
     with pytest.raises(NoLayoutFits, match=r"a context of 113,696 tokens in TP1") as caught:
         planned("qwen3-coder-30b", "H100", 1, 1, context_tokens=262_144)
     assert caught.value.changes[0] == Alternative(Quantity.CONTEXT, 113_696, "TP1", "1 x H100")
 
 
-def test_a_refused_layout_is_answered_with_the_best_on_the_same_machines() -> None:
+def test_a_refused_layout_suggests_the_best_on_the_same_machines() -> None:
     with pytest.raises(NoLayoutFits, match=r"What works: TP8\+EP8 on the same machines"):
         planned("qwen3-coder-480b-fp8", "H100", layout=Layout.parse("DP8+EP8"))
 
 
-def test_a_model_that_nothing_holds_says_so() -> None:
+def test_a_model_that_no_machine_holds_is_reported() -> None:
     geometry = replace(CATALOG[0].geometry, num_layers=5000)
     huge = replace(CATALOG[0], name="/models/huge", geometry=geometry)
     with pytest.raises(NoLayoutFits, match="No machine that the planner knows holds it"):
         plan(PlanRequest(huge, Machines(find_accelerator("H100"))))
 
 
-def test_without_a_context_the_models_own_is_preferred_and_less_is_taken_and_told() -> None:
+def test_without_a_context_less_than_the_models_own_is_used_with_a_warning() -> None:
     one = planned("qwen3-coder-30b", "H100", 1, 1)
     assert one.choice.max_model_len == 113_696
     assert any("113,696 tokens of the model's 262,144" in text for text in one.warnings)
@@ -203,7 +203,7 @@ def test_fp8_kv_holds_a_context_that_bfloat16_does_not() -> None:
     assert found.choice.layout.name == "TP1"
 
 
-def test_pipeline_stages_are_offered_only_when_nothing_else_fits() -> None:
+def test_pipeline_parallelism_is_used_only_if_nothing_else_fits() -> None:
     usual = planned("qwen3-coder-480b-fp8", "H100")
     assert all(one.layout.pipeline_parallel_size == 1 for one in usual.candidates)
     odd = planned("qwen3-coder-480b-fp8", "H100", 1, 7)
@@ -211,7 +211,7 @@ def test_pipeline_stages_are_offered_only_when_nothing_else_fits() -> None:
     assert any("stages wait" in text for text in odd.warnings)
 
 
-def test_the_least_cost_is_the_fewest_gpus_that_carry_the_load() -> None:
+def test_the_cost_goal_uses_the_fewest_gpus_that_carry_the_load() -> None:
     small = FleetLoad(concurrency=4)
     found = planned("qwen3-coder-30b-fp8", "H100", goal=Goal.COST, load=small)
     assert (found.choice.layout.name, found.choice.num_gpus) == ("TP1", 1)
@@ -219,13 +219,13 @@ def test_the_least_cost_is_the_fewest_gpus_that_carry_the_load() -> None:
     assert more.choice.num_gpus > 1
 
 
-def test_a_load_beyond_the_kv_cache_is_told() -> None:
+def test_a_load_beyond_the_kv_cache_gets_a_warning() -> None:
     found = planned("qwen3-coder-480b-fp8", "H100", load=FleetLoad(concurrency=1000))
     assert found.choice.concurrency < 1000
-    assert any("others wait" in text for text in found.warnings)
+    assert any("1,000 wait" in text for text in found.warnings)
 
 
-def test_no_engine_is_planned_to_run_more_requests_than_it_is_told_to() -> None:
+def test_no_engine_is_planned_above_its_sequence_limit() -> None:
     short = FleetLoad(concurrency=100_000, prompt_tokens=100, output_tokens=100)
     found = planned("qwen3-coder-30b-fp8", "MI355X", load=short)
     for one in found.candidates:
@@ -233,12 +233,12 @@ def test_no_engine_is_planned_to_run_more_requests_than_it_is_told_to() -> None:
     assert any("at most 1,024 on each" in text for text in found.warnings)
 
 
-def test_amds_weak_figures_are_told() -> None:
+def test_amds_weak_sources_get_a_warning() -> None:
     assert any("weak source" in text for text in planned("qwen3-coder-480b-fp8", "MI300X").warnings)
     assert planned("qwen3-coder-480b-fp8", "H200").warnings == ()
 
 
-def test_what_an_a100_may_not_do_is_told() -> None:
+def test_limits_of_the_a100_get_warnings() -> None:
     reported = planned("qwen3-coder-480b-fp8", "A100", kv_dtype=KVDtype.FP8).warnings
     for part in ("card of 40 GB", "FP8 KV cache", "Marlin"):
         assert any(part in text for text in reported)
@@ -272,7 +272,7 @@ def test_no_candidate_exceeds_memory_or_machines_or_splits_a_tensor_parallel_gro
 
 
 @given(requests, st.floats(1, 3))
-def test_more_memory_never_makes_what_fits_unfit(request: PlanRequest, factor: float) -> None:
+def test_more_memory_never_removes_a_layout(request: PlanRequest, factor: float) -> None:
     accelerator = request.machines.accelerator
     larger = replace(accelerator, memory_gib=accelerator.memory_gib * factor)
     before = {one.layout for one in search(request)[0] if one.layout.pipeline_parallel_size == 1}
@@ -282,7 +282,7 @@ def test_more_memory_never_makes_what_fits_unfit(request: PlanRequest, factor: f
 
 @settings(max_examples=30)
 @given(requests)
-def test_every_request_gets_a_plan_or_a_rule_with_a_way_out(request: PlanRequest) -> None:
+def test_every_request_gets_a_plan_or_a_rule_with_alternatives(request: PlanRequest) -> None:
     if search(request)[0]:
         found = plan(request)
         assert found.choice.layout.name in found.reason

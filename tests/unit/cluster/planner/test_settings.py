@@ -23,13 +23,13 @@ def test_the_calibration_needs_no_model(capsys):
     assert "Left out:" in printed
 
 
-def test_the_calibration_is_had_as_json(capsys):
+def test_the_calibration_can_be_written_as_json(capsys):
     assert len(json.loads(plan(capsys, "--calibration", "--output", "json"))["points"]) == 49
 
 
 def test_a_plan_without_a_model_is_refused(capsys):
     assert cli.main(["plan", "--accelerator", "H100"]) == 1
-    assert capsys.readouterr().err == "qwenfleet: no model is named. Give --model.\n"
+    assert capsys.readouterr().err == "qwenfleet: no model is given. Set --model.\n"
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,7 @@ def test_a_planned_fleet_has_the_settings_of_its_gpus(capsys, accelerator, env):
     ("accelerator", "layout", "limit"),
     [("H100", "TP8+EP8", 64), ("H200", "DP8+EP8", 32), ("H200", "TP4xDP2+EP8", 128)],
 )
-def test_the_sequence_limit_that_is_written_is_the_one_that_is_printed(
-    capsys, accelerator, layout, limit
-):
+def test_the_written_sequence_limit_is_the_printed_one(capsys, accelerator, layout, limit):
     options = ("--model", CODER, "--accelerator", accelerator, "--layout", layout)
     printed = plan(capsys, *options)
     written = yaml.safe_load(plan(capsys, *options, "--output", "fleet.yaml"))
@@ -61,12 +59,12 @@ def test_the_sequence_limit_that_is_written_is_the_one_that_is_printed(
     assert limit // 2 < at_once / ranks <= limit
 
 
-def test_what_to_know_of_the_settings_is_printed(capsys):
+def test_notes_on_the_settings_are_printed(capsys):
     printed = plan(capsys, "--model", CODER, "--accelerator", "MI300X")
     assert "AITER is off by default" in printed
 
 
-def test_arguments_for_vllm_have_the_parser(capsys):
+def test_vllm_arguments_include_the_tool_parser(capsys):
     printed = plan(capsys, "--model", CODER, "--accelerator", "H200", "--output", "vllm-args")
     assert "--tool-call-parser qwen3_coder" in printed
     assert "--max-num-batched-tokens 8192" in printed
@@ -76,13 +74,13 @@ def fleet(**model):
     return FleetConfig.model_validate({"models": [{"id": "coder", "source": CODER, **model}]})
 
 
-def test_a_fleet_that_sells_more_context_than_the_model_has_is_refused():
+def test_a_fleet_with_more_context_than_the_model_is_refused():
     with pytest.raises(PlanError, match="no long-context method"):
         check_config(fleet(max_model_len=1_010_000))
     check_config(fleet(max_model_len=262_144))
     check_config(fleet())
 
 
-def test_a_directorys_own_files_may_know_better():
+def test_a_model_directory_is_not_checked():
     check_config(fleet(max_model_len=1_010_000, source="/models/qwen3-coder-480b-fp8"))
     check_config(FleetConfig())

@@ -26,7 +26,7 @@ def planned(slo: Slo, layout: str = "TP8+EP8") -> tuple[Candidate, PlanRequest]:
 
 
 @pytest.mark.parametrize("layout", ["TP8+EP8", "DP8+EP8"])
-def test_contexts_reach_to_the_longest_and_fit(layout):
+def test_contexts_extend_to_the_longest_and_fit(layout):
     choice, request = planned(Slo(), layout)
     rows = by_context(choice, request)
     assert rows[-1].context_tokens == choice.max_model_len
@@ -37,17 +37,17 @@ def test_contexts_reach_to_the_longest_and_fit(layout):
     assert rows[-1].sequences >= 1
 
 
-def test_the_slo_leaves_room_for_what_it_says():
+def test_the_reported_concurrency_meets_the_slo():
     choice, request = planned(Slo(tpot_s=0.080))
     most = within_slo(choice, request)
     assert most
     shape = speed.shape_of(request, choice.layout)
     load = Workload(most, request.load.prompt_tokens, request.load.output_tokens)
     assert prediction.predict(shape, load).tpot_s.high <= 0.080
-    assert f"up to {most:,} requests" in slo_sentence(choice, request)
+    assert f"up to {most:,} concurrent requests" in slo_sentence(choice, request)
 
 
-def test_skewed_routing_leaves_room_for_more_and_fills_an_engine_faster():
+def test_skewed_routing_allows_more_requests_and_faster_steps():
     choice, request = planned(Slo(tpot_s=0.050))
     skewed = replace(request, routing=Routing.SKEWED)
     assert (within_slo(choice, skewed) or 0) > (within_slo(choice, request) or 0) > 0
@@ -58,19 +58,19 @@ def test_skewed_routing_leaves_room_for_more_and_fills_an_engine_faster():
         assert fast.tpot_s.low < slow.tpot_s.low
 
 
-def test_memory_bounds_what_the_slo_leaves():
+def test_memory_limits_the_concurrency_under_an_slo():
     choice, request = planned(Slo(tpot_s=3600))
     most = within_slo(choice, request)
     assert most
     assert most * request.load.sequence_tokens <= choice.engine_kv_tokens
 
 
-def test_without_a_promise_nothing_is_said():
+def test_without_an_slo_there_is_no_sentence():
     choice, request = planned(Slo(ttft_s=5))
     assert within_slo(choice, request) is None
     assert slo_sentence(choice, request) == ""
 
 
-def test_a_promise_that_cannot_surely_be_kept_is_called_so():
+def test_an_slo_out_of_reach_is_reported():
     choice, request = planned(Slo(tpot_s=0.0001))
     assert "not even one" in slo_sentence(choice, request)

@@ -40,18 +40,18 @@ TRUTH = {
 
 
 def invented(point):
-    """The same set-up and load, as fast as a world in which `TRUTH` holds."""
+    """Replace the measured time by the one that the parameters `TRUTH` give."""
     return replace(point, measured_ms=predicted_ms(point, TRUTH))
 
 
-def test_a_fit_to_times_of_the_model_itself_predicts_them():
+def test_a_fit_to_the_models_own_times_predicts_them():
     world = [invented(point) for point in POINTS]
     found = fit(world)
     errors = [predicted_ms(point, found) / point.measured_ms - 1 for point in world]
     assert max(map(abs, errors)) < 0.02
 
 
-def test_the_points_are_those_that_are_listed():
+def test_the_points_are_the_listed_ones():
     labels = [point.label for point in POINTS]
     assert labels[:13] == [*"ABCDEFGHIM", "N1", "N2", "N3"]
     assert {label[0] for label in labels[13:]} == set("PQRSTUV")
@@ -59,7 +59,7 @@ def test_the_points_are_those_that_are_listed():
     assert all(point.source and point.measured_ms > 0 for point in POINTS)
 
 
-def test_what_is_unusable_is_not_fitted_to():
+def test_unusable_publications_are_left_out():
     labels = {point.label for point in POINTS}
     assert not labels & {"J", "K", "L"}
     assert {"B", "C"} <= {p.label for p in POINTS if p.quantity is MeasuredTime.STEP}, (
@@ -69,13 +69,13 @@ def test_what_is_unusable_is_not_fitted_to():
     assert all(one.reason for one in LEFT_OUT)
 
 
-def test_the_fit_of_the_planner_is_that_of_exactly_these_points():
+def test_the_fit_uses_exactly_these_points():
     model = fitted()
     assert model.values == fit(POINTS)
     assert [one.point for one in model.held_out] == list(POINTS)
 
 
-def test_a_point_that_is_held_out_does_not_speak_for_itself():
+def test_a_held_out_point_does_not_affect_its_prediction():
     ordinary = list(POINTS)
     absurd = [replace(ordinary[3], measured_ms=5000.0), *ordinary[:3], *ordinary[4:]]
     before = next(one for one in hold_out(ordinary) if one.point.label == "D")
@@ -84,7 +84,7 @@ def test_a_point_that_is_held_out_does_not_speak_for_itself():
     assert after.without_series_ms == pytest.approx(before.without_series_ms, rel=1e-4)
 
 
-def test_a_series_that_is_held_out_does_not_speak_for_itself():
+def test_a_held_out_series_does_not_affect_its_predictions():
     absurd = [
         replace(point, measured_ms=point.measured_ms * (50 if point.series == "T" else 1))
         for point in POINTS
@@ -101,7 +101,7 @@ def test_time_per_token_is_predicted_within_a_fifth():
 
 
 @pytest.mark.parametrize("vendor", list(Vendor))
-def test_ranges_hold_what_they_say_of_set_ups_not_known(vendor):
+def test_ranges_cover_the_stated_share_of_unknown_setups(vendor):
     held_out = [one for one in fitted().held_out if one.point.vendor is vendor]
     series = [one.point.series for one in held_out]
     factor = fitted().spread(vendor)
@@ -113,8 +113,8 @@ def test_ranges_hold_what_they_say_of_set_ups_not_known(vendor):
     assert inside / len(set(series)) >= COVERAGE - 1e-9
 
 
-def test_a_range_of_other_set_ups_holds_most_of_one_it_never_saw():
-    """The factor comes from the others' errors only."""
+def test_ranges_from_other_setups_cover_most_of_an_unseen_one():
+    """The factor comes only from the errors of the other setups."""
     held_out = [one for one in fitted().held_out if one.point.vendor is Vendor.NVIDIA]
     inside = []
     for one in held_out:
@@ -130,7 +130,7 @@ def test_too_few_points_have_no_error():
 
 
 @pytest.mark.parametrize(("time_s", "factor"), [(2e-4, 2.0), (1e-4, 4.0), (5e-5, 1.0)])
-def test_where_the_fit_begins_hardly_matters(monkeypatch, time_s, factor):
+def test_the_starting_point_of_the_fit_hardly_matters(monkeypatch, time_s, factor):
     values = fitted().values
     monkeypatch.setattr(calibration, "START_TIME_S", time_s)
     monkeypatch.setattr(calibration, "START_FACTOR", factor)
@@ -140,7 +140,7 @@ def test_where_the_fit_begins_hardly_matters(monkeypatch, time_s, factor):
 
 
 @pytest.mark.parametrize("prompt", [UNSTATED_PROMPT_TOKENS / 2, UNSTATED_PROMPT_TOKENS * 2])
-def test_prompts_that_are_not_stated_hardly_matter(prompt):
+def test_unstated_prompt_lengths_hardly_matter(prompt):
     sweeps = [point for point in POINTS if point.series in "PQRTUV" and "/" in point.label]
     assert len(sweeps) == 36
     for point in sweeps:
@@ -150,7 +150,7 @@ def test_prompts_that_are_not_stated_hardly_matter(prompt):
         assert abs(change) < (0.25 if point.load.concurrency > 90 else 0.12)
 
 
-def test_no_parameter_is_below_what_paper_allows():
+def test_no_parameter_is_faster_than_the_data_sheet():
     for parameter, value in fitted().values.items():
         if parameter.is_time:
             assert 1e-6 < value < 1e-3
@@ -167,21 +167,21 @@ def test_a_cost_is_the_sum_of_its_parts():
     assert sum(cost.by_cause(values).values()) == pytest.approx(total)
 
 
-def test_the_constants_are_those_of_a_fit_today():
-    """Run `python -m qwenfleet.cluster.speed.calibration` when they are not."""
+def test_the_constants_match_a_new_fit():
+    """If this fails, run `python -m qwenfleet.cluster.speed.calibration`."""
     model = fitted()
     assert dict(VALUES) == pytest.approx(dict(model.values), rel=1e-4)
     assert dict(SPREADS) == pytest.approx({v: model.spread(v) for v in Vendor}, rel=1e-4)
 
 
-def test_the_file_of_constants_is_what_the_fit_writes():
+def test_the_constants_file_is_what_the_fit_writes():
     written = Path(speed_constants.__file__).read_text()
     number = re.compile(r"\d+\.\d+(e-\d+)?")
     assert number.sub("N", written) == number.sub("N", constants(fitted()))
     assert f"{calibration.__name__}`" in written
 
 
-def test_a_plan_fits_nothing(monkeypatch):
+def test_a_plan_does_not_run_the_fit(monkeypatch):
     monkeypatch.setattr(calibration, "fit", lambda points: pytest.fail("it was fitted again"))
     layout = Layout.parse("TP8")
     predict(EngineShape(CODER_480B, H200, layout), Workload(8, 1000, 100))

@@ -9,12 +9,12 @@ SKEWS = st.floats(0, 1)
 TOKENS = st.floats(1, 4096)
 
 
-def test_one_token_touches_its_own_experts():
+def test_one_token_uses_its_own_experts():
     assert experts_touched(CODER_480B, 1) == pytest.approx(8)
 
 
 @pytest.mark.parametrize(("tokens", "distinct"), [(16, 89.6), (64, 154.0)])
-def test_uniform_routing_touches_as_many_as_published(tokens, distinct):
+def test_uniform_routing_uses_as_many_experts_as_published(tokens, distinct):
     assert experts_touched(CODER_480B, tokens) == pytest.approx(distinct, abs=0.05)
 
 
@@ -26,7 +26,7 @@ def test_skewed_routing_has_the_measured_shares(busiest, share):
     assert sum(shares[:busiest]) / 8 == pytest.approx(share)
 
 
-def test_a_model_with_other_experts_is_skewed_alike():
+def test_the_skew_scales_to_other_numbers_of_experts():
     shares = routing_shares(CODER_30B, 1.0)
     assert len(shares) == 128
     assert sum(shares) == pytest.approx(8)
@@ -34,13 +34,13 @@ def test_a_model_with_other_experts_is_skewed_alike():
 
 
 @given(TOKENS, SKEWS)
-def test_skew_never_touches_more(tokens, skew):
+def test_skew_never_uses_more_experts(tokens, skew):
     uniform = experts_touched(CODER_480B, tokens)
     assert experts_touched(CODER_480B, tokens, skew) <= uniform + 1e-9
 
 
 @given(TOKENS, st.floats(0, 100), SKEWS)
-def test_more_tokens_touch_no_fewer(tokens, more, skew):
+def test_more_tokens_never_use_fewer_experts(tokens, more, skew):
     fewer = experts_touched(CODER_30B, tokens, skew)
     assert fewer <= experts_touched(CODER_30B, tokens + more, skew) + 1e-9 <= 128 + 1e-6
 
@@ -57,6 +57,6 @@ def test_one_rank_is_its_own_busiest():
 
 
 @pytest.mark.parametrize("skew", [-0.1, 1.1])
-def test_a_skew_that_is_none_is_refused(skew):
+def test_a_skew_out_of_range_is_refused(skew):
     with pytest.raises(ValueError, match="from 0 to 1"):
         routing_shares(CODER_480B, skew)

@@ -11,8 +11,8 @@ from qwenfleet.cluster.speed.cost import Workload
 from qwenfleet.cluster.speed.measurements import FP8_480B, POINTS, TTFT_POINTS, MeasuredTime
 from qwenfleet.cluster.speed.prediction import (
     Range,
+    caveats,
     context_table,
-    doubts,
     most_sequences,
     predict,
     ttft_factors,
@@ -26,7 +26,7 @@ def shape(accelerator=H200, layout="TP8+EP8", geometry=FP8_480B):
     return EngineShape(geometry, accelerator, Layout.parse(layout))
 
 
-def test_a_speed_is_ranges_that_hold_together():
+def test_the_ranges_of_a_speed_are_consistent():
     speed = predict(shape(), LOAD)
     assert speed.tpot_s.low < speed.tpot_s.high
     request = speed.ttft_s + speed.tpot_s * 499
@@ -35,13 +35,13 @@ def test_a_speed_is_ranges_that_hold_together():
     assert speed.total_tokens_per_s.low == pytest.approx(speed.output_tokens_per_s.low * 9)
 
 
-def test_ranges_are_as_wide_as_the_vendor_was_missed():
+def test_ranges_are_as_wide_as_the_vendors_spread():
     for accelerator, vendor in [(H200, Vendor.NVIDIA), (MI300X, Vendor.AMD)]:
         tpot = predict(shape(accelerator), LOAD).tpot_s
         assert tpot.high / tpot.low == pytest.approx(fitted().spread(vendor) ** 2)
 
 
-def test_what_was_measured_lies_in_most_ranges():
+def test_most_ranges_contain_the_measurement():
     measured = [point for point in POINTS if point.quantity is MeasuredTime.TPOT]
     inside = [
         point.measured_ms / 1000 in predict(point.shape, point.load).tpot_s for point in measured
@@ -49,7 +49,7 @@ def test_what_was_measured_lies_in_most_ranges():
     assert sum(inside) >= 0.8 * len(inside)
 
 
-def test_every_measured_time_to_first_token_lies_in_its_range():
+def test_every_measured_ttft_is_in_its_range():
     low, high = ttft_factors()
     assert low < 1 < high
     for point in TTFT_POINTS:
@@ -65,7 +65,7 @@ def test_more_load_is_never_faster_for_one_stream(accelerator, concurrency, prom
     assert few.low <= many.low * (1 + 1e-9)
 
 
-def test_the_slo_bounds_the_concurrency():
+def test_the_slo_limits_the_concurrency():
     of = shape()
     most = most_sequences(of, 1000, 500, 0.060)
     assert 1 <= most < 4096
@@ -77,8 +77,8 @@ def test_an_slo_out_of_reach_has_no_concurrency():
     assert most_sequences(shape(), 1000, 500, 0.001) == 0
 
 
-def test_an_slo_of_nothing_is_refused():
-    with pytest.raises(PlanError, match="at most 0 s"):
+def test_an_slo_of_0_is_refused():
+    with pytest.raises(PlanError, match="time per token is 0 s"):
         most_sequences(shape(), 1000, 500, 0)
 
 
@@ -92,37 +92,37 @@ def test_longer_contexts_leave_room_for_fewer_sequences():
     assert len(times) == 3
 
 
-def test_a_full_engine_makes_as_many_tokens_as_its_steps_allow():
+def test_a_full_engine_generates_what_its_steps_allow():
     (row,) = context_table(shape(), lambda _: 8, (32_768,), 1000)
     assert row.tpot_s
     assert row.output_tokens_per_s
     assert row.output_tokens_per_s.low == pytest.approx(8 / row.tpot_s.high)
 
 
-def test_the_same_sequences_are_slower_the_longer_they_are():
+def test_longer_sequences_are_slower():
     rows = context_table(shape(), lambda _: 8, (1000, 10_000, 100_000, 262_144), 500)
     times = [row.tpot_s.low for row in rows if row.tpot_s]
     assert times == sorted(times)
     assert len(set(times)) == 4
 
 
-def test_a_context_shorter_than_the_answer_is_one_token_and_its_prompt():
+def test_a_context_shorter_than_the_answer_still_has_a_prompt():
     (row,) = context_table(shape(), lambda _: 8, (2,), 1000)
     assert row.tpot_s
 
 
-def test_what_was_not_measured_is_said():
-    reported = " ".join(doubts(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
+def test_caveats_name_what_was_not_measured():
+    reported = " ".join(caveats(shape(MI300X, "TP8xPP2@2"), Workload(1, 100_000, 10)))
     for words in ("AMD", "several nodes", "pipeline", "above 10,000 tokens", "first token"):
         assert words in reported
-    assert len(doubts(shape(H100), LOAD)) == 1
+    assert len(caveats(shape(H100), LOAD)) == 1
 
 
 @pytest.mark.parametrize(
     ("accelerator", "reported"), [(H200, "1 is of H200"), (MI325X, "none is of MI325X")]
 )
 def test_accelerators_with_few_measurements_are_named(accelerator, reported):
-    assert any(reported in sentence for sentence in doubts(shape(accelerator), LOAD))
+    assert any(reported in sentence for sentence in caveats(shape(accelerator), LOAD))
 
 
 def test_a_small_model_on_one_gpu_is_in_the_published_region():
@@ -138,11 +138,11 @@ def test_a_small_model_on_one_gpu_is_in_the_published_region():
         (1234, 98_765, "1,200 to 99,000 s"),
     ],
 )
-def test_a_range_is_said_with_two_digits(low, high, reported):
+def test_a_range_is_printed_with_two_digits(low, high, reported):
     assert Range(low, high).text("s") == reported
 
 
 @pytest.mark.parametrize(("low", "high"), [(2, 1), (-1, 1)])
-def test_no_range_runs_backwards(low, high):
-    with pytest.raises(ValueError, match="no range"):
+def test_an_invalid_range_is_refused(low, high):
+    with pytest.raises(ValueError, match="not a range"):
         Range(low, high)

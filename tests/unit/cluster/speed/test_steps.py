@@ -63,7 +63,7 @@ def test_data_parallel_ranks_each_read_all_of_attention():
     assert data - tensor > attention
 
 
-def test_kv_heads_bound_how_far_the_cache_is_split():
+def test_kv_heads_limit_the_split_of_the_cache():
     load = Workload(32, 30_000, 1000)
     seconds = {
         layout: decode_step(shape(layout=layout), load).by_cause(ONES)[Cause.KV_CACHE]
@@ -91,7 +91,7 @@ def test_one_gpu_has_no_links():
     assert link_seconds(shape(layout="TP1"), 64) == 0
 
 
-def test_all_reduce_moves_what_a_ring_does():
+def test_all_reduce_moves_as_much_as_a_ring():
     # 2 per layer, 2 (n - 1) / n of 64 tokens x 6144 x 2 bytes, 62 layers, 450 GB/s.
     expected = 62 * 2 * 2 * 7 / 8 * 64 * 6144 * 2 / 450e9
     assert link_seconds(shape(layout="TP8"), 64) == pytest.approx(expected)
@@ -103,7 +103,7 @@ def test_prefill_counts_linear_and_causal_attention_flops():
     assert cost.seconds(ONES) == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_prompt_alone_has_one_rank_for_its_attention():
+def test_a_prompt_alone_uses_one_rank_for_attention():
     layout = shape(layout="DP8+EP8")
     shared, alone = (prefill(layout, 8192, is_alone=a).seconds(ONES) for a in (False, True))
     assert shared * 2 < alone < shared * 8
@@ -120,7 +120,7 @@ def test_a_prompt_alone_has_one_rank_for_its_attention():
         (FP8_480B, MI300X, 2615e12),
     ],
 )
-def test_weights_are_multiplied_in_the_best_form_that_the_gpu_has(geometry, accelerator, rate):
+def test_weights_use_the_fastest_type_of_the_gpu(geometry, accelerator, rate):
     assert shape(geometry, accelerator, "TP1").flops_per_s == rate
 
 
@@ -166,7 +166,7 @@ def test_a_dense_model_reads_its_mlp():
         ({"routing_skew": 1.5}, "routing_skew is 1.5"),
     ],
 )
-def test_a_load_that_cannot_be_is_refused(wrong, reported):
+def test_an_impossible_load_is_refused(wrong, reported):
     fine = {"concurrency": 1, "prompt_tokens": 1, "output_tokens": 1}
     with pytest.raises(PlanError, match=reported):
         Workload(**{**fine, **wrong})

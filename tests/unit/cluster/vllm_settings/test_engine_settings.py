@@ -42,7 +42,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("of", ALL)
-def test_every_name_is_one_of_the_installed_vllm(of):
+def test_every_name_exists_in_the_installed_vllm(of):
     found = settings_for(of)
     arguments = set(re.findall(r"^    ([a-z0-9_]+):", installed("engine/arg_utils.py"), re.M))
     for name in found.engine_args:
@@ -52,11 +52,11 @@ def test_every_name_is_one_of_the_installed_vllm(of):
 
 
 @pytest.mark.parametrize("parser", ["qwen3_coder", "hermes"])
-def test_the_parsers_are_vllms(parser):
+def test_the_parsers_exist_in_vllm(parser):
     assert f'"{parser}": (' in installed("tool_parsers/__init__.py")
 
 
-def test_names_in_notes_are_vllms():
+def test_names_in_notes_exist_in_vllm():
     reported = " ".join(note for of in ALL for note in settings_for(of).notes)
     assert "VLLM_ROCM_USE_AITER_MOE=0" in reported
     assert '"VLLM_ROCM_USE_AITER_MOE"' in installed("envs.py")
@@ -66,7 +66,7 @@ def test_names_in_notes_are_vllms():
 
 
 @pytest.mark.parametrize("of", ALL)
-def test_a_fleet_takes_the_settings(of):
+def test_the_settings_are_valid_in_a_fleet(of):
     found = settings_for(of)
     model = ModelConfig(
         id="coder",
@@ -77,7 +77,7 @@ def test_a_fleet_takes_the_settings(of):
     assert model.engine_args == found.engine_args
 
 
-def test_amd_has_aiter_on_and_its_gaps_said():
+def test_amd_enables_aiter_and_notes_its_issues():
     found = settings_for(needs(accelerator=MI300X))
     assert found.env == {"VLLM_ROCM_USE_AITER": "1"}
     assert any("off by default" in note for note in found.notes)
@@ -95,11 +95,11 @@ def test_amd_has_aiter_on_and_its_gaps_said():
         (H200, CODER_30B, {}),
     ],
 )
-def test_deep_gemm_is_for_fp8_on_nvidia_that_multiplies_it(accelerator, geometry, env):
+def test_deep_gemm_is_set_for_fp8_on_nvidia_with_fp8_units(accelerator, geometry, env):
     assert settings_for(needs(accelerator=accelerator, geometry=geometry)).env == env
 
 
-def test_a_long_context_brings_its_method_and_what_is_doubtful():
+def test_a_long_context_sets_yarn_and_notes_its_limits():
     found = settings_for(needs(context_tokens=600_000))
     overrides = json.loads(json.dumps(found.engine_args["hf_overrides"]))
     assert overrides["rope_parameters"]["rope_theta"] == 10_000_000
@@ -109,7 +109,7 @@ def test_a_long_context_brings_its_method_and_what_is_doubtful():
         settings_for(needs(context_tokens=2_000_000))
 
 
-def test_nvfp4_guides_are_set_right():
+def test_nvfp4_notes_correct_older_guides():
     nvfp4 = replace(FP8_480B, quantization=Quantization(QuantMethod.NVFP4, (1, 16)))
     reported = settings_for(needs(geometry=nvfp4, accelerator=B200)).notes
     assert any("VLLM_USE_FLASHINFER_MOE_FP4" in note for note in reported)
@@ -124,7 +124,7 @@ def test_nvfp4_guides_are_set_right():
         ("meta-llama/Llama-3.1-8B-Instruct", None),
     ],
 )
-def test_the_parser_is_that_of_the_chat_template(name, parser):
+def test_the_parser_matches_the_chat_template(name, parser):
     assert tool_call_parser(name) == parser
 
 
@@ -135,6 +135,6 @@ def test_the_catalog_and_the_model_cards_agree_on_parsers():
         assert tool_call_parser(known.name) == defaults_for(known.name).tool_call_parser
 
 
-def test_what_vllm_does_anyway_is_not_set():
+def test_vllms_defaults_are_not_set():
     found = settings_for(needs())
     assert set(found.engine_args) == {"gpu_memory_utilization", "max_num_batched_tokens"}

@@ -32,7 +32,7 @@ def test_yarn_keeps_rope_theta_and_covers_the_context(context, factor):
 
 
 @pytest.mark.parametrize("context", [1, 32_768, NATIVE])
-def test_a_context_of_the_model_itself_needs_no_method(context):
+def test_the_models_own_context_needs_no_method(context):
     assert yarn_overrides(CODER_480B, context) == {}
     assert yarn_notes(CODER_480B, context) == []
 
@@ -42,13 +42,13 @@ def test_more_than_four_times_the_model_is_refused():
         yarn_overrides(CODER_480B, 4 * NATIVE + 1)
 
 
-def test_the_state_of_dual_chunk_attention_is_said():
+def test_notes_mention_dual_chunk_attention():
     reported = " ".join(yarn_notes(INSTRUCT_2507, 1_010_000))
     assert "no backend in vLLM since 0.11" in reported
     assert "short ones too" in reported
 
 
-def test_what_the_planner_prints_passes_its_own_check():
+def test_printed_overrides_pass_the_check():
     for context in (NATIVE, NATIVE + 1, 1_010_000):
         overrides = yarn_overrides(CODER_480B, context)
         check_long_context(CODER_480B, context, {"hf_overrides": overrides}, {})
@@ -64,14 +64,19 @@ def test_the_models_own_context_is_served_without_a_method(length):
     [
         (NATIVE + 1, {}, {}, "no long-context method"),
         (NATIVE + 1, {}, {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, "only silences"),
-        (1_010_000, {"hf_overrides": {"dual_chunk_attention_config": None}}, {}, "forget"),
+        (
+            1_010_000,
+            {"hf_overrides": {"dual_chunk_attention_config": None}},
+            {},
+            "hides that limit",
+        ),
         (
             NATIVE,
             {"hf_overrides": {"dual_chunk_attention_config": {"chunk_size": 131_072}}},
             {},
             "no backend",
         ),
-        (NATIVE, {"hf_overrides": {"rope_scaling": GOOD}}, {}, "loses rope_theta"),
+        (NATIVE, {"hf_overrides": {"rope_scaling": GOOD}}, {}, "drops rope_theta"),
         (NATIVE, {"hf_overrides": {"rope_parameters": without("rope_theta")}}, {}, "silently"),
         (
             1_048_576,
@@ -82,12 +87,12 @@ def test_the_models_own_context_is_served_without_a_method(length):
         (NATIVE + 1, {"hf_overrides": {"rope_parameters": without("factor")}}, {}, "262,144"),
     ],
 )
-def test_a_context_by_no_method_or_a_broken_one_is_refused(length, args, env, words):
+def test_a_context_without_a_working_method_is_refused(length, args, env, words):
     with pytest.raises(PlanError, match=words):
         check_long_context(CODER_480B, length, args, env)
 
 
-def test_a_model_whose_own_files_set_yarn_needs_nothing_more():
+def test_a_model_with_yarn_in_its_files_needs_nothing_more():
     stretched = replace(CODER_480B, long_context_tokens=1_048_576)
     check_long_context(stretched, 1_000_000, {}, {})
     assert yarn_overrides(stretched, 1_000_000) == {}

@@ -6,11 +6,11 @@ import pytest
 from pydantic import JsonValue
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.vllm_settings.removed import GONE_VARIABLES, gone_settings, of_config
+from qwenfleet.cluster.vllm_settings.removed import REMOVED_VARIABLES, of_config, removed_settings
 
 
 def installed(*names: str) -> str:
-    """The text of files of vLLM, which is not imported."""
+    """Read files of vLLM without importing it."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
         pytest.skip("vllm is not installed, so its names cannot be compared")
@@ -29,23 +29,23 @@ def variables() -> set[str]:
     return set(re.findall(r'"(VLLM_[A-Z0-9_]+)"', installed("envs.py")))
 
 
-@pytest.mark.parametrize("gone", GONE_VARIABLES, ids=lambda gone: gone.name)
-def test_a_variable_that_is_gone_is_not_read_by_vllm(gone, variables, arguments):
+@pytest.mark.parametrize("setting", REMOVED_VARIABLES, ids=lambda setting: setting.name)
+def test_vllm_does_not_read_a_removed_variable(setting, variables, arguments):
     assert len(variables) > 200
-    assert gone.name not in variables
-    for name in gone.now:
+    assert setting.name not in variables
+    for name in setting.now:
         assert name in variables | arguments
-        assert name in gone.way_out
+        assert name in setting.remedy
 
 
 @pytest.mark.parametrize("name", ["rope_scaling", "swap_space", "task", "page_size"])
-def test_an_argument_that_vllm_does_not_have_is_refused_by_its_dataclass(name, arguments):
+def test_vllm_refuses_arguments_that_it_does_not_have(name, arguments):
     assert "@dataclass\nclass EngineArgs:" in installed("engine/arg_utils.py")
     assert len(arguments) > 100
     assert name not in arguments
 
 
-def test_all2all_backends_that_are_gone_are_what_vllm_falls_back_from():
+def test_removed_all2all_backends_are_those_that_vllm_replaces():
     assert 'self.all2all_backend in ["pplx", "naive"]' in installed("config/parallel.py")
 
 
@@ -54,21 +54,21 @@ def test_all2all_backends_that_are_gone_are_what_vllm_falls_back_from():
     [
         ({}, {"VLLM_ATTENTION_BACKEND": "FLASHINFER"}, "attention_backend"),
         ({}, {"VLLM_USE_V1": "1"}, "only one"),
-        ({}, {"SGLANG_USE_AITER": "0"}, "SGLang's"),
+        ({}, {"SGLANG_USE_AITER": "0"}, "an SGLang variable"),
         ({"all2all_backend": "pplx"}, {}, "allgather_reducescatter"),
     ],
 )
-def test_what_is_gone_is_said_with_what_to_use(args, env, words):
-    (reported,) = gone_settings(args, env)
+def test_a_removed_setting_is_reported_with_its_replacement(args, env, words):
+    (reported,) = removed_settings(args, env)
     assert words in reported
 
 
-def test_what_is_there_is_not_warned_of():
+def test_current_settings_get_no_warning():
     args: dict[str, JsonValue] = {"all2all_backend": "deepep_low_latency", "max_num_seqs": 64}
-    assert gone_settings(args, {"VLLM_ROCM_USE_AITER": "1"}) == []
+    assert removed_settings(args, {"VLLM_ROCM_USE_AITER": "1"}) == []
 
 
-def test_a_configuration_is_read_model_by_model_and_pool_by_pool():
+def test_every_pool_of_every_model_is_checked():
     config = FleetConfig.model_validate(
         {
             "models": [

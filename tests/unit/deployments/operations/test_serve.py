@@ -38,7 +38,7 @@ def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(m
     source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
     model = {"id": "coder", "source": source, "accelerator": "H100", "layout": layout}
     stages = Stages(io.StringIO())
-    with pytest.raises(NoLayoutFits, match="96 attention heads do not divide over TP5"):
+    with pytest.raises(NoLayoutFits, match="96 attention heads do not divide evenly over TP5"):
         serve.check(FleetConfig.model_validate({"models": [model]}), stages)
     stages.say("stopped")
 
