@@ -1,4 +1,4 @@
-"""Listeners of this machine, read for real."""
+"""Real listeners of this machine."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_a_listener_is_found_with_its_process_and_user() -> None:
     assert not listener.is_keyless_http
 
 
-def test_the_command_that_asks_is_left_out_where_it_is_a_visitor() -> None:
+def test_listeners_of_the_visitor_are_left_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert found(server.getsockname()[1], visitor=os.getpid()) == []
 
 
 @pytest.mark.parametrize("has_keys", [False, True])
-def test_a_fleets_listener_is_its_own_and_its_http_is_known_by_its_port(has_keys: bool) -> None:
+def test_a_fleet_owns_its_listeners_and_the_port_identifies_its_http(has_keys: bool) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as http,
         socket.create_server(("127.0.0.1", 0)) as other,
@@ -61,14 +61,14 @@ def test_a_fleets_listener_is_its_own_and_its_http_is_known_by_its_port(has_keys
             )
         )
         (listener,) = found(port)
-        (beside,) = found(other.getsockname()[1])
+        (internal,) = found(other.getsockname()[1])
         own = listeners.read().own
-    assert listener.owner == beside.owner == own == Owner("demo", os.getpid())
+    assert listener.owner == internal.owner == own == Owner("demo", os.getpid())
     assert listener.is_keyless_http is not has_keys
-    assert not beside.is_keyless_http
+    assert not internal.is_keyless_http
 
 
-def test_a_cluster_has_the_mode_that_any_of_its_processes_was_started_with() -> None:
+def test_the_auth_mode_of_a_cluster_comes_from_any_of_its_processes() -> None:
     cluster = Owner(session="session_1")
     known = {
         1: Program(1, 0, "gcs_server", "bob"),
@@ -96,7 +96,7 @@ def test_only_loopback_is_local(address: str, is_local: bool) -> None:
     assert Listener(address, 1).is_local is is_local
 
 
-def test_the_default_port_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_port_is_tested_by_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         default = GatewayConfig(port=port)
