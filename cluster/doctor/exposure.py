@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.doctor.listeners import Listener, Listening, Ports
-from qwenfleet.cluster.local.programs import NOBODY, Owner
+from qwenfleet.cluster.local.programs import NO_OWNER, Owner
 
 NAMED = ("gcs_server", "raylet")
 """Ray's own servers; a finding names the first of them that listens."""
@@ -20,7 +20,7 @@ def judge_ports(
     if ports.refusal is None:
         return [ok(Subject.PORTS, f"port {ports.port} on {ports.host} is free")]
     found = listening or Listening(())
-    for owner in {x.owner for x in found.listeners if x.port == ports.port} - {NOBODY}:
+    for owner in {x.owner for x in found.listeners if x.port == ports.port} - {NO_OWNER}:
         sentence = f"port {ports.port} is in use by {_whose(owner)}"
         if is_node and owner == found.own:
             return [ok(Subject.PORTS, sentence)]

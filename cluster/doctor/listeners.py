@@ -13,7 +13,7 @@ from qwenfleet.cluster.config.fleet import GatewayConfig
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local import fleets as run_file
 from qwenfleet.cluster.local import ports, programs
-from qwenfleet.cluster.local.programs import NOBODY, Owner, Program
+from qwenfleet.cluster.local.programs import NO_OWNER, Owner, Program
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Listener:
     pid: int | None = None
     program: str = "a program that this user may not see"
     user: str = ""
-    owner: Owner = NOBODY
+    owner: Owner = NO_OWNER
     auth_mode: str = ""
     """RAY_AUTH_MODE of its Ray cluster; empty if unset or unreadable."""
     is_keyless_http: bool = False
@@ -53,7 +53,7 @@ class Listening:
     """Every listener, sorted by port."""
 
     listeners: tuple[Listener, ...]
-    own: Owner = NOBODY
+    own: Owner = NO_OWNER
     """The Ray cluster that this process belongs to, on a cluster's node."""
 
 
@@ -91,7 +91,7 @@ def read(visitor: int = 0) -> Listening:
             )
         )
     found.sort(key=lambda listener: (listener.port, listener.address))
-    return Listening(tuple(found), owners.get(os.getpid(), NOBODY))
+    return Listening(tuple(found), owners.get(os.getpid(), NO_OWNER))
 
 
 def read_ports() -> Ports:

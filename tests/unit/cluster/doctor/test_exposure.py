@@ -9,7 +9,7 @@ import pytest
 from qwenfleet.cluster.doctor import exposure
 from qwenfleet.cluster.doctor.finding import Finding, Level, Subject
 from qwenfleet.cluster.doctor.listeners import Listener, Listening, Ports
-from qwenfleet.cluster.local.programs import NOBODY, Owner
+from qwenfleet.cluster.local.programs import NO_OWNER, Owner
 
 FREE = Ports("127.0.0.1", 8000, None)
 TAKEN = replace(FREE, refusal=("port 8000 on 127.0.0.1 is in use by x", "Stop it."))
@@ -31,7 +31,7 @@ def only(findings: list[Finding], level: Level) -> str:
     return f"{finding.sentence}. {finding.remedy}"
 
 
-def judged(*listeners: Listener, own: Owner = NOBODY) -> list[Finding]:
+def judged(*listeners: Listener, own: Owner = NO_OWNER) -> list[Finding]:
     return exposure.judge_listeners(Listening(listeners, own))
 
 
@@ -77,7 +77,7 @@ def test_http_without_a_key_is_one_note_for_ipv4_and_ipv6() -> None:
     assert only(judged(replace(proxy, is_keyless_http=False)), Level.OK)
 
 
-@pytest.mark.parametrize("own", [NOBODY, OTHER])
+@pytest.mark.parametrize("own", [NO_OWNER, OTHER])
 def test_a_ray_cluster_without_a_token_is_one_note(own: Owner) -> None:
     open_gcs = replace(GCS, auth_mode="disabled")
     raylet = replace(open_gcs, port=6380, pid=211, program="raylet")

@@ -13,7 +13,7 @@ from qwenfleet.cluster.doctor import listeners
 from qwenfleet.cluster.doctor.listeners import Listener
 from qwenfleet.cluster.local import fleets
 from qwenfleet.cluster.local.fleets import RunningFleet
-from qwenfleet.cluster.local.programs import NOBODY, Owner, Program
+from qwenfleet.cluster.local.programs import NO_OWNER, Owner, Program
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_a_listener_is_found_with_its_process_and_user() -> None:
     assert listener.pid == os.getpid()
     assert listener.user
     assert listener.is_local
-    assert listener.owner == NOBODY
+    assert listener.owner == NO_OWNER
     assert not listener.is_keyless_http
 
 
@@ -75,7 +75,7 @@ def test_the_auth_mode_of_a_cluster_comes_from_any_of_its_processes() -> None:
         2: Program(2, 1, "raylet", "bob", auth_mode="disabled"),
         3: Program(3, 0, "sshd", "root", auth_mode="disabled"),
     }
-    owners = {1: cluster, 2: cluster, 3: NOBODY}
+    owners = {1: cluster, 2: cluster, 3: NO_OWNER}
     assert listeners._auth_modes(known, owners) == {cluster: "disabled"}
 
 
