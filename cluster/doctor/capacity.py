@@ -181,7 +181,7 @@ def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
         return [ok(Subject.MEMORY, f"{summary} while a fleet is running")]
     most = local_memory.most_engines(needs, memory.available_bytes - ours)
     sentence = f"{summary}, and the laptop fleet needs {total / GIB:.1f} GiB"
-    if most:
+    if most:  # fewer engines than configured fit
         return [note(Subject.MEMORY, sentence, f"Use `qwenfleet serve --engines {most}`.")]
     remedy = "Stop other programs, raise the container's memory limit, or lower kv_cache_gib."
     return [problem(Subject.MEMORY, f"{sentence}; not even one engine fits", remedy)]

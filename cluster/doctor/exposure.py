@@ -22,7 +22,7 @@ def judge_ports(
     found = listening or Listening(())
     for owner in {x.owner for x in found.listeners if x.port == ports.port} - {NO_OWNER}:
         sentence = f"port {ports.port} is in use by {_whose(owner)}"
-        if is_node and owner == found.own:
+        if is_node and owner == found.own:  # the fleet that is being examined
             return [ok(Subject.PORTS, sentence)]
         if owner.fleet:
             remedy = "Start another fleet on another port, with --port."

@@ -75,7 +75,7 @@ def read(visitor: int = 0) -> Listening:
     found = []
     for address, port, pid in sockets:
         program = known.get(pid)
-        if program is None:
+        if program is None:  # another user's, or it has ended
             found.append(Listener(address, port))
             continue
         found.append(

@@ -79,7 +79,7 @@ class NodeWatch:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._signs: dict[tuple[str, str], Sign] = {}
-        """By kind and address, without those that are unknown."""
+        """Signs by kind and address, without those that are unknown."""
         self._known: set[tuple[str, str]] = set()
         """Kinds and addresses that were ever seen."""
         self._nodes: dict[str, str] = {}
@@ -137,7 +137,7 @@ class NodeWatch:
 
     def _see(self, kind: str, address: str, objects: Objects | None) -> None:
         key = (kind, address)
-        if objects is None:
+        if objects is None:  # unknown: no reason to delay a start
             self._signs.pop(key, None)
         else:
             judge = pod_sign if kind == "pod" else node_sign
@@ -146,7 +146,7 @@ class NodeWatch:
                 self._known.add(key)
             before = self._signs.get(key)
             self._signs[key] = sign
-            if before is None or before.departure != sign.departure:
+            if before is None or before.departure != sign.departure:  # order each only once
                 self._order(sign)
             if kind == "pod":
                 self._find_node(address, objects)

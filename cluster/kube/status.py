@@ -79,6 +79,7 @@ def read(kube: Kube) -> KubeStatus:
     except KubernetesError as error:
         if error.api_status != 403:
             raise
+        # namespaced permission only: count what it shows
         pods = kube.items(Query("pods", kube.namespace))
         refused.append(
             f"GPUs requested by pods in namespaces other than {kube.namespace} are not counted: "
@@ -141,7 +142,7 @@ def gpu_use(nodes: Iterable[KubeNode], pods: Iterable[KubePod], of_fleet: set[in
             use.update(nodes=1, allocatable=number)
     for pod in pods:
         home = homes.get(pod.node)
-        if home is None or pod.phase in ENDED:
+        if home is None or pod.phase in ENDED:  # holds no GPU of any node
             continue
         for vendor, number in pod.gpus:
             use = counts.setdefault(_type(home, vendor), Counter())

@@ -92,7 +92,7 @@ class Reflector:
                 self._watch()
                 self._pace(began_at)
         except KubernetesError as error:
-            if error.api_status == 410 and self._version:
+            if error.api_status == 410 and self._version:  # normal: list again soon
                 logger.info("kubernetes watch expired", extra={"what": self.what})
                 self._version = ""
                 self._pace(self._listed_at)

@@ -21,7 +21,7 @@ PREFIX: Final = f"{EXPORTED_PREFIX}qwenfleet_"
 PROCESS: Final = "WorkerId"
 """Ray's label for the process; a restarted process has another value."""
 OWN: Final = frozenset({"le"}.union(*(metric.labels for metric in METRICS.values())))
-"""Labels that are ours. Ray adds `Version`, `Component` and others to every series."""
+"""Labels that qwenfleet sets. Ray adds `Version`, `Component` and others to every series."""
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def change(seen: tuple[Seen, ...], over_s: float = WINDOW_S - REPORT_S / 2) -> C
     by: dict[Series, float] = {}
     for older, newer in zip(seen[first:], seen[first + 1 :], strict=False):
         for series, value in newer.report.values.items():
+            # a series that is new started at 0
             before = older.report.values.get(series, 0.0)
             # a counter that went down restarted at 0
             by[series] = by.get(series, 0.0) + (value - before if value >= before else value)

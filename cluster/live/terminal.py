@@ -42,7 +42,7 @@ def rows_of(lines: Iterable[Text], console: Console, width: int) -> list[Text]:
 
 
 def fit(blocks: Sequence[Block], height: int | None) -> list[Text]:
-    """As many rows as fit; the last one counts those that are missing. All of them if `height` is
+    """Rows that fit; the last one counts those that are missing. All rows if `height` is
     None. The lines of `blocks` are already folded to rows."""
     every = [row for block in blocks for row in block.lines]
     if height is None or len(every) <= height:

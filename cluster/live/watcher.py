@@ -118,7 +118,7 @@ def as_lines(watcher: Watcher, follow: Callable[[], object], interval_s: float) 
         except FleetNotFound as error:
             problems.append(Notice(str(error), is_bad=True))
         notices = [*problems, *watcher.notices(time.time())]
-        if (end := watcher.end) is not None:
+        if (end := watcher.end) is not None:  # lines have no use without Prometheus
             raise end
         now = {r.key or r.text: r for r in notices if r.is_bad or r.is_alert}
         lines = [notice.text for key, notice in now.items() if key not in before]

@@ -79,7 +79,7 @@ def owner(pid: int, programs: Mapping[int, Program], fleets: Sequence[RunningFle
     """Owner of a process, from its own and its ancestors' pids, tokens and command lines. Ancestors
     count because Ray's agents overwrite their own environment."""
     session = ""
-    for program in _ancestry(pid, programs):
+    for program in _ancestry(pid, programs):  # a fleet wins over any session
         for running in fleets:
             if program.pid == running.pid or program.token_path == running.ray_token_path:
                 return Owner(running.name, running.pid)

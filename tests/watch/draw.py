@@ -1,6 +1,6 @@
 """`python -m tests.watch.draw PROMETHEUS_URL OUT_DIR`: pictures of the dashboards from live data.
 
-They are not drawn by Grafana. A page of ours lays out the panels on Grafana's grid and draws their
+Grafana does not draw them. An HTML page lays out the panels on Grafana's grid and draws their
 series with uPlot, the library of Grafana's time-series panel, in headless Chromium.
 """
 

@@ -204,6 +204,6 @@ def test_a_silent_engine_and_a_missed_objective_are_red() -> None:
     assert "\x1b[1;31m90.0% < 95%" in drawn(fleet(), colour=True)
 
 
-def test_without_a_view_only_notices_are_shown() -> None:
+def test_without_a_view_there_are_only_sentences() -> None:
     reported = drawn(None, 120, Notice("no fleet of yours runs on this machine", is_bad=True))
     assert reported.splitlines() == ["demo", "no fleet of yours runs on this machine"]
