@@ -1,4 +1,4 @@
-"""An address of metrics on loopback, and what Ray's agent would answer there."""
+"""A metrics address on loopback, with text like that of Ray's agent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENGINE = "ray_qwenfleet_engine_"
 
 
 def line(name: str, value: float, **labels: str) -> str:
-    """A sample, with the escapes of Prometheus' format."""
+    """A sample, with labels escaped as in Prometheus' format."""
     pairs = []
     for key, text in labels.items():
         escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
@@ -37,8 +37,8 @@ def gateway(
     fleet: str = "demo",
     worker: str = "g1",
 ) -> list[str]:
-    """One that has had so many requests, each with 100 prompt tokens, 80 of them cached, and 10 of
-    output; a tenth failed, none of the first tokens was good."""
+    """Samples of a gateway after `events` requests. Each has 100 prompt tokens, 80 of them cached,
+    and 10 output tokens. A tenth failed, and all missed their TTFT."""
     own = {**RAY, "WorkerId": worker, "fleet": fleet}
     q = "ray_qwenfleet_"
     lines = [
@@ -89,14 +89,14 @@ def engine(
 
 
 def page(*parts: Iterable[str]) -> str:
-    """With what else is at such an address."""
+    """The whole page, with samples of others that such an address has."""
     noise = ["# HELP python_info Python", "# TYPE python_info gauge", 'python_info{v="3"} 1.0']
     noise.append(line("ray_node_cpu_utilization", 12.5, **RAY))
     return "\n".join([*noise, *(text for part in parts for text in part)]) + "\n"
 
 
 class MetricsPage:
-    """Answers with `body`, as a test sets it."""
+    """A server that answers with `body`, which a test sets."""
 
     def __init__(self) -> None:
         self.body: bytes = b""
@@ -113,7 +113,7 @@ class MetricsPage:
                 self.wfile.write(outer.body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
@@ -130,7 +130,7 @@ class MetricsPage:
 
 @pytest.fixture(scope="session")
 def metrics_text() -> ModuleType:
-    """This module: what makes the lines."""
+    """This module, whose functions make the lines."""
     return sys.modules[__name__]
 
 

@@ -1,4 +1,4 @@
-"""`qwenfleet doctor`: facts about a machine, read by thin readers and judged by pure functions.
+"""`qwenfleet doctor`: thin readers gather facts about a machine, and pure functions judge them.
 
-Imports every room below it. A fact that cannot be read becomes a note; a judge never raises.
+May import every room below it. A fact that cannot be read becomes a note; a judge never raises.
 """

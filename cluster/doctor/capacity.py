@@ -1,4 +1,4 @@
-"""What this machine has, against what a laptop fleet takes: CPU, memory, files and disk."""
+"""CPU, memory, open files and disk of this machine, compared with what a laptop fleet needs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ MIB = 2**20
 EMBEDDED_BYTES = 2 * 134_515_008
 """SmolLM2-135M-Instruct in float16: its parameters, two bytes each."""
 QUEUE_BYTES = 160 * MIB
-"""One vLLM executor's queue in shared memory at most: VLLM_MQ_MAX_CHUNK_BYTES_MB (16) times the 10
+"""Maximum shared memory of one vLLM executor's queue: VLLM_MQ_MAX_CHUNK_BYTES_MB (16) times the 10
 chunks of `MessageQueue`, vLLM 0.32."""
 LEAST_SHARED_BYTES = 16 * MIB
-"""A queue's first pages and a semaphore or two; a write that finds no page kills with SIGBUS."""
+"""A queue's first pages and a semaphore or two. A write that gets no page is killed by SIGBUS."""
 RAY_FILES = 65_536
-"""The limit that Ray raises itself to where it may: ray 2.60 `_private/worker.py`, `init`."""
+"""Soft limit that Ray sets for itself if the hard limit allows: ray 2.60 `_private/worker.py`,
+`init`."""
 LEAST_FILES = 4_096
-"""The same: below it Ray warns of connection errors."""
+"""Limit below which Ray warns of connection errors: the same function."""
 RAY_DISK_SHARE = 0.95
-"""Ray's default `local_fs_capacity_threshold`: it spills no objects to a fuller disk."""
+"""Ray's default `local_fs_capacity_threshold`: it spills no objects to a disk that is fuller."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,21 @@ class Cpu:
     architecture: str
     """`platform.machine()`."""
     cpuinfo: str
-    """The first processor's part of /proc/cpuinfo."""
+    """The first processor's section of /proc/cpuinfo."""
     cores: int
-    """That this process may use."""
+    """Cores that this process may use."""
 
 
 @dataclass(frozen=True)
 class Memory:
     available_bytes: int
-    """In a cgroup with a limit, what that leaves when it is less."""
+    """Also bounded by the cgroup's limit, if there is one."""
     total_bytes: int
 
 
 @dataclass(frozen=True)
 class Room:
-    """A file system."""
+    """Free space of a file system."""
 
     path: str
     free_bytes: int
@@ -65,17 +66,17 @@ class Room:
 class FileLimits:
     soft: int
     hard: int
-    """`resource.RLIM_INFINITY` counts as no limit."""
+    """2**63 if unlimited (`resource.RLIM_INFINITY`)."""
 
 
 @dataclass(frozen=True)
 class Disks:
     models: Room
-    """Where embedded models are built."""
+    """Directory in which embedded models are built."""
     hub: Room
-    """Where Hugging Face's models are kept."""
+    """Directory in which Hugging Face stores models."""
     ray: Room
-    """Where Ray keeps its session."""
+    """Directory of Ray's sessions."""
 
 
 def read_cpu() -> Cpu:
@@ -111,21 +112,21 @@ def read_disks() -> Disks:
 
 
 def read_room(path: Path) -> Room:
-    """Of the nearest folder that there is. Raises OSError."""
-    there = path.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    usage = shutil.disk_usage(there)
+    """Free space at `path`, or at its nearest parent that exists. Raises OSError."""
+    existing = path.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    usage = shutil.disk_usage(existing)
     return Room(str(path), usage.free, usage.total)
 
 
 def judge_cpu(cpu: Cpu, extensions: tuple[str, ...], *, is_cpu_build: bool) -> list[Finding]:
-    """vLLM's CPU build has one library for each set of instructions: `platforms/cpu.py`,
-    `import_kernels`."""
+    """Findings about the CPU. vLLM's CPU build has one library for each instruction set:
+    `platforms/cpu.py`, `import_kernels`."""
     name = local_cpu.cpuinfo_value(cpu.cpuinfo, "model name") or cpu.architecture
-    said = f"{name}, {cpu.cores} core{'' if cpu.cores == 1 else 's'}"
+    summary = f"{name}, {cpu.cores} core{'' if cpu.cores == 1 else 's'}"
     if not is_cpu_build:
-        return [ok(Subject.CPU, said)]
+        return [ok(Subject.CPU, summary)]
     try:
         local_cpu.check_cpu(cpu.cpuinfo, cpu.architecture)
     except MachineError as error:
@@ -137,24 +138,24 @@ def judge_cpu(cpu: Cpu, extensions: tuple[str, ...], *, is_cpu_build: bool) -> l
         return [
             problem(
                 Subject.CPU,
-                f"{said}: vLLM's kernels for it are in {library}, and the wheel has {has}",
-                "Install a vLLM that is built for this processor.",
+                f"{summary}: vLLM's kernels for it are in {library}, and the wheel has {has}",
+                "Install a vLLM wheel that is built for this processor.",
             )
         ]
     if lack:
         return [
             note(
                 Subject.CPU,
-                f"{said}: vLLM uses {library}, because the processor lacks {lack}",
-                "Nothing to do for small models; others want a newer processor or a GPU.",
+                f"{summary}: vLLM uses {library}, because the processor lacks {lack}",
+                "Nothing to do for small models. For larger ones use a newer processor or a GPU.",
             )
         ]
     fast = " with AMX" if {"amx_tile", "amx_bf16"} <= flags else ""
-    return [ok(Subject.CPU, f"{said}: vLLM uses {library}{fast}")]
+    return [ok(Subject.CPU, f"{summary}: vLLM uses {library}{fast}")]
 
 
 def cpu_library(architecture: str, flags: set[str]) -> tuple[str, str]:
-    """Which library vLLM loads, and what the processor lacks for the best of them."""
+    """The library that vLLM loads, and what the processor lacks for the fastest one."""
     if architecture != "x86_64" or not flags or {"avx512f", "avx512_bf16"} <= flags:
         return "_C", ""
     if "avx512f" in flags:
@@ -163,7 +164,7 @@ def cpu_library(architecture: str, flags: set[str]) -> tuple[str, str]:
 
 
 def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
-    """`is_serving`: what a fleet needs is in use by one already."""
+    """Findings about memory; `is_serving` if a running fleet already uses its share."""
     config = FleetConfig()
     needs = [
         EngineNeed(m.id, m.replicas.min, local_memory.engine_bytes(EMBEDDED_BYTES, m.kv_cache_gib))
@@ -171,31 +172,37 @@ def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
     ]
     ours = config.gateway.replicas * local_memory.GATEWAY_BYTES + local_memory.RAY_BYTES
     total = sum(need.total_bytes for need in needs) + ours
-    said = f"{memory.available_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB are available"
+    summary = (
+        f"{memory.available_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB are available"
+    )
     if total <= memory.available_bytes:
-        return [ok(Subject.MEMORY, f"{said}; the laptop fleet takes {total / GIB:.1f} GiB")]
+        return [ok(Subject.MEMORY, f"{summary}; the laptop fleet needs {total / GIB:.1f} GiB")]
     if is_serving:
-        return [ok(Subject.MEMORY, f"{said}, beside a fleet that runs")]
+        return [ok(Subject.MEMORY, f"{summary} while a fleet is running")]
     most = local_memory.most_engines(needs, memory.available_bytes - ours)
-    sentence = f"{said}, and the laptop fleet takes {total / GIB:.1f} GiB"
-    if most:
+    sentence = f"{summary}, and the laptop fleet needs {total / GIB:.1f} GiB"
+    if most:  # fewer engines than configured fit
         return [note(Subject.MEMORY, sentence, f"Use `qwenfleet serve --engines {most}`.")]
-    way_out = "Stop other programs, raise the container's limit, or use a smaller kv_cache_gib."
-    return [problem(Subject.MEMORY, f"{sentence}; not even one engine fits", way_out)]
+    remedy = "Stop other programs, raise the container's memory limit, or lower kv_cache_gib."
+    return [problem(Subject.MEMORY, f"{sentence}; not even one engine fits", remedy)]
 
 
 def judge_shared_memory(room: Room) -> list[Finding]:
     engines = FleetConfig().num_engines
     wanted = local_memory.OBJECT_STORE_BYTES + engines * QUEUE_BYTES
-    said = f"{room.free_bytes / MIB:.0f} of {room.total_bytes / MIB:.0f} MiB are free in /dev/shm"
-    way_out = "In Docker use --shm-size=2g, in Kubernetes an emptyDir with medium Memory."
+    summary = (
+        f"{room.free_bytes / MIB:.0f} of {room.total_bytes / MIB:.0f} MiB are free in /dev/shm"
+    )
+    remedy = "In Docker use --shm-size=2g, in Kubernetes an emptyDir with medium Memory."
     if room.free_bytes < LEAST_SHARED_BYTES:
-        sentence = f"{said}, and vLLM's queues to its workers are there"
-        return [problem(Subject.SHARED_MEMORY, sentence, way_out)]
+        sentence = f"{summary}, too few for vLLM's queues to its workers"
+        return [problem(Subject.SHARED_MEMORY, sentence, remedy)]
     if room.free_bytes < wanted:
-        sentence = f"{said}, and Ray's object store and vLLM's queues take up to {wanted // MIB}"
-        return [note(Subject.SHARED_MEMORY, sentence, way_out)]
-    return [ok(Subject.SHARED_MEMORY, said)]
+        sentence = (
+            f"{summary}, and Ray's object store and vLLM's queues use up to {wanted // MIB} MiB"
+        )
+        return [note(Subject.SHARED_MEMORY, sentence, remedy)]
+    return [ok(Subject.SHARED_MEMORY, summary)]
 
 
 def judge_file_limits(limits: FileLimits) -> list[Finding]:
@@ -203,16 +210,16 @@ def judge_file_limits(limits: FileLimits) -> list[Finding]:
     if reached >= RAY_FILES:
         return [ok(Subject.OPEN_FILES, f"Ray's processes may open {RAY_FILES} files")]
     sentence = (
-        f"Ray's processes may open {reached} files (soft limit {limits.soft}, hard "
-        f"{limits.hard}), and Ray wants {RAY_FILES}"
+        f"Ray's processes may open {reached} files (soft limit {limits.soft}, hard limit "
+        f"{limits.hard}), and Ray recommends {RAY_FILES}"
     )
-    way_out = (
-        f"Raise the hard limit: `ulimit -Hn {RAY_FILES}` as root, limits.conf, or LimitNOFILE= "
-        "of the service; in Docker --ulimit nofile."
+    remedy = (
+        f"Raise the hard limit: `ulimit -Hn {RAY_FILES}` as root, limits.conf, LimitNOFILE= "
+        "of the service, or Docker's --ulimit nofile."
     )
     if reached < LEAST_FILES:
-        return [problem(Subject.OPEN_FILES, f"{sentence}: connections will fail", way_out)]
-    return [note(Subject.OPEN_FILES, sentence, way_out)]
+        return [problem(Subject.OPEN_FILES, f"{sentence}: connections will fail", remedy)]
+    return [note(Subject.OPEN_FILES, sentence, remedy)]
 
 
 def judge_disks(disks: Disks) -> list[Finding]:
@@ -220,24 +227,25 @@ def judge_disks(disks: Disks) -> list[Finding]:
     models, hub, ray = disks.models, disks.hub, disks.ray
     if models.free_bytes < 2 * EMBEDDED_BYTES:
         sentence = (
-            f"{models.free_bytes / GIB:.1f} GiB are free for {models.path}, "
+            f"{models.free_bytes / GIB:.1f} GiB are free at {models.path}, "
             "where embedded models are built"
         )
-        way_out = "Free some, or set XDG_CACHE_HOME to a folder with 1 GiB."
-        findings.append(problem(Subject.DISK, sentence, way_out))
+        remedy = "Free some space, or set XDG_CACHE_HOME to a directory with 1 GiB free."
+        findings.append(problem(Subject.DISK, sentence, remedy))
     if hub.free_bytes < GIB:
         sentence = (
-            f"{hub.free_bytes / GIB:.1f} GiB are free for {hub.path}, "
-            "where models of the Hugging Face Hub are kept"
+            f"{hub.free_bytes / GIB:.1f} GiB are free at {hub.path}, "
+            "where models from the Hugging Face Hub are stored"
         )
-        findings.append(note(Subject.DISK, sentence, "Free some, or set HF_HOME to another disk."))
+        remedy = "Free some space, or set HF_HOME to another disk."
+        findings.append(note(Subject.DISK, sentence, remedy))
     share = 1 - ray.free_bytes / max(ray.total_bytes, 1)
     if share > RAY_DISK_SHARE:
         sentence = (
-            f"the disk of {ray.path} is {share:.0%} full, and Ray spills no objects to it above "
-            f"{RAY_DISK_SHARE:.0%}"
+            f"the disk of {ray.path} is {share:.0%} full, and Ray spills no objects to a disk "
+            f"that is more than {RAY_DISK_SHARE:.0%} full"
         )
-        way_out = f"Remove old sessions from {ray.path}, or set RAY_TMPDIR to another disk."
-        findings.append(note(Subject.DISK, sentence, way_out))
-    said = f"{hub.free_bytes / GIB:.0f} GiB are free for models at {hub.path}"
-    return findings or [ok(Subject.DISK, said)]
+        remedy = f"Remove old sessions from {ray.path}, or set RAY_TMPDIR to another disk."
+        findings.append(note(Subject.DISK, sentence, remedy))
+    summary = f"{hub.free_bytes / GIB:.0f} GiB are free for models at {hub.path}"
+    return findings or [ok(Subject.DISK, summary)]

@@ -1,4 +1,4 @@
-"""Whether this machine's clock is held to the world's: the kernel's own word."""
+"""Clock synchronization of this machine, as the kernel reports it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok
 
 STA_UNSYNC = 0x40
-"""Linux include/uapi/linux/timex.h: nothing disciplines the clock."""
+"""Linux include/uapi/linux/timex.h: the clock is not synchronized."""
 
 
 class _Timex(ctypes.Structure):
-    """The head of `struct timex`; the rest is room for the kernel to write to."""
+    """The first fields of `struct timex`; `rest` is space that the kernel writes to."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -28,14 +28,14 @@ class _Timex(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Clock:
-    """What adjtimex(2) tells."""
+    """The result of adjtimex(2)."""
 
-    is_synchronised: bool
+    is_synchronized: bool
     max_error_s: float
 
 
 def read() -> Clock:
-    """Ask the kernel; changes nothing, so that any user may. Raises OSError."""
+    """Ask the kernel. Any user may, because nothing is changed. Raises OSError."""
     timex = _Timex()
     if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)) < 0:
         number = ctypes.get_errno()
@@ -44,13 +44,14 @@ def read() -> Clock:
 
 
 def judge(clock: Clock) -> list[Finding]:
-    if clock.is_synchronised:
-        return [ok(Subject.CLOCK, f"synchronised to {max(clock.max_error_s, 0.001):.3f} s")]
+    if clock.is_synchronized:
+        return [ok(Subject.CLOCK, f"synchronized to {max(clock.max_error_s, 0.001):.3f} s")]
     return [
         note(
             Subject.CLOCK,
-            "the kernel says that nothing synchronises the clock",
-            "Run chrony or systemd-timesyncd (`timedatectl set-ntp true`); in a container or a "
-            "virtual machine, on the host. Logs and metrics of several nodes are compared by time.",
+            "the kernel reports that the clock is not synchronized",
+            "Run chrony or systemd-timesyncd (`timedatectl set-ntp true`), on the host if this is "
+            "a container or a virtual machine. Logs and metrics of several nodes are compared by "
+            "time.",
         )
     ]

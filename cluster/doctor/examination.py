@@ -1,4 +1,4 @@
-"""`qwenfleet doctor` on one machine: gather facts, judge them, say what was found."""
+"""`qwenfleet doctor` on one machine: gather facts, judge them, return findings."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ UNREADABLE = (
     psutil.Error,
     subprocess.SubprocessError,
 )
-"""What a machine that is not as expected makes a reader raise."""
+"""Errors that a reader raises on a machine that differs from what it expects."""
 
 
 @dataclass(frozen=True)
 class Unread:
-    """Facts that could not be had."""
+    """Facts that could not be read."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known of a machine before anything is judged."""
+    """All facts about a machine, before any is judged."""
 
     installed: Installed | Unread
     cpu: Cpu | Unread
@@ -70,9 +70,9 @@ class Facts:
 
 
 def gather(visitor: int = 0) -> Facts:
-    """Read everything, which takes about 0.3 s; never raises for what this machine lacks.
+    """Read everything, which takes about 0.3 s. Never raises if the machine lacks something.
 
-    `visitor` is the pid of the command when it runs on this machine and this process does not.
+    `visitor` is the pid of the `doctor` command if it runs on this machine in another process.
     """
     installed = attempt(packages.read)
     torch = None if isinstance(installed, Unread) else installed.torch
@@ -93,7 +93,7 @@ def gather(visitor: int = 0) -> Facts:
 
 
 def attempt(read: Callable[[], T]) -> T | Unread:
-    """One reader's facts, or why there are none."""
+    """One reader's facts, or the reason that they could not be read."""
     try:
         return read()
     except UNREADABLE as error:
@@ -101,7 +101,7 @@ def attempt(read: Callable[[], T]) -> T | Unread:
 
 
 def judge(facts: Facts, *, is_node: bool = False) -> list[Finding]:
-    """Every finding of one machine; `is_node` when a Ray cluster runs on it that serves already."""
+    """All findings of one machine; `is_node` if it belongs to a Ray cluster that already serves."""
     listening = None if isinstance(facts.listening, Unread) else facts.listening
     is_serving = is_node or any(x.owner.fleet for x in (listening.listeners if listening else ()))
     return [
@@ -125,7 +125,7 @@ def judge(facts: Facts, *, is_node: bool = False) -> list[Finding]:
 
 
 def examine_node(visitor: int) -> dict[str, Any]:
-    """What a node of a cluster answers: plain values, which another version of us reads too."""
+    """A cluster node's answer in plain values, which other versions of qwenfleet can read."""
     facts = gather(visitor)
     return {
         "findings": [finding.as_json() for finding in judge(facts, is_node=True)],
@@ -134,7 +134,7 @@ def examine_node(visitor: int) -> dict[str, Any]:
 
 
 def versions(installed: Installed | Unread) -> dict[str, str]:
-    """What has to be the same on all nodes of a cluster."""
+    """Versions that must be the same on all nodes of a cluster."""
     if isinstance(installed, Unread):
         return {}
     vllm = installed.vllm
@@ -148,7 +148,7 @@ def versions(installed: Installed | Unread) -> dict[str, str]:
 
 
 def _judge_packages(facts: Facts, *, is_node: bool) -> list[Finding]:
-    """What rests on the installed packages."""
+    """Findings that depend on the installed packages."""
     installed = facts.installed
     if isinstance(installed, Unread):
         return [unreadable(Subject.PYTHON, installed.reason)]

@@ -1,4 +1,4 @@
-"""What `qwenfleet doctor` says: findings, each one sentence and its way out; as text and JSON."""
+"""Findings of `qwenfleet doctor`: one sentence and its remedy each, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 class Level(StrEnum):
-    """The order is that of the report."""
+    """Severity of a finding, in the order of the report."""
 
     PROBLEM = "problem"
-    """It stops or breaks `qwenfleet serve`."""
+    """Stops or breaks `qwenfleet serve`."""
     NOTE = "note"
-    """It surprises, or could not be checked."""
+    """May surprise the user, or could not be checked."""
     OK = "ok"
 
 
 class Subject(StrEnum):
-    """What a finding is about; the order is that of the report."""
+    """Topic of a finding, in the order of the report."""
 
     PYTHON = "python"
     TORCH = "torch"
@@ -40,33 +40,33 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence that names the value, without its full stop; `way_out` has whole sentences."""
+    """One sentence that names the value, without its period; `remedy` has whole sentences."""
 
     level: Level
     subject: Subject
     sentence: str
-    way_out: str = ""
-    """Empty for what is ok."""
+    remedy: str = ""
+    """Empty at level OK only."""
     nodes: tuple[str, ...] = ()
-    """Where it was found; empty for this machine, or for the cluster as a whole."""
+    """Nodes that reported it; empty for this machine, or for the cluster as a whole."""
 
     def __post_init__(self) -> None:
-        if bool(self.way_out) is (self.level is Level.OK):
-            raise ValueError(f"a way out belongs to every note and problem: {self}")
+        if bool(self.remedy) is (self.level is Level.OK):
+            raise ValueError(f"every note and problem needs a remedy, and ok has none: {self}")
 
     def as_json(self) -> dict[str, Any]:
-        """Keys that stay."""
+        """The keys are a public interface, also between nodes that run different versions."""
         return {
             "level": str(self.level),
             "subject": str(self.subject),
             "sentence": self.sentence,
-            "way_out": self.way_out,
+            "way_out": self.remedy,
             "nodes": list(self.nodes),
         }
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Finding:
-        """Raises ValueError or KeyError on what another version of us says."""
+        """Raises ValueError or KeyError if another version wrote keys that this one lacks."""
         return cls(
             Level(tree["level"]),
             Subject(tree["subject"]),
@@ -80,25 +80,25 @@ def ok(subject: Subject, sentence: str) -> Finding:
     return Finding(Level.OK, subject, sentence)
 
 
-def note(subject: Subject, sentence: str, way_out: str) -> Finding:
-    return Finding(Level.NOTE, subject, sentence, way_out)
+def note(subject: Subject, sentence: str, remedy: str) -> Finding:
+    return Finding(Level.NOTE, subject, sentence, remedy)
 
 
-def problem(subject: Subject, sentence: str, way_out: str) -> Finding:
-    return Finding(Level.PROBLEM, subject, sentence, way_out)
+def problem(subject: Subject, sentence: str, remedy: str) -> Finding:
+    return Finding(Level.PROBLEM, subject, sentence, remedy)
 
 
 def unreadable(subject: Subject, reason: str) -> Finding:
-    """A check that could not be made."""
+    """Note for a check that could not run."""
     return note(
         subject,
-        f"this could not be checked: {reason}",
-        "Run the command as a user who may see it, or check it by hand.",
+        f"could not be checked: {reason}",
+        "Run the command as a user who has access, or check it by hand.",
     )
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Problems first, then by subject; equals keep their order."""
+    """Sorted: problems first, then by subject; equal ones keep their order."""
     levels, subjects = list(Level), list(Subject)
     return sorted(findings, key=lambda f: (levels.index(f.level), subjects.index(f.subject)))
 
@@ -119,17 +119,17 @@ def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def text(findings: Sequence[Finding], *, is_verbose: bool = False) -> str:
-    """For a person at a terminal: what is ok takes one line unless more is asked for."""
+    """Text for a terminal; findings at level OK share one line unless `is_verbose`."""
     lines = []
     for finding in in_order(findings):
         if finding.level is not Level.OK or is_verbose:
             lines.append(
                 f"[{finding.level}] {_where(finding)}{finding.subject}: {finding.sentence}"
             )
-            lines += [f"    {finding.way_out}"] if finding.way_out else []
+            lines += [f"    {finding.remedy}"] if finding.remedy else []
     fine = [f.subject for f in in_order(findings) if f.level is Level.OK]
     if fine and not is_verbose:
-        lines.append(f"[ok] {', '.join(dict.fromkeys(fine))} (--verbose says more)")
+        lines.append(f"[ok] {', '.join(dict.fromkeys(fine))} (--verbose shows details)")
     notes = sum(finding.level is Level.NOTE for finding in findings)
     counts = f"{_count(problems(findings), 'problem')}, {_count(notes, 'note')}"
     return "\n".join([*lines, counts])

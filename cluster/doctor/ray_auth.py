@@ -1,4 +1,4 @@
-"""Who may read the tokens of Ray clusters: whoever has one can run code on every node."""
+"""Permissions of Ray's token files: anyone who has a token can run code on every node."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok
 from qwenfleet.cluster.local import fleets
 
 DEFAULT_TOKEN = Path(".ray", "auth_token")
-"""Below the home directory: ray 2.60 `authentication_token_setup.py`."""
+"""Relative to the home directory: ray 2.60 `authentication_token_setup.py`."""
 
 
 @dataclass(frozen=True)
 class TokenFile:
     path: str
     mode: int
-    """Its permission bits."""
+    """Permission bits."""
 
 
 @dataclass(frozen=True)
 class Tokens:
     files: tuple[TokenFile, ...]
     missing: str = ""
-    """The file that RAY_AUTH_TOKEN_PATH names, when it is not there."""
+    """The file that RAY_AUTH_TOKEN_PATH names, if it does not exist."""
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Tokens:
-    """Ray's default token, the one that the environment names, and those of this user's fleets."""
+    """Find Ray's default token, the one that the environment names, and those of this user's
+    fleets."""
     named = environment.get("RAY_AUTH_TOKEN_PATH", "")
     paths = [Path(environment.get("HOME", "/")) / DEFAULT_TOKEN]
     paths += [Path(named)] if named else []
@@ -48,13 +49,14 @@ def judge(tokens: Tokens) -> list[Finding]:
     for file in tokens.files:
         if file.mode & 0o077:
             sentence = (
-                f"{file.path} has mode {file.mode:04o}, so that other users of this machine can "
-                "use the token of a Ray cluster"
+                f"{file.path} has mode {file.mode:04o}, so other users of this machine can use "
+                "the token of a Ray cluster"
             )
             findings.append(note(Subject.RAY, sentence, f"Run `chmod 600 {file.path}`."))
     if tokens.missing:
-        sentence = f"RAY_AUTH_TOKEN_PATH names {tokens.missing}, which is not there"
-        findings.append(note(Subject.RAY, sentence, "Unset it, or put the cluster's token there."))
+        sentence = f"RAY_AUTH_TOKEN_PATH names {tokens.missing}, which does not exist"
+        remedy = "Unset the variable, or put the cluster's token there."
+        findings.append(note(Subject.RAY, sentence, remedy))
     count = len(tokens.files)
-    said = f"{count} token file{'' if count == 1 else 's'}, readable by this user only"
-    return findings or ([ok(Subject.RAY, said)] if count else [])
+    summary = f"{count} token file{'' if count == 1 else 's'}, readable by this user only"
+    return findings or ([ok(Subject.RAY, summary)] if count else [])

@@ -1,6 +1,6 @@
-"""Environment variables of Ray, vLLM, Hugging Face and HTTP that change what a fleet does.
+"""Environment variables of Ray, vLLM, Hugging Face and HTTP proxies that change a fleet's behavior.
 
-Their values may hold secrets: only those that are named here are ever shown.
+Values may contain secrets: only those of variables that this module names are ever shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRUE = ("1", "on", "yes", "true")
 
 
 def relevant(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those that are judged here."""
+    """The variables that are judged here."""
     proxies = {*PROXIES, "no_proxy"}
     return {
         name: value
@@ -37,37 +37,39 @@ def relevant(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def judge(variables: Mapping[str, str], *, is_node: bool) -> list[Finding]:
-    """On a cluster's node Ray's variables are what its cluster was started with, and not judged."""
+    """Findings about variables. Ray's are not judged on a cluster's node, whose Ray is already
+    running with them."""
     findings = [*_judge_proxies(variables), *_judge_offline(variables), *_judge_vllm(variables)]
     if not is_node:
         findings += _judge_ray(variables)
-    said = "no variable is set that changes what `qwenfleet serve` does"
-    return findings or [ok(Subject.ENVIRONMENT, said)]
+    summary = "no variable changes the behavior of `qwenfleet serve`"
+    return findings or [ok(Subject.ENVIRONMENT, summary)]
 
 
 def _judge_ray(variables: Mapping[str, str]) -> list[Finding]:
     findings = []
     if address := variables.get("RAY_ADDRESS"):
         sentence = (
-            f"RAY_ADDRESS={address}: Ray's own commands go there, while `qwenfleet serve` starts "
-            "a Ray of its own"
+            f"RAY_ADDRESS={address}: Ray's own commands use that cluster, and `qwenfleet serve` "
+            "starts its own"
         )
-        way_out = "Unset it unless you mean that cluster."
-        findings.append(note(Subject.ENVIRONMENT, sentence, way_out))
+        remedy = "Unset it unless you want to use that cluster."
+        findings.append(note(Subject.ENVIRONMENT, sentence, remedy))
     mode = variables.get("RAY_AUTH_MODE", "token")
     if mode.lower() != "token":
         sentence = (
-            f"RAY_AUTH_MODE={mode}: a Ray that you start yourself asks nobody for a token; "
-            "`qwenfleet serve` sets its own to `token`"
+            f"RAY_AUTH_MODE={mode}: a Ray cluster that you start yourself does not require a "
+            "token; `qwenfleet serve` always sets it to `token`"
         )
-        way_out = "Unset it: whoever reaches such a Ray can run code on its nodes."
-        findings.append(note(Subject.ENVIRONMENT, sentence, way_out))
+        remedy = "Unset it: anyone who can reach such a cluster can run code on its nodes."
+        findings.append(note(Subject.ENVIRONMENT, sentence, remedy))
     serve = _names(variables, "RAY_SERVE_")
     if serve:
         sentence = (
-            f"Ray Serve will read {', '.join(serve)}, save what `qwenfleet serve` sets itself"
+            f"Ray Serve will read {', '.join(serve)}, except variables that `qwenfleet serve` sets"
         )
-        findings.append(note(Subject.ENVIRONMENT, sentence, "Unset what you did not mean to set."))
+        remedy = "Unset those that you did not intend to set."
+        findings.append(note(Subject.ENVIRONMENT, sentence, remedy))
     return findings
 
 
@@ -76,8 +78,8 @@ def _judge_vllm(variables: Mapping[str, str]) -> list[Finding]:
     space = variables.get("VLLM_CPU_KVCACHE_SPACE")
     if space:
         sentence = f"VLLM_CPU_KVCACHE_SPACE={space} overrides kv_cache_gib of every CPU engine"
-        way_out = "Unset it, and set kv_cache_gib in the fleet's configuration."
-        findings.append(note(Subject.ENVIRONMENT, sentence, way_out))
+        remedy = "Unset it, and set kv_cache_gib in the fleet's configuration instead."
+        findings.append(note(Subject.ENVIRONMENT, sentence, remedy))
     unread = [setting for setting in REMOVED_VARIABLES if setting.name in variables]
     for setting in unread:
         sentence = f"vLLM 0.32 does not read {setting.name}"
@@ -86,7 +88,8 @@ def _judge_vllm(variables: Mapping[str, str]) -> list[Finding]:
     names = [name for name in _names(variables, "VLLM_") if name not in judged]
     if names:
         sentence = f"gateways and engines will inherit {', '.join(names)}"
-        findings.append(note(Subject.ENVIRONMENT, sentence, "Unset what you did not mean to set."))
+        remedy = "Unset those that you did not intend to set."
+        findings.append(note(Subject.ENVIRONMENT, sentence, remedy))
     return findings
 
 
@@ -98,9 +101,11 @@ def _judge_offline(variables: Mapping[str, str]) -> list[Finding]:
     ]
     if not names:
         return []
-    sentence = f"{' and '.join(names)} set: a model that is not on this machine cannot be loaded"
-    way_out = "Download the model first, name its directory as the source, or unset it."
-    return [note(Subject.ENVIRONMENT, sentence, way_out)]
+    sentence = (
+        f"{' and '.join(names)} set: a model that is not on this machine cannot be downloaded"
+    )
+    remedy = "Download the model first, use its local directory as the source, or unset the above."
+    return [note(Subject.ENVIRONMENT, sentence, remedy)]
 
 
 def _judge_proxies(variables: Mapping[str, str]) -> list[Finding]:
@@ -115,11 +120,11 @@ def _judge_proxies(variables: Mapping[str, str]) -> list[Finding]:
     if not proxies or not missing or "*" in exempt:
         return []
     sentence = (
-        f"{', '.join(proxies)} set without {' and '.join(missing)} in no_proxy: clients on this "
-        "machine ask the proxy for the fleet"
+        f"{', '.join(proxies)} set, but no_proxy lacks {' and '.join(missing)}: clients on this "
+        "machine send their requests for the fleet to the proxy"
     )
-    way_out = f"Set no_proxy={','.join([*sorted(exempt - {''}), *missing])}."
-    return [note(Subject.ENVIRONMENT, sentence, way_out)]
+    remedy = f"Set no_proxy={','.join([*sorted(exempt - {''}), *missing])}."
+    return [note(Subject.ENVIRONMENT, sentence, remedy)]
 
 
 def _names(variables: Mapping[str, str], prefix: str) -> list[str]:

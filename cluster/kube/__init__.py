@@ -1,5 +1,5 @@
 """The Kubernetes API: the only room that imports `kubernetes`.
 
-Reads JSON, takes the few fields that are used, and judges them with pure functions. Every failure
-is a `KubernetesError` that names the missing right or resource.
+Reads JSON, keeps the few fields that are used, and judges them with pure functions. Every failure
+is a `KubernetesError` that names the missing permission or resource.
 """

@@ -1,8 +1,8 @@
-"""The API server of a Kubernetes cluster, through the official client's transport: JSON in, JSON
-out.
+"""Client for the API server of a Kubernetes cluster: JSON in, JSON out.
 
-Its generated methods make an object of 100 classes of each answer; the few fields that are read
-here are taken from the JSON, by `objects.py`, which knows what may be missing.
+It uses the official client's transport. The official client's generated methods turn each answer
+into objects of 100 classes; `objects.py` instead reads the few fields that are used from the JSON,
+and knows which of them may be missing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from qwenfleet.cluster.kube.query import Query
 
 TIMEOUT_S: Final = 15.0
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where every pod finds its token, its namespace and the API server's certificate."""
+"""Directory in every pod with its token, its namespace and the API server's certificate."""
 MALFORMED: Final = (yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError)
-"""What the client raises for a kubeconfig that is no YAML, or has something in a wrong place."""
+"""Errors that the client raises if a kubeconfig is not YAML or has the wrong structure."""
 
 
 class Kube:
@@ -31,13 +31,13 @@ class Kube:
     def __init__(self, api: Any, namespace: str) -> None:
         self.api = api
         self.namespace = namespace
-        """The one that is meant when none is named."""
+        """Default namespace."""
 
     def items(self, query: Query) -> list[dict[str, Any]]:
         return self.list(query)[0]
 
     def list(self, query: Query) -> tuple[list[dict[str, Any]], str]:
-        """The objects, and the resourceVersion to watch them from."""
+        """Objects, and the resourceVersion to watch them from."""
         tree = self._json("list", query, "GET", query.path(), query.selectors)
         return list(tree.get("items") or []), str(tree["metadata"].get("resourceVersion", ""))
 
@@ -47,15 +47,15 @@ class Kube:
     def patch(
         self, query: Query, name: str, body: Mapping[str, Any], *, is_trial: bool = False
     ) -> dict[str, Any]:
-        """Merge `body` into an object (RFC 7396); a trial is checked and changes nothing."""
+        """Merge `body` into an object (RFC 7396); a trial is only checked by the server."""
         asked = {"dryRun": "All"} if is_trial else {}
         return self._json("patch", query, "PATCH", query.path(name), asked, dict(body))
 
     def watch(
         self, query: Query, version: str, *, lasts_s: float, silence_s: float
     ) -> Iterator[dict[str, Any]]:
-        """Events {type, object} after `version` until the server closes, which it is asked to do
-        after `lasts_s`. When it says nothing for `silence_s` that is a KubernetesError too.
+        """Events {type, object} after `version`, until the server closes the watch after `lasts_s`.
+        Also raises KubernetesError if the server sends nothing for `silence_s`.
         """
         from kubernetes.watch.watch import iter_resp_lines
 
@@ -116,19 +116,19 @@ class Kube:
         )
         response = self.api.call_api(*request, _request_timeout=timeout)
         if not 200 <= response.status <= 299:
-            said = response.read().decode(errors="replace")
-            raise ApiException(status=response.status, reason=said)
+            body_text = response.read().decode(errors="replace")
+            raise ApiException(status=response.status, reason=body_text)
         return response
 
 
 def connect(context: str | None = None, namespace: str | None = None) -> Kube:
-    """By the kubeconfig's current context or the one named, or, in a pod without a kubeconfig, as
-    its service account. Raises KubernetesError when there is no configuration, or none that can be
-    read."""
+    """Connect with the named or current context of the kubeconfig, or, in a pod without a
+    kubeconfig, as its service account. Raises KubernetesError if no configuration exists or if it
+    cannot be read."""
     from kubernetes import client, config
 
     own = client.Configuration()
-    own.retries = 0  # a command tells at once; a watch has its own pace
+    own.retries = 0  # a command fails at once; a watch has its own backoff
     files = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     has_files = any(Path(file).is_file() for file in files.split(os.pathsep))
     try:
@@ -146,7 +146,7 @@ def connect(context: str | None = None, namespace: str | None = None) -> Kube:
 
 
 def is_in_pod() -> bool:
-    """Whether this process has a service account's token, which Kubernetes puts into its pods."""
+    """True if this process has a service account's token, which Kubernetes mounts in pods."""
     return (SERVICE_ACCOUNT / "token").is_file() and "KUBERNETES_SERVICE_HOST" in os.environ
 
 

@@ -1,10 +1,11 @@
-"""Whether a Kubernetes node or pod is about to go, and how long it has. Pure.
+"""Signs that a Kubernetes node or pod is about to be removed, and how soon. Pure.
 
-A cordon alone (`node.kubernetes.io/unschedulable`) is no such sign: pods stay, for days if need
-be, and `kubectl drain` deletes them a moment later, which shows. Nor is `karpenter.sh/disrupted`:
-Karpenter takes it off again when the replacement does not start (karpenter.sh, "Disruption").
-Nothing new starts on such a node. `kubernetes.azure.com/scalesetpriority` and
-`aws-node-termination-handler/rebalance-recommendation` only say that a node may be taken one day.
+A cordon alone (`node.kubernetes.io/unschedulable`) is not a sign: pods may stay for days, and if
+`kubectl drain` follows, it deletes them, which is a sign. `karpenter.sh/disrupted` is not one
+either: Karpenter removes that taint again if the replacement does not start (karpenter.sh,
+"Disruption"). No engine starts on such a node. `kubernetes.azure.com/scalesetpriority` and
+`aws-node-termination-handler/rebalance-recommendation` only mean that a node may be removed some
+day.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Final
 from qwenfleet.cluster.kube.objects import KubeNode, KubePod
 
 MARGIN_S: Final = 5.0
-"""Of the notice: for the sign to arrive here, and for the engine to say goodbye."""
+"""Part of the notice that is kept for the sign to arrive, and for the engine to deregister."""
 SPOT_S: Final = 30.0
-"""Notice of a spot or preemptible machine on Google Cloud and Azure: "Preemption process" in
+"""Notice that a spot or preemptible machine gets on Google Cloud and Azure: "Preemption process" in
 Compute Engine's documentation, Preempt in Azure's "Scheduled Events". Not verified on either."""
 NOTICES_S: Final = {
     # kubernetes/autoscaler, cluster-autoscaler/utils/taints/taints.go: ToBeDeletedTaint. It then
@@ -34,29 +35,30 @@ NOTICES_S: Final = {
     # AKS's page "Node auto-drain": put on a node that is redeployed or preempted.
     "remediator.kubernetes.azure.com/unschedulable": SPOT_S,
 }
-"""Taints that mean that the node goes, and the seconds from each to its end."""
+"""Taints that mean that the node will be removed, and the seconds from each to its end."""
 CLOSING: Final = {"karpenter.sh/disrupted", "karpenter.sh/disruption"}
-"""Taints that mean that nothing new should start; the latter is Karpenter's before 1.0."""
+"""Taints that mean that nothing new should start; the second is Karpenter's before 1.0."""
 DELETED_NODE_S: Final = SPOT_S
-"""A node whose object is being deleted or gone: its finalizers may already have run."""
+"""Notice of a node whose object is deleted or being deleted: its finalizers may already have
+run."""
 
 
 @dataclass(frozen=True)
 class Departure:
-    """Something is about to be taken away."""
+    """A node or pod that is about to be removed."""
 
     reason: str
     notice_s: float
-    """Until its end, in seconds."""
+    """Seconds until its end."""
 
     @property
     def deadline_s(self) -> float:
-        """How long streams have to leave."""
+        """Seconds that streams have to move to other engines."""
         return max(0.0, self.notice_s - MARGIN_S)
 
 
 def of_node(node: KubeNode) -> Departure | None:
-    """The one with the shortest notice, when there are several signs."""
+    """The departure of a node; of several signs the one with the shortest notice."""
     signs = [
         Departure(f"node {node.name} has the taint {taint.key}", NOTICES_S[taint.key])
         for taint in node.taints
@@ -68,19 +70,20 @@ def of_node(node: KubeNode) -> Departure | None:
 
 
 def of_pod(pod: KubePod) -> Departure | None:
-    """A pod that is being deleted has its grace period, and until SIGTERM its preStop sleep; one
-    with the condition DisruptionTarget is about to be (kubernetes.io, "Pod disruption conditions").
+    """The departure of a pod. One that is being deleted has its grace period, or only its preStop
+    sleep until SIGTERM. One with the condition DisruptionTarget is about to be deleted
+    (kubernetes.io, "Pod disruption conditions").
     """
     if pod.is_deleted:
         notice_s = pod.grace_s if pod.sleep_s is None else min(pod.grace_s, pod.sleep_s)
         return Departure(f"pod {pod.name} is being deleted", notice_s)
     if pod.disruption:
-        return Departure(f"pod {pod.name} is about to go ({pod.disruption})", SPOT_S)
+        return Departure(f"pod {pod.name} is about to be removed ({pod.disruption})", SPOT_S)
     return None
 
 
 def closed(node: KubeNode) -> str:
-    """Why no engine should start on a node; empty when one may."""
+    """Reason that no engine should start on a node; empty if one may."""
     departure = of_node(node)
     if departure is not None:
         return departure.reason

@@ -1,4 +1,4 @@
-"""Running a command in a pod, by the API server: `kubectl exec` without kubectl."""
+"""Command execution in a pod through the API server: `kubectl exec` without kubectl."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ POLL_S: Final = 1.0
 def run(
     kube: Kube, pod: KubePod, command: Sequence[str], *, say: Callable[[str], None], limit_s: float
 ) -> int:
-    """The command's exit status; `say` hears each line of its output.
+    """Run a command and return its exit status; `say` gets each line of its output.
 
-    Raises KubernetesError when the pod does not let us in, the connection is lost, or the command
-    is not over after `limit_s`; it may go on there then.
+    Raises KubernetesError if the pod refuses, the connection is lost, or the command has not
+    finished after `limit_s`, in which case it may still be running.
     """
     from websocket import WebSocketException
 
@@ -33,22 +33,22 @@ def run(
         while is_open:
             is_open = talk.is_open()
             talk.update(timeout=POLL_S)
-            # Not `read_all`, which throws the exit status away.
+            # Not `read_all`, which drops the exit status.
             rest += talk.read_stdout(timeout=0) + talk.read_stderr(timeout=0)
             *lines, rest = rest.split("\n")
             for line in lines:
                 say(line)
             if time.monotonic() > give_up_at:
                 raise KubernetesError(
-                    f"the command in pod {pod.name} is not over after {limit_s:.0f} s",
-                    "It may go on there.",
+                    f"the command in pod {pod.name} did not finish within {limit_s:.0f} s",
+                    "It may still be running there.",
                 )
         if rest:
             say(rest)
         return int(talk.returncode)
     except (WebSocketException, OSError, TypeError, KeyError) as error:  # no exit status came
         raise KubernetesError(
-            f"the connection to pod {pod.name} was lost before the command there was over",
+            f"the connection to pod {pod.name} was lost before the command finished",
             "Run it again.",
         ) from error
     finally:
@@ -56,7 +56,7 @@ def run(
 
 
 def _open(kube: Kube, pod: KubePod, command: Sequence[str]) -> Any:
-    """The client's own `stream` makes status 0 of every refusal; the socket below it knows."""
+    """Open the web socket. The client's own `stream` reports status 0 for every refusal."""
     from kubernetes.stream.ws_client import WSClient, get_websocket_url
     from websocket import WebSocketBadStatusException, WebSocketException
 
@@ -72,7 +72,7 @@ def _open(kube: Kube, pod: KubePod, command: Sequence[str]) -> Any:
     try:
         return WSClient(kube.api.configuration, get_websocket_url(url), headers, capture_all=False)
     except WebSocketBadStatusException as error:
-        said = bytes(error.resp_body or b"").decode(errors="replace")
-        raise failures.of_status("create", query, error.status_code, said) from error
+        body = bytes(error.resp_body or b"").decode(errors="replace")
+        raise failures.of_status("create", query, error.status_code, body) from error
     except (WebSocketException, OSError) as error:
         raise failures.unreachable(host, str(error)) from error

@@ -1,4 +1,4 @@
-"""What the Kubernetes API's failures mean, and the way out of each, as KubernetesErrors."""
+"""KubernetesErrors for the failures of the Kubernetes API: what each means, and its remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def translated(verb: str, query: Query, host: str) -> Iterator[None]:
-    """Inside, the client's and the transport's errors become KubernetesErrors."""
+    """Turn errors of the client and its transport into KubernetesErrors inside the block."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -28,77 +28,76 @@ def translated(verb: str, query: Query, host: str) -> Iterator[None]:
         raise unreachable(host, str(error)) from error
     except (ValueError, KeyError, TypeError) as error:
         raise KubernetesError(
-            f"what answers at {host} is not a Kubernetes API server ({type(error).__name__})",
+            f"the server at {host} is not a Kubernetes API server ({type(error).__name__})",
             "Check the server's address in the kubeconfig.",
         ) from error
 
 
 def of_status(verb: str, query: Query, status: int, body: str) -> KubernetesError:
-    """The API server answered `status`; `body` is its Status object, or what a proxy said."""
+    """The error for an HTTP `status`; `body` is the server's Status object, or a proxy's text."""
     where = f" in namespace {query.namespace}" if query.namespace else " of the cluster"
     what = f"{verb} {query.resource}{where}"
-    said = _message(body)
+    message = _message(body)
     if status == 403:
         scope = f" -n {query.namespace}" if query.namespace else ""
         return KubernetesError(
-            f"the Kubernetes API does not let you {what} (403: {said})",
-            f"Ask for a role with the verb `{verb}` on `{resource_name(query.resource)}`; "
-            f"`kubectl auth can-i {verb} {resource_name(query.resource)}{scope}` says whether you "
-            "have it.",
+            f"the Kubernetes API does not let you {what} (403: {message})",
+            f"Ask for a role with the verb `{verb}` on `{resource_name(query.resource)}`; check "
+            f"with `kubectl auth can-i {verb} {resource_name(query.resource)}{scope}`.",
             status,
         )
     if status == 401:
         return KubernetesError(
-            f"the Kubernetes API does not know you (401: {said})",
+            f"the Kubernetes API rejected your credentials (401: {message})",
             "Log in again: the kubeconfig's token or certificate is missing or has expired.",
             status,
         )
     if status == 404 and query.resource in RAY_RESOURCES and verb == "list":
         return KubernetesError(
-            f"this cluster does not know {resource_name(query.resource)}: KubeRay's CRDs are not "
-            "installed, or are too old to have ray.io/v1",
+            f"this cluster has no resource {resource_name(query.resource)}: KubeRay's CRDs are not "
+            "installed, or are older than ray.io/v1",
             "Install KubeRay's operator 1.7 or newer, with its CRDs.",
             status,
         )
     return KubernetesError(
-        f"the Kubernetes API refused to {what} ({status}: {said})",
-        "Try again; the API server's log says more.",
+        f"the Kubernetes API refused to {what} ({status}: {message})",
+        "Try again, and check the API server's log.",
         status,
     )
 
 
 def of_event(query: Query, status: dict[str, Any]) -> KubernetesError:
-    """A watch ended with an ERROR event, whose object is a Status."""
+    """The error for a watch that ended with an ERROR event, whose object is a Status."""
     code = int(status.get("code", 0))
     return of_status("watch", query, code, json.dumps(status))
 
 
-def unreachable(host: str, said: str) -> KubernetesError:
+def unreachable(host: str, reason: str) -> KubernetesError:
     return KubernetesError(
-        f"the Kubernetes API at {host} does not answer ({' '.join(said.split())[:200]})",
-        "Check that the cluster runs and is reached from here: `kubectl get --raw /readyz`.",
+        f"the Kubernetes API at {host} does not answer ({' '.join(reason.split())[:200]})",
+        "Check that the cluster is running and reachable: `kubectl get --raw /readyz`.",
     )
 
 
-def unconfigured(said: str, context: str | None) -> KubernetesError:
+def unconfigured(reason: str, context: str | None) -> KubernetesError:
     chosen = f"no context '{context}'" if context else "no cluster"
     return KubernetesError(
-        f"the Kubernetes configuration names {chosen} ({said})",
-        "Set KUBECONFIG or name one of the contexts of `kubectl config get-contexts`.",
+        f"the Kubernetes configuration names {chosen} ({reason})",
+        "Set KUBECONFIG, or use one of the contexts that `kubectl config get-contexts` lists.",
     )
 
 
 def unreadable(files: str, error: Exception) -> KubernetesError:
-    said = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200]
     return KubernetesError(
-        f"the kubeconfig {files} cannot be read ({type(error).__name__}: {said})",
-        "Mend it until `kubectl config view` shows it, or set KUBECONFIG to another.",
+        f"the kubeconfig {files} cannot be read ({type(error).__name__}: {reason})",
+        "Fix it (`kubectl config view` checks it), or set KUBECONFIG to another file.",
     )
 
 
 def _message(body: str) -> str:
     try:
-        said = json.loads(body).get("message") or "no reason given"
+        message = json.loads(body).get("message") or "no reason given"
     except (ValueError, AttributeError):
-        said = body or "no reason given"
-    return " ".join(str(said).split())[:300]
+        message = body or "no reason given"
+    return " ".join(str(message).split())[:300]

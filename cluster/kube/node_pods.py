@@ -1,4 +1,4 @@
-"""Which Ray pods a Kubernetes node has, and its cordon."""
+"""Ray pods of a Kubernetes node, and the node's cordon."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ NEAREST = 3
 
 @dataclass(frozen=True)
 class ClusterPods:
-    """One RayCluster's pods on a node, and the way to its Ray."""
+    """One RayCluster's pods on a node, and the head pod that reaches its Ray."""
 
     ray_cluster: str
     pods: tuple[KubePod, ...]
-    """On the node."""
+    """Pods on the node."""
     head: KubePod | None
-    """Wherever it runs; None when it does not."""
+    """The head pod on any node; None if it is not running."""
 
 
 def find(kube: Kube, node: str) -> list[ClusterPods]:
-    """The RayClusters of the namespace that have pods on a node. Raises DrainRefused when there is
-    no such node, with the nearest names; KubernetesError."""
+    """RayClusters of the namespace that have pods on a node. Raises KubernetesError, and
+    DrainRefused with the closest names if the node does not exist."""
     names = [objects.node(tree).name for tree in kube.items(Query("nodes"))]
     if node not in names:
-        raise DrainRefused(f"there is no node '{node}'", nearest(node, names))
+        raise DrainRefused(f"node '{node}' does not exist", nearest(node, names))
     query = Query("pods", kube.namespace, labels=CLUSTER_LABEL)
     return on_node(node, [objects.pod(tree) for tree in kube.items(query)])
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """A sentence with the names that are most like one that is not there."""
+    """A sentence with the existing names that are closest to `name`."""
     close = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(sorted(close))}?"
     more = f" and {len(names) - NEAREST} more" if len(names) > NEAREST else ""
-    return f"There are: {', '.join(sorted(names)[:NEAREST]) or 'none'}{more}."
+    return f"Existing nodes: {', '.join(sorted(names)[:NEAREST]) or 'none'}{more}."
 
 
 def on_node(node: str, pods: Iterable[KubePod]) -> list[ClusterPods]:
@@ -59,6 +59,5 @@ def on_node(node: str, pods: Iterable[KubePod]) -> list[ClusterPods]:
 
 
 def cordon(kube: Kube, node: str, *, is_trial: bool = False) -> None:
-    """Let Kubernetes put no pod there any more, or only see whether we may. Raises
-    KubernetesError."""
+    """Cordon a node; a trial only checks the permission to. Raises KubernetesError."""
     kube.patch(Query("nodes"), node, {"spec": {"unschedulable": True}}, is_trial=is_trial)

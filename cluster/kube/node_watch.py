@@ -1,7 +1,7 @@
-"""Signs that the Kubernetes nodes or pods of one engine are about to go.
+"""Watches for signs that the Kubernetes nodes or pods of one engine are about to be removed.
 
-Each engine looks after itself: two watches of one object each, no leader, nobody to ask, and no
-right to change anything. Only fleets in Kubernetes run it; what it decides is `departure.py`.
+Each engine watches its own pods and nodes, one object per watch. It needs no leader and no write
+permission. It runs only in Kubernetes; `departure.py` has the decisions.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from qwenfleet.cluster.kube.watch import SILENCE_S, WATCH_S, Objects, Reflector
 logger = logging.getLogger(__name__)
 
 FIRST_LOOK_S: Final = 5.0
-"""How long a start waits to hear whether its nodes are closed; it goes on when nobody says."""
+"""Seconds that a start waits to learn whether its nodes are closed, before it goes on anyway."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What a pod or node says about its future."""
+    """A departure, or a reason to start nothing, as read from a pod or node."""
 
     departure: Departure | None = None
     closed: str = ""
-    """Why no engine should start there."""
+    """Reason that no engine should start there."""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A Source: one query's objects."""
+    """A `Source` of one query's objects."""
 
     client: Kube
     query: Query
@@ -55,11 +55,11 @@ class Selected:
 
 
 def pod_sign(objects: Objects, was_known: bool) -> Sign:
-    """Of the pod at an address; pods that have ended may still be listed beside it."""
+    """The sign of the pod at an address; pods that have ended may still be listed with it."""
     pods = [kube_objects.pod(tree) for tree in objects.values()]
     living = [pod for pod in pods if pod.phase not in {"Succeeded", "Failed"}]
     if not living:
-        return Sign(Departure("its pod is gone", DELETED_NODE_S)) if was_known else Sign()
+        return Sign(Departure("its pod was deleted", DELETED_NODE_S)) if was_known else Sign()
     found = departure.of_pod(living[0])
     return Sign(found, found.reason if found else "")
 
@@ -67,21 +67,21 @@ def pod_sign(objects: Objects, was_known: bool) -> Sign:
 def node_sign(objects: Objects, was_known: bool) -> Sign:
     nodes = [kube_objects.node(tree) for tree in objects.values()]
     if not nodes:
-        return Sign(Departure("its node is gone", DELETED_NODE_S)) if was_known else Sign()
+        return Sign(Departure("its node was deleted", DELETED_NODE_S)) if was_known else Sign()
     return Sign(departure.of_node(nodes[0]), departure.closed(nodes[0]))
 
 
 class NodeWatch:
-    """The pods and nodes of one engine. Belongs to the event loop that it is made in; the API
-    server is read in threads, which end with the process."""
+    """The pods and nodes of one engine. It belongs to the event loop that creates it, and reads the
+    API server in threads that end with the process."""
 
     def __init__(self, client: Kube, addresses: Iterable[str]) -> None:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._signs: dict[tuple[str, str], Sign] = {}
-        """By kind and address; what is not known, or no more, is not there."""
+        """Signs by kind and address, without those that are unknown."""
         self._known: set[tuple[str, str]] = set()
-        """What has been seen, ever."""
+        """Kinds and addresses that were ever seen."""
         self._nodes: dict[str, str] = {}
         self._unseen = set(addresses)
         self._has_looked = asyncio.Event()
@@ -89,35 +89,35 @@ class NodeWatch:
         self._leave: Callable[[Departure], None] | None = None
         self._reflectors: list[Reflector] = []
         for address in sorted(self._unseen):
-            # The label, since pods on the host's network have its address, all of them.
+            # by label too: all pods on the host's network share its address
             fields = f"status.podIP={address}"
             query = Query("pods", client.namespace, labels=CLUSTER_LABEL, fields=fields)
             self._follow("pod", address, query)
 
     @property
     def closed(self) -> str:
-        """Why the engine should not start here now; empty when it may, or nobody knows."""
+        """Reason that the engine should not start now; empty if it may, or if that is unknown."""
         return next((sign.closed for sign in self._signs.values() if sign.closed), "")
 
-    async def may_start(self, tell: Callable[[str], None]) -> None:
-        """Wait until no node of the engine is closed; `tell` hears why it is not yet."""
+    async def may_start(self, report: Callable[[str], None]) -> None:
+        """Wait until no node of the engine is closed; `report` gets the reason for waiting."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK_S):
                 await self._has_looked.wait()
         while closed := self.closed:
-            logger.info("engine start held", extra={"reason": closed})
-            tell(closed)
+            logger.info("engine start delayed", extra={"reason": closed})
+            report(closed)
             self._has_news.clear()
             await self._has_news.wait()
 
     def on_departure(self, leave: Callable[[Departure], None]) -> None:
-        """`leave` is called once for each sign from now on, and now if there is one already."""
+        """Call `leave` once for each departure from now on, and for those already known."""
         self._leave = leave
         for sign in list(self._signs.values()):
             self._order(sign)
 
     def close(self) -> None:
-        """The threads end with their watches."""
+        """Stop watching; each thread ends with its current watch."""
         for reflector in self._reflectors:
             reflector.is_stopped = True
 
@@ -131,13 +131,13 @@ class NodeWatch:
         Thread(target=reflector.run, name=f"watch-{kind}-{address}", daemon=True).start()
 
     def _hear(self, kind: str, address: str, objects: Objects | None) -> None:
-        """In a reflector's thread."""
-        with suppress(RuntimeError):  # the loop has ended, and the process is about to
+        """Hand objects to the event loop; runs in a reflector's thread."""
+        with suppress(RuntimeError):  # the loop has ended: the process is exiting
             self._loop.call_soon_threadsafe(self._see, kind, address, objects)
 
     def _see(self, kind: str, address: str, objects: Objects | None) -> None:
         key = (kind, address)
-        if objects is None:
+        if objects is None:  # unknown: no reason to delay a start
             self._signs.pop(key, None)
         else:
             judge = pod_sign if kind == "pod" else node_sign
@@ -146,7 +146,7 @@ class NodeWatch:
                 self._known.add(key)
             before = self._signs.get(key)
             self._signs[key] = sign
-            if before is None or before.departure != sign.departure:
+            if before is None or before.departure != sign.departure:  # order each only once
                 self._order(sign)
             if kind == "pod":
                 self._find_node(address, objects)
@@ -157,7 +157,7 @@ class NodeWatch:
     def _find_node(self, address: str, objects: Objects) -> None:
         names = {kube_objects.pod(tree).node for tree in objects.values()} - {""}
         if not names:
-            logger.warning("no pod has this address", extra={"address": address})
+            logger.warning("no pod found with this address", extra={"address": address})
             self._seen(address)
         elif address not in self._nodes:
             name = self._nodes[address] = names.pop()
@@ -174,13 +174,13 @@ class NodeWatch:
 
 
 async def start(addresses: Iterable[str]) -> NodeWatch | None:
-    """Watch the pods at these addresses and their nodes; None outside Kubernetes, or when the
-    service account is of no use, which the log says."""
+    """Watch the pods at these addresses and their nodes. None outside Kubernetes, or if the
+    service account does not work, which is logged."""
     if not kube.is_in_pod():
         return None
     try:
         client = await asyncio.to_thread(kube.connect)
     except KubernetesError as error:
-        logger.warning("nodes are not watched", extra={"reason": str(error)})
+        logger.warning("kubernetes nodes not watched", extra={"reason": str(error)})
         return None
     return NodeWatch(client, addresses)

@@ -1,4 +1,4 @@
-"""What qwenfleet reads of Kubernetes' and KubeRay's objects, from their JSON. Pure."""
+"""Nodes and pods, read from the JSON of Kubernetes and KubeRay. Pure."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class KubeNode:
     is_ready: bool
     is_cordoned: bool
     is_deleted: bool
-    """Somebody asked for its deletion."""
+    """True if its deletion was requested."""
     taints: tuple[Taint, ...]
     gpus: tuple[tuple[Vendor, int], ...]
-    """GPUs that it lets pods have, where that is not 0."""
+    """Allocatable GPUs by vendor, without zeros."""
     products: tuple[tuple[Vendor, str], ...]
-    """What its labels call them."""
+    """Names of its GPUs, from labels."""
 
     def product(self, vendor: Vendor) -> str:
-        """Empty without the label."""
+        """Name of a vendor's GPUs; empty without the label."""
         return dict(self.products).get(vendor, "")
 
 
@@ -49,28 +49,28 @@ class KubePod:
     address: str
     phase: str
     reason: str
-    """Why it is not running as it should, as `kubectl get pods` says it; empty when it is."""
+    """Reason that it is not running normally, as `kubectl get pods` shows it; empty if it is."""
     restarts: int
     is_ready: bool
     is_deleted: bool
     grace_s: float
-    """From its deletion to the kill, in seconds."""
+    """Seconds from its deletion to SIGKILL."""
     sleep_s: float | None
-    """From its deletion to SIGTERM, in seconds, where its first container has a preStop sleep."""
+    """Seconds from its deletion to SIGTERM, if its first container has a preStop sleep."""
     disruption: str
-    """The reason of its condition DisruptionTarget; empty without."""
+    """Reason of its condition DisruptionTarget; empty without one."""
     gpus: tuple[tuple[Vendor, int], ...]
-    """GPUs that it asks for, where that is not 0."""
+    """Requested GPUs by vendor, without zeros."""
     ray_cluster: str
     group: str
     is_head: bool
     container: str
-    """Its first one, which is Ray's in KubeRay's pods."""
+    """Its first container, which runs Ray in KubeRay's pods."""
 
 
 def node(tree: Tree) -> KubeNode:
     metadata, spec, status = _part(tree, "metadata"), _part(tree, "spec"), _part(tree, "status")
-    labels, there = _part(metadata, "labels"), _part(status, "allocatable")
+    labels, allocatable = _part(metadata, "labels"), _part(status, "allocatable")
     return KubeNode(
         name=str(metadata.get("name", "?")),
         is_ready=_condition(status, "Ready").get("status") == "True",
@@ -80,7 +80,7 @@ def node(tree: Tree) -> KubeNode:
             Taint(str(t.get("key", "")), str(t.get("value") or ""), str(t.get("effect", "")))
             for t in spec.get("taints") or ()
         ),
-        gpus=_gpus(there),
+        gpus=_gpus(allocatable),
         products=tuple(
             (vendor, str(labels[vendor.node_label]))
             for vendor in Vendor
@@ -133,13 +133,13 @@ def _reason(metadata: Tree, status: Tree, states: list[Mapping[str, Any]]) -> st
                 return str(detail["reason"])
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
-        said = " ".join(str(scheduled.get("message") or "").split())
-        return f"{scheduled.get('reason', 'Unschedulable')}: {said}".rstrip(": ")
+        message = " ".join(str(scheduled.get("message") or "").split())
+        return f"{scheduled.get('reason', 'Unschedulable')}: {message}".rstrip(": ")
     return str(status.get("reason") or "")
 
 
 def _requests(spec: Tree) -> tuple[tuple[Vendor, int], ...]:
-    """Containers run at once and their GPUs add up; those that run before them take turns."""
+    """Requested GPUs: the sum over containers, or the largest init container if that is more."""
     found = []
     for vendor in Vendor:
         together = sum(_wanted(c, vendor) for c in spec.get("containers") or ())
@@ -150,7 +150,7 @@ def _requests(spec: Tree) -> tuple[tuple[Vendor, int], ...]:
 
 
 def _wanted(container: Tree, vendor: Vendor) -> int:
-    """A limit without a request is the request: so Kubernetes treats extended resources."""
+    """GPUs that a container requests. For extended resources a limit implies the request."""
     resources = _part(container, "resources")
     name = vendor.kubernetes_resource
     asked = _part(resources, "requests").get(name, _part(resources, "limits").get(name, 0))
@@ -163,7 +163,7 @@ def _gpus(resources: Tree) -> tuple[tuple[Vendor, int], ...]:
 
 
 def _count(quantity: Any) -> int:
-    """A quantity of an extended resource, which is a whole number; 0 for what is none."""
+    """Quantity of an extended resource, which is a whole number; 0 for anything else."""
     return int(quantity) if str(quantity).isdigit() else 0
 
 
@@ -173,6 +173,6 @@ def _condition(status: Tree, kind: str) -> Mapping[str, Any]:
 
 
 def _part(tree: Tree, key: str) -> Mapping[str, Any]:
-    """An object inside another; empty when it is missing or null."""
+    """A nested object; empty if it is missing or null."""
     part = tree.get(key)
     return part if isinstance(part, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Which objects of the Kubernetes API a request names, and by which path."""
+"""Queries for objects of the Kubernetes API, and their paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RAY: Final = "apis/ray.io/v1"
 
 @dataclass(frozen=True)
 class Query:
-    """Objects of one resource: all of the cluster, or of a namespace, by selectors."""
+    """Objects of one resource in the cluster or in a namespace, filtered by selectors."""
 
     resource: str
     namespace: str | None = None
@@ -33,5 +33,5 @@ RAY_RESOURCES = frozenset({"rayclusters", "rayservices"})
 
 
 def resource_name(resource: str) -> str:
-    """As `kubectl` and RBAC rules call it."""
+    """Name of a resource as in `kubectl` and RBAC rules."""
     return f"{resource}.ray.io" if resource in RAY_RESOURCES else resource

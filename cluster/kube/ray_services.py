@@ -1,4 +1,4 @@
-"""RayServices and events from their JSON, and how an upgrade goes. Pure."""
+"""RayServices, their upgrades, and events, read from JSON. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONDITIONS: Final = (
     "Suspending",
     "Suspended",
 )
-"""RayService's, in KubeRay 1.7."""
+"""Conditions of a RayService in KubeRay 1.7."""
 EVENTS: Final = 10
 
 
@@ -34,7 +34,7 @@ class ClusterSide:
     workers_ready: int
     workers_wanted: int
     capacity_percent: int | None
-    """What share of the service it is to be able to carry; None outside incremental upgrades."""
+    """Target share of the service's capacity; None outside incremental upgrades."""
     traffic_percent: int | None
 
 
@@ -53,15 +53,15 @@ class RayServiceStatus:
 
     @property
     def progress(self) -> str:
-        """How an upgrade goes, in words; empty when there is none."""
+        """Progress of an upgrade in words; empty without one."""
         kind = next((k for k in CONDITIONS[1:4] if self.is_true(k)), None)
         if kind is None and self.pending is None:
             return ""
         words = {"RollbackInProgress": "rolling back", "Suspending": "suspending"}
-        said = words.get(kind or "", "upgrading")
+        action = words.get(kind or "", "upgrading")
         if self.pending is None:
-            return said
-        return f"{said}: {_share(self.pending)}" + (
+            return action
+        return f"{action}: {_share(self.pending)}" + (
             f"; {_share(self.active)}" if self.active is not None else ""
         )
 
@@ -69,7 +69,7 @@ class RayServiceStatus:
 @dataclass(frozen=True)
 class EventLine:
     at: str
-    """RFC 3339, in UTC, as the API says it."""
+    """Time from the API: RFC 3339 in UTC."""
     type: str
     reason: str
     about: str

@@ -1,4 +1,4 @@
-"""`qwenfleet status --kube`: a fleet as Kubernetes sees it. Judged from objects; read by `read`."""
+"""Status of a fleet in Kubernetes, for `qwenfleet status --kube`: `read` asks, `judge` is pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qwenfleet.cluster.kube.query import Query
 from qwenfleet.cluster.kube.ray_services import EventLine, RayServiceStatus
 
 ENDED: Final = {"Succeeded", "Failed"}
-"""Phases of pods whose GPUs are free again."""
+"""Phases of pods that no longer use their GPUs."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class KubeStatus:
     namespace: str
     services: tuple[RayServiceStatus, ...]
     pods: tuple[KubePod, ...]
-    """Of RayClusters in the namespace."""
+    """Pods of the RayClusters in the namespace."""
     nodes: tuple[KubeNode, ...]
-    """Those with GPUs, and those with the fleet's pods."""
+    """Nodes with GPUs or with pods of the fleet."""
     gpus: tuple[GpuUse, ...]
     events: tuple[EventLine, ...]
     remarks: tuple[str, ...]
-    """What is missing or could not be seen."""
+    """Notes on what is missing or could not be read."""
 
     def as_json(self) -> dict[str, Any]:
         tree = asdict(self)
@@ -59,19 +59,19 @@ class KubeStatus:
 
 @dataclass(frozen=True)
 class Objects:
-    """What the API server answered."""
+    """The API server's answers."""
 
     services: Sequence[Mapping[str, Any]]
     pods: Sequence[Mapping[str, Any]]
-    """Of all namespaces, when they could be listed."""
+    """Pods of all namespaces, if they could be listed."""
     nodes: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
     remarks: tuple[str, ...] = ()
 
 
 def read(kube: Kube) -> KubeStatus:
-    """Raises KubernetesError unless RayServices and pods of the namespace can be listed; of what
-    else is refused the status says so."""
+    """Read the status. Raises KubernetesError if RayServices or pods of the namespace cannot be
+    listed; other refusals become remarks."""
     services = kube.items(Query("rayservices", kube.namespace))
     refused: list[str] = []
     try:
@@ -79,9 +79,10 @@ def read(kube: Kube) -> KubeStatus:
     except KubernetesError as error:
         if error.api_status != 403:
             raise
+        # namespaced permission only: count what it shows
         pods = kube.items(Query("pods", kube.namespace))
         refused.append(
-            f"GPUs that pods of other namespaces than {kube.namespace} ask for are not counted: "
+            f"GPUs requested by pods in namespaces other than {kube.namespace} are not counted: "
             f"{error.problem}"
         )
     others = []
@@ -128,9 +129,9 @@ def judge(namespace: str, objects: Objects) -> KubeStatus:
 
 
 def gpu_use(nodes: Iterable[KubeNode], pods: Iterable[KubePod], of_fleet: set[int]) -> list[GpuUse]:
-    """By type, the one with the most GPUs first. `of_fleet` holds ids of `pods`.
+    """GPU use by type, the most numerous type first. `of_fleet` holds ids of `pods`.
 
-    A pod that is not scheduled yet asks for GPUs of no node, and is not counted.
+    Pods that are not scheduled are not counted, because they have no node.
     """
     counts: dict[str, Counter[str]] = {}
     homes: dict[str, KubeNode] = {}
@@ -141,7 +142,7 @@ def gpu_use(nodes: Iterable[KubeNode], pods: Iterable[KubePod], of_fleet: set[in
             use.update(nodes=1, allocatable=number)
     for pod in pods:
         home = homes.get(pod.node)
-        if home is None or pod.phase in ENDED:
+        if home is None or pod.phase in ENDED:  # holds no GPU of any node
             continue
         for vendor, number in pod.gpus:
             use = counts.setdefault(_type(home, vendor), Counter())
@@ -166,16 +167,16 @@ def _remarks(
     remarks = []
     if not services:
         remarks.append(
-            f"there is no RayService in namespace {namespace}: name another with --namespace, or "
-            "install the chart"
+            f"namespace {namespace} has no RayService: choose another with --namespace, or install "
+            "the chart"
         )
     if services and not fleet_pods:
         remarks.append(f"no pod in namespace {namespace} has the label {CLUSTER_LABEL}")
     if nodes and not any(node.gpus for node in nodes):
-        looked = " or ".join(vendor.kubernetes_resource for vendor in Vendor)
+        resources = " or ".join(vendor.kubernetes_resource for vendor in Vendor)
         labels = " and ".join(vendor.node_label for vendor in Vendor)
         remarks.append(
-            f"none of the {len(nodes)} nodes lets pods have GPUs: their status.allocatable has no "
-            f"{looked}. Install the vendor's device plugin; its labels {labels} name the GPUs"
+            f"none of the {len(nodes)} nodes offers GPUs: their status.allocatable has no "
+            f"{resources}. Install the vendor's device plugin; its labels {labels} name the GPUs"
         )
     return remarks

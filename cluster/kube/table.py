@@ -1,4 +1,4 @@
-"""A fleet's status in Kubernetes, as text."""
+"""Text table of a fleet's status in Kubernetes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from qwenfleet.cluster.kube.ray_services import ClusterSide, RayServiceStatus
 from qwenfleet.cluster.kube.status import KubeStatus
 
 LONGEST = 60
-"""Of a reason, in characters; JSON has the whole."""
+"""Maximum length of a reason in characters; JSON has the full text."""
 
 
 def table(status: KubeStatus) -> str:
-    """For a person at a terminal."""
+    """Text for a terminal."""
     parts = [_services(status), _pods(status), _nodes(status), _gpus(status), _events(status)]
     lines = [f"namespace {status.namespace}"]
     for part in parts:
@@ -43,12 +43,12 @@ def _services(status: KubeStatus) -> list[tuple[str, ...]]:
 
 
 def _conditions(service: RayServiceStatus) -> str:
-    """Those that are true; of Ready also why it is not."""
-    said = [c.type for c in service.conditions if c.is_true]
+    """Conditions that are true, and the reason if Ready is not."""
+    names = [c.type for c in service.conditions if c.is_true]
     ready = next((c for c in service.conditions if c.type == "Ready"), None)
     if ready is not None and not ready.is_true:
-        said.insert(0, f"not ready ({_short(ready.reason or ready.message)})")
-    return ", ".join(said) or "none yet"
+        names.insert(0, f"not ready ({_short(ready.reason or ready.message)})")
+    return ", ".join(names) or "none yet"
 
 
 def _side(side: ClusterSide | None) -> str:

@@ -1,14 +1,13 @@
-"""Following objects of a Kubernetes API server: list, watch, and begin again in the right way.
+"""Reflector for objects of a Kubernetes API server: list, watch, and resume after a failure.
 
-A watch that ends goes on from the last resourceVersion that it heard of. One that the server knows
-no more (410 Gone) begins with a list, and so does one that heard nothing for SILENCE_S, although
-the server should have sent a bookmark, and any that is RELIST_S old.
+A watch that ends resumes at the last resourceVersion that it received. It starts again with a list
+if the server has dropped that version (410 Gone), if nothing arrived for SILENCE_S although the
+server should have sent a bookmark, and after RELIST_S in any case.
 
-The official client has an informer, `kubernetes.informer.SharedInformer`. It is not used because
-(kubernetes 37.0, informer.py `_run_loop`) it opens a failed watch again without a pause, so that
-every engine of a fleet asks an API server that refuses it as fast as it can, and because it reads
-without a time limit, so that it waits for ever on a connection that a load balancer dropped in
-silence.
+The official client has an informer, `kubernetes.informer.SharedInformer`. It is not used for two
+reasons (kubernetes 37.0, informer.py `_run_loop`): it reopens a failed watch without a pause, so
+all engines of a fleet would hammer an API server that refuses them; and it reads without a timeout,
+so it would wait forever on a connection that a load balancer silently dropped.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from qwenfleet.cluster.errors import KubernetesError
 logger = logging.getLogger(__name__)
 
 SILENCE_S: Final = 150.0
-"""API servers send a bookmark about every minute: k8s.io/apiserver, storage/cacher/cacher.go,
-`defaultBookmarkFrequency`."""
+"""Silence after which a watch counts as lost. API servers send a bookmark about every minute:
+k8s.io/apiserver, storage/cacher/cacher.go, `defaultBookmarkFrequency`."""
 WATCH_S: Final = 290.0
-"""What a server is asked to close a watch after; it would itself after five to ten minutes."""
+"""Requested length of a watch; the server itself closes one after five to ten minutes."""
 RELIST_S: Final = 900.0
 STALE_S: Final = 2 * SILENCE_S
-"""What nothing confirmed for this long is not known any more."""
+"""Time without confirmation after which objects count as unknown."""
 BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 REFUSED_S: Final = 60.0
-"""Between two tries where the API server says no."""
+"""Seconds between two attempts if the API server refuses."""
 
 Objects = dict[str, dict[str, Any]]
 
 
 class Source(Protocol):
-    """Some objects of a server. Both raise KubernetesError."""
+    """Objects of a server. Both methods raise KubernetesError."""
 
     def list(self) -> tuple[list[dict[str, Any]], str]:
-        """The objects, and the resourceVersion that they are of."""
+        """Objects, and their resourceVersion."""
 
     def watch(self, version: str) -> Iterator[dict[str, Any]]:
         """Events after a resourceVersion."""
@@ -50,10 +49,10 @@ class Source(Protocol):
 
 @dataclass
 class Reflector:
-    """One source, followed in a thread of its own.
+    """Follows one source in its own thread.
 
-    `see` is called with all objects, by name, after each change, and with None when they are not
-    known any more. `clock` is monotonic seconds.
+    `see` is called with all objects by name after each change, and with None when they become
+    unknown. `clock` returns monotonic seconds.
     """
 
     what: str
@@ -64,7 +63,7 @@ class Reflector:
     is_stopped: bool = False
     _objects: Objects = field(default_factory=dict)
     _version: str = ""
-    """Empty when the next step is to list."""
+    """Empty if the next step is to list."""
     _listed_at: float = 0.0
     _heard_at: float = 0.0
     _is_known: bool = False
@@ -74,13 +73,13 @@ class Reflector:
         while not self.is_stopped:
             try:
                 self.step()
-            except Exception:  # the thread's edge: an object that nothing here foresaw
+            except Exception:  # edge of the thread: an unexpected object
                 logger.exception("kubernetes watch failed", extra={"what": self.what})
                 self._version = ""
                 self.sleep(REFUSED_S)
 
     def step(self) -> None:
-        """One list or one watch, and the wait after a failure."""
+        """List or watch once, and wait after a failure."""
         began_at = self.clock()
         try:
             if (
@@ -93,7 +92,7 @@ class Reflector:
                 self._watch()
                 self._pace(began_at)
         except KubernetesError as error:
-            if error.api_status == 410 and self._version:
+            if error.api_status == 410 and self._version:  # normal: list again soon
                 logger.info("kubernetes watch expired", extra={"what": self.what})
                 self._version = ""
                 self._pace(self._listed_at)
@@ -101,7 +100,7 @@ class Reflector:
                 self._fail(error)
 
     def _pace(self, began_at: float) -> None:
-        """A server that ends each watch at once is asked once a second."""
+        """Ask at most once a second if the server ends each watch at once."""
         if self.clock() - began_at < BACKOFF_S[0]:
             self.sleep(BACKOFF_S[0])
 
@@ -110,7 +109,7 @@ class Reflector:
         self._objects = {tree["metadata"]["name"]: tree for tree in items}
         self._listed_at = self.clock()
         self._hear()
-        self._tell()
+        self._notify()
 
     def _watch(self) -> None:
         for event in self.source.watch(self._version):
@@ -122,23 +121,23 @@ class Reflector:
                 self._objects.pop(name, None)
                 if event["type"] != "DELETED":
                     self._objects[name] = tree
-                self._tell()
+                self._notify()
             if self.is_stopped or self.clock() - self._listed_at > RELIST_S:
                 return
 
     def _hear(self) -> None:
         if self._failures:
-            logger.info("kubernetes watch back", extra={"what": self.what})
+            logger.info("kubernetes watch recovered", extra={"what": self.what})
         self._heard_at = self.clock()
         self._failures = 0
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._is_known = True
         self.see(dict(self._objects))
 
     def _fail(self, error: KubernetesError) -> None:
         if self._is_known and self.clock() - self._heard_at > STALE_S:
-            logger.warning("kubernetes state unknown", extra={"what": self.what})
+            logger.warning("kubernetes objects unknown", extra={"what": self.what})
             self._is_known = False
             self.see(None)
         if not self._failures:

@@ -1,4 +1,4 @@
-"""Live numbers for `top` and `watch`, from metrics addresses or a Prometheus, without Ray.
+"""Live numbers for `top` and `watch`, from metrics addresses and a Prometheus, without Ray.
 
-Imports alerts, configuration and local. Fails with a `MetricsError` that names the address.
+May import `alerts`, `config` and `local`. Fails with a `MetricsError` that names the address.
 """

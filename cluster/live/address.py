@@ -1,4 +1,4 @@
-"""Reads an address that answers with metrics in Prometheus' text format."""
+"""Reader for an address that serves metrics in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import urllib3
 from qwenfleet.cluster.errors import ConfigError, MetricsError
 
 TIMEOUT_S: Final = 3.0
-"""For the whole answer; Ray's agent took 0.06 s for 0.6 MB."""
+"""Timeout for the whole answer; Ray's agent took 0.06 s for 0.6 MB."""
 MAX_BYTES: Final = 64 * 2**20
-"""A hundred times what one laptop fleet's agent answers."""
+"""A hundred times the answer of a laptop fleet's agent."""
 _CHUNK_BYTES: Final = 2**16
 
 _POOL: Final = urllib3.PoolManager(retries=False)
-"""Without the environment's proxies: they know nothing of this machine's own ports."""
+"""Ignores the environment's proxies, which cannot reach this machine's own ports."""
 
 
 def checked(url: str) -> str:
-    """A metrics address that somebody typed; without a path it is /metrics. Raises ConfigError."""
+    """Check a metrics address from the command line, and add /metrics if it has no path. Raises
+    ConfigError."""
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         is_url = False
     if not is_url:
         raise ConfigError(
-            f"'{url}' is no address of metrics", "Write it like http://10.0.0.7:8080/metrics."
+            f"'{url}' is not a metrics address", "Write it like http://10.0.0.7:8080/metrics."
         )
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/metrics"
 
@@ -54,25 +55,27 @@ def read(
                 raise MetricsError(
                     url,
                     f"answers with status {answer.status}",
-                    "Give the address that `qwenfleet status` prints behind 'metrics at'.",
+                    "Use the address that `qwenfleet status` prints after 'metrics at'.",
                 )
             body = bytearray()
             while chunk := answer.read1(_CHUNK_BYTES):
                 body += chunk
                 if len(body) > MAX_BYTES:
                     raise MetricsError(
-                        url, f"sends more than {MAX_BYTES >> 20} MiB", "Is it a metrics address?"
+                        url,
+                        f"sends more than {MAX_BYTES >> 20} MiB",
+                        "Check that it is a metrics address.",
                     )
                 if clock() > deadline:
                     raise _late(url, timeout_s)
         finally:
             answer.close()
-    except urllib3.exceptions.NewConnectionError as error:  # a TimeoutError too, by its class
-        raise MetricsError(url, _reason(error), "Does the fleet still run?") from error
+    except urllib3.exceptions.NewConnectionError as error:  # a subclass of TimeoutError
+        raise MetricsError(url, _reason(error), "Check that the fleet is running.") from error
     except urllib3.exceptions.TimeoutError as error:
         raise _late(url, timeout_s) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise MetricsError(url, _reason(error), "Does the fleet still run?") from error
+        raise MetricsError(url, _reason(error), "Check that the fleet is running.") from error
     return _text(url, bytes(body))
 
 
@@ -90,8 +93,8 @@ def _text(url: str, body: bytes) -> str:
 def _foreign(url: str) -> MetricsError:
     return MetricsError(
         url,
-        "answers with something that is not Prometheus' text format",
-        "Give the address that `qwenfleet status` prints behind 'metrics at'.",
+        "answers with text that is not in Prometheus' format",
+        "Use the address that `qwenfleet status` prints after 'metrics at'.",
     )
 
 
@@ -99,12 +102,12 @@ def _late(url: str, timeout_s: float) -> MetricsError:
     return MetricsError(
         url,
         f"did not answer within {timeout_s:g} s",
-        "The machine may be busy, or a firewall drop what is sent there.",
+        "The machine may be busy, or a firewall may drop the traffic.",
     )
 
 
 def _reason(error: BaseException) -> str:
-    """What the operating system says, without urllib3's own words around it."""
+    """The operating system's error, without urllib3's text around it."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, ConnectionRefusedError):

@@ -1,4 +1,4 @@
-"""What a fleet's processes report of themselves, from the text that Ray's metrics agent exports."""
+"""Reports of a fleet's processes, parsed from the text that Ray's metrics agent exports."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from qwenfleet.cluster.metrics import CLOCK, EXPORTED_PREFIX, FLEET, METRICS
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 """Sorted by name."""
 Series: TypeAlias = tuple[str, Labels]
-"""The exported name, and the labels that cluster/metrics.py gives it: neither FLEET nor Ray's."""
+"""Exported name, and the labels that cluster/metrics.py defines, without FLEET and Ray's own."""
 
 PREFIX: Final = f"{EXPORTED_PREFIX}qwenfleet_"
 PROCESS: Final = "WorkerId"
-"""Ray's own label: a process that is started again has another."""
+"""Ray's label for the process; a restarted process has another value."""
 OWN: Final = frozenset({"le"}.union(*(metric.labels for metric in METRICS.values())))
-"""Labels that are not Ray's, which puts `Version`, `Component` and others on everything."""
+"""Labels that qwenfleet sets. Ray adds `Version`, `Component` and others to every series."""
 
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """One process's metrics, as of one moment by its own clock."""
+    """One process's metrics at one moment of its own clock."""
 
     process: str
     node: str
@@ -38,9 +38,9 @@ class ProcessReport:
 
 
 def reports(text: str, url: str) -> tuple[ProcessReport, ...]:
-    """Of every process that lives: Ray exports a dead one's counters for ever, but its gauges for
-    20 s, and the clock is a gauge. Raises MetricsError when `text`, which came from `url`, cannot
-    be parsed."""
+    """Reports of the processes that are alive. Ray exports a dead process's counters forever but
+    its gauges for 20 s only, and the clock is a gauge. Raises MetricsError if `text`, read from
+    `url`, cannot be parsed."""
     values: dict[tuple[str, str], dict[Series, float]] = {}
     clocks: dict[tuple[str, str], Sample] = {}
     for sample in _samples(text, url):
@@ -63,8 +63,8 @@ def reports(text: str, url: str) -> tuple[ProcessReport, ...]:
 
 
 def _samples(text: str, url: str) -> Iterator[Sample]:
-    """Only ours, which the parser, written in Python, takes 8 ms for; all of Ray's took 100 ms.
-    A label may hold any character but a plain newline, so lines end nowhere else."""
+    """Our samples only: the parser, written in Python, takes 8 ms for them and 100 ms for all of
+    Ray's. Split at "\\n" only, because a label may contain any other line separator."""
     lines = [line for line in text.split("\n") if line.startswith(PREFIX)]
     try:
         for family in text_string_to_metric_families("\n".join(lines)):
@@ -72,6 +72,6 @@ def _samples(text: str, url: str) -> Iterator[Sample]:
     except ValueError as error:
         raise MetricsError(
             url,
-            f"answers with a line that is not Prometheus' text format ({error})"[:300],
-            "Give the address that `qwenfleet status` prints behind 'metrics at'.",
+            f"answers with a line that is not in Prometheus' format ({error})"[:300],
+            "Use the address that `qwenfleet status` prints after 'metrics at'.",
         ) from error

@@ -1,8 +1,9 @@
-"""The reports of the last minute, and what happened between them.
+"""History of the last minute's reports, and the changes between them.
 
-Ray's agent gets news of a process every 10 s (`metrics_report_interval_ms`), and what it answers
-stays the same meanwhile. A report therefore counts once, at the time by its process's own clock
-that came with it: rates are right at such steps, and no machine's clock is compared with another's.
+Ray's agent gets a report from each process every 10 s (`metrics_report_interval_ms`), and repeats
+it until the next one. A report therefore counts once, at the time of the process's own clock that
+came with it. So rates are right in spite of the steps, and clocks of two machines are never
+compared.
 """
 
 from __future__ import annotations
@@ -14,32 +15,32 @@ from typing import Final, TypeAlias
 from qwenfleet.cluster.live.exposition import ProcessReport, Series
 
 REPORT_S: Final = 10.0
-"""Between two reports of a process: ray 2.60's default."""
+"""Seconds between two reports of a process: ray 2.60's default."""
 WINDOW_S: Final = 60.0
 STEP_S: Final = 20.0
-"""Two clocks that differ by this much over one interval: one of them was set. Two intervals are the
-most that a report can be late by."""
+"""Difference between two clocks over one interval that means that one of them was set. A report
+can be late by two intervals at most."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A report and when it came."""
+    """A report and its arrival."""
 
     report: ProcessReport
     at_s: float
-    """Monotonic seconds of this process."""
+    """Arrival in monotonic seconds of this process."""
     wall_s: float
-    """Seconds since the epoch, by this machine's clock."""
+    """Arrival in seconds since the epoch, by this machine's clock."""
 
 
 History: TypeAlias = Mapping[str, tuple[Seen, ...]]
-"""By process, never empty, the oldest first."""
+"""Reports by process, the oldest first; the tuples are never empty."""
 
 
 def extended(
     history: History, reports: Iterable[ProcessReport], now_s: float, wall_s: float
 ) -> dict[str, tuple[Seen, ...]]:
-    """With what was just read; processes that have been silent for a window are left out."""
+    """Add the reports just read, and drop processes that have not reported for a window."""
     kept = {name: seen for name, seen in history.items() if now_s - seen[-1].at_s <= WINDOW_S}
     for report in reports:
         seen = Seen(report, now_s, wall_s)
@@ -50,15 +51,15 @@ def extended(
 def _followed(before: tuple[Seen, ...], seen: Seen) -> tuple[Seen, ...]:
     clock_s = seen.report.clock_s
     if not before:
-        # Made up to one interval ago; the clocks tell when, if they agree.
+        # made up to one interval ago; the clocks tell when if they agree
         age_s = min(max(seen.wall_s - clock_s, 0.0), REPORT_S)
         return (replace(seen, at_s=seen.at_s - age_s),)
     last = before[-1]
     elapsed_s = clock_s - last.report.clock_s
-    if elapsed_s == 0:  # the same report, or the rest of it
+    if elapsed_s == 0:  # the same report, or its second part
         return (*before[:-1], replace(last, report=seen.report))
     if elapsed_s < 0 or abs(elapsed_s - (seen.at_s - last.at_s)) > STEP_S:
-        return (seen,)
+        return (seen,)  # a clock was set: start over
     first = 0
     while first + 1 < len(before) and before[first + 1].report.clock_s <= clock_s - WINDOW_S:
         first += 1
@@ -67,19 +68,19 @@ def _followed(before: tuple[Seen, ...], seen: Seen) -> tuple[Seen, ...]:
 
 @dataclass(frozen=True)
 class Change:
-    """What one process's counters went up by."""
+    """Increase of one process's counters."""
 
     seconds: float
     by: Mapping[Series, float]
 
     def rate(self, series: Series) -> float:
-        """Per second."""
+        """Increase per second."""
         return self.by.get(series, 0.0) / self.seconds
 
 
 def change(seen: tuple[Seen, ...], over_s: float = WINDOW_S - REPORT_S / 2) -> Change | None:
-    """From the newest report that is at least `over_s` older than the last one, or from the oldest;
-    None as long as there is one report only. Gauges are in it too, and mean nothing."""
+    """Change since the newest report that is at least `over_s` older than the last one, or since
+    the oldest; None if there is only one report. Values of gauges in it are meaningless."""
     if len(seen) < 2:
         return None
     last = seen[-1].report.clock_s
@@ -89,16 +90,17 @@ def change(seen: tuple[Seen, ...], over_s: float = WINDOW_S - REPORT_S / 2) -> C
     by: dict[Series, float] = {}
     for older, newer in zip(seen[first:], seen[first + 1 :], strict=False):
         for series, value in newer.report.values.items():
+            # a series that is new started at 0
             before = older.report.values.get(series, 0.0)
-            # A counter that went down began again at 0.
+            # a counter that went down restarted at 0
             by[series] = by.get(series, 0.0) + (value - before if value >= before else value)
     return Change(last - seen[first].report.clock_s, by)
 
 
 def quantile(buckets: Mapping[float, float], q: float) -> float | None:
-    """As PromQL's `histogram_quantile`: `buckets` holds cumulative counts by upper bound, with one
-    for infinity. The upper bound of the last finite bucket when it lies above; None without a
-    count."""
+    """A quantile, as PromQL's `histogram_quantile` computes it. `buckets` has cumulative counts by
+    upper bound, including infinity. The result is at most the last finite bound; None if all counts
+    are 0."""
     bounds = sorted(buckets)
     if not bounds or buckets[bounds[-1]] <= 0:
         return None

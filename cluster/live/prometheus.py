@@ -1,4 +1,4 @@
-"""Prometheus as a process of this command, and what it says of the fleet."""
+"""A Prometheus server as a child process, and its targets and alerts."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _POOL: Final = urllib3.PoolManager(retries=False)
 class ScrapeTarget:
     url: str
     health: str
-    """up, down or unknown, the last before its first scrape."""
+    """up, down, or unknown before the first scrape."""
     error: str
     scraped_at: float
-    """Seconds since the epoch; negative when never."""
+    """Last scrape in seconds since the epoch; negative if never."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class ActiveAlert:
     severity: str = ""
     runbook: str = ""
     since: float = 0.0
-    """When it became pending, in seconds since the epoch."""
+    """Time at which it became pending, in seconds since the epoch."""
 
 
 def targets(tree: Mapping[str, Any]) -> tuple[ScrapeTarget, ...]:
-    """Of the answer to /api/v1/targets."""
+    """Targets from the answer of /api/v1/targets."""
     return tuple(
         ScrapeTarget(
             url=str(one["scrapeUrl"]),
@@ -63,7 +63,7 @@ def targets(tree: Mapping[str, Any]) -> tuple[ScrapeTarget, ...]:
 
 
 def alerts(tree: Mapping[str, Any]) -> tuple[ActiveAlert, ...]:
-    """Of the answer to /api/v1/alerts, the firing first."""
+    """Alerts from the answer of /api/v1/alerts, firing ones first."""
     every = []
     for one in tree["data"]["alerts"]:
         labels, notes = dict(one["labels"]), one.get("annotations", {})
@@ -81,26 +81,26 @@ def alerts(tree: Mapping[str, Any]) -> tuple[ActiveAlert, ...]:
     return tuple(sorted(every, key=lambda alert: (alert.state != "firing", alert.name)))
 
 
-def words(line: str) -> str:
-    """What a line of Prometheus' log says, without its time, place and level."""
-    said = []
+def log_message(line: str) -> str:
+    """Message and error in a line of Prometheus' log, without time, caller and level."""
+    parts = []
     for key in ("msg", "err"):
         if found := re.search(rf'\b{key}=("(?:[^"\\]|\\.)*"|\S+)', line):
             text = found[1]
             with contextlib.suppress(ValueError):
                 text = str(json.loads(text))
-            said.append(text)
-    return (": ".join(said) or line).rstrip(". ")
+            parts.append(text)
+    return (": ".join(parts) or line).rstrip(". ")
 
 
 def _seconds(text: str) -> float:
-    """Go's times have nanoseconds, and its zero is the year 1."""
+    """Seconds since the epoch of a time as Go writes it: nanoseconds, and the year 1 for zero."""
     return datetime.fromisoformat(text).timestamp()
 
 
 @dataclass(frozen=True)
 class Prometheus:
-    """One that runs, or ran, for this command."""
+    """The Prometheus process of this command, running or ended."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -112,19 +112,19 @@ class Prometheus:
         return self.process.poll()
 
     @property
-    def last_words(self) -> str:
-        """What the last line of its log says."""
+    def last_message(self) -> str:
+        """Message of the last line in its log."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-            return words(next((line.strip() for line in reversed(lines) if line.strip()), ""))
+            return log_message(next((line.strip() for line in reversed(lines) if line.strip()), ""))
         return ""
 
     def targets(self) -> tuple[ScrapeTarget, ...]:
-        """Raises MetricsError when it does not answer."""
+        """Scrape targets. Raises MetricsError if it does not answer."""
         return targets(self._ask("/api/v1/targets?state=active"))
 
     def alerts(self) -> tuple[ActiveAlert, ...]:
-        """Raises MetricsError when it does not answer."""
+        """Active alerts. Raises MetricsError if it does not answer."""
         return alerts(self._ask("/api/v1/alerts"))
 
     def is_ready(self) -> bool:
@@ -141,25 +141,25 @@ class Prometheus:
             problem = f"answers with status {answer.status}"
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             problem = f"does not answer ({type(error).__name__})"
-        raise MetricsError(self.url, problem, "Alerts and their history are not known meanwhile.")
+        raise MetricsError(self.url, problem, "Alerts are unknown until it answers again.")
 
 
 def program(name: str) -> str:
-    """Where Prometheus is. Raises MachineError."""
+    """Path of the Prometheus binary. Raises MachineError."""
     found = shutil.which(name)
     if found is None:
         raise MachineError(
-            f"Prometheus is not here: there is no program '{name}'",
-            "Install it (Debian: `apt install prometheus`), name it with --prometheus, or run "
-            "`qwenfleet top`, which needs none.",
+            f"Prometheus was not found: no program '{name}'",
+            "Install it (Debian: `apt install prometheus`), set --prometheus, or run "
+            "`qwenfleet top`, which does not need it.",
         )
     return found
 
 
 @contextlib.contextmanager
 def running(path: str, directory: Path, port: int, retention: str) -> Iterator[Prometheus]:
-    """Prometheus on loopback, with the configuration and the data in `directory`, until the end of
-    the block. Raises MachineError when it does not come up."""
+    """Run Prometheus on loopback until the end of the block, with configuration and data in
+    `directory`. Raises MachineError if it does not start."""
     log = directory / "prometheus.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -175,7 +175,7 @@ def running(path: str, directory: Path, port: int, retention: str) -> Iterator[P
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            start_new_session=True,  # Ctrl-C is for us, who then end it
+            start_new_session=True,  # Ctrl-C reaches only this command, which then stops it
         )
     prometheus = Prometheus(process, f"http://{HOST}:{port}", log)
     try:
@@ -190,8 +190,8 @@ def _wait(prometheus: Prometheus) -> None:
     while not prometheus.is_ready():
         if prometheus.exit_status is not None or time.monotonic() > give_up_at:
             raise MachineError(
-                f"Prometheus did not start: {prometheus.last_words or 'it says nothing'}"[:400],
-                "Try the one that Debian ships (2.42), or run `qwenfleet top`, which needs none.",
+                f"Prometheus did not start: {prometheus.last_message or 'no log output'}"[:400],
+                "Try Debian's version (2.42), or run `qwenfleet top`, which does not need it.",
             )
         time.sleep(0.1)
 

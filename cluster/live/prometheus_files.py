@@ -1,4 +1,4 @@
-"""What Prometheus reads next to a fleet of this machine: configuration, rules and target."""
+"""Files for the Prometheus of `qwenfleet watch`: configuration, rules and target."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Final
 import yaml
 
 RUNBOOKS: Final = "helm/runbooks"
-"""Where this project's repository has a page for each alert."""
+"""Directory in this project's repository with a page for each alert."""
 RUNBOOKS_URL: Final = "RUNBOOKS_URL"
-"""What the rules have in place of an address that only an installation knows."""
+"""Placeholder in the rules for an address that only an installation knows."""
 SCRAPE: Final = "2s"
 EVALUATE: Final = "5s"
-"""Between two evaluations; the rules' own intervals are for a cluster."""
+"""Time between two evaluations; the rules' own intervals are for a cluster."""
 
 
 def configuration() -> str:
-    """Prometheus' own file. The target is in another, which it watches: a fleet that starts again
-    has another port, and what was scraped before is kept."""
+    """The configuration file. The target is in a separate file that Prometheus watches, because a
+    restarted fleet has another port, and the data scraped so far should be kept."""
     tree = {
         "global": {
             "scrape_interval": SCRAPE,
@@ -43,14 +43,14 @@ def targets(metrics_port: int) -> str:
 
 
 def write(directory: Path, rules: str) -> None:
-    """All but the target. `rules` is a rule file as the chart's, whose alerts name runbooks."""
+    """Write all files but the target. `rules` is the chart's rule file, with RUNBOOKS_URL."""
     text = rules.replace(RUNBOOKS_URL, RUNBOOKS)
     (directory / "rules.yaml").write_text(text, encoding="utf-8")
     (directory / "prometheus.yml").write_text(configuration(), encoding="utf-8")
 
 
 def point_to(directory: Path, metrics_port: int) -> None:
-    """Let Prometheus scrape this port from now on; it never reads a half-written file."""
+    """Make Prometheus scrape this port; the file is replaced atomically."""
     new = directory / "targets.json.new"
     new.write_text(targets(metrics_port), encoding="utf-8")
     os.replace(new, directory / "targets.json")

@@ -1,4 +1,4 @@
-"""Reads a fleet's metrics again and again, and knows what the last minute held."""
+"""Repeated readings of a fleet's metrics, with the history of the last minute."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from qwenfleet.cluster.live.history import History, extended
 from qwenfleet.cluster.live.view import FleetView, view
 
 MOST_AT_ONCE: Final = 16
-"""Addresses that are read at the same time."""
+"""Maximum number of addresses that are read concurrently."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the metrics of a fleet are."""
+    """Addresses of a fleet's metrics."""
 
     title: str
     urls: tuple[str, ...]
     models: tuple[str, ...] = ()
-    """What is known to be served, whether it reports or not."""
+    """Configured models, whether they report or not."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One round. Without a view nothing is known now: old numbers are not shown as new ones."""
+    """Result of one round. `view` is None if nothing is known now: old numbers are not shown."""
 
     title: str
     view: FleetView | None
     problems: tuple[FleetError, ...]
     is_complete: bool
-    """Every process that reports has done so twice, so that all rates are known."""
+    """True if every process has reported twice, so that all rates are known."""
     is_silent: bool = False
-    """Every address answers, and no process of a fleet reports there."""
+    """True if every address answers, but no process of a fleet reports there."""
 
 
 @dataclass
 class Reader:
-    """`find` is asked before each round, since a fleet that starts again has other ports."""
+    """Reads a fleet. `find` runs before each round, because a restarted fleet has new ports."""
 
     find: Callable[[], Place]
     fleet: str | None = None
-    """Of several that report at the same address."""
+    """Name of the fleet, if several report at the same address."""
     fetch: Callable[[str], str] = address.read
     _history: History = field(default_factory=dict)
     _title: str = ""
 
     def read(self, now_s: Callable[[], float], wall_s: Callable[[], float]) -> Reading:
-        """Raises ConfigError when it is not clear which fleet is meant."""
+        """Read all addresses once. Raises ConfigError if several fleets match."""
         try:
             place = self.find()
         except FleetNotFound as error:
@@ -92,7 +92,7 @@ class Reader:
             )
         if self.fleet is not None and names and self.fleet not in names:
             raise ConfigError(
-                f"no fleet called '{self.fleet}' reports there", f"These do: {', '.join(names)}."
+                f"no fleet named '{self.fleet}' reports there", f"These do: {', '.join(names)}."
             )
         return [report for report in reports if self.fleet in (None, report.fleet)]
 
@@ -100,6 +100,6 @@ class Reader:
 def _nothing(place: Place) -> MetricsError:
     return MetricsError(
         ", ".join(place.urls),
-        "has no metrics of a fleet's process now",
-        "A process reports 10 s after its start; `qwenfleet status` says what has started.",
+        "has no metrics from a fleet's processes",
+        "A process reports 10 s after its start; `qwenfleet status` shows what has started.",
     )

@@ -1,4 +1,4 @@
-"""A fleet's live numbers on a screen until a signal, or printed once."""
+"""Live numbers of a fleet: a full screen until a signal, or printed once."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from qwenfleet.cluster.live.table import FleetTable, Notice
 from qwenfleet.cluster.local.fleets import RunningFleet
 
 PATIENCE_S: Final = 2.5 * REPORT_S
-"""How long `--once` waits for second reports."""
+"""Seconds that `--once` waits for second reports."""
 PLAIN_COLUMNS: Final = 200
-"""Of an output that is no terminal: nothing is cut or folded there."""
+"""Width of an output that is not a terminal, so that nothing is cut or folded."""
 
 Find = Callable[[int | None, str | None], RunningFleet]
-"""The fleet of this machine at a port, or of a name. Raises FleetNotFound."""
+"""Finds the fleet on this machine by port or by name. Raises FleetNotFound."""
 Notices = Callable[[], Sequence[Notice]]
 
 
 def live(reader: Reader, reading: Reading, notices: Notices, *, interval_s: float) -> None:
-    """Draw the numbers again and again; never returns."""
+    """Draw the numbers repeatedly; never returns."""
     with Live(screen=True, auto_refresh=False, console=Console()) as screen:
         while True:
             screen.update(_table(reading, notices), refresh=True)
@@ -44,7 +44,7 @@ def live(reader: Reader, reading: Reading, notices: Notices, *, interval_s: floa
 def once(
     reader: Reader, reading: Reading, notices: Notices, *, interval_s: float, as_json: bool
 ) -> None:
-    """Print the numbers as soon as all are known. Raises FleetError when none is."""
+    """Print the numbers as soon as all are known. Raises FleetError if there are none."""
     give_up_at = time.monotonic() + PATIENCE_S
     while not reading.is_complete and (left_s := give_up_at - time.monotonic()) > 0:
         time.sleep(min(interval_s, left_s, REPORT_S))
@@ -59,7 +59,7 @@ def once(
 
 
 def tree(reading: Reading) -> dict[str, Any]:
-    """A reading as what `--json` prints."""
+    """A reading as `--json` prints it."""
     numbers = {} if reading.view is None else asdict(reading.view)
     return {"title": reading.title, **numbers, "problems": [str(p) for p in reading.problems]}
 
@@ -67,14 +67,15 @@ def tree(reading: Reading) -> dict[str, Any]:
 def _table(reading: Reading, notices: Notices) -> FleetTable:
     problems = [Notice(str(problem), is_bad=True) for problem in reading.problems]
     if reading.view is None:
-        problems.append(Notice("nothing is known now; asking again", is_bad=False))
+        problems.append(Notice("no data now; retrying", is_bad=False))
     head = f"{reading.title}  {time.strftime('%H:%M:%S')}"
     return FleetTable(reading.view, head, [*notices(), *problems])
 
 
 @contextmanager
 def ending_quietly() -> Iterator[None]:
-    """Ctrl-C is how this ends; `kill` and a closed terminal put the screen back likewise."""
+    """End the block without a stack trace on Ctrl-C, `kill` and a closed terminal, so that the
+    screen is restored."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""A fleet's live numbers, drawn for a terminal.
+"""Live numbers of a fleet as a picture for a terminal.
 
-Every text from outside becomes a `rich.text.Text`, in which `[red]` is three letters in brackets,
-and without control characters, which a terminal would obey.
+External text becomes a `rich.text.Text`, which does not interpret markup such as `[red]`. Its
+control characters, which a terminal would execute, are escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GOOD: Final = frozenset({Outcome.COMPLETED})
 NEUTRAL: Final = frozenset(
     {Outcome.REFUSED, Outcome.NO_KEY, Outcome.WRONG_KEY, Outcome.DISCONNECTED}
 )
-"""Outcomes that are the client's doing."""
+"""Outcomes that the client caused."""
 STATES: Final[Mapping[str, str]] = {
     EngineState.READY: "green",
     EngineState.STARTING: "yellow",
@@ -38,7 +38,7 @@ ENGINES: Final = ("ENGINE", "MODEL", "STATE", "RUNNING", "WAITING", "KV")
 
 
 def printable(text: str) -> str:
-    """With what a terminal would obey written out, as in a Python literal."""
+    """Text with control characters escaped, as in a Python literal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -49,12 +49,12 @@ class Notice:
     text: str
     is_bad: bool
     key: str = ""
-    """What stays the same while the text's numbers change; empty where there are none."""
+    """Identifies the notice while numbers in its text change; empty if they do not."""
     is_alert: bool = False
 
 
 class FleetTable:
-    """One reading, in the width and the height of a terminal."""
+    """One reading, fitted to the width and height of a terminal."""
 
     def __init__(self, view: FleetView | None, head: str, notices: Sequence[Notice] = ()) -> None:
         self._view = view
@@ -65,7 +65,7 @@ class FleetTable:
         width = options.max_width
         yield from fit(
             [
-                Block(rows_of(block.lines, console, width), block.goes_first)
+                Block(rows_of(block.lines, console, width), block.is_optional)
                 for block in self._blocks(width)
             ],
             options.height,
@@ -81,25 +81,25 @@ class FleetTable:
 
 
 def age(view: FleetView) -> str:
-    """How old the numbers are, and what they are over."""
+    """Age of the numbers, and the time that rates cover."""
     if view.age_s is None:
-        return "nothing reports yet"
+        return "no reports yet"
     youngest, oldest = (f"{seconds:.0f}" for seconds in view.age_s)
-    said = f"{youngest} s old" if youngest == oldest else f"{youngest} to {oldest} s old"
-    over = f"the last {view.span_s:.0f} s" if view.span_s else "known from the second report on"
-    return f"numbers {said}, rates of {over}" if view.span_s else f"numbers {said}, rates {over}"
+    ages = f"{youngest} s old" if youngest == oldest else f"{youngest} to {oldest} s old"
+    rates = f"over the last {view.span_s:.0f} s" if view.span_s else "unknown until the next report"
+    return f"numbers {ages}, rates {rates}"
 
 
 def _parts(view: FleetView, width: int) -> Iterator[Block]:
-    said = "; ".join([age(view), f"{view.gateways} gateway{'s' * (view.gateways != 1)}"])
+    summary = f"{age(view)}; {view.gateways} gateway{'s' * (view.gateways != 1)}"
     notes = [Text(printable(f"note: {note}"), style="yellow") for note in view.notes]
-    yield Block([Text(said), *notes])
+    yield Block([Text(summary), *notes])
     if view.models:
-        models = [model for model in view.models if not model.is_nobody]
+        models = [model for model in view.models if not model.is_unknown]
         rows = [_model_row(model) for model in models]
         yield Block([Text(), *grid(MODELS, rows, width)] if rows else [Text()])
         rows = [_latency_row(model) for model in models]
-        yield Block([Text(), *grid(LATENCIES, rows, width)] if rows else [], goes_first=True)
+        yield Block([Text(), *grid(LATENCIES, rows, width)] if rows else [], is_optional=True)
         yield Block(list(_events(view.models)))
     if view.engines:
         rows = [_engine_row(engine) for engine in view.engines]
@@ -145,12 +145,12 @@ def _engine_row(engine: EngineView) -> list[Text]:
 
 
 def _events(models: Iterable[ModelView]) -> Iterator[Text]:
-    """What ended and what went wrong; models where nothing did are left out."""
+    """Ended requests and failures of each model; models without any are left out."""
     for model in models:
-        said = Text(overflow="fold")
+        line = Text(overflow="fold")
         for outcome, number in model.outcomes.items():
             style = "green" if outcome in GOOD else "" if outcome in NEUTRAL else "bold red"
-            said.append(", " if said.plain else "").append(
+            line.append(", " if line.plain else "").append(
                 f"{_count(number)} {outcome}", style=style
             )
         for what, by, style in (
@@ -160,11 +160,11 @@ def _events(models: Iterable[ModelView]) -> Iterator[Text]:
         ):
             if by:
                 causes = ", ".join(f"{_count(number)} {cause}" for cause, number in by.items())
-                said.append("; " if said.plain else "")
-                said.append(f"{what}: {causes}", style=style)
-        if said.plain:
-            head = "no model" if model.is_nobody else printable(model.id)
-            yield Text(f"{head}: ", overflow="fold").append_text(said)
+                line.append("; " if line.plain else "")
+                line.append(f"{what}: {causes}", style=style)
+        if line.plain:
+            head = "no model" if model.is_unknown else printable(model.id)
+            yield Text(f"{head}: ", overflow="fold").append_text(line)
 
 
 def _latency(latency: Latency) -> tuple[Text, Text]:
@@ -172,20 +172,20 @@ def _latency(latency: Latency) -> tuple[Text, Text]:
 
 
 def _verdict(verdict: SloEvents | None) -> Text:
-    """The share that was good, and the promised one where that was broken."""
+    """The share of good events, and the objective if it was missed."""
     if verdict is None or verdict.share is None:
         return Text("-")
     if verdict.is_broken:
-        return Text(f"{_share(verdict.share)} < {_promised(verdict.objective)}", style="bold red")
+        return Text(f"{_share(verdict.share)} < {_objective(verdict.objective)}", style="bold red")
     return Text(_share(verdict.share), style="green")
 
 
 def _share(share: float) -> str:
-    """Never rounded up to 100%."""
+    """A share in percent, never rounded up to 100%."""
     return "100%" if share == 1 else f"{int(share * 1000) / 10:.1f}%"
 
 
-def _promised(objective: float | None) -> str:
+def _objective(objective: float | None) -> str:
     return f"{100 * (objective or 0):.4g}%"
 
 

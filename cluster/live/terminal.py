@@ -1,7 +1,7 @@
-"""Rows and lines in a terminal's width and height: no number is cut, and what is left out is told.
+"""Layout of rows in a terminal: numbers are never cut, and hidden lines are counted.
 
-All of it is plain `rich.text.Text`, one for each row of the screen, so that rows can be counted;
-`rich.Table` folds a number inside its column, or cuts it, when a terminal is narrow.
+Every row of the screen is one plain `rich.text.Text`, so that rows can be counted. `rich.Table`
+would fold or cut a number inside its column if the terminal is narrow.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rich.text import Text
 
 GAP: Final = "  "
 LEFT: Final = frozenset({"MODEL", "ENGINE", "STATE"})
-"""Columns of words; numbers end below each other."""
+"""Columns of words, aligned left; numbers are aligned right."""
 OWN_LINE: Final = "MODEL"
-"""The column that leaves a table first: a name may be of any length."""
+"""The column that moves to its own line first, because a name may have any length."""
 
 
 @dataclass(frozen=True)
@@ -26,32 +26,32 @@ class Block:
     """Lines that belong together."""
 
     lines: Sequence[Text]
-    goes_first: bool = False
-    """Where a terminal is low."""
+    is_optional: bool = False
+    """True if it is the first to be dropped in a small terminal."""
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
-    """A table, or one with the models' names on lines of their own if that is too wide."""
+    """A table; if it is too wide, the models' names move to lines of their own."""
     lines = _table(heads, rows)
     return lines if _width(lines) <= width else _grouped(heads, rows)
 
 
 def rows_of(lines: Iterable[Text], console: Console, width: int) -> list[Text]:
-    """Lines folded to rows of a terminal."""
+    """Rows of a terminal that `lines` fold to."""
     return [row for line in lines for row in line.wrap(console, width, overflow="fold")]
 
 
 def fit(blocks: Sequence[Block], height: int | None) -> list[Text]:
-    """As many of the rows as there is room for; the last one says how many are missing. Without a
-    height all of them. `blocks` have rows, not lines that may be folded."""
+    """Rows that fit; the last one counts those that are missing. All rows if `height` is
+    None. The lines of `blocks` are already folded to rows."""
     every = [row for block in blocks for row in block.lines]
     if height is None or len(every) <= height:
         return every
-    kept = [row for block in blocks if not block.goes_first for row in block.lines]
+    kept = [row for block in blocks if not block.is_optional for row in block.lines]
     shown = kept[: max(height - 1, 0)]
     number = _filled(every) - _filled(shown)
-    said = f"… {number} more line{'s' * (number != 1)}; make the window higher"
-    return [*shown, Text(said, style="yellow", no_wrap=True, overflow="ellipsis")]
+    hint = f"… {number} more line{'s' * (number != 1)}; make the window taller"
+    return [*shown, Text(hint, style="yellow", no_wrap=True, overflow="ellipsis")]
 
 
 def _filled(rows: Iterable[Text]) -> int:
@@ -81,7 +81,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> list[Text]:
 
 
 def _numbers(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> list[Text]:
-    """The table without the models' names, moved in below them."""
+    """The table without the models' names, indented."""
     kept = [number for number, head in enumerate(heads) if head != OWN_LINE]
     lines = _table([heads[n] for n in kept], [[row[n] for n in kept] for row in rows])
     return [Text(GAP, overflow="fold").append_text(line) for line in lines]

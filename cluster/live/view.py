@@ -1,4 +1,4 @@
-"""What `qwenfleet top` shows: numbers of the last minute, from the reports that came in it."""
+"""Numbers that `qwenfleet top` shows, computed from the reports of the last minute."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qwenfleet.cluster.live.history import REPORT_S, Change, History, Seen, chan
 from qwenfleet.cluster.metrics import Metric
 
 RECENT_S: Final = REPORT_S / 2
-"""Tokens per second are of the last report only: a minute's mean is late for a live view."""
+"""Window of tokens per second: the last report only, because the mean of a minute lags."""
 SILENT_S: Final = 1.5 * REPORT_S
 SKEW_S: Final = 2 * REPORT_S
-"""A report is older than this only when one was missed, so a clock is wrong."""
+"""Lag that means that a clock is wrong: reports are older than this only if one was missed."""
 NO_MODEL: Final = "none"
-"""What the gateway calls the model of a request that named none which is served."""
+"""Value of the label `model` for requests that name no served model."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds; None without an event."""
+    """Percentiles in seconds; None without events."""
 
     p50_s: float | None
     p90_s: float | None
@@ -32,12 +32,12 @@ class Latency:
 
 @dataclass(frozen=True)
 class SloEvents:
-    """Events of the last minute that an objective judged."""
+    """Events of the last minute, judged by one objective."""
 
     good: float
     bad: float
     objective: float | None
-    """Share that is to be good."""
+    """Share of events that should be good."""
 
     @property
     def share(self) -> float | None:
@@ -51,7 +51,7 @@ class SloEvents:
 
 @dataclass(frozen=True)
 class ModelView:
-    """Rates and counts are None until a gateway has reported twice."""
+    """Numbers of one model. Rates are None until a gateway has reported twice."""
 
     id: str
     ready: int
@@ -67,15 +67,15 @@ class ModelView:
     inter_token: Latency
     slo: Mapping[str, SloEvents]
     outcomes: Mapping[str, float]
-    """Requests that ended in the last minute, by how; likewise the others."""
+    """Requests that ended in the last minute, by outcome."""
     rejections: Mapping[str, float]
-    """By the error's code."""
+    """Rejections in the last minute, by error code."""
     resumes: Mapping[str, float]
     losses: Mapping[str, float]
 
     @property
-    def is_nobody(self) -> bool:
-        """Not a model, but the requests that named none which is served."""
+    def is_unknown(self) -> bool:
+        """True for requests that name no served model."""
         return self.id == NO_MODEL and not self.engines
 
 
@@ -88,7 +88,7 @@ class EngineView:
     waiting: float
     kv_usage: float
     age_s: float
-    """Of its last report."""
+    """Age of its last report."""
 
     @property
     def is_silent(self) -> bool:
@@ -102,16 +102,17 @@ class FleetView:
     engines: tuple[EngineView, ...]
     gateways: int
     age_s: tuple[float, float] | None
-    """Of the newest and of the oldest last report; None without any."""
+    """Ages of the newest and the oldest last report; None without reports."""
     span_s: float
-    """What rates and counts are over; 0 while there is one report only."""
+    """Time that rates and counts cover; 0 while there is only one report."""
     notes: tuple[str, ...] = field(default=())
 
 
 def view(
     history: History, live: Iterable[ProcessReport], now_s: float, models: Sequence[str] = ()
 ) -> FleetView:
-    """`live` is what the last reading held, `models` what is to be shown in any case."""
+    """Compute the numbers. `live` are the reports of the last reading; `models` are always
+    shown."""
     last = [history[report.process] for report in live]
     gateways = [seen for seen in last if seen[-1].report.role == "gateway"]
     names = dict.fromkeys(models)
@@ -136,18 +137,18 @@ def view(
 
 
 class _Traffic:
-    """What gateways count, summed up over all of them."""
+    """Counters of all gateways together."""
 
     def __init__(self, history: History, gateways: Sequence[tuple[Seen, ...]]) -> None:
         every = (change(seen) for seen in history.values() if seen[-1].report.role == "gateway")
-        # One that died in the last minute too: what it had counted did happen.
+        # including those that died in the last minute: their requests count
         self.changes = [c for c in every if c is not None]
         recent = (change(seen, RECENT_S) for seen in gateways)
         self.recent = [c for c in recent if c is not None]
         self.gauges = [seen[-1].report for seen in gateways]
 
     def counts(self, metric: Metric, model: str, label: str) -> dict[str, float]:
-        """Of the last minute, by the values of one more label."""
+        """Increases in the last minute by the values of `label`, summed over gateways."""
         found: dict[str, float] = defaultdict(float)
         for by in self.changes:
             for labels, value in _of(by.by, metric.exported, model):
@@ -155,7 +156,7 @@ class _Traffic:
         return {name: count for name, count in sorted(found.items()) if count}
 
     def largest(self, metric: Metric, model: str, label: str) -> dict[str, float]:
-        """Likewise of what every gateway counts for itself."""
+        """The largest increase of any gateway, for events that every gateway counts."""
         found: dict[str, float] = {}
         for by in self.changes:
             for labels, value in _of(by.by, metric.exported, model):
@@ -223,7 +224,7 @@ def _model(name: str, every: Sequence[EngineView], traffic: _Traffic) -> ModelVi
 
 
 def _engine(report: ProcessReport, age_s: float) -> EngineView | None:
-    """A process holds one engine at most."""
+    """The engine of a process, which has one at most."""
     states = [
         dict(labels)
         for (name, labels), value in report.values.items()
@@ -268,18 +269,18 @@ def _values(report: ProcessReport, label: str) -> Iterator[str]:
 def _notes(last: Sequence[tuple[Seen, ...]], gateways: int) -> Iterator[str]:
     if last and not gateways:
         yield (
-            "no gateway reports, so nobody answers requests yet, or any more; `qwenfleet status` "
-            "says more"
+            "no gateway reports, so requests are probably not answered; `qwenfleet status` shows "
+            "more"
         )
     skews: dict[str, float] = {}
     for seen in last:
-        if len(seen) > 1:  # of the first nobody knows how old it is
+        if len(seen) > 1:  # the age of a first report is unknown
             skew_s = seen[-1].report.clock_s - seen[-1].wall_s
             skews[seen[-1].report.node] = skew_s
     for node, skew_s in sorted(skews.items()):
         if skew_s > REPORT_S / 2 or skew_s < -SKEW_S:
-            way = "ahead of" if skew_s > 0 else "behind"
+            error = "fast" if skew_s > 0 else "slow"
             yield (
-                f"the clock of {node or 'another machine'} is about {abs(skew_s):.0f} s {way} this "
-                "machine's; ages are counted from when reports came"
+                f"the clock of {node or 'another machine'} is about {abs(skew_s):.0f} s {error} "
+                "compared with this machine's; ages count from the arrival of reports"
             )

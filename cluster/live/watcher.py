@@ -1,4 +1,4 @@
-"""What a Prometheus that `qwenfleet watch` started sees of the fleet, as notices and as lines."""
+"""Notices on the scrapes and alerts of the Prometheus that `qwenfleet watch` started."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATE_S: Final = 10.0
 
 @dataclass
 class FleetFinder:
-    """Finds the fleet for `top`, and points Prometheus to where it has gone."""
+    """Finds the fleet for `top`, and points Prometheus to its current port."""
 
     directory: Path
     ask: Find
@@ -40,23 +40,24 @@ class FleetFinder:
 
 @dataclass
 class Watcher:
-    """Whether Prometheus runs and sees the fleet, and which alerts there are."""
+    """Watches whether Prometheus runs and scrapes the fleet, and which alerts are active."""
 
     server: Prometheus
     standing: tuple[Notice, ...] = ()
-    """What was said at the start, and is not to be lost under a full screen."""
+    """Messages from the start, which a full screen would otherwise hide."""
     first_scrape: float | None = None
-    """That worked, in seconds since the epoch."""
+    """First successful scrape in seconds since the epoch."""
 
     @property
     def end(self) -> MachineError | None:
-        """That Prometheus has ended; None while it runs."""
+        """The error if Prometheus has exited; None while it runs."""
         if (status := self.server.exit_status) is None:
             return None
-        words = f", and said last: {self.server.last_words}" if self.server.last_words else ""
+        message = self.server.last_message
+        last = f", last log line: {message}" if message else ""
         return MachineError(
-            f"Prometheus has ended (status {status}{words}): alerts are not known any more",
-            "Run `qwenfleet watch` again to have it back; the numbers below need it not.",
+            f"Prometheus exited (status {status}{last}): alerts are no longer known",
+            "Run `qwenfleet watch` again to restart it; the numbers below do not need it.",
         )
 
     def notices(self, now_s: float) -> list[Notice]:
@@ -75,17 +76,18 @@ class Watcher:
             return [*self.standing, Notice(f"Prometheus at {error}", is_bad=True)]
 
     def _alerts(self, alerts: tuple[ActiveAlert, ...]) -> list[Notice]:
-        """Without those that only wait for the first scrape, as an alert on absence does."""
+        """Notices on alerts. Alerts on absence, pending since before the first scrape, are left
+        out."""
         first = self.first_scrape
-        told = [a for a in alerts if a.state == "firing" or (first and a.since > first)]
-        return [_alert(alert) for alert in told] or [Notice("no alert fires", is_bad=False)]
+        shown = [a for a in alerts if a.state == "firing" or (first and a.since > first)]
+        return [_alert(alert) for alert in shown] or [Notice("no alert is firing", is_bad=False)]
 
 
 def _seen(url: str, target: ScrapeTarget, now_s: float) -> Notice:
     if target.health == "down":
         sentence = (
-            f"Prometheus at {url} cannot scrape {target.url}: {target.error}. Does the fleet run, "
-            "and does nothing block the port?"
+            f"Prometheus at {url} cannot scrape {target.url}: {target.error}. Check that the fleet "
+            "is running and that nothing blocks the port."
         )
         return Notice(sentence, is_bad=True)
     if target.health != "up":
@@ -106,8 +108,8 @@ def _alert(alert: ActiveAlert) -> Notice:
 
 
 def as_lines(watcher: Watcher, follow: Callable[[], object], interval_s: float) -> None:
-    """Problems and alerts where there is no terminal, each when it comes, and an alert when it is
-    over. Raises MachineError when Prometheus ends."""
+    """Print each problem and alert when it appears, and each alert when it is resolved, if the
+    output is not a terminal. Raises MachineError when Prometheus exits."""
     before: dict[str, Notice] = {}
     while True:
         problems = []
@@ -116,12 +118,12 @@ def as_lines(watcher: Watcher, follow: Callable[[], object], interval_s: float) 
         except FleetNotFound as error:
             problems.append(Notice(str(error), is_bad=True))
         notices = [*problems, *watcher.notices(time.time())]
-        if (end := watcher.end) is not None:
+        if (end := watcher.end) is not None:  # lines have no use without Prometheus
             raise end
         now = {r.key or r.text: r for r in notices if r.is_bad or r.is_alert}
-        said = [notice.text for key, notice in now.items() if key not in before]
-        said += [f"over: {key}" for key, r in before.items() if key not in now and r.is_alert]
-        for text in said:
+        lines = [notice.text for key, notice in now.items() if key not in before]
+        lines += [f"resolved: {key}" for key, r in before.items() if key not in now and r.is_alert]
+        for text in lines:
             print(f"{time.strftime('%H:%M:%S')} {printable(text)}", flush=True)
         before = now
         time.sleep(min(interval_s, LATE_S))

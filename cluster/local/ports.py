@@ -1,7 +1,4 @@
-"""Whether this machine can offer the ports that a fleet listens on.
-
-`check_port` and `free_ports` ask the kernel, by binding.
-"""
+"""Checks for free ports on this machine. They ask the kernel by binding."""
 
 import errno
 import random
@@ -20,21 +17,21 @@ def check_port(host: str, port: int) -> None:
             return
     except (socket.gaierror, UnicodeError) as error:
         raise MachineError(
-            f"host '{host}' is no address that this machine knows", "Choose another with --host."
+            f"host '{host}' cannot be resolved to an address", "Choose another with --host."
         ) from error
     except OSError as error:
         raise _port_error(host, port, error) from error
 
 
 def free_ports(count: int, host: str) -> list[int]:
-    """`count` different TCP ports on `host` that are free now; someone may still take one."""
+    """Find `count` different free TCP ports on `host`; another process may still take one."""
     with ExitStack() as held:
         sockets = [held.enter_context(_bound(host, 0)) for _ in range(count)]
         return [bound.getsockname()[1] for bound in sockets]
 
 
 def free_port_range(count: int, host: str) -> range:
-    """`count` ports in a row that nobody listens on, below those that the kernel hands out."""
+    """Find `count` consecutive free ports, below those that the kernel assigns."""
     starts = range(10_000, 30_000 - count, count)
     for start in random.sample(starts, len(starts)):
         with ExitStack() as stack, suppress(OSError):
@@ -43,12 +40,13 @@ def free_port_range(count: int, host: str) -> range:
                 listener.bind((host, port))
             return range(start, start + count)
     raise MachineError(
-        f"no {count} ports in a row are free on {host}", "Stop what listens on so many of them."
+        f"host {host} does not have {count} consecutive free ports",
+        "Stop programs that listen on many ports.",
     )
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket bound as a server's is: an old connection in TIME_WAIT does not hold the port."""
+    """A socket bound like a server's: an old connection in TIME_WAIT does not block the port."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -72,12 +70,12 @@ def _port_error(host: str, port: int, error: OSError) -> MachineError:
         )
     if error.errno == errno.EACCES:
         return MachineError(
-            f"port {port} needs rights that this user does not have",
+            f"port {port} requires privileges that this user does not have",
             "Choose a port above 1023 with --port.",
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return MachineError(
-            f"host '{host}' is no address of this machine", "Choose another with --host."
+            f"host '{host}' is not an address of this machine", "Choose another with --host."
         )
     return MachineError(
         f"port {port} on {host} cannot be used: {error.strerror}", "Choose another with --port."
@@ -85,7 +83,7 @@ def _port_error(host: str, port: int, error: OSError) -> MachineError:
 
 
 def _holder(host: str, port: int) -> str | None:
-    """Name and pid of the process that keeps `port` on `host`, where this user may see it."""
+    """Name and pid of the process that holds `port` on `host`; None if this user may not see it."""
     every = {"0.0.0.0", "::"}
     try:
         wanted = {str(info[4][0]) for info in socket.getaddrinfo(host, port)}
@@ -93,8 +91,8 @@ def _holder(host: str, port: int) -> str | None:
             address = connection.laddr
             if connection.status != psutil.CONN_LISTEN or not address or address.port != port:
                 continue
-            is_in_the_way = bool(wanted & every) or address.ip in wanted | every
-            if is_in_the_way and connection.pid is not None:
+            is_holder = bool(wanted & every) or address.ip in wanted | every
+            if is_holder and connection.pid is not None:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except (psutil.Error, OSError):
         return None

@@ -1,4 +1,4 @@
-"""Whose a process of this machine is: a fleet's, another Ray cluster's, or somebody else's."""
+"""Owners of processes on this machine: a fleet, another Ray cluster, or neither."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Program:
     name: str
     user: str
     session: str = ""
-    """Ray's, when this is a server of Ray's whose command line names it."""
+    """Ray session, if this is one of Ray's servers and its command line names it."""
     token_path: str = ""
-    """Of the Ray token that it was started with."""
+    """Path of the Ray token that it was started with."""
     auth_mode: str = ""
-    """RAY_AUTH_MODE; empty when it has none, or may not be read."""
+    """RAY_AUTH_MODE; empty if unset or unreadable."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A fleet of this user, or a Ray cluster that is none; neither for everybody else."""
+    """A fleet of this user, or another Ray cluster; all fields are empty if it is neither."""
 
     fleet: str = ""
     fleet_pid: int = 0
@@ -46,12 +46,12 @@ class Owner:
         return bool(self.fleet or self.session)
 
 
-NOBODY = Owner()
-"""Of programs that have nothing to do with Ray."""
+NO_OWNER = Owner()
+"""Owner of processes that are not part of any Ray cluster."""
 
 
 def read(pids: Iterable[int]) -> dict[int, Program]:
-    """These processes and all that they descend from, as far as this user may see them."""
+    """Read these processes and their ancestors, as far as this user may see them."""
     programs: dict[int, Program] = {}
     waiting = list(pids)
     while waiting:
@@ -61,13 +61,13 @@ def read(pids: Iterable[int]) -> dict[int, Program]:
         try:
             programs[pid] = _read_one(psutil.Process(pid))
         except psutil.Error:
-            continue  # ended meanwhile
+            continue  # it has ended
         waiting.append(programs[pid].parent)
     return programs
 
 
 def ray_addresses() -> list[str]:
-    """Of the clusters that have a raylet on this machine, as far as this user may see them."""
+    """Addresses of the Ray clusters with a raylet on this machine that this user may see."""
     found = set()
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "raylet":
@@ -76,9 +76,10 @@ def ray_addresses() -> list[str]:
 
 
 def owner(pid: int, programs: Mapping[int, Program], fleets: Sequence[RunningFleet]) -> Owner:
-    """By what a process and its ancestors carry: Ray's agents overwrite their own environment."""
+    """Owner of a process, from its own and its ancestors' pids, tokens and command lines. Ancestors
+    count because Ray's agents overwrite their own environment."""
     session = ""
-    for program in _ancestry(pid, programs):
+    for program in _ancestry(pid, programs):  # a fleet wins over any session
         for running in fleets:
             if program.pid == running.pid or program.token_path == running.ray_token_path:
                 return Owner(running.name, running.pid)
@@ -95,7 +96,7 @@ def _ancestry(pid: int, programs: Mapping[int, Program]) -> Iterator[Program]:
 
 
 def _session_of_child(pid: int, programs: Mapping[int, Program]) -> str:
-    """A driver that started a Ray cluster is the parent of its GCS."""
+    """Session of a driver that started a Ray cluster: the driver is the parent of its GCS."""
     for program in programs.values():
         if program.parent == pid and program.name == "gcs_server":
             return program.session
@@ -119,7 +120,7 @@ def _read_one(process: psutil.Process) -> Program:
 
 
 def _name(name: str, command: Sequence[str]) -> str:
-    """A Python program is told by its script or module."""
+    """Name of a program; for Python that of its script or module."""
     if not name.startswith("python"):
         return name.removeprefix("ray::").partition(":")[0]
     words = iter(command[1:])
@@ -134,12 +135,12 @@ def _name(name: str, command: Sequence[str]) -> str:
 
 
 def _is_of_ray(command: Sequence[str]) -> bool:
-    """Not an editor or `tail` that looks at a session's log."""
+    """True for Ray's own programs, but not for an editor or `tail` that opens a session's log."""
     return any("/site-packages/ray/" in word or "/ray/core/" in word for word in command[:3])
 
 
 def _or_none(read: Callable[[], T]) -> T | None:
-    """What another user's process may not tell."""
+    """The value, or None if it belongs to another user's process."""
     try:
         return read()
     except psutil.AccessDenied:

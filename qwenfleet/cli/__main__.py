@@ -1,4 +1,4 @@
-"""The entry point of the `qwenfleet` command: its subcommands, and how each failure is printed."""
+"""Entry point of the `qwenfleet` command: its subcommands, and the printing of failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.cluster.errors import FleetError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the result is the exit status, and a failure is one sentence on stderr."""
+    """Run one command and return its exit status; print a failure as one sentence on stderr."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = options.command
     try:
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has left, as in `qwenfleet status | head`; the interpreter's own flush must not
-        # complain of it.
+        # the reader closed the pipe, as in `qwenfleet status | head`: the interpreter's own flush
+        # at exit must not fail on it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Reads the version only when it is asked for."""
+    """Prints the version, which is read only on request."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)

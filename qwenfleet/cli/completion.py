@@ -1,4 +1,4 @@
-"""`qwenfleet completion`: a shell's completion script, made from the parser of the command line."""
+"""`qwenfleet completion`: a shell's completion script, generated from the command-line parser."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from qwenfleet.cli.options import Commands
 
 SHELLS: Final = ("bash", "zsh", "tcsh", "fish")
-"""Those that shtab writes for."""
+"""Shells that shtab supports."""
 
 
 def add(commands: Commands, parser: argparse.ArgumentParser) -> None:
-    """Add `completion` to the command line, which `parser` reads."""
+    """Add `completion` to the command line of `parser`."""
     shell = commands.add_parser(
         "completion",
         help="print a shell's completion script",
@@ -25,8 +25,8 @@ def add(commands: Commands, parser: argparse.ArgumentParser) -> None:
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """What the shell reads to complete this command's names, options, choices and paths."""
-    import shtab  # here, so that other commands start without it
+    """The script with which `shell` completes subcommands, options, choices and paths."""
+    import shtab  # here, so that other commands do not load it
 
     for action in _actions(parser):
         if action.metavar == "FILE":

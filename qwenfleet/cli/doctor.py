@@ -1,4 +1,4 @@
-"""`qwenfleet doctor`: what is wrong or surprising on this machine, or on each node of a cluster."""
+"""`qwenfleet doctor`: problems and surprises on this machine, or on each node of a cluster."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ def add(commands: Commands) -> None:
     """Add `doctor` to the command line."""
     doctor = commands.add_parser(
         "doctor",
-        help="find what is wrong or surprising on this machine, and how to fix it",
-        description="Report what is wrong or surprising on this machine, or with an option on "
-        "every node of a cluster, and how to fix it. The exit status is 1 if there is a problem, "
+        help="find problems and surprises on this machine, and how to fix them",
+        description="Report problems and surprises on this machine, or with --port or --address on "
+        "every node of a cluster, and how to fix them. The exit status is 1 if there is a problem, "
         "which is something that stops or breaks `serve`, and 0 otherwise.",
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--verbose", action="store_true", help="also list what is fine")
+    doctor.add_argument("--verbose", action="store_true", help="also list checks that are ok")
     places = doctor.add_mutually_exclusive_group()
     places.add_argument(
         "--address",
-        help="a Ray cluster that this machine is a node of; `auto` finds the one that runs here",
+        help="examine the Ray cluster at this address, of which this machine must be a node; "
+        "`auto` finds the one that runs here",
     )
-    places.add_argument("--port", type=int, help="the cluster of the fleet at this port")
+    places.add_argument("--port", type=int, help="examine the cluster of the fleet at this port")
     doctor.set_defaults(command=run)
 
 

@@ -1,4 +1,4 @@
-"""`qwenfleet drain`: moves the streams of an engine, or of a Kubernetes node, to other engines."""
+"""`qwenfleet drain`: move the streams of an engine, or of a Kubernetes node, to other engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def add(commands: Commands) -> None:
         help="seconds to wait for streams to move; the rest are interrupted and resume when an "
         "engine has room (default 60)",
     )
-    parser.add_argument("--force", action="store_true", help="drain even a model's last engine")
+    parser.add_argument(
+        "--force", action="store_true", help="drain even the last engine of a model"
+    )
     parser.add_argument("--port", type=int, help="the fleet at this port, if several run")
     parser.set_defaults(command=run)
 
@@ -50,26 +52,29 @@ def run(options: argparse.Namespace) -> None:
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("engine", metavar="ENGINE", nargs="?", help="its id, or the start of it")
+    target.add_argument(
+        "engine", metavar="ENGINE", nargs="?", help="id of the engine, or its first characters"
+    )
     target.add_argument(
         "--node",
-        help="every engine that has a part on this Kubernetes node, which is cordoned then",
+        help="drain every engine that has a part on this Kubernetes node, then cordon the node",
     )
     kube = parser.add_argument_group("Kubernetes, with --node")
     add_place(kube)
     kube.add_argument(
         "--address",
-        help="of the fleet's Ray cluster, where this runs on a node of it; left out, the command "
-        "goes through the Kubernetes API into the head's pod",
+        help="address of the fleet's Ray cluster, if this runs on one of its nodes (default: run "
+        "in the head's pod through the Kubernetes API)",
     )
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises ConfigError when an option is of no effect."""
+    """Raises ConfigError if an option has no effect."""
     for name in () if options.node is not None else ("namespace", "context", "address"):
-        refuse(options, name, "--node", "Add --node, or name the fleet's --port.")
+        refuse(options, name, "--node", "Add --node, or use --port to choose a fleet.")
     if options.node is not None:
-        refuse(options, "port", "--node", "Leave it out: pods are named by --node.", beside=True)
+        remedy = "Remove it: --node already selects the engines."
+        refuse(options, "port", "--node", remedy, conflicts=True)
 
 
 def _seconds(text: str) -> float:

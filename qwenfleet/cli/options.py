@@ -1,4 +1,4 @@
-"""Options that several commands share, and how an option without effect is refused."""
+"""Options that several commands share, and the refusal of options without effect."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ LEAST_INTERVAL_S = 0.2
 
 
 def add_place(group: argparse._ArgumentGroup) -> None:
-    """Add the namespace and the context of a command that asks Kubernetes."""
-    group.add_argument("--namespace", "-n", help="the fleet's (default: the context's)")
-    group.add_argument("--context", help="of the kubeconfig (default: the current one)")
+    """Add the namespace and the context, for commands that use Kubernetes."""
+    group.add_argument(
+        "--namespace", "-n", help="namespace of the fleet (default: that of the context)"
+    )
+    group.add_argument("--context", help="context of the kubeconfig (default: the current one)")
 
 
 def add_fleet(parser: argparse.ArgumentParser) -> None:
-    """Add which fleet `top` and `watch` show, and how often."""
+    """Add the choice of the fleet that `top` and `watch` show, and the interval."""
     parser.add_argument(
-        "--fleet", metavar="NAME", help="show the fleet of this name, when several report"
+        "--fleet", metavar="NAME", help="show the fleet with this name, if several report"
     )
     parser.add_argument(
-        "--port", type=int, help="show the fleet that answers at this port, when several run here"
+        "--port", type=int, help="show the fleet at this port, if several run on this machine"
     )
     parser.add_argument(
         "--interval",
         type=_interval,
         default=2.0,
         metavar="SECONDS",
-        help="time between two pictures (default 2); the metrics are read every 10 s at least",
+        help="seconds between screen updates (default 2); metrics are read at least every 10 s",
     )
 
 
 def refuse(
-    options: argparse.Namespace, name: str, other: str, remedy: str, *, beside: bool = False
+    options: argparse.Namespace, name: str, other: str, remedy: str, *, conflicts: bool = False
 ) -> None:
-    """Raises ConfigError when option `name` is given without `other`, or with it (`beside`)."""
+    """Raises ConfigError if option `name` is set, although it needs `other`, or `conflicts`."""
     if getattr(options, name) not in (None, False):
-        where = "beside" if beside else "without"
-        raise ConfigError(f"--{name} is given {where} {other}", remedy)
+        problem = "cannot be used with" if conflicts else "has no effect without"
+        raise ConfigError(f"--{name} {problem} {other}", remedy)
 
 
 def _interval(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`qwenfleet status`: its options, and with --kube what Kubernetes knows, once or until Ctrl-C."""
+"""`qwenfleet status`: the fleet on this machine, or with --kube a fleet in Kubernetes."""
 
 from __future__ import annotations
 
@@ -27,24 +27,28 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "status",
         help="show the fleet that runs on this machine, or in Kubernetes",
-        description="Show the fleet that runs on this machine, or with --kube what the Kubernetes "
-        "API says of one: RayServices and their upgrades, pods, nodes, GPUs and events.",
+        description="Show the fleet that runs on this machine, or with --kube one in Kubernetes as "
+        "the API reports it: RayServices and their upgrades, pods, nodes, GPUs and events.",
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--port", type=int, help="the fleet at this port, when several run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--port", type=int, help="the fleet at this port, if several run")
     group = parser.add_argument_group("Kubernetes")
-    group.add_argument("--kube", action="store_true", help="ask the Kubernetes API")
-    group.add_argument("--watch", action="store_true", help="again on each change, until Ctrl-C")
+    group.add_argument(
+        "--kube", action="store_true", help="show a fleet in Kubernetes, through its API"
+    )
+    group.add_argument(
+        "--watch", action="store_true", help="print again after each change, until Ctrl-C"
+    )
     add_place(group)
     parser.set_defaults(command=run)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises ConfigError when an option is of no effect."""
+    """Raises ConfigError if an option has no effect."""
     for name in () if options.kube else ("watch", "namespace", "context"):
         refuse(options, name, "--kube", "Add --kube.")
     if options.kube:
-        refuse(options, "port", "--kube", "Leave it out, or leave out --kube.", beside=True)
+        refuse(options, "port", "--kube", "Remove one of them.", conflicts=True)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -78,13 +82,12 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Say the status whenever it has changed, in JSON as one line each; never returns.
+    """Print the status whenever it changes; as JSON one line each. Never returns.
 
-    It is asked for anew each time, so that what is shown is never older than its last line says:
-    an API server that stops answering is said, with the age of what was seen last. Raises
-    KubernetesError when the first answer fails.
+    Every round asks the API server. If it stops answering, the output says so, with the age of the
+    last status. Raises KubernetesError if the first request fails.
     """
-    said, seen_at = "", None
+    shown, seen_at = "", None
     while True:
         try:
             text = news = _text(kube_status.read(client), as_json, indent=None)
@@ -92,18 +95,18 @@ def watch(
         except KubernetesError as error:
             if seen_at is None:
                 raise
-            news = str(error)  # its age alone is none
+            news = str(error)  # a higher age alone is not news
             text = _stale(news, clock() - seen_at, as_json)
-        if is_terminal or news != said:
+        if is_terminal or news != shown:
             say(CLEAR + text if is_terminal else text)
-            said = news
+            shown = news
         sleep(INTERVAL_S)
 
 
-def _stale(said: str, age_s: float, as_json: bool) -> str:
+def _stale(error: str, age_s: float, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"error": said, "age_s": round(age_s, 1)})
-    return f"what was shown before is {age_s:.0f} s old: {said}"
+        return json.dumps({"error": error, "age_s": round(age_s, 1)})
+    return f"the last status is {age_s:.0f} s old: {error}"
 
 
 def _text(found: KubeStatus, as_json: bool, indent: int | None) -> str:

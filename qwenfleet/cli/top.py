@@ -1,4 +1,4 @@
-"""`qwenfleet top`: its options, and a fleet's live numbers once or until Ctrl-C."""
+"""`qwenfleet top`: live numbers of a fleet, once or until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,42 +21,45 @@ def add(commands: Commands) -> None:
     """Add `top` to the command line."""
     parser = commands.add_parser(
         "top",
-        help="live numbers of a fleet, without Prometheus",
+        help="show live numbers of a fleet, without Prometheus",
         description="Show engines, streams, tokens, latencies and errors of the last minute, from "
-        "the addresses that Prometheus would scrape, until Ctrl-C; where the output is no "
-        "terminal, once. The fleet's processes report every 10 s.",
+        "the addresses that Prometheus would scrape, until Ctrl-C, or once if the output is not a "
+        "terminal. The fleet's processes report every 10 s.",
     )
     add_fleet(parser)
     parser.add_argument(
         "--url",
         action="append",
         metavar="URL",
-        help="read this metrics address, not the fleet of this machine; give it once for each node",
+        help="read this metrics address instead of the fleet on this machine; repeat it for each "
+        "node",
     )
     parser.add_argument(
-        "--once", action="store_true", help="one table, as soon as every process reported twice"
+        "--once",
+        action="store_true",
+        help="print one table when every process has reported twice, then exit",
     )
-    parser.add_argument("--json", action="store_true", help="likewise, as JSON")
+    parser.add_argument("--json", action="store_true", help="like --once, as JSON")
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show the fleet that the options name."""
+    """Show the fleet that the options select."""
     from qwenfleet.deployments.operations import attach
 
     return show(options, attach.find)
 
 
 def show(options: argparse.Namespace, find: Find, notices: Notices = tuple) -> int:
-    """Show until Ctrl-C, or once. Raises FleetError when nothing can be read at the start."""
+    """Show until Ctrl-C, or once. Raises FleetError if the first reading fails."""
     from qwenfleet.cluster.live import screen
     from qwenfleet.cluster.live.reading import Reader
 
     reader = Reader(_place(options, find), options.fleet)
     reading = reader.read(time.monotonic, time.time)
-    # A fleet of this machine that still starts: its agent answers, and nobody reports yet.
-    may_come = reading.is_silent and not options.url
-    if reading.view is None and not may_come:
+    # a fleet on this machine that is still starting: its agent answers, but no process reports yet
+    may_be_starting = reading.is_silent and not options.url
+    if reading.view is None and not may_be_starting:
         raise reading.problems[0]
     if options.json or options.once or not sys.stdout.isatty():
         screen.once(reader, reading, notices, interval_s=options.interval, as_json=options.json)
@@ -67,7 +70,7 @@ def show(options: argparse.Namespace, find: Find, notices: Notices = tuple) -> i
 
 
 def local(running: RunningFleet) -> Place:
-    """Where the metrics of a fleet of this machine are."""
+    """The place of the metrics of a fleet on this machine."""
     from qwenfleet.cluster.live.reading import Place
 
     return Place(
@@ -83,7 +86,7 @@ def _place(options: argparse.Namespace, find: Find) -> Callable[[], Place]:
 
     if options.url:
         if options.port is not None:
-            raise ConfigError("--port is given beside --url", "Leave one of them out.")
+            raise ConfigError("--port cannot be used with --url", "Remove one of them.")
         urls = tuple(dict.fromkeys(address.checked(url) for url in options.url))
         more = f" and {len(urls) - 1} more" * (len(urls) > 1)
         return lambda: Place(f"{options.fleet or 'fleet'} at {urls[0]}{more}", urls)

@@ -1,4 +1,4 @@
-"""`qwenfleet watch`: its options, and Prometheus with the chart's alerts next to a fleet."""
+"""`qwenfleet watch`: Prometheus with the chart's alerts, and `top`, for a fleet on this machine."""
 
 from __future__ import annotations
 
@@ -31,33 +31,36 @@ def add(commands: Commands) -> None:
     """Add `watch` to the command line."""
     parser = commands.add_parser(
         "watch",
-        help="run Prometheus with the alerts beside the fleet of this machine, and top",
+        help="run Prometheus with the chart's alerts for the fleet on this machine, and show top",
         description="Start Prometheus on 127.0.0.1 with the chart's recording rules and alerts, "
-        "let it scrape the fleet that runs here, and show `top` until Ctrl-C ends both. Where the "
-        "output is no terminal, problems and alerts are lines.",
+        "scrape the fleet on this machine, and show `top`. Ctrl-C ends both. If the output is not "
+        "a terminal, print problems and alerts as lines instead.",
     )
     add_fleet(parser)
     parser.add_argument(
-        "--prometheus", metavar="PATH", default="prometheus", help="the program (default: of PATH)"
+        "--prometheus",
+        metavar="PATH",
+        default="prometheus",
+        help="Prometheus binary (default: from PATH)",
     )
     parser.add_argument(
         "--listen",
         type=int,
         metavar="PORT",
         default=9090,
-        help="port of Prometheus itself (default 9090)",
+        help="port on which Prometheus listens (default 9090)",
     )
     parser.add_argument(
         "--retention",
         default="2h",
         metavar="TIME",
-        help="how long it keeps data, such as 2h or 7d (default 2h)",
+        help="how long Prometheus keeps data, such as 2h or 7d (default 2h)",
     )
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Watch the fleet that runs here."""
+    """Watch the fleet on this machine."""
     from qwenfleet.deployments.operations import attach
 
     return watch(options, attach.find)
@@ -65,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
 def watch(options: argparse.Namespace, find: Find) -> int:
     """Watch until Ctrl-C. Raises FleetNotFound without a fleet, MachineError without Prometheus."""
-    # With rich, which other commands start without.
+    # imported here because of rich, which other commands do not load
     from qwenfleet.cluster.alerts import rule_file
     from qwenfleet.cluster.live import prometheus, prometheus_files, screen
     from qwenfleet.cluster.live.table import Notice
@@ -97,31 +100,31 @@ def watch(options: argparse.Namespace, find: Find) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises ConfigError for what Prometheus would stumble over."""
+    """Raises ConfigError for values that Prometheus would reject."""
     if not RETENTION.fullmatch(options.retention) or not re.search("[1-9]", options.retention):
         raise ConfigError(
-            f"--retention {options.retention!r} is no time", "Write it like 90m, 2h or 7d."
+            f"--retention {options.retention!r} is not a duration", "Write it like 90m, 2h or 7d."
         )
     if not 1 <= options.listen <= 65535:
-        raise ConfigError(f"--listen {options.listen} is no port", "Take one from 1 to 65535.")
+        raise ConfigError(f"--listen {options.listen} is not a port", "Use one from 1 to 65535.")
 
 
 def free_port(wanted: int) -> tuple[int, list[str]]:
-    """With a sentence when it is another than `wanted`: Debian's package may run a Prometheus
-    of its own at 9090."""
+    """A free port, and a sentence if it is not `wanted`: Debian's package may run its own
+    Prometheus on 9090."""
     from qwenfleet.cluster.live.prometheus import HOST
 
     try:
         ports.check_port(HOST, wanted)
     except MachineError as error:
         (port,) = ports.free_ports(1, HOST)
-        return port, [f"{error.problem}; taking {port} for Prometheus"]
+        return port, [f"{error.problem}; using port {port} for Prometheus"]
     return wanted, []
 
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """Beside the fleets' own files, for this run only."""
+    """A temporary directory for this run, next to the fleets' files."""
     root = fleets.state_directory()
     sweep(root)
     path = Path(tempfile.mkdtemp(prefix=f"watch-{os.getpid()}-", dir=root))
@@ -132,7 +135,7 @@ def _directory() -> Iterator[Path]:
 
 
 def sweep(root: Path) -> None:
-    """End and remove what a run left that was killed before it could."""
+    """Remove directories of killed runs, and end the Prometheus processes that still use them."""
     from qwenfleet.cluster.live.prometheus import STOP_S
 
     for path in root.glob("watch-*-*"):
@@ -145,5 +148,5 @@ def sweep(root: Path) -> None:
                 if process.cwd() == str(path):
                     process.kill()
                     killed.append(process)
-        psutil.wait_procs(killed, timeout=STOP_S)  # it writes there until it is gone
+        psutil.wait_procs(killed, timeout=STOP_S)  # it writes there until it ends
         shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,7 @@
 """A small Kubernetes API server on loopback: list, get, merge-patch, watch and exec over real HTTP.
 
-It has what clients trip over: resourceVersions, bookmarks, 410 Gone behind a compaction, RBAC's 403
-and a resource that is not installed; connections that are cut, and that say nothing any more.
+It has the cases that break clients: resourceVersions, bookmarks, 410 Gone after a compaction,
+RBAC's 403, a resource that is not installed, and connections that are cut or fall silent.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ class Change:
 
 @dataclass
 class Exec:
-    """What a command in a pod says, and how it ends."""
+    """Output of a command in a pod, and how it ends."""
 
     output: list[str] = field(default_factory=list)
     exit_status: int = 0
     lasts_s: float = 0.0
     breaks: bool = False
-    """Ends without a word, and without a status."""
+    """Drops the connection without an exit status."""
     calls: list[tuple[str, list[str]]] = field(default_factory=list)
-    """Pods, and the commands that ran in them."""
+    """Pods and the commands that ran in them."""
 
 
 class KubernetesApi:
-    """`objects` are changed by `put` and `delete`; the other fields by tests as they like."""
+    """An API server. `put` and `delete` change objects; tests set the public fields."""
 
     def __init__(self) -> None:
         self.denied: set[tuple[str, str]] = set()
-        """Verbs and resources."""
+        """Verbs and resources that are forbidden."""
         self.denied_everywhere: set[str] = set()
-        """Resources that may be listed in a namespace only."""
+        """Resources that may only be listed in a namespace."""
         self.absent: set[str] = set()
         """Resources that are not installed."""
         self.token = "secret"
         self.nonsense = ""
-        """What is answered in place of JSON."""
+        """Text that is sent instead of JSON."""
         self.is_frozen = False
-        """Accepts connections, and says nothing."""
+        """True if it accepts connections and sends nothing."""
         self.has_bookmarks = True
         self.exec = Exec()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
-        """Verb, path and query of each."""
+        """Verb, path and query of each request."""
         self._objects: dict[tuple[str, str, str], Tree] = {}
         self._history: list[Change] = []
         self._version = 100
         self._oldest = 100
-        """The oldest version that a watch may begin at."""
+        """Oldest version at which a watch may start."""
         self._watches: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
@@ -80,7 +80,7 @@ class KubernetesApi:
         self._loop.close()
 
     def put(self, resource: str, tree: Tree) -> None:
-        """Create or replace."""
+        """Create or replace an object."""
         self._do(self._put(resource, copy.deepcopy(tree)))
 
     def delete(self, resource: str, name: str, namespace: str = "") -> None:
@@ -90,11 +90,11 @@ class KubernetesApi:
         return self._objects[resource, namespace, name]
 
     def bookmark(self) -> None:
-        """Tell each watch of a version at which nothing of it changed."""
+        """Send each watch a bookmark: a newer version without a change."""
         self._do(self._bookmark())
 
     def compact(self) -> None:
-        """Forget the history: a watch that begins before now is told 410."""
+        """Drop the history: a watch that starts before now gets 410."""
         self._version += 1
         self._oldest = self._version
 
@@ -103,7 +103,7 @@ class KubernetesApi:
         self._do(self._cut())
 
     def verbs(self, resource: str) -> list[str]:
-        """What was asked of a resource, in order."""
+        """Verbs of the requests for a resource, in order."""
         return [verb for verb, path, _ in self.requests if path.split("/")[-1] == resource]
 
     def watches(self) -> int:
@@ -135,15 +135,15 @@ class KubernetesApi:
         key = (resource, metadata.get("namespace", ""), metadata["name"])
         kind = "MODIFIED" if key in self._objects else "ADDED"
         self._objects[key] = tree
-        self._tell(resource, kind, tree)
+        self._publish(resource, kind, tree)
 
     async def _delete(self, resource: str, namespace: str, name: str) -> None:
         self._version += 1
         tree = copy.deepcopy(self._objects.pop((resource, namespace, name)))
         tree["metadata"]["resourceVersion"] = str(self._version)
-        self._tell(resource, "DELETED", tree)
+        self._publish(resource, "DELETED", tree)
 
-    def _tell(self, resource: str, kind: str, tree: Tree) -> None:
+    def _publish(self, resource: str, kind: str, tree: Tree) -> None:
         self._history.append(Change(self._version, resource, kind, copy.deepcopy(tree)))
         self._changed.set()
         self._changed = asyncio.Event()
@@ -152,10 +152,10 @@ class KubernetesApi:
         self._version += 1
         for resource in ("nodes", "pods"):
             tree = {"kind": "Bookmark", "metadata": {"resourceVersion": str(self._version)}}
-            self._tell(resource, "BOOKMARK", tree)
+            self._publish(resource, "BOOKMARK", tree)
 
     async def _cut(self) -> None:
-        """Streams that are waited for end with a reset."""
+        """Reset every open watch."""
         for watch in list(self._watches):
             watch.cancel()
         await asyncio.sleep(0)
@@ -291,7 +291,7 @@ def _selector(request: web.Request, namespace: str) -> Callable[[Tree], bool]:
 
 
 def _merge(tree: Tree, patch: Tree) -> None:
-    """RFC 7396."""
+    """Merge a patch as in RFC 7396."""
     for key, value in patch.items():
         if isinstance(value, dict) and isinstance(tree.get(key), dict):
             _merge(tree[key], value)

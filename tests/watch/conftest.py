@@ -1,4 +1,4 @@
-"""The address of metrics that tests of `top` and `watch` read."""
+"""Fixtures: the metrics address that tests of `top` and `watch` read."""
 
 from tests.metrics_page import metrics_page, metrics_text
 

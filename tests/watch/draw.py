@@ -1,7 +1,7 @@
 """`python -m tests.watch.draw PROMETHEUS_URL OUT_DIR`: pictures of the dashboards from live data.
 
-No Grafana draws them: a page of our own lays the panels out on Grafana's grid and draws their
-series with uPlot, the library under Grafana's own time-series panel, in headless Chromium.
+Grafana does not draw them. An HTML page lays out the panels on Grafana's grid and draws their
+series with uPlot, the library of Grafana's time-series panel, in headless Chromium.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.watch.live_panels import Choice, Prometheus, Series
 
 PAGE: Final = Path(__file__).with_name("page.html")
 UPLOT: Final = ROOT / "build/watch/node_modules/uplot/dist"
-"""Where .ci/watch_tools puts it."""
+"""Directory into which .ci/watch_tools installs it."""
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS: Final = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -34,10 +34,10 @@ FLAGS: Final = (
 )  # fmt: skip
 WIDTH_PX: Final = 1600
 CELL_PX: Final = 38
-"""A row of Grafana's grid: 30 px and 8 px between panels."""
+"""Height of a row in Grafana's grid: 30 px, and 8 px between panels."""
 HEAD_PX: Final = 104
 POINTS: Final = 240
-"""Of each line."""
+"""Points of each line."""
 
 
 def panel_data(panel: dict[str, Any], prometheus: Prometheus, choice: Choice, span: range) -> Any:
@@ -58,7 +58,7 @@ def panel_data(panel: dict[str, Any], prometheus: Prometheus, choice: Choice, sp
 
 
 def page(dashboard: dict[str, Any], prometheus: Prometheus, choice: Choice, span: range) -> str:
-    """One HTML page that needs nothing else."""
+    """A self-contained HTML page."""
     data = {
         "title": dashboard["title"],
         "links": [link["title"] for link in dashboard["links"]],
@@ -82,7 +82,7 @@ def page(dashboard: dict[str, Any], prometheus: Prometheus, choice: Choice, span
 
 
 def shoot(html: str, picture: Path, height_px: int) -> None:
-    """A picture of a page. No Chromium, or one that fails, raises RuntimeError."""
+    """Write a picture of a page. Raises RuntimeError if Chromium is missing or fails."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise RuntimeError(f"no browser on the PATH: install one of {', '.join(BROWSERS)}")
@@ -107,9 +107,9 @@ def shoot(html: str, picture: Path, height_px: int) -> None:
 
 
 def draw(url: str, folder: Path, choice: Choice, minutes: float) -> list[Path]:
-    """One picture of each dashboard, of the last minutes."""
+    """Draw one picture of each dashboard, of the last `minutes`."""
     if not UPLOT.is_dir():
-        raise RuntimeError(f"{UPLOT} is not there: run .ci/watch_tools")
+        raise RuntimeError(f"{UPLOT} does not exist: run .ci/watch_tools")
     folder.mkdir(parents=True, exist_ok=True)
     prometheus, pictures = Prometheus(url), []
     step = max(1, round(minutes * 60 / POINTS))
@@ -132,15 +132,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.watch.draw", description=__doc__)
     parser.add_argument("url", metavar="PROMETHEUS_URL", help="such as http://127.0.0.1:9090")
     parser.add_argument("folder", metavar="OUT_DIR", type=Path)
-    parser.add_argument("--fleet", help="if left out, the only fleet that Prometheus knows")
-    parser.add_argument("--model", action="append", default=[], help="all of them if left out")
-    parser.add_argument("--minutes", type=float, default=15, help="how far back (default 15)")
-    parser.add_argument("--window", default="1m", help="of rates, as in PromQL (default 1m)")
+    parser.add_argument("--fleet", help="name of the fleet (default: the only one in Prometheus)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="model to show; repeat it for several (default: all)",
+    )
+    parser.add_argument("--minutes", type=float, default=15, help="minutes to draw (default 15)")
+    parser.add_argument("--window", default="1m", help="window of rates, as in PromQL (default 1m)")
     options = parser.parse_args()
     try:
         return _draw(parser, options)
     except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, ValueError, KeyError) as error:
-        print(f"no pictures from {options.url}: {error}. Is a Prometheus there?", file=sys.stderr)
+        print(
+            f"no pictures from {options.url}: {error}. Check that Prometheus runs there.",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -148,7 +156,7 @@ def _draw(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     fleets = [options.fleet] if options.fleet else Prometheus(options.url).fleets()
     if len(fleets) != 1:
         known = ", ".join(fleets) or "no fleet"
-        parser.error(f"{options.url} knows {known}: name one with --fleet")
+        parser.error(f"{options.url} has {known}: name one with --fleet")
     choice = Choice(fleets[0], tuple(options.model), options.window)
     for picture in draw(options.url, options.folder, choice, options.minutes):
         print(picture)

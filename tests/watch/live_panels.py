@@ -1,4 +1,4 @@
-"""The dashboards' queries on a live Prometheus, with their variables put in as Grafana would."""
+"""The dashboards' queries on a live Prometheus, with their variables filled in as Grafana does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qwenfleet.cluster.metrics import BUILD_INFO
 
 VARIABLE: Final = re.compile(r"\$\{(?P<braced>\w+)(?::(?P<format>\w+))?\}|\$(?P<plain>[a-z]\w*)")
 SPECIAL: Final = re.compile(r"[\\^$*+?.()|\[\]{}/]")
-"""What Grafana's `:regex` format puts a backslash before."""
+"""Characters that Grafana's `:regex` format escapes."""
 LEGEND: Final = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
@@ -43,14 +43,14 @@ class Missing:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a viewer has chosen above a dashboard; no models are all of them."""
+    """Values of a dashboard's variables; an empty `models` means all."""
 
     fleet: str
     models: tuple[str, ...] = ()
     window: str = "1m"
 
     def fill(self, text: str) -> str:
-        """With the variables' values in their places; Grafana leaves unknown ones as they are."""
+        """Replace the variables in `text`; unknown ones stay, as in Grafana."""
         return VARIABLE.sub(self._value, text)
 
     def _value(self, found: re.Match[str]) -> str:
@@ -69,12 +69,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """Its HTTP interface."""
+    """HTTP API of a Prometheus server."""
 
     url: str
 
     def get(self, path: str, **parameters: str | float) -> Any:
-        """The `data` of an answer. An answer that is not a success raises RuntimeError."""
+        """The `data` of an answer. Raises RuntimeError if it is not a success."""
         address = f"{self.url.rstrip('/')}/api/v1/{path}"
         answer = httpx.get(address, params=parameters, timeout=30)
         content = answer.json()
@@ -83,7 +83,7 @@ class Prometheus:
         return content["data"]
 
     def fleets(self) -> list[str]:
-        """The fleets that it has seen."""
+        """Fleets with metrics in it."""
         return [
             str(name) for name in self.get("label/fleet/values", **{"match[]": BUILD_INFO.exported})
         ]
@@ -91,14 +91,14 @@ class Prometheus:
     def over(
         self, query: Query, choice: Choice, start: float, end: float, step: float
     ) -> list[Series]:
-        """What a graph shows of a query."""
+        """Series of a query for a graph."""
         data = self.get(
             "query_range", query=choice.fill(query.expr), start=start, end=end, step=step
         )
         return [_series(query, row["metric"], row["values"]) for row in data["result"]]
 
     def at(self, query: Query, choice: Choice, when: float) -> list[Series]:
-        """What a table shows of it."""
+        """Series of a query for a table."""
         data = self.get("query", query=choice.fill(query.expr), time=when)
         return [_series(query, row["metric"], [row["value"]]) for row in data["result"]]
 
@@ -110,7 +110,7 @@ def _series(query: Query, labels: dict[str, str], values: list[tuple[float, str]
 
 
 def panels() -> Iterator[tuple[Dashboard, Panel]]:
-    """Every panel, with the dashboard that it is on."""
+    """Every panel with its dashboard."""
     for dashboard in DASHBOARDS:
         for panel in dashboard.panels():
             yield dashboard, panel
@@ -119,8 +119,8 @@ def panels() -> Iterator[tuple[Dashboard, Panel]]:
 def check(
     url: str, fleet: str, have: Collection[str] = (), window: str = "1m", for_s: float = 300
 ) -> list[Missing]:
-    """The queries that have no data of the last `for_s` seconds; those of panels that need what is
-    not in `have` are not asked."""
+    """Queries without data in the last `for_s` seconds. Panels that need something that is not in
+    `have` are skipped."""
     prometheus, choice, end = Prometheus(url), Choice(fleet, window=window), time.time()
     missing = []
     for dashboard, panel in panels():

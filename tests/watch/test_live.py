@@ -1,5 +1,5 @@
-"""A fleet under load, scraped by a real Prometheus whose rules have a minute for each hour: every
-rule and panel has data, nothing fires, and the loss of an engine does."""
+"""A fleet under load, scraped by a real Prometheus whose rules use minutes in place of hours. Every
+rule and panel has data, and no alert fires until an engine is lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ slo: {{ttft_s: 60, inter_token_s: 60}}
 """
 SCALE = 1 / 60
 SETTLED_S = 300.0
-"""Every window of the rules under this scale but the longest two, and Ray's reports every 10 s."""
+"""Long enough for all windows of the scaled rules but the longest two, with a report every 10 s."""
 LOADS = (
     {"model": "coder", "prompt": "def reverse(text):\n" * 20, "max_tokens": 24},
     {"model": ODD, "prompt": "x " * 200, "max_tokens": 200},
@@ -56,7 +56,7 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Watched:
-    """The fleet, and who watches it."""
+    """The fleet, and the Prometheus that scrapes it."""
 
     fleet: Any
     server: prometheus.Prometheus
@@ -65,7 +65,7 @@ class Watched:
         return live_panels.Prometheus(self.server.url).get("query", query=expr)["result"]
 
     def firing(self) -> set[tuple[str, str]]:
-        """Name and model of each alert that fires."""
+        """Name and model of each firing alert."""
         alerts = [alert for alert in self.server.alerts() if alert.state == "firing"]
         return {(alert.name, alert.labels.get("model", "")) for alert in alerts}
 
@@ -92,7 +92,7 @@ def watched(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def load(url: str, body: dict[str, Any], stop: threading.Event) -> None:
-    """The same request again and again, whatever becomes of it."""
+    """Send the same request repeatedly, and ignore failures."""
     with httpx.Client(timeout=120) as client:
         while not stop.wait(PAUSE_S):
             try:
@@ -110,7 +110,7 @@ def test_every_recording_rule_has_data(watched: Watched) -> None:
 
 
 def expect_data(watched: Watched, *have: str) -> None:
-    """Fails unless every panel has data that needs no more than this."""
+    """Wait for data in every panel, except those that need something that is not in `have`."""
     give_up_at = time.monotonic() + SETTLED_S
     while missing := live_panels.check(watched.server.url, "watched", have):
         assert time.monotonic() < give_up_at, [str(one) for one in missing]
@@ -126,7 +126,7 @@ def test_a_panel_without_data_is_named(watched: Watched) -> None:
     assert any("qwenfleet-overview" in str(one) for one in missing)
 
 
-def test_nothing_fires_while_all_is_well(watched: Watched) -> None:
+def test_no_alert_fires_on_a_healthy_fleet(watched: Watched) -> None:
     assert watched.firing() == set()
 
 
@@ -146,7 +146,7 @@ def test_the_loss_of_the_only_engine_of_a_model_fires_until_the_next_is_ready(
     body = {"model": "coder", "prompt": "def f(", "max_tokens": 600, "stream": True}
     with httpx.stream("POST", url, json=body, timeout=300) as response:
         lines = response.iter_lines()
-        next(lines)  # it has begun
+        next(lines)  # the stream has started
         os.kill(engine["pid"], signal.SIGKILL)
         see_the_loss(watched, expect, engine["id"])
         assert list(lines)[-2:] == ["data: [DONE]", ""]

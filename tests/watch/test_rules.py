@@ -1,4 +1,4 @@
-"""Prometheus' own tool judges the rules: each alert fires when it should, and not otherwise."""
+"""Tests of the rules with promtool: each alert fires when it should, and only then."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cases(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 60])
-def test_prometheus_takes_the_rules(tmp_path: Path, scale: float) -> None:
+def test_prometheus_accepts_the_rules(tmp_path: Path, scale: float) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(rule_file.rules(scale), encoding="utf-8")
     promtool("check", "rules", str(path))
@@ -46,7 +46,7 @@ def test_prometheus_takes_the_rules(tmp_path: Path, scale: float) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_an_alert_fires_when_it_should_and_not_otherwise(path: Path) -> None:
+def test_an_alert_fires_only_when_it_should(path: Path) -> None:
     promtool("test", "rules", str(path))
 
 
@@ -55,7 +55,7 @@ def test_every_alert_has_its_cases() -> None:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_cases_show_an_alert_that_fires_and_one_that_does_not(path: Path) -> None:
+def test_cases_contain_an_alert_that_fires_and_one_that_does_not(path: Path) -> None:
     checks = [c for test in cases(path)["tests"] for c in test.get("alert_rule_test", [])]
     checks = [c for c in checks if c["alertname"] == path.stem]
     assert any(check["exp_alerts"] for check in checks)
@@ -64,7 +64,7 @@ def test_cases_show_an_alert_that_fires_and_one_that_does_not(path: Path) -> Non
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_cases_use_the_chart_s_rules_in_their_order(path: Path) -> None:
-    """promtool evaluates groups in no order of their own, and those that are not listed first."""
+    """promtool evaluates groups in no fixed order, and groups that are not listed first of all."""
     tree = cases(path)
     assert [(path.parent / name).resolve() for name in tree["rule_files"]] == [RULES]
     assert tree["group_eval_order"] == [group.name for group in rule_file.groups()]

@@ -1,4 +1,4 @@
-"""`qwenfleet watch` with a real Prometheus, beside a fleet that is a page of metrics."""
+"""`qwenfleet watch` with a real Prometheus and a page of metrics in place of a fleet."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fleet(metrics_page: Any, metrics_text: Any) -> Iterator[RunningFleet]:
-    """Its model has the name that a label may have at worst."""
+    """A fleet whose model has the most awkward name that a label can have."""
     stopped = threading.Event()
 
     def report() -> None:
@@ -90,7 +90,7 @@ def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.F
     return finder
 
 
-def test_alerts_scrapes_and_the_end_of_prometheus_are_told(
+def test_alerts_scrapes_and_the_exit_of_prometheus_are_shown(
     tmp_path: Path, fleet: RunningFleet, metrics_page: Any
 ) -> None:
     begin(tmp_path, lambda port, name: fleet)
@@ -104,22 +104,22 @@ def test_alerts_scrapes_and_the_end_of_prometheus_are_told(
         assert any(text.startswith("pending: QwenfleetLater (") for text in texts)
         wait_for(server, f"Prometheus at {server.url} scraped the fleet")
 
-        metrics_page.status = 403  # as where something stands before the port
+        metrics_page.status = 403  # as if something blocked the port
         wait_for(server, "server returned HTTP status 403")
 
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait(20)
-        wait_for(server, "Prometheus has ended (status -9")
+        wait_for(server, "Prometheus exited (status -9")
         metrics_page.status = 200
         reader = Reader(lambda: local(fleet))
         assert reader.read(time.monotonic, time.time).view is not None  # top goes on
 
 
-def test_a_fleet_that_starts_again_on_another_port_is_scraped_without_a_restart(
+def test_a_fleet_that_restarts_on_another_port_is_scraped_without_a_restart(
     tmp_path: Path, fleet: RunningFleet
 ) -> None:
-    (gone,) = free_ports(1, "127.0.0.1")
-    ports = iter([gone, fleet.metrics_port])
+    (unused,) = free_ports(1, "127.0.0.1")
+    ports = iter([unused, fleet.metrics_port])
     finder = begin(tmp_path, lambda port, name: running_at(next(ports)))
     (port,) = free_ports(1, "127.0.0.1")
     with prometheus.running("prometheus", tmp_path, port, "1h") as server:
@@ -129,7 +129,7 @@ def test_a_fleet_that_starts_again_on_another_port_is_scraped_without_a_restart(
         assert server.exit_status is None
 
 
-def test_rules_that_prometheus_refuses_are_a_sentence(tmp_path: Path) -> None:
+def test_rules_that_prometheus_rejects_are_one_sentence(tmp_path: Path) -> None:
     prometheus_files.write(tmp_path, "groups: [{name: a, rules: [{record: b, expr: 'sum('}]}]")
     prometheus_files.point_to(tmp_path, 7)
     (port,) = free_ports(1, "127.0.0.1")
@@ -140,7 +140,7 @@ def test_rules_that_prometheus_refuses_are_a_sentence(tmp_path: Path) -> None:
         raise AssertionError("it started")
 
 
-def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leaves_nothing(
+def test_without_a_terminal_problems_and_alerts_are_lines_until_a_signal(
     fleet: RunningFleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (port,) = free_ports(1, "127.0.0.1")
@@ -158,4 +158,4 @@ def test_without_a_terminal_it_tells_problems_and_alerts_until_a_signal_and_leav
     assert all(" (page): " in line or " (ticket): " in line for line in lines)
     assert len(lines) == len({line[9:] for line in lines})
     assert list(fleets.state_directory().iterdir()) == []
-    assert watch.free_port(port) == (port, [])  # nobody listens any more
+    assert watch.free_port(port) == (port, [])  # the port is free again

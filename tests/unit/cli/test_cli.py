@@ -87,7 +87,7 @@ def test_help_names_the_options_of_a_command(
         ["watch", "--listen", "x"],
     ],
 )
-def test_a_wrong_command_line_shows_the_usage(
+def test_an_invalid_command_line_prints_the_usage(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -104,7 +104,7 @@ def test_a_wrong_command_line_shows_the_usage(
         ("models: [\n", "fleet.yaml"),
     ],
 )
-def test_a_wrong_configuration_is_one_sentence_and_no_traceback(
+def test_an_invalid_configuration_is_one_sentence_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, printed: str
 ) -> None:
     file = tmp_path / "fleet.yaml"
@@ -118,7 +118,7 @@ def test_a_wrong_configuration_is_one_sentence_and_no_traceback(
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_configuration_that_is_not_there_is_one_sentence(
+def test_a_missing_configuration_file_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["serve", "--config", str(tmp_path / "none.yaml")]) == 1
@@ -168,7 +168,7 @@ def test_status_shows_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("answering_fleet")
-def test_status_of_another_port_names_the_fleets_that_run(
+def test_status_of_an_unknown_port_names_the_running_fleets(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["status", "--port", "9999"]) == 1
@@ -186,7 +186,7 @@ def test_status_of_another_port_names_the_fleets_that_run(
         (["--force", "--deadline", "0"], (0.0, True)),
     ],
 )
-def test_drain_hands_on_what_was_asked_and_says_what_happens(
+def test_drain_passes_its_options_on_and_prints_progress(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -196,16 +196,16 @@ def test_drain_hands_on_what_was_asked_and_says_what_happens(
 
     def answer(fleet: RunningFleet, engine: str, **options: Any) -> None:
         asked.append((fleet.name, engine, options["deadline_s"], options["is_forced"]))
-        options["say"]("e1 is gone")
+        options["say"]("e1 stopped")
 
     monkeypatch.setattr(drain, "drain", answer)
     assert cli.main(["drain", "e1", *arguments]) == 0
     assert asked == [("demo", "e1", *expected)]
-    assert capsys.readouterr().out == "e1 is gone\n"
+    assert capsys.readouterr().out == "e1 stopped\n"
 
 
 @pytest.mark.usefixtures("answering_fleet")
-def test_a_drain_that_is_refused_is_one_sentence_on_stderr(
+def test_a_refused_drain_is_one_sentence_on_stderr(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -223,7 +223,7 @@ def test_drain_without_a_fleet_says_how_to_start_one(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("answering_fleet")
-def test_drain_of_another_port_names_the_fleets_that_run(
+def test_drain_of_an_unknown_port_names_the_running_fleets(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["drain", "e1", "--port", "9999"]) == 1
@@ -231,7 +231,7 @@ def test_drain_of_another_port_names_the_fleets_that_run(
 
 
 FINE = ok(Subject.PYTHON, "Python 3.12.1")
-SURPRISE = note(Subject.CLOCK, "nothing synchronises it", "Run chrony.")
+SURPRISE = note(Subject.CLOCK, "nothing synchronizes it", "Run chrony.")
 BROKEN = problem(Subject.VLLM, "vLLM is not installed", "Run `make env`.")
 
 
@@ -240,7 +240,7 @@ BROKEN = problem(Subject.VLLM, "vLLM is not installed", "Run `make env`.")
     [([FINE], 0), ([FINE, SURPRISE], 0), ([FINE, BROKEN, SURPRISE], 1)],
 )
 @pytest.mark.parametrize("options", [[], ["--verbose"], ["--json"]])
-def test_doctors_exit_status_says_whether_there_is_a_problem(
+def test_doctors_exit_status_is_1_if_there_is_a_problem(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     findings: list[Finding],
@@ -279,7 +279,7 @@ def test_doctor_of_a_cluster_asks_its_nodes(
     assert "Run chrony." in capsys.readouterr().out
 
 
-def test_doctor_of_a_fleet_that_is_not_there_is_one_sentence(
+def test_doctor_of_a_fleet_that_does_not_exist_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["doctor", "--port", "8000"]) == 1
@@ -312,7 +312,7 @@ def test_a_plan_needs_no_ray_and_a_refusal_is_one_sentence(
     assert "96 attention heads do not divide evenly over TP5 (rule heads)" in printed
 
 
-def test_a_plan_for_a_cluster_that_is_not_there_says_so(
+def test_a_plan_for_an_unreachable_cluster_is_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

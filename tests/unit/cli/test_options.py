@@ -1,4 +1,4 @@
-"""Options that several commands share: refused when they have no effect."""
+"""Options that several commands share: refused if they have no effect."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from qwenfleet.cli import __main__ as cli
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["status", "--watch"], "--watch is given without --kube. Add --kube."),
-        (["status", "-n", "x"], "--namespace is given without --kube. Add --kube."),
-        (["status", "--kube", "--port", "1"], "--port is given beside --kube. Leave it out, or "),
-        (["drain", "e1", "--context", "x"], "--context is given without --node. Add --node, or "),
-        (["drain", "--node", "n", "--port", "1"], "--port is given beside --node. Leave it out: "),
+        (["status", "--watch"], "--watch has no effect without --kube. Add --kube."),
+        (["status", "-n", "x"], "--namespace has no effect without --kube. Add --kube."),
+        (["status", "--kube", "--port", "1"], "--port cannot be used with --kube. Remove one of"),
+        (
+            ["drain", "e1", "--context", "x"],
+            "--context has no effect without --node. Add --node, or ",
+        ),
+        (["drain", "--node", "n", "--port", "1"], "--port cannot be used with --node. Remove it: "),
     ],
 )
 def test_options_without_effect_are_refused(

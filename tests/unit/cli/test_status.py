@@ -1,4 +1,4 @@
-"""`qwenfleet status --kube` as a command: as JSON, on each change, and its refusals."""
+"""`qwenfleet status --kube` as a command: JSON, watching, and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pod(name: str, gpus: int = 0) -> dict[str, Any]:
 
 @pytest.fixture
 def api(kubernetes_api: Any) -> Any:
-    """A service in the middle of an upgrade, with two pods on one node."""
+    """A service during an upgrade, with two pods on one node."""
     node = {"metadata": {"name": "h100-1"}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}
     kubernetes_api.put("nodes", node)
     service = {
@@ -43,9 +43,7 @@ def api(kubernetes_api: Any) -> Any:
     return kubernetes_api
 
 
-def test_the_command_prints_json_that_holds_all_of_it(
-    api: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_contains_the_whole_status(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "--kube", "--json"]) == 0
     tree = json.loads(capsys.readouterr().out)
     assert tree["namespace"] == "fleet"
@@ -56,13 +54,13 @@ def test_the_command_prints_json_that_holds_all_of_it(
     assert tree["gpus"][0]["requested"] == 8
 
 
-def test_another_namespace_may_be_asked(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_namespace_can_be_chosen(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "--kube", "--namespace", "void", "--context", "test"]) == 0
     printed = capsys.readouterr().out
-    assert "note: there is no RayService in namespace void" in printed
+    assert "note: namespace void has no RayService" in printed
 
 
-def test_a_refusal_of_what_matters_is_a_sentence_and_exit_status_1(
+def test_a_missing_permission_is_one_sentence_and_exit_status_1(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.denied = {("list", "rayservices")}
@@ -77,7 +75,7 @@ class Ended(Exception):
 
 
 def watched(client: kube.Kube, steps: list[Any], **options: Any) -> list[str]:
-    """What is said while, between two looks, each step is done."""
+    """Printed texts, with one step between two rounds."""
     printed: list[str] = []
     now = [100.0]
 
@@ -92,13 +90,13 @@ def watched(client: kube.Kube, steps: list[Any], **options: Any) -> list[str]:
     return printed
 
 
-def test_a_watch_speaks_when_something_changed(api: Any) -> None:
+def test_a_watch_prints_only_changes(api: Any) -> None:
     steps = [lambda: None, lambda: api.delete("pods", "coder-h100", "fleet"), lambda: None]
     printed = watched(kube.connect(), steps, as_json=True)
     assert [len(json.loads(line)["pods"]) for line in printed] == [2, 1]
 
 
-def test_a_watch_says_how_old_it_is_when_the_server_is_away(api: Any) -> None:
+def test_a_watch_prints_the_age_of_its_status_if_the_server_does_not_answer(api: Any) -> None:
     def away() -> None:
         api.token = "changed"
 
@@ -109,16 +107,16 @@ def test_a_watch_says_how_old_it_is_when_the_server_is_away(api: Any) -> None:
     assert len(printed) == 3
     assert printed[0] == printed[2]
     assert printed[1].startswith(
-        "what was shown before is 2 s old: the Kubernetes API does not know"
+        "the last status is 2 s old: the Kubernetes API rejected your crede"
     )
 
 
-def test_a_terminal_is_told_each_time(api: Any) -> None:
+def test_a_terminal_is_redrawn_each_time(api: Any) -> None:
     printed = watched(kube.connect(), [lambda: None], as_json=False, is_terminal=True)
     assert [line.startswith(status.CLEAR) for line in printed] == [True, True]
 
 
-def test_a_watch_that_cannot_begin_is_an_error(api: Any) -> None:
+def test_a_watch_that_cannot_start_is_an_error(api: Any) -> None:
     api.token = "changed"
-    with pytest.raises(KubernetesError, match="does not know you"):
+    with pytest.raises(KubernetesError, match="rejected your credentials"):
         watched(kube.connect(), [], as_json=False)

@@ -1,4 +1,4 @@
-"""`qwenfleet top` as a command: once, live in a terminal, and its refusals."""
+"""`qwenfleet top` as a command: once, live in a terminal, and its errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run_a_fleet(metrics_port: int, name: str = "demo", port: int = 8000) -> None
 
 @pytest.fixture
 def fleet(metrics_page: Any, metrics_text: Any) -> Iterator[Any]:
-    """One whose processes report five times a second; `page.events` goes on."""
+    """A fleet whose processes report five times a second, with a growing `page.events`."""
     stopped = threading.Event()
 
     def report() -> None:
@@ -70,24 +70,26 @@ def fleet(metrics_page: Any, metrics_text: Any) -> Iterator[Any]:
 
 
 @pytest.mark.usefixtures("fleet")
-def test_where_there_is_no_terminal_it_shows_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_table_is_printed_if_the_output_is_not_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.main(["top", "--interval", "0.3"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith("demo at http://127.0.0.1:8000  ")
-    assert "numbers 0 s old, rates of the last " in out
+    assert "numbers 0 s old, rates over the last " in out
     row = next(line.split() for line in out.splitlines() if line.startswith("coder  "))
     assert row[:5] == ["coder", "1/1", "3", "1", "2"]
     assert row[7] == "80%"
 
 
 @pytest.mark.usefixtures("fleet")
-def test_a_long_interval_does_not_keep_it_from_reading(
+def test_metrics_are_read_even_if_the_interval_is_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screen, "REPORT_S", 0.3)
     assert cli.main(["top", "--once", "--interval", "3600"]) == 0
-    assert "rates of the last " in capsys.readouterr().out
+    assert "rates over the last " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("fleet")
@@ -114,11 +116,11 @@ def test_an_address_of_another_machine_needs_no_fleet_here(
     ("arguments", "sentence"),
     [
         ([], "no fleet of yours runs on this machine. Start one with `qwenfleet serve`."),
-        (["--url", "x:1"], "'x:1' is no address of metrics. Write it like"),
-        (["--url", "http://x", "--port", "1"], "--port is given beside --url"),
+        (["--url", "x:1"], "'x:1' is not a metrics address. Write it like"),
+        (["--url", "http://x", "--port", "1"], "--port cannot be used with --url"),
     ],
 )
-def test_what_cannot_be_read_is_one_sentence(
+def test_an_unreadable_address_is_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     assert cli.main(["top", *arguments]) == 1
@@ -128,7 +130,9 @@ def test_what_cannot_be_read_is_one_sentence(
     assert err.count("\n") == 1
 
 
-def test_a_fleet_of_another_name_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_fleet_name_is_refused_with_the_known_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     run_a_fleet(7)
     assert cli.main(["top", "--fleet", "other"]) == 1
     printed = (
@@ -149,7 +153,7 @@ def test_an_address_that_does_not_answer_is_one_sentence(
     assert "answers with status 404" in capsys.readouterr().err
 
 
-def test_a_fleet_that_starts_is_waited_for_and_an_address_without_one_is_not(
+def test_a_starting_fleet_is_waited_for_and_an_address_without_a_fleet_is_not(
     capsys: pytest.CaptureFixture[str], metrics_page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screen, "PATIENCE_S", 1.5)
@@ -161,11 +165,11 @@ def test_a_fleet_that_starts_is_waited_for_and_an_address_without_one_is_not(
         took_s = time.monotonic() - began_at
         assert took_s >= least_s
         assert least_s or took_s < 1.5
-        assert "has no metrics of a fleet's process now" in capsys.readouterr().err
+        assert "has no metrics from a fleet's processes" in capsys.readouterr().err
 
 
 class Terminal:
-    """`qwenfleet top` in a terminal of its own."""
+    """`qwenfleet top` in its own terminal."""
 
     def __init__(self, *arguments: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -213,13 +217,15 @@ class Terminal:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, number: int) -> None:
+def test_it_survives_the_end_of_the_fleet_and_exits_without_a_stack_trace(
+    fleet: Any, number: int
+) -> None:
     terminal = Terminal()
     try:
         terminal.read_until("1 completed")
         fleet.status = 503
         terminal.read_until("answers with status 503")
-        terminal.read_until("nothing is known now; asking again")
+        terminal.read_until("no data now; retrying")
         assert "completed" not in terminal.printed
         fleet.status = 200
         terminal.read_until("completed")

@@ -1,4 +1,4 @@
-"""`qwenfleet watch` as a command: its refusals, its port, and what it leaves."""
+"""`qwenfleet watch` as a command: its errors, its port, and its cleanup."""
 
 from __future__ import annotations
 
@@ -37,20 +37,25 @@ def fleet(metrics_port: int) -> RunningFleet:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"retention": "soon"}, "--retention 'soon' is no time. Write it like 90m, 2h or 7d."),
-        ({"retention": "0s"}, "--retention '0s' is no time"),
-        ({"retention": ""}, "--retention '' is no time"),
-        ({"listen": 0}, "--listen 0 is no port"),
-        ({"listen": 65536}, "--listen 65536 is no port"),
+        (
+            {"retention": "soon"},
+            "--retention 'soon' is not a duration. Write it like 90m, 2h or 7d.",
+        ),
+        ({"retention": "0s"}, "--retention '0s' is not a duration"),
+        ({"retention": ""}, "--retention '' is not a duration"),
+        ({"listen": 0}, "--listen 0 is not a port"),
+        ({"listen": 65536}, "--listen 65536 is not a port"),
     ],
 )
-def test_a_wrong_option_is_a_sentence(fields: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_option_is_refused_with_one_sentence(
+    fields: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         watch.watch(options(**fields), lambda port, name: fleet(7))
     assert str(caught.value).startswith(sentence)
 
 
-def test_without_prometheus_the_way_to_it_is_told() -> None:
+def test_without_prometheus_the_error_says_how_to_install_it() -> None:
     with pytest.raises(MachineError, match=r"no program 'no-such-prometheus'\. Install it"):
         watch.watch(options(prometheus="no-such-prometheus"), lambda port, name: fleet(7))
 
@@ -64,24 +69,24 @@ def test_without_a_fleet_nothing_is_started() -> None:
     assert list(fleets.state_directory().iterdir()) == []
 
 
-def test_a_program_that_is_no_prometheus_is_told_and_leaves_nothing() -> None:
+def test_another_program_in_place_of_prometheus_is_an_error_and_leaves_no_files() -> None:
     with pytest.raises(MachineError, match="Prometheus did not start: "):
         watch.watch(options(prometheus=sys.executable), lambda port, name: fleet(7))
     assert list(fleets.state_directory().iterdir()) == []
 
 
-def test_a_port_that_is_taken_is_left_to_its_holder(metrics_page: Any) -> None:
+def test_another_port_is_used_if_the_wanted_one_is_in_use(metrics_page: Any) -> None:
     port, reported = watch.free_port(metrics_page.port)
     assert port != metrics_page.port
     check_port(prometheus.HOST, port)
-    assert f"taking {port} for Prometheus" in reported[0]
+    assert f"using port {port} for Prometheus" in reported[0]
     assert watch.free_port(port) == (port, [])
 
 
-def test_what_a_killed_run_left_is_removed_with_its_prometheus() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left = fleets.state_directory() / f"watch-{gone.pid}-abc"
+def test_files_and_prometheus_of_a_killed_run_are_removed() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = fleets.state_directory() / f"watch-{ended.pid}-abc"
     left.mkdir()
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=left)
     watch.sweep(fleets.state_directory())

@@ -1,4 +1,4 @@
-"""Judgements on CPU, memory, shared memory, open files and disk."""
+"""Judgments on CPU, memory, shared memory, open files and disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cpu(flags: str, architecture: str = "x86_64") -> Cpu:
 def only(findings: list[Finding], level: Level) -> str:
     (finding,) = findings
     assert finding.level is level, finding
-    return f"{finding.sentence}. {finding.way_out}"
+    return f"{finding.sentence}. {finding.remedy}"
 
 
 def judge_cpu(found: Cpu, extensions: tuple[str, ...] = WHEEL) -> list[Finding]:
@@ -44,9 +44,7 @@ def judge_cpu(found: Cpu, extensions: tuple[str, ...] = WHEEL) -> list[Finding]:
         (OLD, Level.PROBLEM, "neither avx512f nor avx2"),
     ],
 )
-def test_the_flags_of_a_cpu_say_which_kernels_vllm_uses(
-    flags: str, level: Level, reported: str
-) -> None:
+def test_cpu_flags_decide_which_kernels_vllm_uses(flags: str, level: Level, reported: str) -> None:
     assert reported in only(judge_cpu(cpu(flags)), level)
 
 
@@ -58,7 +56,7 @@ def test_an_arm_cpu_has_one_library() -> None:
     assert "vLLM uses _C" in only(judge_cpu(cpu("fp asimd", "aarch64"), ("_C",)), Level.OK)
 
 
-def test_where_vllm_is_built_for_gpus_the_cpus_flags_do_not_matter() -> None:
+def test_cpu_flags_do_not_matter_if_vllm_is_built_for_gpus() -> None:
     assert only(capacity.judge_cpu(cpu(OLD), (), is_cpu_build=False), Level.OK)
 
 
@@ -70,22 +68,24 @@ def test_where_vllm_is_built_for_gpus_the_cpus_flags_do_not_matter() -> None:
         (2, Level.PROBLEM, "not even one engine fits"),
     ],
 )
-def test_memory_is_compared_with_the_laptop_fleets(
+def test_memory_is_compared_with_the_needs_of_the_laptop_fleet(
     free_gib: int, level: Level, reported: str
 ) -> None:
     memory = Memory(free_gib * GIB, 32 * GIB)
     assert reported in only(capacity.judge_memory(memory, is_serving=False), level)
 
 
-def test_memory_that_a_fleet_has_taken_is_not_missed() -> None:
+def test_memory_that_a_running_fleet_uses_is_not_reported_as_missing() -> None:
     memory = Memory(2 * GIB, 32 * GIB)
-    assert "beside a fleet" in only(capacity.judge_memory(memory, is_serving=True), Level.OK)
+    assert "while a fleet is running" in only(
+        capacity.judge_memory(memory, is_serving=True), Level.OK
+    )
 
 
 @pytest.mark.parametrize(
     ("free_mib", "level"), [(2048, Level.OK), (64, Level.NOTE), (8, Level.PROBLEM)]
 )
-def test_shared_memory_is_for_ray_and_vllms_queues(free_mib: int, level: Level) -> None:
+def test_shared_memory_must_hold_rays_store_and_vllms_queues(free_mib: int, level: Level) -> None:
     reported = only(capacity.judge_shared_memory(Room("/dev/shm", free_mib * MIB, 64 * GIB)), level)
     assert f"{free_mib} of 65536 MiB" in reported
 
@@ -99,7 +99,7 @@ def test_shared_memory_is_for_ray_and_vllms_queues(free_mib: int, level: Level) 
         (1024, 2_048, Level.PROBLEM),
     ],
 )
-def test_ray_raises_the_soft_limit_so_that_the_hard_one_counts(
+def test_the_hard_limit_counts_because_ray_raises_the_soft_one(
     soft: int, hard: int, level: Level
 ) -> None:
     assert "65536" in only(capacity.judge_file_limits(FileLimits(soft, hard)), level)
@@ -117,13 +117,13 @@ ROOMY = Room("/disk", 80 * GIB, 100 * GIB)
         (Disks(ROOMY, ROOMY, Room("/tmp/ray", 4 * GIB, 100 * GIB)), Level.NOTE, "96% full"),
     ],
 )
-def test_each_disk_is_judged_by_what_is_kept_there(
+def test_each_disk_is_judged_by_what_is_stored_there(
     disks: Disks, level: Level, reported: str
 ) -> None:
     assert reported in only(capacity.judge_disks(disks), level)
 
 
-def test_a_folder_that_is_not_there_yet_has_the_room_of_the_one_above(tmp_path: Path) -> None:
+def test_a_missing_directory_has_the_free_space_of_its_parent(tmp_path: Path) -> None:
     room = capacity.read_room(tmp_path / "not" / "there")
     assert room.path.endswith("not/there")
     assert 0 < room.free_bytes <= room.total_bytes

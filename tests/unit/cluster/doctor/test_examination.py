@@ -33,16 +33,16 @@ def test_every_subject_of_this_machine_is_judged(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("is_node", [False, True])
-def test_what_this_machine_says_is_sentences_with_ways_out(facts: Facts, is_node: bool) -> None:
+def test_findings_of_this_machine_are_sentences_with_remedies(facts: Facts, is_node: bool) -> None:
     for finding in examination.judge(facts, is_node=is_node):
         assert finding.sentence
         assert "\n" not in finding.sentence
         assert "Traceback" not in finding.sentence
-        assert bool(finding.way_out) == (finding.level is not Level.OK)
+        assert bool(finding.remedy) == (finding.level is not Level.OK)
     json.dumps(as_json(examination.judge(facts)))
 
 
-def test_a_machine_that_tells_nothing_is_notes_and_no_stack_trace(facts: Facts) -> None:
+def test_an_unreadable_machine_yields_notes_and_no_stack_trace(facts: Facts) -> None:
     blind: dict[str, Any] = {
         field.name: Unread("PermissionError: [Errno 13] no")
         for field in fields(Facts)
@@ -51,12 +51,12 @@ def test_a_machine_that_tells_nothing_is_notes_and_no_stack_trace(facts: Facts) 
     findings = examination.judge(replace(facts, **blind | {"variables": {}}))
     unread = [finding for finding in findings if finding.level is not Level.OK]
     assert {finding.level for finding in unread} == {Level.NOTE}
-    assert len(unread) == len(blind) - 2  # CPU and GPU rest on the packages
+    assert len(unread) == len(blind) - 2  # CPU and GPU depend on the packages
     assert all("Errno 13" in finding.sentence for finding in unread)
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Facts) if f.name != "variables"])
-def test_each_check_that_cannot_be_made_leaves_the_others(facts: Facts, name: str) -> None:
+def test_a_check_that_cannot_run_does_not_stop_the_others(facts: Facts, name: str) -> None:
     unread: dict[str, Any] = {name: Unread("no")}
     findings: list[Finding] = examination.judge(replace(facts, **unread))
     assert sum("could not be checked: no" in finding.sentence for finding in findings) == 1
@@ -73,7 +73,7 @@ def test_each_check_that_cannot_be_made_leaves_the_others(facts: Facts, name: st
         FileNotFoundError(2, "no such tool"),
     ],
 )
-def test_a_reader_that_fails_tells_why_in_one_line(error: Exception) -> None:
+def test_a_failed_reader_reports_the_reason_in_one_line(error: Exception) -> None:
     def fail() -> None:
         raise error
 
@@ -83,7 +83,7 @@ def test_a_reader_that_fails_tells_why_in_one_line(error: Exception) -> None:
     assert "\n" not in unread.reason
 
 
-def test_a_mistake_of_ours_is_not_hidden() -> None:
+def test_a_bug_of_ours_is_raised() -> None:
     def fail() -> None:
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ def test_a_node_answers_in_plain_values() -> None:
     assert all(answer["versions"].values())
 
 
-def test_it_takes_less_than_three_seconds() -> None:
+def test_an_examination_takes_less_than_three_seconds() -> None:
     begin = time.monotonic()
     examination.judge(examination.gather())
     assert time.monotonic() - begin < 3

@@ -21,29 +21,29 @@ from qwenfleet.cluster.doctor.finding import (
 )
 
 FINE = ok(Subject.PYTHON, "Python 3.11.2 at /usr/bin/python")
-SURPRISE = note(Subject.CLOCK, "nothing synchronises it", "Run chrony.")
+SURPRISE = note(Subject.CLOCK, "nothing synchronizes it", "Run chrony.")
 BROKEN = problem(Subject.DISK, "0.1 GiB are free", "Free some.")
 
 
-def test_problems_come_first_and_what_is_ok_takes_one_line() -> None:
+def test_problems_come_first_and_findings_that_are_ok_share_one_line() -> None:
     assert text([FINE, SURPRISE, BROKEN]).splitlines() == [
         "[problem] disk: 0.1 GiB are free",
         "    Free some.",
-        "[note] clock: nothing synchronises it",
+        "[note] clock: nothing synchronizes it",
         "    Run chrony.",
-        "[ok] python (--verbose says more)",
+        "[ok] python (--verbose shows details)",
         "1 problem, 1 note",
     ]
 
 
-def test_verbose_says_what_is_ok_too() -> None:
+def test_verbose_lists_findings_that_are_ok_too() -> None:
     assert text([FINE], is_verbose=True).splitlines() == [
         "[ok] python: Python 3.11.2 at /usr/bin/python",
         "no problems, no notes",
     ]
 
 
-def test_nodes_are_named_as_long_as_they_are_few() -> None:
+def test_up_to_three_nodes_are_named_and_more_are_counted() -> None:
     few = Finding(Level.NOTE, Subject.CLOCK, "late", "Wait.", ("a", "b"))
     many = Finding(Level.NOTE, Subject.CLOCK, "late", "Wait.", ("a", "b", "c", "d"))
     assert "[note] a, b: clock: late" in text([few])
@@ -73,20 +73,20 @@ def test_json_comes_back_as_the_same_finding() -> None:
     "change",
     [{"level": "disaster"}, {"subject": "weather"}, {"way_out": ""}],
 )
-def test_what_another_version_says_is_refused_when_it_is_not_understood(
+def test_json_from_an_unknown_version_is_rejected(
     change: dict[str, str],
 ) -> None:
-    with pytest.raises(ValueError, match=r"disaster|weather|way out"):
+    with pytest.raises(ValueError, match=r"disaster|weather|needs a remedy"):
         Finding.from_json(SURPRISE.as_json() | change)
 
 
 @pytest.mark.parametrize("make", [note, problem])
-def test_no_note_and_no_problem_is_without_a_way_out(make) -> None:
-    with pytest.raises(ValueError, match="way out"):
+def test_a_note_or_problem_needs_a_remedy(make) -> None:
+    with pytest.raises(ValueError, match="needs a remedy"):
         make(Subject.DISK, "full", "")
 
 
-def test_a_check_that_cannot_be_made_is_a_note() -> None:
+def test_a_check_that_cannot_run_is_a_note() -> None:
     finding = unreadable(Subject.GPU, "PermissionError: no")
     assert finding.level is Level.NOTE
     assert "PermissionError: no" in finding.sentence

@@ -1,4 +1,4 @@
-"""Judgements on GPUs."""
+"""Judgments on GPUs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def only(found: Gpus, torch: Package | None, level: Level, *, is_node: bool = Fa
     findings: list[Finding] = gpu_fit.judge(found, torch, is_node=is_node)
     (finding,) = findings
     assert finding.level is level, finding
-    return f"{finding.sentence}. {finding.way_out}"
+    return f"{finding.sentence}. {finding.remedy}"
 
 
 @pytest.mark.parametrize("torch", [CPU, None])
@@ -41,12 +41,12 @@ def test_gpus_that_torch_sees_are_ok_and_named() -> None:
     assert "8 x gfx942 (driver 6.12.12)" in only(MI300X, ROCM, Level.OK)
 
 
-def test_gpus_are_no_use_to_a_cpu_build() -> None:
+def test_a_cpu_build_next_to_gpus_is_a_note() -> None:
     assert "`cuda`" in only(replace(H100, seen_by_torch=None), CPU, Level.NOTE)
 
 
 @pytest.mark.parametrize("torch", [CUDA, ROCM])
-def test_a_gpu_build_without_a_gpu_is_a_problem_here_and_none_for_a_gateways_node(
+def test_a_gpu_build_without_a_gpu_is_a_problem_here_and_a_note_on_a_node(
     torch: Package,
 ) -> None:
     assert "`cpu`" in only(Gpus(), torch, Level.PROBLEM)
@@ -65,19 +65,19 @@ def test_gpus_that_a_variable_hides_are_a_note() -> None:
 
 
 @pytest.mark.parametrize(("seen", "level"), [(0, Level.PROBLEM), (1, Level.NOTE)])
-def test_gpus_that_the_driver_has_and_torch_does_not(seen: int, level: Level) -> None:
+def test_gpus_that_only_the_driver_sees_are_reported(seen: int, level: Level) -> None:
     assert f"torch sees {seen}" in only(replace(H100, seen_by_torch=seen), CUDA, level)
 
 
-def test_a_user_who_may_not_open_the_kfd_is_told_of_the_groups() -> None:
+def test_a_user_without_access_to_the_kfd_reads_which_groups_give_it() -> None:
     assert "`render`" in only(replace(MI300X, can_open_kfd=False), ROCM, Level.PROBLEM)
 
 
 def test_a_gpu_without_a_driver_is_a_note() -> None:
-    assert "1 GPUs of NVIDIA" in only(Gpus(on_bus=(1, 0)), CPU, Level.NOTE)
-    assert "1 GPUs of AMD" in only(Gpus(on_bus=(0, 1)), CPU, Level.NOTE)
+    assert "1 NVIDIA GPU on" in only(Gpus(on_bus=(1, 0)), CPU, Level.NOTE)
+    assert "2 AMD GPUs on" in only(Gpus(on_bus=(0, 2)), CPU, Level.NOTE)
 
 
-def test_an_nvidia_smi_that_fails_is_quoted() -> None:
+def test_the_error_of_nvidia_smi_is_quoted() -> None:
     broken = Gpus(nvidia_error="couldn't communicate with the NVIDIA driver", on_bus=(1, 0))
     assert "couldn't communicate" in only(broken, CPU, Level.NOTE)

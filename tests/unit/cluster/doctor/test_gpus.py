@@ -1,4 +1,4 @@
-"""GPUs as nvidia-smi and the kernel's files tell of them."""
+"""GPUs as nvidia-smi and the kernel's files report them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def test_nvidia_smi_names_each_gpu_and_the_driver() -> None:
     assert driver == "580.65.06"
 
 
-def test_a_gpu_that_does_not_tell_its_memory_counts_too() -> None:
+def test_a_gpu_without_a_memory_size_counts_too() -> None:
     found, _ = gpus.parse_nvidia("NVIDIA GB10, 580.95.05, [N/A]\n")
     assert found == (Gpu("NVIDIA GB10", 0),)
 
 
-def test_an_answer_of_nothing_is_no_gpu() -> None:
+def test_an_answer_without_devices_has_no_gpus() -> None:
     assert gpus.parse_nvidia("No devices were found\n") == ((), "")
 
 
-def test_the_kernel_module_tells_its_version_in_either_form() -> None:
+def test_the_kernel_modules_version_is_read_in_both_forms() -> None:
     assert gpus.parse_kernel_module(PROC_VERSION) == "580.65.06"
     assert gpus.parse_kernel_module(OLD_PROC_VERSION) == "470.57.02"
     assert gpus.parse_kernel_module("") == ""
@@ -52,7 +52,7 @@ def test_amds_gpus_are_the_nodes_of_the_topology_that_compute(tmp_path: Path) ->
     assert gpus.read_amd(tmp_path) == (Gpu("gfx942"), Gpu("ip discovery"))
 
 
-def test_the_bus_tells_gpus_from_other_devices_of_a_maker(tmp_path: Path) -> None:
+def test_only_gpus_of_a_vendor_on_the_bus_are_counted(tmp_path: Path) -> None:
     devices = tmp_path / "bus/pci/devices"
     for name, vendor, kind in (
         ("0", "0x10de", "0x030200"),

@@ -1,4 +1,4 @@
-"""Listeners of this machine, read for real."""
+"""Real listeners of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.cluster.doctor import listeners
 from qwenfleet.cluster.doctor.listeners import Listener
 from qwenfleet.cluster.local import fleets
 from qwenfleet.cluster.local.fleets import RunningFleet
-from qwenfleet.cluster.local.programs import NOBODY, Owner, Program
+from qwenfleet.cluster.local.programs import NO_OWNER, Owner, Program
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +31,17 @@ def test_a_listener_is_found_with_its_process_and_user() -> None:
     assert listener.pid == os.getpid()
     assert listener.user
     assert listener.is_local
-    assert listener.owner == NOBODY
+    assert listener.owner == NO_OWNER
     assert not listener.is_keyless_http
 
 
-def test_the_command_that_asks_is_left_out_where_it_is_a_visitor() -> None:
+def test_listeners_of_the_visitor_are_left_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert found(server.getsockname()[1], visitor=os.getpid()) == []
 
 
 @pytest.mark.parametrize("has_keys", [False, True])
-def test_a_fleets_listener_is_its_own_and_its_http_is_known_by_its_port(has_keys: bool) -> None:
+def test_a_fleet_owns_its_listeners_and_the_port_identifies_its_http(has_keys: bool) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as http,
         socket.create_server(("127.0.0.1", 0)) as other,
@@ -61,21 +61,21 @@ def test_a_fleets_listener_is_its_own_and_its_http_is_known_by_its_port(has_keys
             )
         )
         (listener,) = found(port)
-        (beside,) = found(other.getsockname()[1])
+        (internal,) = found(other.getsockname()[1])
         own = listeners.read().own
-    assert listener.owner == beside.owner == own == Owner("demo", os.getpid())
+    assert listener.owner == internal.owner == own == Owner("demo", os.getpid())
     assert listener.is_keyless_http is not has_keys
-    assert not beside.is_keyless_http
+    assert not internal.is_keyless_http
 
 
-def test_a_cluster_has_the_mode_that_any_of_its_processes_was_started_with() -> None:
+def test_the_auth_mode_of_a_cluster_comes_from_any_of_its_processes() -> None:
     cluster = Owner(session="session_1")
     known = {
         1: Program(1, 0, "gcs_server", "bob"),
         2: Program(2, 1, "raylet", "bob", auth_mode="disabled"),
         3: Program(3, 0, "sshd", "root", auth_mode="disabled"),
     }
-    owners = {1: cluster, 2: cluster, 3: NOBODY}
+    owners = {1: cluster, 2: cluster, 3: NO_OWNER}
     assert listeners._auth_modes(known, owners) == {cluster: "disabled"}
 
 
@@ -96,7 +96,7 @@ def test_only_loopback_is_local(address: str, is_local: bool) -> None:
     assert Listener(address, 1).is_local is is_local
 
 
-def test_the_default_port_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_port_is_tested_by_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         default = GatewayConfig(port=port)

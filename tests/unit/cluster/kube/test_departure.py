@@ -1,4 +1,4 @@
-"""Which taints, conditions and deletions mean that an engine must leave, and how soon."""
+"""Taints, conditions and deletions that make an engine drain, and the time they leave."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pod(**tree: Any) -> objects.KubePod:
 
 
 @pytest.mark.parametrize("key", NOTICES_S)
-def test_a_taint_that_means_the_end_is_a_departure(key: str) -> None:
+def test_a_termination_taint_is_a_departure(key: str) -> None:
     found = departure.of_node(node("nvidia.com/gpu", key))
     assert found == Departure(f"node n1 has the taint {key}", NOTICES_S[key])
     assert departure.closed(node(key)) == f"node n1 has the taint {key}"
@@ -55,12 +55,12 @@ def test_other_taints_mean_nothing(key: str) -> None:
     ],
     ids=["cordon", "karpenter"],
 )
-def test_a_node_may_be_closed_and_stay(closed: objects.KubeNode, reason: str) -> None:
+def test_a_node_can_be_closed_without_a_departure(closed: objects.KubeNode, reason: str) -> None:
     assert departure.of_node(closed) is None
     assert departure.closed(closed) == reason
 
 
-def test_a_node_that_is_being_deleted_goes() -> None:
+def test_a_node_that_is_being_deleted_is_a_departure() -> None:
     assert departure.of_node(node(deleted=True)) == Departure("node n1 is being deleted", SPOT_S)
 
 
@@ -72,9 +72,7 @@ def test_a_pod_that_is_being_deleted_has_its_grace_period() -> None:
 
 
 @pytest.mark.parametrize(("sleep_s", "notice_s"), [(60, 60.0), (300, 120.0), (0, 0.0)])
-def test_a_pod_that_is_being_deleted_has_until_its_processes_are_told_to_end(
-    sleep_s: int, notice_s: float
-) -> None:
+def test_a_pod_that_is_being_deleted_has_until_sigterm(sleep_s: int, notice_s: float) -> None:
     metadata = {"deletionTimestamp": "2026-11-22T10:00:00Z", "deletionGracePeriodSeconds": 120}
     container = {"name": "ray", "lifecycle": {"preStop": {"sleep": {"seconds": sleep_s}}}}
     found = departure.of_pod(pod(metadata=metadata, spec={"containers": [container]}))
@@ -82,19 +80,19 @@ def test_a_pod_that_is_being_deleted_has_until_its_processes_are_told_to_end(
     assert found.notice_s == notice_s
 
 
-def test_a_pod_that_the_kubelet_or_an_eviction_takes_goes() -> None:
+def test_a_pod_that_is_about_to_be_evicted_or_terminated_is_a_departure() -> None:
     condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
     found = departure.of_pod(pod(status={"conditions": [condition]}))
-    assert found == Departure("pod p1 is about to go (TerminationByKubelet)", SPOT_S)
+    assert found == Departure("pod p1 is about to be removed (TerminationByKubelet)", SPOT_S)
     assert departure.of_pod(pod(status={"conditions": [condition | {"status": "False"}]})) is None
 
 
-def test_a_pod_that_runs_stays() -> None:
+def test_a_running_pod_is_no_departure() -> None:
     assert departure.of_pod(pod(status={"phase": "Running"})) is None
 
 
 @given(st.lists(st.sampled_from([*NOTICES_S, "other", "karpenter.sh/disrupted"])), st.booleans())
-def test_the_shortest_notice_counts_and_whatever_goes_is_closed(
+def test_the_shortest_notice_counts_and_every_departure_closes_the_node(
     taints: list[str], deleted: bool
 ) -> None:
     one = node(*taints, deleted=deleted)

@@ -38,7 +38,7 @@ def api(kubernetes_api: Any) -> Any:
     return kubernetes_api
 
 
-def test_a_nodes_pods_are_those_that_run_with_the_head_wherever_it_is(api: Any) -> None:
+def test_only_running_pods_of_a_node_are_listed_and_the_head_may_be_on_another(api: Any) -> None:
     (found,) = node_pods.find(client.connect(), "gpu-1")
     assert found.ray_cluster == "coder-a"
     assert [pod.name for pod in found.pods] == ["worker-1", "worker-2"]
@@ -49,24 +49,24 @@ def test_a_nodes_pods_are_those_that_run_with_the_head_wherever_it_is(api: Any) 
 @pytest.mark.parametrize(
     ("names", "reported"),
     [
-        ([], "There are: none."),
-        (["a", "b"], "There are: a, b."),
-        (["e", "d", "c", "b", "a"], "There are: a, b, c and 2 more."),
+        ([], "Existing nodes: none."),
+        (["a", "b"], "Existing nodes: a, b."),
+        (["e", "d", "c", "b", "a"], "Existing nodes: a, b, c and 2 more."),
     ],
 )
-def test_where_nothing_is_near_there_is_a_list(names: list[str], reported: str) -> None:
+def test_existing_names_are_listed_if_none_is_close(names: list[str], reported: str) -> None:
     assert nearest("completely-different", names) == reported
 
 
-def test_a_command_that_does_not_end_is_given_up(api: Any) -> None:
+def test_a_command_that_does_not_finish_in_time_is_an_error(api: Any) -> None:
     api.exec.lasts_s = 5.0
     (fleet,) = node_pods.find(client.connect(), "gpu-1")
     assert fleet.head is not None
-    with pytest.raises(KubernetesError, match="is not over after 0 s"):
+    with pytest.raises(KubernetesError, match="did not finish within 0 s"):
         kube_exec.run(client.connect(), fleet.head, ["sleep"], say=print, limit_s=0.1)
 
 
-def test_a_connection_that_breaks_is_a_sentence(api: Any) -> None:
+def test_a_lost_connection_is_one_sentence(api: Any) -> None:
     api.exec.breaks = True
     (fleet,) = node_pods.find(client.connect(), "gpu-1")
     assert fleet.head is not None

@@ -1,4 +1,4 @@
-"""An engine's eye on its pod and node: what it holds a start for, and when it orders a drain."""
+"""An engine's watch on its pod and node: when it delays a start, and when it orders a drain."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def pod(
     }
 
 
-def test_an_ended_pod_beside_the_living_one_says_nothing() -> None:
+def test_an_ended_pod_next_to_a_running_one_is_ignored() -> None:
     ended = pod("old", phase="Failed", deletionTimestamp="2026-11-22T10:00:00Z")
     assert pod_sign({"old": ended, "new": pod("new")}, True).departure is None
 
 
 @pytest.mark.parametrize("judge", [pod_sign, node_sign])
-def test_an_object_that_vanished_is_a_departure_and_one_never_seen_is_none(judge: Any) -> None:
-    gone = judge({}, True).departure
-    assert gone is not None
-    assert gone.notice_s == DELETED_NODE_S
+def test_a_deleted_object_is_a_departure_and_one_never_seen_is_not(judge: Any) -> None:
+    found = judge({}, True).departure
+    assert found is not None
+    assert found.notice_s == DELETED_NODE_S
     assert judge({}, False).departure is None
 
 
 class Watched:
-    """A NodeWatch of one pod, what it orders, and why it holds a start."""
+    """A NodeWatch of one pod, its orders, and its reasons for delaying a start."""
 
     def __init__(self, watch: NodeWatch) -> None:
         self.watch = watch
         self.orders: list[Departure] = []
-        self.told: list[str] = []
+        self.reasons: list[str] = []
 
     def begin(self) -> None:
         self.watch.on_departure(self.orders.append)
@@ -79,14 +79,14 @@ async def put(api: Any, resource: str, tree: dict[str, Any]) -> None:
     await asyncio.to_thread(api.put, resource, tree)
 
 
-async def test_a_taint_becomes_an_order_with_the_time_that_is_left(
+async def test_a_taint_becomes_an_order_with_the_remaining_time(
     kubernetes_api: Any, watched: Any, eventually: Any
 ) -> None:
     await put(kubernetes_api, "nodes", node())
     await put(kubernetes_api, "nodes", node("gpu-2", TAINT))
     await put(kubernetes_api, "pods", pod())
     one = await watched()
-    await asyncio.wait_for(one.watch.may_start(one.told.append), 10)
+    await asyncio.wait_for(one.watch.may_start(one.reasons.append), 10)
     one.begin()
     await eventually(lambda: kubernetes_api.watches() == 2)
     assert one.orders == []
@@ -97,7 +97,7 @@ async def test_a_taint_becomes_an_order_with_the_time_that_is_left(
     assert one.orders == [order]
 
 
-async def test_a_pod_that_is_deleted_drains_within_its_grace_period(
+async def test_a_deleted_pod_drains_within_its_grace_period(
     kubernetes_api: Any, watched: Any, eventually: Any
 ) -> None:
     await put(kubernetes_api, "nodes", node())
@@ -131,8 +131,8 @@ async def test_a_start_waits_while_its_node_is_cordoned(
     await put(kubernetes_api, "nodes", node(cordoned=True))
     await put(kubernetes_api, "pods", pod())
     one = await watched()
-    start = asyncio.create_task(one.watch.may_start(one.told.append))
-    await eventually(lambda: one.told == ["node gpu-1 is cordoned"])
+    start = asyncio.create_task(one.watch.may_start(one.reasons.append))
+    await eventually(lambda: one.reasons == ["node gpu-1 is cordoned"])
     one.begin()
     assert not start.done()
     await put(kubernetes_api, "nodes", node())
@@ -146,15 +146,15 @@ async def test_no_engine_starts_in_a_pod_that_is_being_deleted(
     await put(kubernetes_api, "nodes", node())
     await put(kubernetes_api, "pods", pod(deletionTimestamp="2026-11-22T10:00:00Z"))
     one = await watched()
-    start = asyncio.create_task(one.watch.may_start(one.told.append))
-    await eventually(lambda: one.told == ["pod worker-1 is being deleted"])
+    start = asyncio.create_task(one.watch.may_start(one.reasons.append))
+    await eventually(lambda: one.reasons == ["pod worker-1 is being deleted"])
     start.cancel()
 
 
-async def test_a_pod_of_somebody_else_at_the_same_address_says_nothing(
+async def test_a_foreign_pod_at_the_same_address_is_ignored(
     kubernetes_api: Any, watched: Any, eventually: Any
 ) -> None:
-    """As on the host's network."""
+    """Pods on the host's network share its address."""
     await put(kubernetes_api, "nodes", node())
     other = pod("agent", deletionTimestamp="2026-11-22T10:00:00Z")
     other["metadata"]["labels"] = {}
@@ -162,12 +162,12 @@ async def test_a_pod_of_somebody_else_at_the_same_address_says_nothing(
     await put(kubernetes_api, "pods", pod())
     one = await watched()
     one.begin()
-    await asyncio.wait_for(one.watch.may_start(one.told.append), 10)
+    await asyncio.wait_for(one.watch.may_start(one.reasons.append), 10)
     await eventually(lambda: kubernetes_api.watches() == 2)
-    assert (one.orders, one.told) == ([], [])
+    assert (one.orders, one.reasons) == ([], [])
 
 
-async def test_every_pod_of_an_engine_over_several_counts(
+async def test_every_pod_of_an_engine_across_several_counts(
     kubernetes_api: Any, watched: Any, eventually: Any
 ) -> None:
     for index in (1, 2):
@@ -176,25 +176,25 @@ async def test_every_pod_of_an_engine_over_several_counts(
         tree["status"]["podIP"] = f"10.0.0.{index}"
         await put(kubernetes_api, "pods", tree)
     one = await watched("10.0.0.1", "10.0.0.2")
-    await asyncio.wait_for(one.watch.may_start(one.told.append), 10)
+    await asyncio.wait_for(one.watch.may_start(one.reasons.append), 10)
     one.begin()
     await put(kubernetes_api, "nodes", node("gpu-2", TAINT))
     await eventually(lambda: bool(one.orders))
     assert one.orders[0].reason == f"node gpu-2 has the taint {TAINT}"
 
 
-async def test_a_start_does_not_wait_for_a_server_that_says_nothing(
+async def test_a_start_does_not_wait_for_a_silent_server(
     kubernetes_api: Any, watched: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_watch, "FIRST_LOOK_S", 0.05)
     kubernetes_api.is_frozen = True
     one = await watched()
-    await asyncio.wait_for(one.watch.may_start(one.told.append), 10)
-    assert one.told == []
+    await asyncio.wait_for(one.watch.may_start(one.reasons.append), 10)
+    assert one.reasons == []
     kubernetes_api.is_frozen = False
 
 
-async def test_without_rights_engines_start_and_the_log_names_verb_and_resource(
+async def test_without_permission_engines_start_and_the_log_names_verb_and_resource(
     kubernetes_api: Any,
     watched: Any,
     eventually: Any,
@@ -204,18 +204,18 @@ async def test_without_rights_engines_start_and_the_log_names_verb_and_resource(
     monkeypatch.setattr(node_watch, "FIRST_LOOK_S", 0.05)
     kubernetes_api.denied = {("list", "pods")}
     one = await watched()
-    await asyncio.wait_for(one.watch.may_start(one.told.append), 10)
+    await asyncio.wait_for(one.watch.may_start(one.reasons.append), 10)
     await eventually(lambda: any("list pods" in str(vars(r)) for r in caplog.records))
 
 
-async def test_what_is_not_known_any_more_holds_no_start(
+async def test_a_state_that_became_unknown_delays_no_start(
     kubernetes_api: Any, watched: Any, eventually: Any
 ) -> None:
     await put(kubernetes_api, "nodes", node(cordoned=True))
     await put(kubernetes_api, "pods", pod())
     one = await watched()
-    start = asyncio.create_task(one.watch.may_start(one.told.append))
-    await eventually(lambda: bool(one.told))
+    start = asyncio.create_task(one.watch.may_start(one.reasons.append))
+    await eventually(lambda: bool(one.reasons))
     one.watch._see("node", ADDRESS, None)
     await asyncio.wait_for(start, 10)
 
@@ -225,10 +225,10 @@ async def test_outside_kubernetes_nothing_is_watched(monkeypatch: pytest.MonkeyP
     assert await node_watch.start([ADDRESS]) is None
 
 
-async def test_a_service_account_of_no_use_is_told_and_stops_no_engine(
+async def test_a_broken_service_account_is_logged_and_stops_no_engine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client, "is_in_pod", lambda: True)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert await node_watch.start([ADDRESS]) is None
-    assert "nodes are not watched" in caplog.text
+    assert "kubernetes nodes not watched" in caplog.text

@@ -1,4 +1,4 @@
-"""Nodes and pods from their JSON, whatever of it is missing."""
+"""Nodes and pods from their JSON, even if parts of it are missing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def pod(**status: Any) -> objects.KubePod:
         ),
     ],
 )
-def test_a_pod_says_why_it_does_not_run(status: dict[str, Any], reason: str) -> None:
+def test_the_reason_that_a_pod_does_not_run_is_read(status: dict[str, Any], reason: str) -> None:
     assert pod(**status).reason == reason
 
 
@@ -96,7 +96,7 @@ def test_gpus_are_counted_as_the_scheduler_counts_them(
 
 
 def thinned(tree: Any, holes: list[bool]) -> Any:
-    """A tree with some of its branches missing or null."""
+    """A tree in which some branches are missing or null."""
     if not isinstance(tree, dict):
         return tree
     kept: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def thinned(tree: Any, holes: list[bool]) -> Any:
 
 
 @given(st.lists(st.booleans(), min_size=12, max_size=12))
-def test_nothing_that_is_missing_is_an_error(holes: list[bool]) -> None:
+def test_missing_parts_are_not_an_error(holes: list[bool]) -> None:
     full = NODE | {
         "spec": NODE["spec"] | {"containers": [{"name": "ray"}], "nodeName": "gpu-1"},
         "status": NODE["status"] | {"podIP": "10.0.0.1", "containerStatuses": []},

@@ -1,4 +1,4 @@
-"""A fleet in Kubernetes: what is shown of RayServices, pods, nodes, GPUs and events."""
+"""Status of a fleet in Kubernetes: RayServices, pods, nodes, GPUs and events."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ SERVICE: dict[str, Any] = {
 
 @pytest.fixture
 def api(kubernetes_api: Any) -> Any:
-    """A fleet in the middle of an upgrade, beside another tenant."""
+    """A fleet during an upgrade, next to another tenant's pods."""
     kubernetes_api.put("nodes", node("cpu-1"))
     kubernetes_api.put("nodes", node("h100-1", "nvidia", H100, 8))
     kubernetes_api.put("nodes", node("h100-2", "nvidia", H100, 8))
@@ -106,7 +106,7 @@ def api(kubernetes_api: Any) -> Any:
     return kubernetes_api
 
 
-def test_a_fleet_is_seen_with_its_upgrade(api: Any) -> None:
+def test_a_fleet_is_shown_with_its_upgrade(api: Any) -> None:
     status = kube_status.read(client.connect())
     (service,) = status.services
     assert service.progress == (
@@ -141,26 +141,28 @@ def test_the_table_has_every_part(api: Any) -> None:
     assert rows["2026-11-22T10:00:02Z"][-3:] == ["made", "it", "(x2)"]
 
 
-def test_a_cluster_without_gpus_says_what_was_looked_for(kubernetes_api: Any) -> None:
+def test_the_remark_on_a_cluster_without_gpus_names_the_missing_resources(
+    kubernetes_api: Any,
+) -> None:
     kubernetes_api.put("nodes", node("cpu-1"))
     kubernetes_api.put("nodes", node("cpu-2"))
     kubernetes_api.put("rayservices", {"metadata": {"name": "coder"}})
     remarks = kube_status.read(client.connect()).remarks
     assert remarks == (
         "no pod in namespace fleet has the label ray.io/cluster",
-        "none of the 2 nodes lets pods have GPUs: their status.allocatable has no nvidia.com/gpu "
+        "none of the 2 nodes offers GPUs: their status.allocatable has no nvidia.com/gpu "
         "or amd.com/gpu. Install the vendor's device plugin; its labels nvidia.com/gpu.product and "
         "amd.com/gpu.product-name name the GPUs",
     )
 
 
-def test_gpus_without_a_label_are_shown_with_the_label_that_is_missing(kubernetes_api: Any) -> None:
+def test_gpus_without_a_label_are_shown_with_the_missing_label(kubernetes_api: Any) -> None:
     kubernetes_api.put("nodes", node("n", "amd", "", 4))
     (use,) = kube_status.read(client.connect()).gpus
     assert use.type == "amd.com/gpu, no label amd.com/gpu.product-name"
 
 
-def test_what_is_refused_is_left_out_and_said(api: Any) -> None:
+def test_refused_lists_are_left_out_with_a_remark(api: Any) -> None:
     api.denied = {("list", "nodes"), ("list", "events")}
     status = kube_status.read(client.connect())
     assert status.nodes == ()
@@ -168,9 +170,9 @@ def test_what_is_refused_is_left_out_and_said(api: Any) -> None:
     assert "does not let you list nodes of the cluster" in status.remarks[0]
 
 
-def test_pods_of_the_namespace_are_enough(api: Any) -> None:
+def test_permission_to_list_pods_of_the_namespace_is_enough(api: Any) -> None:
     api.denied_everywhere = {"pods"}
     status = kube_status.read(client.connect())
     assert [p.name for p in status.pods] == ["coder-head", "coder-h100", "waiting"]
     assert status.gpus[0].requested == 8
-    assert "pods of other namespaces than fleet ask for are not counted" in status.remarks[0]
+    assert "pods in namespaces other than fleet are not counted" in status.remarks[0]

@@ -1,4 +1,4 @@
-"""Following objects: what a lost, expired, silent or refused watch does next, over real HTTP."""
+"""Reflector over real HTTP: what it does after a lost, expired, silent or refused watch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def node(name: str, *taints: str) -> dict[str, Any]:
 
 
 class Live:
-    """A reflector of the API server's nodes, in its thread."""
+    """A reflector of the API server's nodes, in its own thread."""
 
     def __init__(self, *, silence_s: float = 5.0) -> None:
         client = kube.connect()
@@ -87,14 +87,14 @@ def live(kubernetes_api: Any) -> Iterator[Callable[..., Live]]:
 def test_changes_and_deletions_are_seen(kubernetes_api: Any, live: Callable[..., Live]) -> None:
     kubernetes_api.put("nodes", node("n1"))
     one = live()
-    kubernetes_api.put("nodes", node("n1", "gone-soon"))
-    one.until(lambda: one.taints("n1") == ["gone-soon"])
+    kubernetes_api.put("nodes", node("n1", "terminating-soon"))
+    one.until(lambda: one.taints("n1") == ["terminating-soon"])
     kubernetes_api.delete("nodes", "n1")
     one.until(lambda: one.seen[-1] == {})
     assert kubernetes_api.verbs("nodes") == ["list", "watch"]
 
 
-def test_a_watch_that_is_cut_goes_on_where_it_was(
+def test_an_interrupted_watch_resumes_where_it_was(
     kubernetes_api: Any, live: Callable[..., Live]
 ) -> None:
     kubernetes_api.put("nodes", node("n1"))
@@ -110,7 +110,7 @@ def test_a_watch_that_is_cut_goes_on_where_it_was(
     assert one.waits == [BACKOFF_S[0]]
 
 
-def test_a_version_that_is_gone_is_listed_anew(
+def test_an_expired_version_is_followed_by_a_list(
     kubernetes_api: Any, live: Callable[..., Live]
 ) -> None:
     kubernetes_api.put("nodes", node("n1"))
@@ -137,9 +137,7 @@ def test_a_bookmark_saves_the_list(kubernetes_api: Any, live: Callable[..., Live
     assert len(one.seen) == before, "nothing changed"
 
 
-def test_a_connection_that_says_nothing_is_given_up(
-    kubernetes_api: Any, live: Callable[..., Live]
-) -> None:
+def test_a_silent_connection_is_closed(kubernetes_api: Any, live: Callable[..., Live]) -> None:
     kubernetes_api.put("nodes", node("n1"))
     one = live(silence_s=0.3)
     kubernetes_api.is_frozen = True
@@ -150,7 +148,7 @@ def test_a_connection_that_says_nothing_is_given_up(
 
 
 class Scripted:
-    """A source that does what it is told, and a clock."""
+    """A scripted source, and a clock."""
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
@@ -196,14 +194,12 @@ def refused(status: int | None) -> KubernetesError:
 LISTED = ([node("n1")], "7")
 
 
-def test_what_nothing_confirms_is_unknown_after_a_while_and_listed_when_the_server_is_back() -> (
-    None
-):
+def test_unconfirmed_objects_become_unknown_and_are_listed_when_the_server_is_back() -> None:
     away = [refused(None)] * 20
     scripted = Scripted(LISTED, *away, LISTED)
     scripted.run()
     unknown = scripted.seen.index(None)
-    assert unknown == 1, "told once"
+    assert unknown == 1, "reported once"
     assert scripted.seen[-1] == {"n1": node("n1")}
     assert scripted.calls[0] == "list"
     lists = [index for index, call in enumerate(scripted.calls) if call == "list"]
@@ -212,7 +208,7 @@ def test_what_nothing_confirms_is_unknown_after_a_while_and_listed_when_the_serv
     assert sum(scripted.waits) > STALE_S
 
 
-def test_waits_grow_and_begin_anew_after_an_answer() -> None:
+def test_waits_grow_and_are_reset_by_an_answer() -> None:
     scripted = Scripted(LISTED, *[refused(None)] * 6, [], (2.0, []), refused(None))
     event = {"type": "MODIFIED", "object": {"metadata": {"name": "n1", "resourceVersion": "8"}}}
     scripted.script[8] = (2.0, [event])
@@ -222,7 +218,7 @@ def test_waits_grow_and_begin_anew_after_an_answer() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_not_asked_again_soon(status: int) -> None:
+def test_a_refused_request_is_not_repeated_soon(status: int) -> None:
     scripted = Scripted(refused(status), refused(status), LISTED)
     scripted.run()
     assert scripted.waits == [REFUSED_S, REFUSED_S]
@@ -235,14 +231,14 @@ def test_a_server_that_ends_every_watch_at_once_is_asked_once_a_second() -> None
     assert scripted.waits == [BACKOFF_S[0]] * 3
 
 
-def test_a_server_that_knows_no_version_is_listed_once_a_second() -> None:
+def test_a_server_that_rejects_every_version_is_listed_once_a_second() -> None:
     scripted = Scripted(LISTED, refused(410), LISTED, refused(410), LISTED)
     scripted.run()
     assert scripted.calls == ["list", "watch 7", "list", "watch 7", "list"]
     assert scripted.waits == [BACKOFF_S[0]] * 2
 
 
-def test_an_old_list_is_made_anew_even_while_the_watch_works() -> None:
+def test_an_old_list_is_repeated_even_while_the_watch_works() -> None:
     bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}
     quiet = [(100.0, [bookmark])] * 10
     scripted = Scripted(LISTED, *quiet, LISTED)
@@ -251,14 +247,14 @@ def test_an_old_list_is_made_anew_even_while_the_watch_works() -> None:
     assert RELIST_S < 10 * 100
 
 
-def test_a_watch_that_says_nothing_for_long_is_no_proof() -> None:
+def test_watches_without_events_do_not_confirm_objects() -> None:
     """A middlebox may answer every watch with an empty one."""
     scripted = Scripted(LISTED, (SILENCE_S, []), LISTED)
     scripted.run()
     assert scripted.calls == ["list", "watch 7", "list"]
 
 
-def test_an_object_that_nobody_foresaw_does_not_end_the_thread() -> None:
+def test_an_unexpected_object_does_not_end_the_thread() -> None:
     scripted = Scripted(([{"metadata": {}}], "7"), LISTED)
 
     def see(objects: Objects | None) -> None:

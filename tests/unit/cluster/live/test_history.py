@@ -1,4 +1,4 @@
-"""Rates are right although reports come in steps, and clocks are set."""
+"""Rates are right although reports come in steps and clocks are set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def followed(*reports: tuple[float, ProcessReport]) -> History:
     return history
 
 
-def test_a_counter_that_moves_every_ten_seconds_has_one_rate_whenever_it_is_read() -> None:
+def test_the_rate_of_a_counter_does_not_depend_on_the_time_of_reading() -> None:
     history: History = {}
     rates = set()
     for second in range(0, 90, 2):
@@ -44,7 +44,7 @@ def test_one_report_has_no_rate_however_often_it_is_read() -> None:
     assert change(history["g"]) is None
 
 
-def test_the_rest_of_a_report_that_came_late_belongs_to_it() -> None:
+def test_the_late_part_of_a_report_belongs_to_it() -> None:
     history = followed((0, report(0, 10)), (10, report(10, 10)), (12, report(10, 60)))
     found = change(history["g"])
     assert found is not None
@@ -69,7 +69,7 @@ def test_a_window_holds_a_minute_and_the_report_before_it() -> None:
         ((7, 7, 7), 0),
     ],
 )
-def test_an_increase_knows_of_resets_and_of_new_series(
+def test_an_increase_accounts_for_resets_and_new_series(
     counts: tuple[float | None, ...], expected: float
 ) -> None:
     history = followed(*((10.0 * n, report(10.0 * n, count)) for n, count in enumerate(counts)))
@@ -79,7 +79,7 @@ def test_an_increase_knows_of_resets_and_of_new_series(
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, -1.0, 40.0, 3600.0])
-def test_a_clock_that_is_set_begins_anew_instead_of_making_a_rate(step_s: float) -> None:
+def test_a_clock_that_was_set_starts_a_new_history(step_s: float) -> None:
     history = followed((0, report(0, 0)), (10, report(10, 50)), (12, report(10 + step_s, 60)))
     assert change(history["g"]) is None
     history = extended(history, [report(20 + step_s, 110)], 22, EPOCH)
@@ -98,7 +98,7 @@ def test_a_skewed_clock_changes_no_rate_and_no_age_by_more_than_an_interval(skew
     assert 90 <= history["g"][0].at_s <= 100
 
 
-def test_a_process_that_is_silent_for_a_minute_is_forgotten() -> None:
+def test_a_process_without_a_report_for_a_minute_is_dropped() -> None:
     history = followed((0, report(0, 0)))
     assert "g" in extended(history, [], 59, EPOCH + 59)
     assert "g" not in extended(history, [], 61, EPOCH + 61)

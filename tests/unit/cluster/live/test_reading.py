@@ -1,4 +1,4 @@
-"""What `qwenfleet top` knows after some readings, and what it says when it knows nothing."""
+"""Results of readings for `qwenfleet top`, and its problems when nothing can be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ODD = ['odd "name" \\ {x}|$(y) é', "[red]x[/red]", "a\nb", "a\u2028b", "a,b=c",
 
 
 class Machine:
-    """Pages by address, and a clock."""
+    """Metrics pages by address, and a clock."""
 
     def __init__(self, **pages: str) -> None:
         self.pages = {URL: ""} | pages
@@ -31,7 +31,7 @@ class Machine:
     def fetch(self, url: str) -> str:
         page = self.pages[url]
         if page == "refused":
-            raise MetricsError(url, "refuses the connection", "Does the fleet still run?")
+            raise MetricsError(url, "refuses the connection", "Check that the fleet is running.")
         return page
 
     def read(self, at_s: float, page: str | None = None) -> Reading:
@@ -47,7 +47,9 @@ def seen(reading: Reading) -> FleetView:
 
 
 @pytest.mark.parametrize("model", ["coder", *ODD])
-def test_two_reports_make_the_numbers_of_a_model_of_any_name(metrics_text: Any, model: str) -> None:
+def test_two_reports_yield_the_numbers_of_a_model_with_any_name(
+    metrics_text: Any, model: str
+) -> None:
     machine = Machine()
     parts = metrics_text
     for at_s, events in ((0, 0), (10, 100)):
@@ -82,7 +84,7 @@ def test_two_reports_make_the_numbers_of_a_model_of_any_name(metrics_text: Any, 
     assert view.notes == ()
 
 
-def test_a_loss_that_two_gateways_saw_is_one_and_their_requests_add_up(metrics_text: Any) -> None:
+def test_a_loss_seen_by_two_gateways_counts_once_and_requests_are_summed(metrics_text: Any) -> None:
     machine = Machine()
     for at_s, events in ((0, 0), (10, 10)):
         gateways = [
@@ -95,24 +97,27 @@ def test_a_loss_that_two_gateways_saw_is_one_and_their_requests_add_up(metrics_t
     assert model.requests_per_s == pytest.approx(2)
 
 
-def test_several_addresses_are_one_fleet_and_one_that_fails_is_told(metrics_text: Any) -> None:
+def test_several_addresses_are_one_fleet_and_a_failed_one_is_reported(metrics_text: Any) -> None:
     other, third = "http://n2/metrics", "http://n3/metrics"
     machine = Machine()
     machine.pages[other] = metrics_text.page(metrics_text.engine(EPOCH, name="e2"))
     machine.pages[third] = "refused"
     reading = machine.read(0, metrics_text.page(metrics_text.gateway(EPOCH)))
     assert [engine.id for engine in seen(reading).engines] == ["e2"]
-    assert str(reading.problems[0]) == f"{third} refuses the connection. Does the fleet still run?"
+    assert (
+        str(reading.problems[0])
+        == f"{third} refuses the connection. Check that the fleet is running."
+    )
 
 
-def test_a_dead_process_is_told_by_its_clock_not_by_counters_that_ray_keeps(
+def test_a_dead_process_lacks_a_clock_although_ray_keeps_its_counters(
     metrics_text: Any,
 ) -> None:
-    gone = [text for text in metrics_text.gateway(EPOCH, events=5) if "clock" not in text]
-    assert exposition.reports(metrics_text.page(gone), URL) == ()
+    dead = [text for text in metrics_text.gateway(EPOCH, events=5) if "clock" not in text]
+    assert exposition.reports(metrics_text.page(dead), URL) == ()
 
 
-def test_an_engine_that_stops_reporting_is_not_called_ready(metrics_text: Any) -> None:
+def test_an_engine_that_stops_reporting_does_not_count_as_ready(metrics_text: Any) -> None:
     machine = Machine()
     page = metrics_text.page(metrics_text.engine(EPOCH), metrics_text.gateway(EPOCH))
     assert seen(machine.read(0, page)).models[0].ready == 1
@@ -122,7 +127,7 @@ def test_an_engine_that_stops_reporting_is_not_called_ready(metrics_text: Any) -
     assert view.models[0].ready == 0
 
 
-def test_without_a_gateway_it_says_that_nobody_answers(metrics_text: Any) -> None:
+def test_a_fleet_without_a_gateway_has_a_note(metrics_text: Any) -> None:
     view = seen(Machine().read(0, metrics_text.page(metrics_text.engine(EPOCH))))
     assert "no gateway reports" in view.notes[0]
     assert view.models[0].requests_per_s is None
@@ -130,9 +135,9 @@ def test_without_a_gateway_it_says_that_nobody_answers(metrics_text: Any) -> Non
 
 @pytest.mark.parametrize(
     ("skew_s", "reported"),
-    [(0, None), (3, None), (-4, None), (40, "40 s ahead of"), (-300, "300 s behind")],
+    [(0, None), (3, None), (-4, None), (40, "40 s fast"), (-300, "300 s slow")],
 )
-def test_a_skewed_clock_is_named_and_ages_do_not_follow_it(
+def test_a_skewed_clock_is_reported_and_does_not_change_ages(
     metrics_text: Any, skew_s: float, reported: str | None
 ) -> None:
     machine = Machine()
@@ -146,7 +151,7 @@ def test_a_skewed_clock_is_named_and_ages_do_not_follow_it(
     assert bool(view.notes) is bool(reported)
 
 
-def test_a_fleet_that_stops_has_no_numbers_and_has_them_again_when_it_is_back(
+def test_a_stopped_fleet_has_no_numbers_until_it_is_back(
     metrics_text: Any,
 ) -> None:
     machine = Machine()
@@ -166,11 +171,11 @@ def test_a_fleet_that_stops_has_no_numbers_and_has_them_again_when_it_is_back(
     assert "no fleet of yours runs" in str(reading.problems[0])
 
 
-def test_an_address_without_a_fleet_is_told_and_no_empty_table_shown(metrics_text: Any) -> None:
+def test_an_address_without_a_fleet_is_a_problem_and_not_an_empty_table(metrics_text: Any) -> None:
     reading = Machine().read(0, metrics_text.page())
     assert reading.view is None
     assert reading.is_silent
-    assert str(reading.problems[0]).startswith(f"{URL} has no metrics of a fleet's process")
+    assert str(reading.problems[0]).startswith(f"{URL} has no metrics from a fleet's processes")
 
 
 @pytest.mark.parametrize(
@@ -181,12 +186,12 @@ def test_an_address_without_a_fleet_is_told_and_no_empty_table_shown(metrics_tex
         "ray_qwenfleet_clock_seconds{role=gateway} 1",
     ],
 )
-def test_a_broken_line_is_a_sentence(text: str) -> None:
+def test_a_broken_line_is_one_sentence(text: str) -> None:
     reading = Machine().read(0, text)
-    assert "not Prometheus' text format" in str(reading.problems[0])
+    assert "not in Prometheus' format" in str(reading.problems[0])
 
 
-def test_of_several_fleets_one_has_to_be_named(metrics_text: Any) -> None:
+def test_one_of_several_fleets_must_be_named(metrics_text: Any) -> None:
     page = metrics_text.page(
         metrics_text.gateway(EPOCH, fleet="a"),
         metrics_text.gateway(EPOCH, fleet="b", worker="g2"),
@@ -197,11 +202,11 @@ def test_of_several_fleets_one_has_to_be_named(metrics_text: Any) -> None:
     machine.reader.fleet = "b"
     assert seen(machine.read(0)).name == "b"
     machine.reader.fleet = "c"
-    with pytest.raises(ConfigError, match=r"no fleet called 'c' reports there\. These do: a, b"):
+    with pytest.raises(ConfigError, match=r"no fleet named 'c' reports there\. These do: a, b"):
         machine.read(0)
 
 
-def test_models_that_are_configured_are_shown_and_requests_without_one_only_when_there_are(
+def test_configured_models_are_always_shown_and_requests_without_a_model_only_if_any(
     metrics_text: Any,
 ) -> None:
     machine = Machine()

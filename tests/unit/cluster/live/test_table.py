@@ -1,4 +1,4 @@
-"""The picture of a fleet: any model name, any width."""
+"""The screen of `qwenfleet top`: any model name, any width."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def drawn(
     return file.getvalue()
 
 
-def test_a_row_holds_the_numbers_of_a_model() -> None:
+def test_a_row_has_the_numbers_of_a_model() -> None:
     reported = drawn(fleet())
-    assert "numbers 0 to 1 s old, rates of the last 58 s; 1 gateway\n" in reported
+    assert "numbers 0 to 1 s old, rates over the last 58 s; 1 gateway\n" in reported
     rows = {tuple(line.split()) for line in reported.splitlines()}
     assert ("coder", "1/2", "3", "1", "0", "2.5", "1,234", "88%", "0.25") in rows
     latencies = "coder 250 ms 1.5 s - - 99.9% 90.0% < 95% -"
@@ -68,7 +68,7 @@ def test_a_row_holds_the_numbers_of_a_model() -> None:
     assert ("e1", "coder", "ready", "3", "1", "25%") in rows
 
 
-def test_what_is_not_known_yet_is_a_dash() -> None:
+def test_unknown_numbers_are_a_dash() -> None:
     unknown = model(
         prompt_tokens_per_s=None,
         cached_share=None,
@@ -80,7 +80,7 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
         losses={},
     )
     reported = drawn(FleetView("demo", (unknown,), (), 0, None, 0.0))
-    assert "nothing reports yet; 0 gateways" in reported
+    assert "no reports yet; 0 gateways" in reported
     assert ["coder", "1/2", "3", "1", "0", "-", "-", "-", "-"] in [
         line.split() for line in reported.splitlines()
     ]
@@ -99,7 +99,7 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
     ],
 )
 @pytest.mark.parametrize("width", [40, 160])
-def test_a_name_is_shown_as_it_is_and_commands_no_terminal(
+def test_a_name_is_shown_as_it_is_and_cannot_control_the_terminal(
     name: str, shown: str, width: int
 ) -> None:
     reported = drawn(fleet(name, notes=(name,)), width, Notice(name, is_bad=True), head=name)
@@ -111,7 +111,7 @@ def test_a_name_is_shown_as_it_is_and_commands_no_terminal(
 @pytest.mark.parametrize("width", [1, 8, 20, 40, 71, 72, 80, 200])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> None:
     reported = drawn(
-        fleet("a-model-with-a-long-name-of-its-own"), width, Notice("gone", is_bad=True)
+        fleet("a-model-with-a-long-name-of-its-own"), width, Notice("lost", is_bad=True)
     )
     assert all(len(line.rstrip()) <= width for line in reported.splitlines())
     if width != 1:
@@ -129,7 +129,7 @@ def engines(number: int, name: str = LONG) -> FleetView:
 
 
 @pytest.mark.parametrize("width", [62, 72, 80, 100])
-def test_where_a_table_is_too_wide_the_models_name_has_a_line_of_its_own(width: int) -> None:
+def test_the_models_name_has_its_own_line_if_the_table_is_too_wide(width: int) -> None:
     lines = drawn(engines(3), width).splitlines()
     at = lines.index(LONG)
     assert lines[at - 1].split()[0] == "READY"
@@ -162,7 +162,7 @@ def low(view: FleetView, height: int, width: int = 120) -> list[str]:
 
 @pytest.mark.parametrize("width", [30, 80, 120])
 @pytest.mark.parametrize("height", [1, 2, 5, 9, 12, 15])
-def test_a_low_terminal_is_told_how_much_it_hides(height: int, width: int) -> None:
+def test_a_small_terminal_shows_how_many_lines_are_hidden(height: int, width: int) -> None:
     every = [line for line in low(engines(20), 999, width) if line]
     shown = low(engines(20), height, width)
     assert len(shown) == height
@@ -171,18 +171,18 @@ def test_a_low_terminal_is_told_how_much_it_hides(height: int, width: int) -> No
     assert not any("TTFT" in line for line in shown)
 
 
-def test_a_terminal_that_is_high_enough_hides_nothing_and_latencies_go_before_engines() -> None:
+def test_a_tall_terminal_hides_nothing_and_latencies_are_hidden_before_engines() -> None:
     every = low(engines(2), 999)
     assert low(engines(2), len(every)) == every
     shown = low(engines(2), len(every) - 2)
     assert "TTFT P50" in "\n".join(every)
     assert "engine01" in "\n".join(shown)
-    assert shown[-1] == "… 2 more lines; make the window higher"
+    assert shown[-1] == "… 2 more lines; make the window taller"
     assert len(shown) <= len(every) - 2
 
 
-def test_requests_without_a_model_are_a_line_and_no_dead_model() -> None:
-    nobody = model(
+def test_requests_without_a_model_are_one_line_and_not_a_model() -> None:
+    unknown = model(
         "none",
         ready=0,
         engines=0,
@@ -191,15 +191,15 @@ def test_requests_without_a_model_are_a_line_and_no_dead_model() -> None:
         resumes={},
         losses={},
     )
-    lines = drawn(FleetView("demo", (model(), nobody), (), 1, (0.4, 1.0), 58.0)).splitlines()
+    lines = drawn(FleetView("demo", (model(), unknown), (), 1, (0.4, 1.0), 58.0)).splitlines()
     assert [line for line in lines if "none" in line] == []
     assert "no model: 10 refused; rejected: 10 model_not_found" in lines
-    alone = drawn(FleetView("demo", (nobody,), (), 1, (0.4, 1.0), 58.0))
+    alone = drawn(FleetView("demo", (unknown,), (), 1, (0.4, 1.0), 58.0))
     assert "MODEL" not in alone
     assert "no model: 10 refused" in alone
 
 
-def test_silence_and_a_broken_objective_are_red() -> None:
+def test_a_silent_engine_and_a_missed_objective_are_red() -> None:
     assert "ready? silent for 17 s" in drawn(fleet(age_s=17.2))
     assert "\x1b[1;31m90.0% < 95%" in drawn(fleet(), colour=True)
 

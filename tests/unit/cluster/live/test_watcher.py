@@ -1,4 +1,4 @@
-"""What Prometheus is given for `qwenfleet watch`, and what is reported of it."""
+"""Files for the Prometheus of `qwenfleet watch`, and notices on its scrapes and alerts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fleet(metrics_port: int) -> RunningFleet:
 
 
 class Server(Prometheus):
-    """Says what a test gives it."""
+    """A Prometheus with the answers that a test sets."""
 
     def __init__(
         self, tmp_path: Path, *, target: Any = None, alerts: Any = (), ends: bool = False
@@ -67,10 +67,10 @@ def printed(server: Server) -> list[tuple[str, bool]]:
         server.process.wait()
 
 
-def test_a_scrape_that_works_is_told_with_its_age(tmp_path: Path) -> None:
+def test_a_successful_scrape_is_shown_with_its_age(tmp_path: Path) -> None:
     assert printed(Server(tmp_path, target=target())) == [
         ("Prometheus at http://127.0.0.1:9090 scraped the fleet 2 s ago", False),
-        ("no alert fires", False),
+        ("no alert is firing", False),
     ]
 
 
@@ -79,12 +79,12 @@ def test_a_scrape_that_works_is_told_with_its_age(tmp_path: Path) -> None:
     [
         (
             target(health="down", lastError="connection refused"),
-            "cannot scrape http://127.0.0.1:7/metrics: connection refused. Does the fleet run",
+            "cannot scrape http://127.0.0.1:7/metrics: connection refused. Check that the fleet",
         ),
         (target(lastScrape="2026-11-23T00:09:00Z"), "scraped the fleet 60 s ago"),
     ],
 )
-def test_a_scrape_that_is_blocked_is_red(tmp_path: Path, one: Any, sentence: str) -> None:
+def test_a_failed_or_late_scrape_is_red(tmp_path: Path, one: Any, sentence: str) -> None:
     text, is_bad = printed(Server(tmp_path, target=one))[0]
     assert sentence in text
     assert is_bad
@@ -97,7 +97,7 @@ def test_before_the_first_scrape_nothing_is_wrong(tmp_path: Path, one: Any) -> N
     assert not is_bad
 
 
-def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
+def test_firing_alerts_are_shown_first(tmp_path: Path) -> None:
     labels = {"alertname": "A", "model": "[red]"}
     pending = {"labels": labels, "state": "pending", "activeAt": "2026-11-23T00:09:59.5Z"}
     before = {**pending, "labels": {"alertname": "C"}, "activeAt": "2026-11-23T00:09:50Z"}
@@ -113,23 +113,23 @@ def test_alerts_are_told_the_firing_first(tmp_path: Path) -> None:
     ]
 
 
-def test_a_prometheus_that_ended_or_hangs_is_told(tmp_path: Path) -> None:
+def test_a_prometheus_that_exited_or_hangs_is_reported(tmp_path: Path) -> None:
     (tmp_path / "log").write_text('ts=1 level=error err="disk full"\n\n')
     ((text, is_bad),) = printed(Server(tmp_path, ends=True))
-    assert "Prometheus has ended (status 3, and said last: disk full): alerts" in text
+    assert "Prometheus exited (status 3, last log line: disk full): alerts" in text
     assert is_bad
     hangs = MetricsError("http://127.0.0.1:9090", "does not answer (ReadTimeoutError)", "Wait.")
     ((text, is_bad),) = printed(Server(tmp_path, target=hangs))
     assert text == "Prometheus at http://127.0.0.1:9090 does not answer (ReadTimeoutError). Wait."
 
 
-def test_lines_end_with_prometheus_in_one_sentence(
+def test_the_lines_end_with_one_sentence_when_prometheus_exits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watcher = watch_command.Watcher(Server(tmp_path, ends=True))
     with pytest.raises(MachineError) as caught:
         watch_command.as_lines(watcher, lambda: None, 0.1)
-    assert str(caught.value).startswith("Prometheus has ended (status 3): alerts are not known")
+    assert str(caught.value).startswith("Prometheus exited (status 3): alerts are no longer known")
     assert "Run `qwenfleet watch` again" in caught.value.remedy
     assert capsys.readouterr().out == ""
 
@@ -143,19 +143,19 @@ def test_lines_end_with_prometheus_in_one_sentence(
         ("Try '/bin/ls --help' for more information.", "Try '/bin/ls --help' for more information"),
     ],
 )
-def test_a_line_of_a_log_is_told_in_its_words(line: str, printed: str) -> None:
-    assert prometheus.words(line) == printed
+def test_the_message_of_a_log_line_is_extracted(line: str, printed: str) -> None:
+    assert prometheus.log_message(line) == printed
 
 
-def test_pending_alerts_are_not_told_before_the_first_scrape(tmp_path: Path) -> None:
+def test_pending_alerts_are_not_shown_before_the_first_scrape(tmp_path: Path) -> None:
     absent = {"labels": {"alertname": "A"}, "state": "pending", "activeAt": "2026-11-23T00:09:50Z"}
     unknown = target(health="unknown", lastScrape="0001-01-01T00:00:00Z")
     assert printed(Server(tmp_path, target=unknown, alerts=[absent]))[1:] == [
-        ("no alert fires", False)
+        ("no alert is firing", False)
     ]
 
 
-def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_path: Path) -> None:
+def test_prometheus_gets_the_charts_rules_with_paths_of_runbooks(tmp_path: Path) -> None:
     prometheus_files.write(tmp_path, rule_file.rules())
     text = (tmp_path / "rules.yaml").read_text()
     assert "helm/runbooks/QwenfleetDrainCut.md" in text
@@ -166,7 +166,7 @@ def test_prometheus_is_given_the_charts_rules_and_where_their_runbooks_are(tmp_p
     assert tree["global"]["scrape_interval"] == "2s"
 
 
-def test_a_fleet_that_starts_again_elsewhere_is_followed(tmp_path: Path) -> None:
+def test_a_fleet_that_restarts_on_another_port_is_followed(tmp_path: Path) -> None:
     ports = iter([7, 7, 8])
     finder = watch_command.FleetFinder(tmp_path, lambda port, name: fleet(next(ports)))
     for expected in ("127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"):

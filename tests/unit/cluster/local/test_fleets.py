@@ -1,4 +1,4 @@
-"""A fleet leaves word of itself, and only living fleets are believed."""
+"""Files of running fleets: written by a fleet, and valid only while its process lives."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_a_fleet_that_runs_is_found() -> None:
+def test_a_running_fleet_is_found() -> None:
     path = fleets.write(fleet())
     assert fleets.running() == [fleet()]
     assert path.exists()
 
 
-def test_where_no_fleet_ever_ran_none_is_found() -> None:
+def test_no_fleet_is_found_if_none_ever_ran() -> None:
     assert fleets.running() == []
 
 
-def test_only_this_user_can_look_into_the_state_directory(state_home: Path) -> None:
+def test_only_this_user_can_read_the_state_directory(state_home: Path) -> None:
     directory = fleets.state_directory()
     assert directory == state_home / "qwenfleet"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -75,7 +75,7 @@ def test_the_file_of_a_dead_process_is_removed() -> None:
     assert not path.exists()
 
 
-def test_another_process_with_the_same_pid_is_not_believed() -> None:
+def test_another_process_with_the_same_pid_is_ignored() -> None:
     path = fleets.write(fleet(started_at=fleets.own_start() - 3600))
     assert fleets.running() == []
     assert not path.exists()
@@ -90,7 +90,7 @@ def test_the_newest_fleet_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "7"])
-def test_a_file_that_is_no_fleet_is_passed_over(text: str) -> None:
+def test_a_file_that_does_not_describe_a_fleet_is_skipped(text: str) -> None:
     (fleets.state_directory() / "1.json").write_text(text)
     fleets.write(fleet())
     assert fleets.running() == [fleet()]

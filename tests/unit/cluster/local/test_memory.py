@@ -30,30 +30,30 @@ def write_v2(group: Path, limit: str, usage: int, cache: int) -> None:
     write_group(group, ("memory.max", "memory.current"), (limit, usage), stat)
 
 
-def test_the_room_is_the_limit_less_what_cannot_be_dropped(tmp_path: Path) -> None:
+def test_headroom_is_the_limit_minus_memory_that_cannot_be_reclaimed(tmp_path: Path) -> None:
     write_v2(tmp_path / "pod", "1000", usage=700, cache=300)
     assert cgroup_headroom_bytes("0::/pod\n", tmp_path) == 600
 
 
-def test_the_tightest_group_around_the_process_counts(tmp_path: Path) -> None:
+def test_the_cgroup_with_the_least_headroom_counts(tmp_path: Path) -> None:
     write_v2(tmp_path / "pod", "500", usage=400, cache=0)
     write_v2(tmp_path / "pod" / "box", "max", usage=10, cache=0)
     assert cgroup_headroom_bytes("0::/pod/box\n", tmp_path) == 100
 
 
-def test_a_group_that_is_over_its_limit_has_no_room(tmp_path: Path) -> None:
+def test_a_cgroup_over_its_limit_has_no_headroom(tmp_path: Path) -> None:
     write_v2(tmp_path / "pod", "500", usage=600, cache=0)
     assert cgroup_headroom_bytes("0::/pod\n", tmp_path) == 0
 
 
-def test_cgroup_v1_is_read_at_its_memory_controller(tmp_path: Path) -> None:
+def test_cgroup_v1_is_read_from_its_memory_controller(tmp_path: Path) -> None:
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     write_group(tmp_path / "memory/pod", names, ("900", 500), "total_inactive_file 50\n")
     own = "4:memory:/pod\n3:cpuset:/\n1:name=systemd:/\n0::/\n"
     assert cgroup_headroom_bytes(own, tmp_path) == 450
 
 
-def test_a_group_hidden_by_the_container_falls_back_to_the_mounted_root(tmp_path: Path) -> None:
+def test_a_cgroup_hidden_by_the_container_falls_back_to_the_mounted_root(tmp_path: Path) -> None:
     write_v2(tmp_path, "1000", usage=100, cache=0)
     assert cgroup_headroom_bytes("0::/docker/abc\n", tmp_path) == 900
 
@@ -67,7 +67,7 @@ def test_available_memory_never_exceeds_the_machines() -> None:
     assert 0 < available_memory_bytes() <= psutil.virtual_memory().total
 
 
-def test_an_engine_takes_its_weights_its_cache_and_its_processes() -> None:
+def test_an_engine_needs_memory_for_weights_cache_and_processes() -> None:
     assert engine_bytes(10 * GIB, 2.0) == 14.5 * GIB + PROCESS_BYTES
 
 
@@ -80,7 +80,7 @@ def test_engines_that_fit_exactly_pass() -> None:
     check_memory([EngineNeed("a", 2, 3 * GIB)], 6 * GIB)
 
 
-def test_too_little_memory_says_each_model_the_total_and_what_fits() -> None:
+def test_the_error_for_too_little_memory_names_each_model_the_total_and_what_fits() -> None:
     needs = [EngineNeed("coder", 3, 2 * GIB), EngineNeed("small", 2, GIB)]
     with pytest.raises(MachineError) as caught:
         check_memory(needs, 7 * GIB)
@@ -91,7 +91,7 @@ def test_too_little_memory_says_each_model_the_total_and_what_fits() -> None:
     )
 
 
-def test_where_no_engine_fits_the_way_out_is_a_smaller_model() -> None:
+def test_the_remedy_is_a_smaller_model_if_no_engine_fits() -> None:
     with pytest.raises(MachineError, match="Not even one engine per model fits"):
         check_memory([EngineNeed("coder", 1, 2 * GIB)], GIB)
 

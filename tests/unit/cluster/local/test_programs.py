@@ -1,4 +1,4 @@
-"""Whose a process is."""
+"""Owners of processes."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("pid", [100, 110, 111, 120])
-def test_a_fleets_process_is_known_by_its_parents_or_its_token(pid: int) -> None:
+def test_a_fleets_process_is_recognized_by_its_ancestors_or_its_token(pid: int) -> None:
     assert owner(pid, KNOWN, [FLEET]) == Owner("demo", 100)
 
 
 @pytest.mark.parametrize("pid", [200, 210])
-def test_another_ray_is_known_by_its_session_and_its_driver_by_its_child(pid: int) -> None:
+def test_another_ray_cluster_is_recognized_by_session_and_its_driver_by_a_child(pid: int) -> None:
     assert owner(pid, KNOWN, [FLEET]) == Owner(session=SESSION)
     assert owner(pid, KNOWN, [FLEET]).is_ray
 
 
 @pytest.mark.parametrize("pid", [1, 300, 999])
-def test_everybody_else_has_nothing_to_do_with_ray(pid: int) -> None:
-    assert owner(pid, KNOWN, [FLEET]) == programs.NOBODY
+def test_other_processes_have_no_owner(pid: int) -> None:
+    assert owner(pid, KNOWN, [FLEET]) == programs.NO_OWNER
     assert not owner(pid, KNOWN, [FLEET]).is_ray
 
 
-def test_processes_that_are_each_others_parents_do_not_hang_it() -> None:
+def test_a_cycle_of_parents_does_not_hang() -> None:
     circle = {1: Program(1, 2, "a", "x"), 2: Program(2, 1, "b", "x")}
-    assert owner(1, circle, []) == programs.NOBODY
+    assert owner(1, circle, []) == programs.NO_OWNER
 
 
-def test_a_process_is_read_with_all_that_it_descends_from() -> None:
+def test_a_process_is_read_with_its_ancestors() -> None:
     known = programs.read([os.getpid()])
     me = known[os.getpid()]
     assert me.user == psutil.Process().username()
@@ -70,12 +70,12 @@ def test_a_process_is_read_with_all_that_it_descends_from() -> None:
 
 
 def test_a_process_that_has_ended_is_left_out() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    assert programs.read([gone.pid]) == {}
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert programs.read([ended.pid]) == {}
 
 
-def test_what_a_ray_server_was_started_with_is_read(tmp_path: Path) -> None:
+def test_session_token_and_auth_mode_of_a_ray_server_are_read(tmp_path: Path) -> None:
     script = tmp_path / "site-packages" / "ray" / "dashboard.py"
     script.parent.mkdir(parents=True)
     script.write_text("import time; print('up', flush=True); time.sleep(60)")
@@ -93,7 +93,7 @@ def test_what_a_ray_server_was_started_with_is_read(tmp_path: Path) -> None:
     assert (read.auth_mode, read.token_path) == ("token", "/state/7.token")
 
 
-def test_a_program_that_only_looks_at_a_session_is_not_rays() -> None:
+def test_a_program_that_only_opens_a_session_is_not_rays() -> None:
     code = "import time; print('up', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, f"/tmp/ray/{SESSION}/logs"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -104,5 +104,5 @@ def test_a_program_that_only_looks_at_a_session_is_not_rays() -> None:
     assert read.session == ""
 
 
-def test_addresses_of_clusters_are_addresses() -> None:
+def test_addresses_of_ray_clusters_have_a_host_and_a_port() -> None:
     assert all(":" in address for address in programs.ray_addresses())
