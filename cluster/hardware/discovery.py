@@ -32,7 +32,7 @@ class ClusterMachines:
             kinds = tuple(kind for kind in kinds if kind.accelerator.name == wanted.name)
         if kinds:
             return ClusterMachines(kinds, self.skipped)
-        has = ", ".join(kind.name for kind in self.kinds) or "no node with GPUs that are known"
+        has = ", ".join(kind.name for kind in self.kinds) or "no node with known GPUs"
         raise NoSuchMachines(has, accelerator, self.skipped)
 
 

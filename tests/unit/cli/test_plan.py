@@ -178,11 +178,11 @@ BAD = [
     ((*CODER, *H200, "--concurrency", "0"), "--concurrency is 0"),
     ((*CODER, *H200, "--output-tokens", "0"), "--output-tokens is 0"),
     ((*CODER, *H200, "--slo", "fast"), "'fast' is no part of an SLO"),
-    ((*CODER, *H200, "--layout", "8"), "'8' is no layout"),
+    ((*CODER, *H200, "--layout", "8"), "'8' is not a layout"),
     ((*CODER, *H200, "--layout", "TP0"), "'TP0' is no layout: Input should be greater"),
     ((*CODER, *H200, "--layout", "TP8@3"), "nodes 3 cannot share 8 GPUs"),
-    ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM makes TP x DP = 8"),
-    ((*CODER, *H200, "--explain", "TPx"), "'TPx' is no layout"),
+    ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM uses TP x DP = 8"),
+    ((*CODER, *H200, "--explain", "TPx"), "'TPx' is not a layout"),
     ((*CODER, *H200, "--output", "toml"), "Formats are fleet.yaml"),
     ((*CODER, *H200, "--output", "json", "a", "b"), "json a b is no format and file"),
     ((*CODER, *H200, "--explain", "TP8@3"), "Choose a number of nodes that divides 8. See qwen"),
@@ -213,7 +213,7 @@ BAD = [
     ((*CODER, "--from-cluster", "--nodes", "2"), "Leave them out"),
     (
         (*CODER, "--from-cluster"),
-        "no node with GPUs that are known. Give --accelerator, --nodes and",
+        "no node with known GPUs. Set --accelerator, --nodes and",
     ),
     ((*CODER, *H200, "--prompt-tokens", "300000"), "Raise --context, or lower --prompt-tokens."),
     (

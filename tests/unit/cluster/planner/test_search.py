@@ -101,7 +101,7 @@ def test_sglangs_nvfp4_row_fits_b200_without_its_number_of_attention_ranks(layou
 
 def test_sglangs_tp8_with_ep2_cannot_be_and_is_answered_with_what_vllm_makes() -> None:
     """COOKBOOK: FP8 480B on MI300X, MI325X, MI355X, B200 and GB200. vLLM has no EP within TP."""
-    with pytest.raises(ValueError, match=r"vLLM makes TP x DP = 8 of them\. Write TP8\+EP8$"):
+    with pytest.raises(ValueError, match=r"vLLM uses TP x DP = 8\. Write TP8\+EP8$"):
         Layout.parse("TP8+EP2")
 
 
@@ -178,7 +178,7 @@ def test_a_refused_layout_is_answered_with_the_best_on_the_same_machines() -> No
 def test_a_model_that_nothing_holds_says_so() -> None:
     geometry = replace(CATALOG[0].geometry, num_layers=5000)
     huge = replace(CATALOG[0], name="/models/huge", geometry=geometry)
-    with pytest.raises(NoLayoutFits, match="No machine that the planner knows holds it"):
+    with pytest.raises(NoLayoutFits, match="No machine known to the planner can hold it"):
         plan(PlanRequest(huge, Machines(find_accelerator("H100"))))
 
 
