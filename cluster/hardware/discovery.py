@@ -1,4 +1,4 @@
-"""The machines of a cluster at hand, from what Ray or Kubernetes says of its nodes. Pure."""
+"""The machines of an existing cluster, from the nodes that Ray or Kubernetes lists. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from qwenfleet.cluster.hardware.machines import Machines
 from qwenfleet.cluster.plan_errors import NoSuchMachines, PlanError
 
 RAY_TYPE: Final = "accelerator_type:"
-"""Ray's resource with a node's accelerator; its amount means nothing."""
+"""Prefix of Ray's resource that names a node's accelerator; its amount has no meaning."""
 
 
 @dataclass(frozen=True)
 class ClusterMachines:
-    """What a cluster has for a plan, each kind of node on its own."""
+    """The GPU nodes of a cluster, grouped by kind."""
 
     kinds: tuple[Machines, ...]
-    """The kind with the most GPUs first."""
+    """Kinds of nodes, the one with the most GPUs first."""
     skipped: tuple[str, ...] = ()
-    """Nodes with GPUs that were left out, each with the reason."""
+    """Skipped GPU nodes, each with the reason."""
 
     def only(self, accelerator: str | None) -> ClusterMachines:
-        """Those with this accelerator; all for None. Raises NoSuchMachines when there is none."""
+        """Return the kinds with this accelerator; all for None. Raises NoSuchMachines if none
+        matches."""
         kinds = self.kinds
         if accelerator is not None:
             wanted = find_accelerator(accelerator)
@@ -37,7 +38,7 @@ class ClusterMachines:
 
 
 def from_ray(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
-    """From the dictionaries of `ray.nodes()`."""
+    """Group the nodes of `ray.nodes()`."""
     counts: Counter[tuple[str, int]] = Counter()
     skipped = []
     for node in nodes:
@@ -49,16 +50,14 @@ def from_ray(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
         host = str(node.get("NodeManagerHostname", "?"))
         found = _known(types)
         if found is None:
-            skipped.append(
-                f"{host} ({', '.join(types) or 'GPUs of a kind that Ray does not name'})"
-            )
+            skipped.append(f"{host} ({', '.join(types) or 'GPUs without a type in Ray'})")
         else:
             counts[found.name, gpus] += 1
     return _grouped(counts, skipped)
 
 
 def from_kubernetes(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
-    """From the items of `/api/v1/nodes`, as JSON. GPUs are those that the node lets pods have."""
+    """Group the items of `/api/v1/nodes`, as JSON, by their allocatable GPUs."""
     counts: Counter[tuple[str, int]] = Counter()
     skipped = []
     for node in nodes:

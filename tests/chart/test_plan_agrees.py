@@ -1,4 +1,4 @@
-"""The chart's arithmetic on scale blocks says what the planner's rules say, layout by layout."""
+"""The chart's check of scale blocks agrees with the planner's rules for every layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYOUTS = [
 
 
 def complaints(geometry, layout):
-    """The planner's, of how an expert is split, breaches or notes."""
+    """The planner's breaches and notes about the split of an expert."""
     judgement = judge_shape(geometry, layout, H100)
     remarks = (*judgement.breaches, *judgement.notes)
     return [
@@ -33,7 +33,7 @@ def complaints(geometry, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 @pytest.mark.parametrize("model", QUANTISED, ids=lambda model: model.short_name)
-def test_the_chart_refuses_the_layouts_that_the_planner_complains_of(
+def test_the_chart_refuses_the_layouts_that_the_planner_complains_about(
     render, refused, model, layout
 ):
     values = {
@@ -50,7 +50,7 @@ def test_the_chart_refuses_the_layouts_that_the_planner_complains_of(
     }
     if complaints(model.geometry, layout):
         block = max(model.geometry.quantization.block)
-        with pytest.raises(refused, match=f"no whole quantisation blocks of {block},"):
+        with pytest.raises(refused, match=f"into whole quantization blocks of {block};"):
             render(values)
     else:
         assert render(values)

@@ -168,7 +168,7 @@ def test_a_directory_is_planned_for(run: Run, tmp_path: Path) -> None:
 H200 = ("--accelerator", "H200")
 ONE_H100 = ("--accelerator", "H100", "--gpus-per-node", "1")
 BAD = [
-    ((*CODER, "--accelerator", "H300"), "knows no accelerator 'H300'. Did you mean H200"),
+    ((*CODER, "--accelerator", "H300"), "unknown accelerator 'H300'. Did you mean H200"),
     (("--model", "qwen3-code-480", *H200), "Did you mean Qwen/Qwen3-Coder-480B"),
     (CODER, "no machines are named. Give --accelerator, or --from-cluster"),
     ((*CODER, *H200, "--nodes", "0"), "--nodes is 0"),

@@ -240,7 +240,7 @@ def test_amds_weak_figures_are_told() -> None:
 
 def test_what_an_a100_may_not_do_is_told() -> None:
     reported = planned("qwen3-coder-480b-fp8", "A100", kv_dtype=KVDtype.FP8).warnings
-    for part in ("card of 40 GB", "FP8 KV cache", "Marlin"):
+    for part in ("40 GB card", "FP8 KV cache", "Marlin"):
         assert any(part in text for text in reported)
 
 
