@@ -296,6 +296,6 @@ class ChartValues(Section):
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the values, closed at every level but in Kubernetes' own objects."""
+    """Return the JSON Schema of the values; only Kubernetes' own objects are open."""
     found = ChartValues.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -11,7 +11,7 @@ from qwenfleet.cluster.planner.rules import Rule, judge_shape
 
 pytestmark = pytest.mark.chart
 
-QUANTISED = [model for model in CATALOG if model.geometry.quantization is not None]
+QUANTIZED = [model for model in CATALOG if model.geometry.quantization is not None]
 LAYOUTS = [
     Layout(tensor_parallel_size=tp, data_parallel_size=dp, expert_parallel=is_expert_parallel)
     for tp, dp in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (8, 1), (2, 2), (4, 2), (1, 8)]
@@ -32,7 +32,7 @@ def complaints(geometry, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-@pytest.mark.parametrize("model", QUANTISED, ids=lambda model: model.short_name)
+@pytest.mark.parametrize("model", QUANTIZED, ids=lambda model: model.short_name)
 def test_the_chart_refuses_the_layouts_that_the_planner_complains_about(
     render, refused, model, layout
 ):

@@ -262,7 +262,7 @@ def test_a_directory_that_contradicts_its_name_is_refused(run: Run, tmp_path: Pa
     directory = tmp_path / "Qwen3-Coder-480B-A35B-Instruct-FP8"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(FleetError, match="says num_layers 2, and Qwen/"):
+    with pytest.raises(FleetError, match="says num_layers 2, but Qwen/"):
         run("--model", str(directory), *H200)
 
 
