@@ -98,7 +98,7 @@ def fields_table() -> str:
 def fields() -> Iterator[tuple[str, FieldInfo]]:
     """Yield every setting of a fleet with its path, section by section; each section once."""
     sections: dict[type[Section], str] = {FleetConfig: ""}
-    for section, prefix in (queue := list(sections.items())):
+    for section, prefix in (queue := list(sections.items())):  # grows as sections are found
         for name, field in section.model_fields.items():
             yield f"{prefix}{name}", field
             inner = _section_in(field.annotation)

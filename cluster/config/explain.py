@@ -68,13 +68,13 @@ def explain(
 def _sentence(detail: ErrorDetails, tree: type[BaseModel], spot: Spot) -> tuple[str, str]:
     kind, value, loc = detail["type"], detail["input"], detail["loc"]
     context = detail.get("ctx", {})
-    if kind == "rule":
+    if kind == "rule":  # from `refuse`, already in words
         return context["problem"], context["remedy"]
     if kind == "extra_forbidden":
         return _unknown_key(str(loc[-1]), loc[:-1], tree)
     if kind == "missing":
         return f"{spell(loc[:-1])} has no '{loc[-1]}'", f"Add it: {_description(tree, loc)}"
-    if loc[:1] == ("auth",):
+    if loc[:1] == ("auth",):  # before any branch that shows the value
         hidden = f"{spot.name} is wrong; its value is hidden because it might be a key"
         return hidden, f"Expected: {_description(tree, loc)}"
     if kind in _WANTED:

@@ -44,7 +44,7 @@ def from_ray(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
     for node in nodes:
         resources = node.get("Resources", {})
         gpus = int(resources.get("GPU", 0))
-        if not node.get("Alive") or gpus < 1:
+        if not node.get("Alive") or gpus < 1:  # dead, or a CPU node such as the head
             continue
         types = [name.removeprefix(RAY_TYPE) for name in resources if name.startswith(RAY_TYPE)]
         host = str(node.get("NodeManagerHostname", "?"))
@@ -66,7 +66,7 @@ def from_kubernetes(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
             gpus = int(node.get("status", {}).get("allocatable", {}).get(
                 vendor.kubernetes_resource, 0
             ))  # fmt: skip
-            if gpus < 1:
+            if gpus < 1:  # not this vendor's node
                 continue
             labels = node.get("metadata", {}).get("labels") or {}
             product = labels.get(vendor.node_label)

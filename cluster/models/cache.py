@@ -119,7 +119,7 @@ def _verified_or_rebuilt(target: Path, build: Build, report: Announce) -> Path:
             f"found {mismatch.found}; rebuilding the model."
         )
         _remove(damaged)
-        target.rename(damaged)
+        target.rename(damaged)  # one step: no reader sees it half deleted
     else:
         report(f"building {target.name} once, into {target}.")
     _remove(damaged)
@@ -131,7 +131,7 @@ def _verified_or_rebuilt(target: Path, build: Build, report: Announce) -> Path:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # frees the space on a full disk
         raise
-    partial.rename(target)
+    partial.rename(target)  # one step: no reader sees it half built
     _fsync(target.parent)
     return target
 
