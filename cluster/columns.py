@@ -1,7 +1,7 @@
-"""Rows of text as columns, for a person at a terminal.
+"""Rows of text as aligned columns, for terminal output.
 
-Plain, and not `rich.Table`: a row stays one line in a pipe too, as kubectl's does, and rich would
-fold it at the width that it guesses for a pipe.
+This is not `rich.Table` because a row must stay on one line in a pipe, as with kubectl; rich wraps
+rows at the width that it assumes for a pipe.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line for each row; the first one is the heading, and says how many columns there are."""
+    """Return one line per row. The first row is the heading and sets the number of columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,30 +1,31 @@
-"""Every way in which qwenfleet fails, as one tree whose sentences say what to do next.
+"""All errors of qwenfleet in one tree; each message states the problem and the next step.
 
     FleetError
     ├── ConfigError           a configuration file or an option is wrong
     ├── ModelSourceError      a model's weights cannot be found or read
     ├── Refusal
-    │   ├── MachineError      this machine cannot run what was asked of it
+    │   ├── MachineError      this machine cannot run the requested fleet
     │   ├── FleetNotFound     no running fleet answers
-    │   ├── MetricsError      an address of metrics cannot be read
-    │   ├── StartTimeout      a fleet takes longer to start than somebody waits
-    │   ├── DeployFailed      Ray did not take a fleet, or not let it go
+    │   ├── MetricsError      a metrics endpoint cannot be read
+    │   ├── StartTimeout      a fleet did not start within the time limit
+    │   ├── DeployFailed      Ray did not deploy or remove a fleet
     │   ├── DrainRefused      an engine was not drained
     │   ├── BenchmarkError    a benchmark cannot measure
-    │   ├── KubernetesError   the Kubernetes API does not answer, or not what was asked
+    │   ├── KubernetesError   the Kubernetes API failed or refused a request
     │   └── PlanError         a model cannot be planned for: `plan_errors.py`
-    ├── EngineStartError      an engine did not come up
-    ├── ProtocolError         gateway and engine do not understand each other
-    └── RequestError          the answer to one HTTP request: `deployments/ingress/errors.py`
+    ├── EngineStartError      an engine did not start
+    ├── ProtocolError         gateway and engine cannot understand each other
+    └── RequestError          the error response to one HTTP request:
+                              `deployments/ingress/errors.py`
 
-Each class keeps its constructor's arguments as fields and hands all of them to
-``super().__init__``: ``Exception`` pickles as ``cls(*args)``, so errors cross actors whole.
-Only a ``RequestError``'s sentence may be sent to a client; the others name files and machines.
+Each class keeps its constructor's arguments as fields and passes all of them to
+``super().__init__``: ``Exception`` pickles as ``cls(*args)``, so errors cross actors intact.
+Only the message of a ``RequestError`` may be sent to a client; the others name files and machines.
 """
 
 
 class FleetError(Exception):
-    """Root of the tree: `except FleetError` catches what qwenfleet foresaw and nothing else."""
+    """Root of the tree: `except FleetError` catches the errors that qwenfleet anticipates, only."""
 
     status: int = 500
     kind: str = "server_error"
@@ -32,11 +33,11 @@ class FleetError(Exception):
     code: str = "internal_error"
     """The "code" of the OpenAI error object."""
     retry_after_s: int | None = None
-    """What to send as Retry-After, in seconds; None sends no such header."""
+    """Value of the Retry-After header, in seconds; None omits the header."""
 
 
 class ConfigError(FleetError):
-    """A configuration file or a command-line option is wrong; `others` holds the next ones."""
+    """A configuration file or a command-line option is wrong; `others` holds further errors."""
 
     status = 400
     kind = "invalid_request_error"
@@ -82,7 +83,7 @@ class ModelSourceError(FleetError):
 
 
 class Refusal(FleetError):
-    """What is wrong and the way out, in a sentence each."""
+    """A problem and its remedy, one sentence each."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem, remedy)
@@ -94,19 +95,19 @@ class Refusal(FleetError):
 
 
 class MachineError(Refusal):
-    """This machine cannot run what was asked: a port in use, too little memory, an old CPU."""
+    """This machine cannot run the fleet: a port is in use, memory is short, or the CPU is old."""
 
     code = "machine"
 
 
 class FleetNotFound(Refusal):
-    """A command that speaks to a running fleet found none."""
+    """A command that needs a running fleet found none."""
 
     code = "fleet_not_found"
 
 
 class MetricsError(Refusal):
-    """An address of metrics does not answer, or not with metrics."""
+    """A metrics endpoint does not answer, or answers with something else."""
 
     code = "metrics"
 
@@ -120,25 +121,25 @@ class MetricsError(Refusal):
 
 
 class StartTimeout(Refusal):
-    """A fleet did not come up in the time that somebody wanted to wait."""
+    """A fleet did not start within the time limit."""
 
     code = "start_timeout"
 
 
 class DeployFailed(Refusal):
-    """A job that deploys or removes a fleet was let down by its Ray cluster."""
+    """A Ray cluster failed to deploy or remove a fleet."""
 
     code = "deploy"
 
 
 class DrainRefused(Refusal):
-    """`qwenfleet drain` did not do what it was asked."""
+    """`qwenfleet drain` did not drain the engine."""
 
     code = "drain"
 
 
 class BenchmarkError(Refusal):
-    """A benchmark cannot measure what it was asked to."""
+    """A benchmark cannot take its measurement."""
 
     code = "benchmark"
 
@@ -155,7 +156,7 @@ class KubernetesError(Refusal):
 
 
 class EngineStartError(FleetError):
-    """An engine did not come up."""
+    """An engine did not start."""
 
     code = "engine_start"
 
@@ -171,7 +172,7 @@ class EngineStartError(FleetError):
 
 
 class ProtocolError(FleetError):
-    """A peer broke the wire protocol, so its connection is of no further use."""
+    """A peer violated the wire protocol; its connection has to be closed."""
 
     code = "protocol_error"
 
@@ -181,5 +182,5 @@ class ProtocolError(FleetError):
 
     def __str__(self) -> str:
         return (
-            f"wire protocol broken: {self.problem}. Run the same qwenfleet version on every node."
+            f"wire protocol violated: {self.problem}. Run the same qwenfleet version on every node."
         )

@@ -1,7 +1,7 @@
-"""Closed sets of words that code, metrics, alerts, logs and spans share: each set stands here once.
+"""Closed sets of values that code, metrics, alerts, logs and spans share, each defined here once.
 
 `metrics.CLOSED` lists those that label metrics. The order of members is part of the contract: the
-page of a model's engines numbers their states by it.
+engines dashboard numbers the states by it.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Loss(StrEnum):
     """Why a request left its engine."""
 
     CORE_DIED = "core_died"
-    """The core is dead, and its host lived to say so."""
+    """The engine host is alive and reported that its core died."""
     RESET = "reset"
-    """The connection closed without a word: the host or its node is lost."""
+    """The connection closed without a message: the host process or its node is lost."""
     SILENT = "silent"
-    """The host says nothing: frozen, or nothing crosses the network."""
+    """The host sends nothing: it is frozen, or the network drops everything."""
     FROZEN = "frozen"
-    """The host lives and its core makes no progress."""
+    """The host is alive, and its core makes no progress."""
     DRAINED = "drained"
-    """The engine was asked to leave."""
+    """The engine is draining."""
     REFUSED = "refused"
-    """The engine lives and will not run this attempt."""
+    """The engine is alive and refused this attempt."""
 
 
 class Decision(StrEnum):
-    """What routing did with a request."""
+    """Routing decisions for a request."""
 
     SENT = "sent"
     WAITS = "waits"
@@ -51,21 +51,21 @@ class Decision(StrEnum):
 
 
 class EngineState(StrEnum):
-    """What an engine says of itself."""
+    """The state that an engine reports."""
 
     STARTING = "starting"
     READY = "ready"
     QUARANTINED = "quarantined"
-    """Its core makes no progress; gateways send it nothing new."""
+    """The core makes no progress; gateways send no new requests."""
     DRAINING = "draining"
 
 
 class StartPhase(StrEnum):
-    """The parts of an engine's start."""
+    """The phases of an engine's start."""
 
     QUEUED = "waiting for its turn"
     HELD = "waiting"
-    """A node of the engine is closed to new engines."""
+    """One of the engine's nodes does not accept new engines."""
     STARTING = "starting"
     FINDING_MODEL = "finding the model"
     IMPORTING_VLLM = "importing vLLM"
@@ -76,12 +76,12 @@ class StartPhase(StrEnum):
 
 
 class FinishReason(IntEnum):
-    """Why a core ended a request, by vLLM's numbers: FinishReason of vllm/v1/engine/__init__.py
+    """Why a core ended a request. Numbers are vLLM's: FinishReason in vllm/v1/engine/__init__.py
     (0.32)."""
 
     STOP = 0
     LENGTH = 1
     ABORT = 2
-    """A core that is shut down says so of all that it runs."""
+    """Also sent for every running request when the core shuts down."""
     ERROR = 3
     REPETITION = 4

@@ -1,8 +1,8 @@
 """Every metric of the fleet: name, unit, labels and meaning, in one place.
 
-Ray's metrics agent exports them with the prefix `ray_` beside vLLM's own series (`ray_vllm_…`), and
-adds where a process runs. Label values come from closed sets: model ids of the configuration,
-outcomes and states of the code, live engine ids.
+Ray's metrics agent exports them with the prefix `ray_`, next to vLLM's own series (`ray_vllm_…`),
+and adds labels for the node and the process. Label values come from closed sets: model ids of the
+configuration, outcomes and states of `labels.py`, ids of live engines.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from qwenfleet.cluster.labels import Decision, EngineState, Loss, Outcome, Start
 LATENCY_BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
 )  # fmt: skip
-"""From a cached prompt on a GPU to a 1M-token prefill."""
+"""Latency buckets, from a cached prompt on a GPU to a 1M-token prefill."""
 TOKEN_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
-"""Around the 17 to 50 ms per token that Qwen3-Coder-480B makes on eight MI300X."""
+"""Time-per-token buckets around the 17 to 50 ms of Qwen3-Coder-480B on eight MI300X."""
 
 
 def _values(labels: type[StrEnum]) -> tuple[str, ...]:
-    """Plain strings: Ray's metrics take nothing else."""
+    """Return plain strings: Ray's metrics accept nothing else."""
     return tuple(label.value for label in labels)
 
 
@@ -45,11 +45,11 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "role": ("gateway", "engine"),
     }
 )  # fmt: skip
-"""All values of these labels; `model`, `deployment` and `engine` are the fleet's own."""
+"""All values of these labels; those of `model`, `deployment` and `engine` depend on the fleet."""
 FLEET: Final = "fleet"
-"""A label of every metric: the name of its fleet, since one Prometheus may watch many."""
+"""A label of every metric: the name of its fleet, because one Prometheus may scrape many fleets."""
 EXPORTED_PREFIX: Final = "ray_"
-"""What Ray's agent puts before every name."""
+"""The prefix that Ray's agent adds to every name."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Metric:
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...]
-    """Beside FLEET."""
+    """Its labels, in addition to FLEET."""
     buckets: tuple[float, ...] = ()
 
     @property
     def exported(self) -> str:
-        """Its name in Prometheus; a histogram's has `_bucket`, `_sum` or `_count` behind it."""
+        """Its name in Prometheus; a histogram's series add `_bucket`, `_sum` or `_count`."""
         return EXPORTED_PREFIX + self.name
 
 
@@ -76,43 +76,43 @@ def _index(*metrics: Metric) -> Mapping[str, Metric]:
 REQUESTS = Metric(
     "qwenfleet_requests_total",
     "counter",
-    "HTTP requests that ended, by how they ended; model is `none` when none was named.",
+    "Finished HTTP requests by outcome; model is `none` if the request named no model.",
     ("model", "outcome"),
 )
 REJECTIONS = Metric(
     "qwenfleet_rejections_total",
     "counter",
-    "Requests that were answered with an error, by its code; invalid_request is vLLM's own word.",
+    "Requests answered with an error, by error code; invalid_request means that vLLM rejected it.",
     ("model", "reason"),
 )
 IN_PROGRESS = Metric(
-    "qwenfleet_running_requests", "gauge", "Requests that a gateway works on.", ("model",)
+    "qwenfleet_running_requests", "gauge", "Requests in progress at a gateway.", ("model",)
 )
 REQUEST_SECONDS = Metric(
     "qwenfleet_request_seconds",
     "histogram",
-    "Time from a request's body to the end of its answer, for completed requests.",
+    "Time from the end of the request body to the end of the response, for completed requests.",
     ("model",),
     LATENCY_BUCKETS_S,
 )
 QUEUE_SECONDS = Metric(
     "qwenfleet_queue_seconds",
     "histogram",
-    "Time from a request's body to the step in which an engine began to work on it.",
+    "Time from the end of the request body to the engine step that first schedules the request.",
     ("model",),
     LATENCY_BUCKETS_S,
 )
 TTFT_SECONDS = Metric(
     "qwenfleet_time_to_first_token_seconds",
     "histogram",
-    "Time from a request's body to its first token at the gateway.",
+    "Time from the end of the request body to the first token at the gateway.",
     ("model",),
     LATENCY_BUCKETS_S,
 )
 ITL_SECONDS = Metric(
     "qwenfleet_inter_token_seconds",
     "histogram",
-    "Time between two token events of one request at the gateway.",
+    "Time between two consecutive token events of one request at the gateway.",
     ("model",),
     TOKEN_BUCKETS_S,
 )
@@ -122,91 +122,92 @@ PROMPT_TOKENS = Metric(
 CACHED_TOKENS = Metric(
     "qwenfleet_cached_tokens_total",
     "counter",
-    "Prompt tokens that an engine's prefix cache already held.",
+    "Prompt tokens found in an engine's prefix cache.",
     ("model",),
 )
 OUTPUT_TOKENS = Metric(
-    "qwenfleet_output_tokens_total", "counter", "Tokens that engines generated.", ("model",)
+    "qwenfleet_output_tokens_total", "counter", "Tokens generated by engines.", ("model",)
 )
 SLO_EVENTS = Metric(
     "qwenfleet_slo_events_total",
     "counter",
-    "Events that an objective judges, good or bad: a request (availability), its first token "
-    "(ttft), a later token (inter_token).",
+    "Good and bad events for each objective: a request (availability), its first token (ttft), a "
+    "later token (inter_token).",
     ("model", "slo", "verdict"),
 )
 SLO_OBJECTIVE = Metric(
     "qwenfleet_slo_objective_ratio",
     "gauge",
-    "Share of events that are to be good, from the configuration.",
+    "Target share of good events, from the configuration.",
     ("model", "slo"),
 )
 SLO_THRESHOLD = Metric(
     "qwenfleet_slo_threshold_seconds",
     "gauge",
-    "Longest that a good event takes, from the configuration; of `start`, an engine's start.",
+    "Longest duration of a good event, from the configuration; `start` is an engine's start.",
     ("model", "slo"),
 )
 ROUTING = Metric(
     "qwenfleet_routing_decisions_total",
     "counter",
-    "What became of requests: sent to an engine at once, wait for one, moved to another, or put on "
-    "trial because engines died under them.",
+    "Routing decisions: sent to an engine at once, waits for one, moved to another, or on trial "
+    "(run in isolation because engines crashed while running the request).",
     ("model", "decision"),
 )
 USABLE_ENGINES = Metric(
     "qwenfleet_usable_engines",
     "gauge",
-    "Engines that a gateway can send new requests to.",
+    "Engines that can take new requests, as seen by a gateway.",
     ("model",),
 )
 ENGINE_LOSSES = Metric(
     "qwenfleet_engine_losses_total",
     "counter",
-    "Engines lost, by how. Each gateway counts its own.",
+    "Engines lost, by cause. Each gateway counts the losses that it sees.",
     ("model", "loss"),
 )
 RESUMES = Metric(
     "qwenfleet_resumes_total",
     "counter",
-    "Requests that went on at another engine, by why they left theirs.",
+    "Requests resumed on another engine, by the reason that they left the first one.",
     ("model", "loss"),
 )
 RESUME_GAP_SECONDS = Metric(
     "qwenfleet_resume_gap_seconds",
     "histogram",
-    "Time between a request's last token at one engine and its first at the next.",
+    "Time between the last token from one engine and the first from the next, for a resumed "
+    "request.",
     ("model", "loss"),
     LATENCY_BUCKETS_S,
 )
 MOVING_REQUESTS = Metric(
     "qwenfleet_moving_requests",
     "gauge",
-    "Requests at a gateway that wait for an engine, or for their turn to leave one.",
+    "Requests at a gateway that wait for an engine, or to be moved off one.",
     ("model",),
 )
 DRAIN_CUTS = Metric(
     "qwenfleet_drain_cut_requests_total",
     "counter",
-    "Requests that an engine still ran when the time of its drain was over.",
+    "Requests still running on an engine when its drain deadline passed.",
     ("model",),
 )
 START_FAILURES = Metric(
     "qwenfleet_engine_start_failures_total",
     "counter",
-    "Engines that gave up their start.",
+    "Engine starts that failed.",
     ("model",),
 )
 ORPHANS = Metric(
     "qwenfleet_orphaned_requests_total",
     "counter",
-    "Requests that an engine stopped because their gateway's connection had gone.",
+    "Requests that an engine aborted because their gateway disconnected.",
     ("model",),
 )
 ENGINE_STATE = Metric(
     "qwenfleet_engine_state",
     "gauge",
-    "1 for the state that an engine is in, 0 for the others; deployment is its name in Serve.",
+    "1 for the engine's current state, 0 for the others; deployment is its Serve deployment.",
     ("model", "deployment", "engine", "state"),
 )
 ENGINE_RUNNING = Metric(
@@ -218,7 +219,7 @@ ENGINE_RUNNING = Metric(
 ENGINE_WAITING = Metric(
     "qwenfleet_engine_waiting_requests",
     "gauge",
-    "Requests that an engine has queued.",
+    "Requests in an engine's queue.",
     ("model", "deployment", "engine"),
 )
 ENGINE_KV_USAGE = Metric(
@@ -230,50 +231,50 @@ ENGINE_KV_USAGE = Metric(
 ENGINE_PREFILL_RATE = Metric(
     "qwenfleet_engine_prefill_tokens_per_second",
     "gauge",
-    "Prompt tokens that an engine prefills per second, as routing has learned; 0 while unknown.",
+    "Prompt tokens that an engine prefills per second, as learned by routing; 0 while unknown.",
     ("model", "deployment", "engine"),
 )
 ENGINE_DECODE_STEP = Metric(
     "qwenfleet_engine_decode_step_seconds",
     "gauge",
-    "Time of a step that only decodes, as routing has learned; 0 while unknown.",
+    "Time of a decode-only step, as learned by routing; 0 while unknown.",
     ("model", "deployment", "engine"),
 )
 ENGINE_START_SECONDS = Metric(
     "qwenfleet_engine_start_seconds",
     "gauge",
-    "What an engine's start took, or has taken so far, phase by phase.",
+    "Time spent in each phase of an engine's start, so far if the start is in progress.",
     ("model", "deployment", "engine", "phase"),
 )
 ENGINE_DRAIN_SECONDS = Metric(
     "qwenfleet_engine_drain_seconds",
     "gauge",
-    "How long a draining engine has been at it.",
+    "Time since an engine started to drain.",
     ("model", "deployment", "engine"),
 )
 ENGINE_DRAIN_GRACE = Metric(
     "qwenfleet_engine_drain_grace_seconds",
     "gauge",
-    "How long a draining engine may take.",
+    "Time limit for an engine's drain.",
     ("model", "deployment", "engine"),
 )
 HEAD_FAULT_TOLERANCE = Metric(
     "qwenfleet_head_fault_tolerance",
     "gauge",
-    "1 when Ray's state outlives its head, 0 when a lost head restarts the fleet; of clusters that "
-    "say so by QWENFLEET_HEAD_STORE, as the chart's do.",
+    "1 if Ray's state survives the loss of its head, 0 if a lost head restarts the fleet. Reported "
+    "only where QWENFLEET_HEAD_STORE is set, as in the chart's pods.",
     (),
 )
 CLOCK = Metric(
     "qwenfleet_clock_seconds",
     "gauge",
-    "Seconds since the epoch by a process's own clock, when it last reported.",
+    "Seconds since the epoch on the process's clock at its last report.",
     ("role",),
 )
 BUILD_INFO = Metric(
     "qwenfleet_build_info",
     "gauge",
-    "1, for the versions that a process runs.",
+    "Always 1; the labels hold the versions that a process runs.",
     ("role", "version", "ray", "vllm"),
 )
 

@@ -1,14 +1,14 @@
-"""Why a model cannot be planned for, with fields that each reader's words are made of.
+"""Errors of the planner, as fields from which each caller makes a message in its user's terms.
 
-    PlanError             a model or a name is not known, or the numbers cannot be
+    PlanError             a model or a name is unknown, or the numbers are impossible
     ├── WrongQuantity     a number is out of range
-    ├── ContextTooLong    the context is beyond the model's own
+    ├── ContextTooLong    the context exceeds the model's own
     ├── RequestTooLong    a request is longer than the context
-    ├── NoSuchMachines    the cluster has no such machines
+    ├── NoSuchMachines    the cluster does not have the requested machines
     └── NoLayoutFits      every layout breaks a rule
 
-The planner names neither options of a command nor keys of a file: who reports an error calls
-`word` with theirs.
+The planner knows neither command-line options nor configuration keys: the caller that reports an
+error passes its own terms to `word`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from qwenfleet.cluster.errors import Refusal
 
 
 class Quantity(StrEnum):
-    """What a plan depends on, as an error calls it that knows neither options nor keys."""
+    """The inputs of a plan, in words that name neither options nor keys."""
 
     MODEL = "the model"
     ACCELERATOR = "the accelerator"
@@ -29,23 +29,23 @@ class Quantity(StrEnum):
     LAYOUT = "the layout"
     CONTEXT = "the context"
     LONG_CONTEXT = "the long-context method"
-    KV_DTYPE = "the KV cache's type"
-    MEMORY_SHARE = "the share of memory that vLLM may use"
-    CONCURRENCY = "the number of requests at once"
-    PROMPT_TOKENS = "the length of a prompt"
-    OUTPUT_TOKENS = "the length of an answer"
+    KV_DTYPE = "the KV cache dtype"
+    MEMORY_SHARE = "the share of GPU memory for vLLM"
+    CONCURRENCY = "the number of concurrent requests"
+    PROMPT_TOKENS = "the prompt length"
+    OUTPUT_TOKENS = "the output length"
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One quantity with another value, after which a layout fits."""
+    """A change of one quantity that makes a layout fit."""
 
     quantity: Quantity
     value: str | int
     layout: str
-    """The layout that fits then, in its short form."""
+    """The layout that fits after the change, in its short form."""
     machines: str
-    """What it runs on, such as `2 x 8 x H100`."""
+    """The machines for that layout, such as `2 x 8 x H100`."""
 
     def __str__(self) -> str:
         match self.quantity:
@@ -63,12 +63,12 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Wording:
-    """How those who asked for a plan write what it depends on: options, or keys of a file."""
+    """The caller's terms for the inputs of a plan: command-line options, or configuration keys."""
 
     names: Mapping[Quantity, str]
-    """A quantity that is missing cannot be set by them."""
+    """The caller cannot set a quantity that is missing here."""
     yarn: str = "choose YaRN"
-    """How they choose it."""
+    """The instruction that selects YaRN."""
     change: Callable[[Alternative], str] = str
 
 
@@ -76,14 +76,14 @@ PLAIN_WORDING: Final = Wording({quantity: quantity.value for quantity in Quantit
 
 
 class PlanError(Refusal):
-    """The planner does not know a name, or the numbers cannot be."""
+    """The planner does not know a name, or the numbers are impossible."""
 
     status = 400
     kind = "invalid_request_error"
     code = "plan"
 
     def word(self, wording: Wording) -> None:
-        """Write problem and remedy again, in the words of those who asked."""
+        """Rewrite the problem and the remedy in the caller's terms."""
         self.problem, self.remedy = self._sentences(wording)
 
     def _sentences(self, wording: Wording) -> tuple[str, str]:
@@ -91,7 +91,7 @@ class PlanError(Refusal):
 
 
 class WrongQuantity(PlanError):
-    """A quantity has a value that it cannot have; `wanted` is what it can be."""
+    """A quantity is out of range; `wanted` describes the allowed values."""
 
     def __init__(self, quantity: Quantity, value: float, wanted: str) -> None:
         self.quantity = quantity
@@ -106,7 +106,7 @@ class WrongQuantity(PlanError):
 
 
 class ContextTooLong(PlanError):
-    """The context is longer than the model's own, and no long-context method is chosen."""
+    """The context is longer than the model's own, and no long-context method is set."""
 
     def __init__(self, model: str, context_tokens: int, longest_tokens: int) -> None:
         self.model = model
@@ -117,15 +117,15 @@ class ContextTooLong(PlanError):
 
     def _sentences(self, wording: Wording) -> tuple[str, str]:
         return (
-            f"a context of {self.context_tokens:,} tokens is beyond the {self.longest_tokens:,} of "
-            f"{self.model}, and no long-context method is chosen",
+            f"a context of {self.context_tokens:,} tokens exceeds the {self.longest_tokens:,} of "
+            f"{self.model}, and no long-context method is set",
             f"Lower {wording.names[Quantity.CONTEXT]} to {self.longest_tokens:,} or less, or "
-            f"{wording.yarn}, which harms short prompts a little.",
+            f"{wording.yarn}, which slightly degrades short prompts.",
         )
 
 
 class RequestTooLong(PlanError):
-    """One request of the load is longer than the context."""
+    """A request of the planned load is longer than the context."""
 
     def __init__(self, prompt_tokens: int, output_tokens: int, context_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
@@ -144,7 +144,7 @@ class RequestTooLong(PlanError):
 
 
 class NoSuchMachines(PlanError):
-    """A cluster has no machines to plan for, or none of the kind that was asked for."""
+    """A cluster has no machines to plan for, or none with the requested accelerator."""
 
     def __init__(self, has: str, accelerator: str | None, skipped: tuple[str, ...]) -> None:
         self.has = has
@@ -157,16 +157,16 @@ class NoSuchMachines(PlanError):
         machines = (Quantity.ACCELERATOR, Quantity.NODES, Quantity.GPUS_PER_NODE)
         first, second, third = (wording.names[quantity] for quantity in machines)
         lacks = f", and no {self.accelerator}" if self.accelerator else ""
-        skipped = f" Left out: {'; '.join(self.skipped)}." if self.skipped else ""
+        skipped = f" Skipped: {'; '.join(self.skipped)}." if self.skipped else ""
         return (
             f"the cluster has {self.has}{lacks}",
-            f"Give {first}, {second} and {third} instead.{skipped}",
+            f"Set {first}, {second} and {third} instead.{skipped}",
         )
 
 
 class NoLayoutFits(PlanError):
-    """No layout is legal and fits; `rule` is the name of the one that the nearest layout breaks,
-    and each of `changes` is enough for one to fit."""
+    """No legal layout fits. `rule` names the rule that the nearest layout breaks; any one of
+    `changes` makes a layout fit."""
 
     code = "no_layout_fits"
 
@@ -179,5 +179,7 @@ class NoLayoutFits(PlanError):
 
     def _sentences(self, wording: Wording) -> tuple[str, str]:
         works = "; or ".join(map(wording.change, self.changes))
-        remedy = f"What works: {works}." if works else "No machine that the planner knows holds it."
+        remedy = (
+            f"What works: {works}." if works else "No machine known to the planner can hold it."
+        )
         return self.problem, remedy

@@ -1,9 +1,11 @@
 """`python -m qwenfleet.cluster.chart.generate`: writes every file that is derived from code.
 
-From the settings' own types come the chart's `values.schema.json` and docs' table of settings;
-from the planner's catalog the chart's `files/catalog.json`; from the comments of `values.yaml` the
-table in its README; from the declared metrics, alerts and dashboards the table of metrics in docs,
-the rules, the index of runbooks and the dashboards' JSON.
+* The types of the settings: the chart's `values.schema.json` and the table in
+  docs/configuration.md.
+* The planner's catalog: the chart's `files/catalog.json`.
+* The comments of `values.yaml`: the table in the chart's README.
+* Metrics, alerts and dashboards: docs/metrics.md, the rules, the index of runbooks and the
+  dashboards' JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ HEADER: Final = "# Written by `python -m qwenfleet.cluster.chart.generate`.\n"
 
 
 def catalog() -> dict[str, Any]:
-    """What the chart's arithmetic needs: widths and context of models, vendor of accelerators."""
+    """Return the inputs of the chart's checks: widths and contexts of models, accelerators."""
     models = {
         model.short_name: {
             "context": model.geometry.max_context_tokens,
@@ -56,10 +58,10 @@ def catalog() -> dict[str, Any]:
 
 
 def values_table(text: str) -> str:
-    """The table in the chart's README: the values in `text`, a YAML file with a `# --` comment at
-    each key that is explained."""
+    """Return the table in the chart's README for `text`, a YAML file with a `# --` comment above
+    each documented key."""
     values = yaml.safe_load(text)
-    rows = ["| value | default | what it says |", "|---|---|---|"]
+    rows = ["| value | default | description |", "|---|---|---|"]
     for path, comment in comments(text):
         default: Any = values
         for part in path:
@@ -69,24 +71,24 @@ def values_table(text: str) -> str:
 
 
 def comments(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Each key with a `# --` comment right above it: its path, and the comment."""
+    """Yield the path and the comment of each key with a `# --` comment directly above it."""
     path: list[tuple[int, str]] = []
-    said: list[str] = []
+    comment: list[str] = []
     for line in text.splitlines():
         found = KEY.match(line)
         if line.lstrip().startswith("#"):
-            said.append(line.strip().removeprefix("# -- ").removeprefix("# "))
+            comment.append(line.strip().removeprefix("# -- ").removeprefix("# "))
         elif found is not None:
             depth = len(found[1])
             path = [*(entry for entry in path if entry[0] < depth), (depth, found[2])]
-            if said:
-                yield tuple(name for _, name in path), " ".join(said).replace("|", "\\|")
-            said = []
+            if comment:
+                yield tuple(name for _, name in path), " ".join(comment).replace("|", "\\|")
+            comment = []
 
 
 def fields_table() -> str:
-    """The table of settings in docs/configuration.md: path, default and meaning of each."""
-    rows = ["| field | default | meaning |", "|---|---|---|"]
+    """Return the table of settings in docs/configuration.md."""
+    rows = ["| field | default | description |", "|---|---|---|"]
     for path, field in fields():
         meaning = (field.description or "").replace("|", "\\|")
         rows.append(f"| `{path}` | {_default(field)} | {meaning} |")
@@ -94,9 +96,9 @@ def fields_table() -> str:
 
 
 def fields() -> Iterator[tuple[str, FieldInfo]]:
-    """Every setting of a fleet with its path, section by section; each section comes once."""
+    """Yield every setting of a fleet with its path, section by section; each section once."""
     sections: dict[type[Section], str] = {FleetConfig: ""}
-    for section, prefix in (queue := list(sections.items())):
+    for section, prefix in (queue := list(sections.items())):  # grows as sections are found
         for name, field in section.model_fields.items():
             yield f"{prefix}{name}", field
             inner = _section_in(field.annotation)
@@ -113,7 +115,7 @@ def _section_in(annotation: Any) -> type[Section] | None:
 
 
 def _default(field: FieldInfo) -> str:
-    """Nothing for a section, whose own fields say it."""
+    """Return the default of a field; empty for a section, whose fields have their own defaults."""
     if field.is_required():
         return "required"
     if _section_in(field.annotation) is not None and field.default is not None:
@@ -122,8 +124,8 @@ def _default(field: FieldInfo) -> str:
 
 
 def metrics_table() -> str:
-    """The tables of docs/metrics.md: the metrics, and the values of their labels."""
-    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    """Return the tables of docs/metrics.md: the metrics, and the values of their labels."""
+    rows = ["| metric | kind | labels | description |", "|---|---|---|---|"]
     for metric in METRICS.values():
         labels = ", ".join(metric.labels)
         rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
@@ -133,8 +135,8 @@ def metrics_table() -> str:
 
 
 def runbooks_table() -> str:
-    """The runbooks' index: each alert, how urgent it is, and in one sentence what it says."""
-    rows = ["| alert | severity | it says |", "|---|---|---|"]
+    """Return the index of runbooks: name, severity and summary of each alert."""
+    rows = ["| alert | severity | summary |", "|---|---|---|"]
     for name in dict.fromkeys(alert.name for alert in rule_file.alerts()):
         of_name = [alert for alert in rule_file.alerts() if alert.name == name]
         severities = ", ".join(dict.fromkeys(alert.severity for alert in of_name))
@@ -144,7 +146,7 @@ def runbooks_table() -> str:
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
-    """Every generated file with the text that it should have."""
+    """Return the expected text of every generated file."""
     chart, docs = root / CHART_FOLDER, root / "docs"
     values = (chart / "values.yaml").read_text(encoding="utf-8")
     return {
@@ -162,14 +164,14 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
 
 
 def _with_table(page: Path, name: str, rows: str) -> str:
-    """The page's text with these rows between the comments `name` and `/name`."""
+    """Return the page's text with these rows between the comments `name` and `/name`."""
     between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8")
     return between.sub(lambda found: found[1] + rows + found[2], text)
 
 
 def dashboard_files(root: Path = ROOT) -> dict[Path, str]:
-    """Grafana's dashboards. Needs grafana-foundation-sdk, which only developers have."""
+    """Return the Grafana dashboards. Needs grafana-foundation-sdk, a development dependency."""
     from qwenfleet.cluster.dashboards.grafana import DASHBOARDS, render
 
     return {
@@ -179,7 +181,7 @@ def dashboard_files(root: Path = ROOT) -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write them all."""
+    """Write all generated files."""
     for path, text in generated().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

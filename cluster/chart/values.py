@@ -1,7 +1,7 @@
-"""What the chart `helm/qwenfleet` takes as values: the fleet's own tree, and where its pods run.
+"""The values of the chart `helm/qwenfleet`: the fleet's own tree, and the settings of its pods.
 
-Names are camel case, as Kubernetes' are; below `fleet` they are those of a fleet.yaml.
-`chart_generate` turns this tree into `values.schema.json`; the defaults are in `values.yaml`.
+Names are camel case, as in Kubernetes; below `fleet` they are those of a fleet.yaml.
+`generate` turns this tree into `values.schema.json`; the defaults are in `values.yaml`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.section import Section
 
 Object = dict[str, JsonValue]
-"""A piece of Kubernetes' own API, which its server checks."""
+"""An object of Kubernetes' own API, which its server validates."""
 Quantity = str | int | float
 Seconds = Annotated[int, Field(ge=1)]
 ObjectName = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$")]
-"""Of a Kubernetes object; empty names none."""
+"""Name of a Kubernetes object; empty: none."""
 
 
 class Digests(Section):
@@ -30,7 +30,7 @@ class Digests(Section):
 
 
 class Image(Section):
-    """The images of helm/image: one name, three flavours."""
+    """Images built from helm/image: one name, three variants."""
 
     registry: str
     repository: str = Field(min_length=1)
@@ -43,14 +43,14 @@ class Image(Section):
 
 
 class Resources(Section):
-    """Of a container."""
+    """Resources of a container."""
 
     requests: dict[str, Quantity] = Field(default={})
     limits: dict[str, Quantity] = Field(default={})
 
 
 class Placement(Section):
-    """Where the pods of a group run, and with what."""
+    """Scheduling and resources of a group's pods."""
 
     resources: Resources = Resources()
     nodeSelector: dict[str, str] = Field(default={})
@@ -59,13 +59,13 @@ class Placement(Section):
 
 
 class Drained(Placement):
-    """Of pods whose work moves away before they end."""
+    """Scheduling and resources of pods that drain before they exit."""
 
     drainSeconds: Seconds = 90
 
 
 class VendorValues(Section):
-    """The accelerators of one vendor."""
+    """Nodes with accelerators of one vendor."""
 
     resource: str = Field(min_length=1)
     gpusPerNode: int = Field(ge=1)
@@ -74,27 +74,27 @@ class VendorValues(Section):
 
 
 class Accelerators(Section):
-    """Each vendor's."""
+    """Nodes with accelerators, by vendor."""
 
     nvidia: VendorValues
     amd: VendorValues
 
 
 class Auth(Section):
-    """Who may send requests."""
+    """API keys."""
 
     mode: Literal["generated", "existing", "none"]
     existingSecret: ObjectName
 
 
 class RayAuth(Section):
-    """Who may drive Ray."""
+    """Ray's token."""
 
     existingSecret: ObjectName
 
 
 class HuggingFace(Section):
-    """The Hub."""
+    """Access to the Hugging Face Hub."""
 
     existingSecret: ObjectName
     key: str = Field(min_length=1)
@@ -118,7 +118,7 @@ class S3(Section):
 
 
 class Weights(Section):
-    """Where models come from."""
+    """Sources of model weights."""
 
     huggingFace: HuggingFace
     pvc: WeightsClaim
@@ -126,7 +126,7 @@ class Weights(Section):
 
 
 class Cache(Section):
-    """The volume behind fleet.cache_dir."""
+    """The volume for fleet.cache_dir."""
 
     existingClaim: ObjectName
     create: bool
@@ -135,21 +135,21 @@ class Cache(Section):
 
 
 class GcsFaultTolerance(Section):
-    """Whether Ray's head can be lost."""
+    """Fault tolerance of Ray's head."""
 
     redisAddress: str
     existingSecret: ObjectName
 
 
 class Upgrade(Section):
-    """How a new Ray cluster takes over."""
+    """Upgrade to a new Ray cluster."""
 
     gatewayClassName: str
     intervalSeconds: Seconds
 
 
 class Autoscaler(Section):
-    """Ray's, beside the head."""
+    """Ray's autoscaler, in the head pod."""
 
     idleTimeoutSeconds: Seconds
     resources: Resources
@@ -163,7 +163,7 @@ class Service(Section):
 
 
 class Ingress(Section):
-    """An Ingress to it."""
+    """An Ingress to the gateways."""
 
     enabled: bool
     className: str
@@ -173,7 +173,7 @@ class Ingress(Section):
 
 
 class HttpRoute(Section):
-    """An HTTPRoute to it."""
+    """An HTTPRoute to the gateways."""
 
     enabled: bool
     parentRefs: list[Object]
@@ -181,7 +181,7 @@ class HttpRoute(Section):
 
 
 class NetworkPolicy(Section):
-    """Who reaches the pods, and whom they reach."""
+    """Ingress and egress of the pods."""
 
     enabled: bool
     clients: list[Object]
@@ -190,7 +190,7 @@ class NetworkPolicy(Section):
 
 
 class PodMonitor(Section):
-    """What Prometheus scrapes."""
+    """The PodMonitor for Prometheus."""
 
     enabled: bool
     interval: str = Field(pattern=r"^([0-9]+(ms|[smh]))+$")
@@ -198,14 +198,14 @@ class PodMonitor(Section):
 
 
 class Rules(Section):
-    """What it records, and alerts of."""
+    """Recording rules and alerts."""
 
     enabled: bool
     labels: dict[str, str]
 
 
 class Dashboards(Section):
-    """What Grafana shows."""
+    """Grafana dashboards."""
 
     enabled: bool
     labels: dict[str, str]
@@ -213,7 +213,7 @@ class Dashboards(Section):
 
 
 class Monitoring(Section):
-    """For those who watch."""
+    """Monitoring objects."""
 
     podMonitor: PodMonitor
     rules: Rules
@@ -222,14 +222,14 @@ class Monitoring(Section):
 
 
 class PodDisruptionBudget(Section):
-    """How many pods a node drain may take at once."""
+    """Limits on concurrent evictions by node drains."""
 
     enabled: bool
     head: bool
 
 
 class ServiceAccount(Section):
-    """Who engines are to Kubernetes."""
+    """The ServiceAccount of engines."""
 
     create: bool
     name: ObjectName
@@ -237,34 +237,34 @@ class ServiceAccount(Section):
 
 
 class Rbac(Section):
-    """What they may do."""
+    """RBAC permissions of engines."""
 
     create: bool
     nodes: bool
 
 
 class PodSecurity(Section):
-    """The user that all containers run as."""
+    """The user and group of all containers."""
 
     runAsUser: int = Field(ge=1)
     fsGroup: int = Field(ge=1)
 
 
 class Checks(Section):
-    """What is refused before anything is installed."""
+    """Checks before anything is installed."""
 
     crds: Literal["auto", "always", "never"]
     plan: bool
 
 
 class Tests(Section):
-    """`helm test`."""
+    """Settings of `helm test`."""
 
     timeoutSeconds: Seconds
 
 
 class ChartValues(Section):
-    """The whole of `values.yaml`."""
+    """All of `values.yaml`."""
 
     fleet: FleetConfig
     fullnameOverride: str
@@ -296,6 +296,6 @@ class ChartValues(Section):
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of the values, closed at every level but for Kubernetes' own objects."""
+    """Return the JSON Schema of the values; only Kubernetes' own objects are open."""
     found = ChartValues.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

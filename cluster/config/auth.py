@@ -1,7 +1,7 @@
-"""Who may use a fleet: hashes of API keys, in its configuration or in a file beside it.
+"""API keys: their hashes, in the configuration or in a separate file.
 
-A key is random, so one plain SHA-256 is enough to keep: there is no list of likely keys to try.
-No key, and nothing that could be one, is ever part of an error's text.
+A key is random, so storing one plain SHA-256 is safe: an attacker has no list of likely keys to
+try. No error text ever shows a key, nor a value that could be one.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from qwenfleet.cluster.errors import ConfigError
 
 KEY_PREFIX: Final = "qf-"
 KEY_BYTES: Final = 32
-"""Of randomness, which are 43 characters of base64."""
+"""Random bytes in a key: 43 characters of base64."""
 MAX_KEY_BYTES: Final = 512
-"""What is longer is no key, and is not hashed."""
+"""Longest key; longer values are rejected without hashing them."""
 MAX_FILE_BYTES: Final = 8 * 2**20
-"""A hundred thousand keys with a name each."""
+"""Largest keys file: room for a hundred thousand keys, each with a name."""
 HASH_PATTERN: Final = r"^sha256:[0-9a-fA-F]{64}$"
-NO_HASH: Final = "is no hash of a key; it is not shown, for it may be a key"
-WANTED: Final = "Write `sha256:` and 64 hexadecimal digits, as `qwenfleet keys hash` prints them."
+NOT_A_HASH: Final = "not a key hash; the value is hidden because it might be a key"
+WANTED: Final = "Write `sha256:` and 64 hexadecimal digits, as printed by `qwenfleet keys hash`."
 
 _is_hash = re.compile(HASH_PATTERN).fullmatch
 
 
 def _only_a_hash(value: object) -> object:
-    """In place of pydantic's own sentence, which shows the value."""
+    """Reject a wrong value without showing it, as pydantic's own message would."""
     if isinstance(value, str) and _is_hash(value):
         return value
-    raise refuse(f"this {NO_HASH}", WANTED)
+    raise refuse(NOT_A_HASH, WANTED)
 
 
 KeyHash = Annotated[str, Field(pattern=HASH_PATTERN), BeforeValidator(_only_a_hash)]
@@ -45,20 +45,20 @@ KeyHash = Annotated[str, Field(pattern=HASH_PATTERN), BeforeValidator(_only_a_ha
 
 
 class AuthConfig(Section):
-    """The keys that a fleet takes, those of both fields together."""
+    """The keys that a fleet accepts: those of both fields together."""
 
     keys: tuple[KeyHash, ...] = Field(
         default=(),
         strict=False,
-        description="Hashes of keys, each `sha256:` and 64 hexadecimal digits, as `qwenfleet keys "
-        "new` prints them. A change restarts the gateways.",
+        description="Key hashes, each `sha256:` and 64 hexadecimal digits, as printed by "
+        "`qwenfleet keys new`. A change restarts the gateways.",
     )
     keys_file: str | None = Field(
         default=None,
         pattern=r"^/",
-        description="Absolute path of a file, the same on every node with a gateway, that holds "
-        "one such hash on each line, with `#` before comments; gateways read it again when it "
-        "changes. null: there is none.",
+        description="Absolute path of a file with one key hash per line and comments after `#`. "
+        "It must exist at this path on every node that runs a gateway. Gateways reload it when it "
+        "changes. null: no file.",
     )
 
     @model_validator(mode="after")
@@ -66,8 +66,8 @@ class AuthConfig(Section):
         if not self.keys and self.keys_file is None:
             raise refuse(
                 "auth has neither keys nor keys_file",
-                "Add a hash of `qwenfleet keys new` to auth.keys, or write `auth: none` to let "
-                "anyone in.",
+                "Add a hash from `qwenfleet keys new` to auth.keys, or write `auth: none` to allow "
+                "anyone.",
             )
         return self
 
@@ -77,7 +77,7 @@ def _only_none(value: object) -> object:
         return value
     raise refuse(
         "auth is neither a mapping nor the word none",
-        "Write `auth: none` to let anyone in, or a mapping with keys or keys_file.",
+        "Write `auth: none` to allow anyone, or a mapping with keys or keys_file.",
     )
 
 
@@ -90,27 +90,27 @@ AuthSetting = Annotated[
     | Annotated[AuthConfig, Tag("keys")],
     Discriminator(_kind),
 ]
-"""What `auth:` takes. A wrong value is judged as the one kind that it looks like."""
+"""Values of `auth:`. A wrong value is validated as the one form that it looks like."""
 
 
 def new_key() -> str:
-    """A key that nobody else has."""
+    """Return a new random key."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def hash_of(key: str) -> KeyHash:
-    """What a fleet keeps of a key."""
+    """Return the hash that a fleet stores in place of the key."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 class Keyring:
-    """Knows keys by their hashes.
+    """A set of keys, known by their hashes.
 
-    A look-up takes the same time for any wrong key, however much of it is right: what it compares
-    are SHA-256 digests, which share nothing when their keys differ in one bit, and it compares two
-    of them only when Python's 64-bit hashes of them are equal already. Comparing with
-    `hmac.compare_digest` digest by digest, which takes as long for a right key as for a wrong one,
-    cost 0.05 us a key: 0.5 ms of the event loop for 10,000, where this takes 0.03 us.
+    A look-up takes the same time for any wrong key, however much of it is right: it compares
+    SHA-256 digests, which share nothing if the keys differ in one bit, and it compares two digests
+    only after Python's 64-bit hashes of them matched. Comparing digest by digest with
+    `hmac.compare_digest`, which takes as long for a right key as for a wrong one, cost 0.05 us a
+    key: 0.5 ms of the event loop for 10,000 keys. This look-up takes 0.03 us.
     """
 
     def __init__(self, hashes: Iterable[KeyHash]) -> None:
@@ -124,20 +124,22 @@ class Keyring:
 
 
 def read_keys(path: str) -> tuple[KeyHash, ...]:
-    """The hashes in a keys file; none in an empty one. Raises ConfigError, with the line of a wrong
-    one."""
+    """Return the hashes in a keys file, which may be empty. Raises ConfigError with the line of the
+    first wrong hash."""
     try:
         kind = Path(path).stat().st_mode
         if not stat.S_ISREG(kind):
-            raise ConfigError("this is no file", "Name a file with one hash on each line.", path)
+            raise ConfigError(
+                "not a regular file", "Set auth.keys_file to a file with one hash per line.", path
+            )
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         problem = f"the keys file cannot be read: {error.strerror}"
-        raise ConfigError(problem, "Check auth.keys_file and permissions.", path) from error
+        raise ConfigError(problem, "Check auth.keys_file and its permissions.", path) from error
     if len(data) > MAX_FILE_BYTES:
         problem = f"the keys file is larger than {MAX_FILE_BYTES} bytes"
-        raise ConfigError(problem, "Keep one hash on each line, and nothing else.", path)
+        raise ConfigError(problem, "Keep one hash per line, and nothing else.", path)
     return tuple(_hashes(data, path))
 
 
@@ -145,11 +147,12 @@ def _hashes(data: bytes, path: str) -> Iterable[KeyHash]:
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         text = line.partition(b"#")[0].strip().decode("ascii", errors="replace")
         if text and not _is_hash(text):
-            raise ConfigError(f"this {NO_HASH}", WANTED, path, number)
+            raise ConfigError(NOT_A_HASH, WANTED, path, number)
         if text:
             yield text
 
 
 def known_hashes(auth: AuthConfig) -> tuple[KeyHash, ...]:
-    """Of both fields. Raises ConfigError when the file cannot be read or has a wrong line."""
+    """Return the hashes of both fields. Raises ConfigError if the file cannot be read or has a
+    wrong line."""
     return auth.keys + (() if auth.keys_file is None else read_keys(auth.keys_file))

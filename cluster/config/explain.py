@@ -1,4 +1,4 @@
-"""pydantic's findings as sentences: what is wrong, with which value, and what to write."""
+"""Validation errors of pydantic as sentences: the problem, the value, and what to write instead."""
 
 import datetime
 import difflib
@@ -18,7 +18,7 @@ from qwenfleet.cluster.errors import ConfigError
 
 @dataclass(frozen=True)
 class Spot:
-    """How the user wrote a value: its name there and, in a file, its line."""
+    """The place of a value in the user's words: its name and, in a file, its line."""
 
     name: str
     file: str | None = None
@@ -48,11 +48,11 @@ _BOUNDS = {
 def explain(
     error: ValidationError, tree: type[BaseModel], spot_of: Callable[[Loc], Spot]
 ) -> ConfigError:
-    """All findings as one error: the first, with the others in `others`."""
+    """Return all findings as one error: the first one, with the rest in `others`."""
     found: dict[str, ConfigError] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # pydantic counts only the entries that are right; the wrong one is reported
+            continue  # pydantic counts only valid entries; the invalid one has its own finding
         detail["loc"] = _plain(detail["loc"])
         loc = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
         spot = spot_of(loc)
@@ -68,35 +68,35 @@ def explain(
 def _sentence(detail: ErrorDetails, tree: type[BaseModel], spot: Spot) -> tuple[str, str]:
     kind, value, loc = detail["type"], detail["input"], detail["loc"]
     context = detail.get("ctx", {})
-    if kind == "rule":
+    if kind == "rule":  # from `refuse`, already in words
         return context["problem"], context["remedy"]
     if kind == "extra_forbidden":
         return _unknown_key(str(loc[-1]), loc[:-1], tree)
     if kind == "missing":
         return f"{spell(loc[:-1])} has no '{loc[-1]}'", f"Add it: {_description(tree, loc)}"
-    if loc[:1] == ("auth",):
-        hidden = f"{spot.name} is wrong; its value is not shown, for it may be a key"
-        return hidden, f"Wanted: {_description(tree, loc)}"
+    if loc[:1] == ("auth",):  # before any branch that shows the value
+        hidden = f"{spot.name} is wrong; its value is hidden because it might be a key"
+        return hidden, f"Expected: {_description(tree, loc)}"
     if kind in _WANTED:
         wanted = _WANTED[kind]
-        return f"{spot.name} is {_describe(value)}, not {wanted}", _way_to(wanted, value)
+        return f"{spot.name} is {_describe(value)}, not {wanted}", _remedy(wanted, value)
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"{spot.name} {value} is out of range", f"Set it to {words} {context[key]:.10g}."
     if kind == "literal_error":
         return f"{spot.name} is {_describe(value)}", f"Write {context['expected']}."
     if kind in ("too_short", "string_too_short"):
-        return f"{spot.name} is empty", f"Wanted: {_description(tree, loc)}"
-    return f"{spot.name} {value!r} is not allowed", f"Wanted: {_description(tree, loc)}"
+        return f"{spot.name} is empty", f"Expected: {_description(tree, loc)}"
+    return f"{spot.name} {value!r} is not allowed", f"Expected: {_description(tree, loc)}"
 
 
-def _way_to(wanted: str, value: object) -> str:
+def _remedy(wanted: str, value: object) -> str:
     if value is None:
         return f"Write {wanted}, or remove the key."
     if wanted == "text" and not isinstance(value, list | dict):
         return "Put it in quotes."
     if "number" in wanted and isinstance(value, str) and _is_number(value):
-        return "Write it in digits and without quotes; to YAML, 1e3 is text."
+        return "Write it in digits and without quotes; YAML reads 1e3 as text."
     return f"Write {wanted}."
 
 
@@ -108,7 +108,7 @@ def _is_number(text: str) -> bool:
 
 
 def _plain(loc: Loc) -> Loc:
-    """`loc` without the tags that pydantic puts after `auth`, and after each key inside a
+    """Return `loc` without the tags that pydantic adds after `auth`, and after each key inside a
     `JsonValue`."""
     if loc[:1] == ("auth",):
         return loc[:1] + loc[2:]
@@ -131,7 +131,7 @@ def _describe(value: object) -> str:
         case None:
             return "empty"
         case bool():
-            return f"{str(value).lower()} (YAML reads yes, no, on and off so)"
+            return f"{str(value).lower()} (YAML reads yes, no, on and off as true or false)"
         case int() | float():
             return f"the number {value}"
         case str():
@@ -146,7 +146,7 @@ def _describe(value: object) -> str:
 
 
 def _description(tree: type[BaseModel], loc: Loc) -> str:
-    """What the field at `loc`, or the one around it, is for."""
+    """Return the description of the field at `loc`, or of the nearest field around it."""
     for end in range(len(loc), 0, -1):
         section = _section(tree, loc[: end - 1])
         info: FieldInfo | None = section.model_fields.get(str(loc[end - 1])) if section else None
@@ -156,7 +156,7 @@ def _description(tree: type[BaseModel], loc: Loc) -> str:
 
 
 def _section(tree: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
-    """The model at `loc`, or None where the tree has none."""
+    """Return the model at `loc`, or None if the tree has none there."""
     annotation: object = tree
     for part in loc:
         if isinstance(part, str):
@@ -171,7 +171,7 @@ _HOLDERS = (UnionType, typing.Union, typing.Annotated, tuple)
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    """The models inside a type such as `tuple[Model, ...]` or `Model | None`."""
+    """Yield the models inside a type such as `tuple[Model, ...]` or `Model | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) in _HOLDERS:

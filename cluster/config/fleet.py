@@ -1,4 +1,4 @@
-"""What a fleet is: one frozen tree of settings, which `config_file` reads from YAML.
+"""The configuration of a fleet: one frozen tree of settings, which `load` reads from YAML.
 
 Objects take their own section (`GatewayConfig`, `ModelConfig`, …), not the whole tree.
 """
@@ -16,7 +16,7 @@ from qwenfleet.cluster.errors import ConfigError
 
 
 class GatewayConfig(Section):
-    """The HTTP front of the fleet."""
+    """The HTTP gateways of the fleet."""
 
     replicas: int = Field(default=1, ge=1, description="Gateway processes.")
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
@@ -25,18 +25,18 @@ class GatewayConfig(Section):
         default=32 * 2**20, ge=1, description="Largest request body, in bytes."
     )
     request_timeout_s: float = Field(
-        default=3600, gt=0, description="Longest a request may take, in seconds."
+        default=3600, gt=0, description="Time limit of a request, in seconds."
     )
     keep_alive_s: float = Field(
         default=15,
         gt=0,
-        description="Silence after which a stream gets an SSE comment, in seconds.",
+        description="Idle time after which a stream gets an SSE comment, in seconds.",
     )
     max_ongoing_requests: int = Field(
-        default=1024, ge=1, description="Requests that one gateway process works on at a time."
+        default=1024, ge=1, description="Concurrent requests per gateway process, at most."
     )
     retry_after_s: int = Field(
-        default=5, ge=1, description="Retry-After sent while no engine is ready, in seconds."
+        default=5, ge=1, description="Retry-After value while no engine is ready, in seconds."
     )
 
 
@@ -44,13 +44,13 @@ class WireConfig(Section):
     """The connection between gateways and engines."""
 
     lease_s: float = Field(
-        default=5, gt=0, description="Silence after which a gateway counts as gone, in seconds."
+        default=5, gt=0, description="Silence after which a gateway counts as dead, in seconds."
     )
     heartbeat_s: float = Field(
-        default=0.5, gt=0, description="Time between two signs of life, in seconds."
+        default=0.5, gt=0, description="Time between two heartbeats, in seconds."
     )
     connect_timeout_s: float = Field(
-        default=5, gt=0, description="Longest wait for a connection, in seconds."
+        default=5, gt=0, description="Time limit for opening a connection, in seconds."
     )
 
     @model_validator(mode="after")
@@ -66,25 +66,25 @@ class WireConfig(Section):
 
 
 class TracingConfig(Section):
-    """Which requests are traced, and where their spans go."""
+    """Sampling and export of traces."""
 
     endpoint: str = Field(
         default="http://127.0.0.1:4318",
         pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
-        description="URL at which a collector takes OTLP over HTTP, such as http://collector:4318; "
-        "without a path /v1/traces is added.",
+        description="URL of a collector that accepts OTLP over HTTP, such as "
+        "http://collector:4318. /v1/traces is added if the URL has no path.",
     )
     sample_ratio: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="Share of requests that are traced, of those whose `traceparent` header does "
-        "not say whether they are.",
+        description="Share of requests to trace. A `traceparent` header overrides it for its "
+        "request.",
     )
 
     @property
     def traces_url(self) -> str:
-        """Where spans are sent."""
+        """The full URL for spans."""
         has_path = self.endpoint.rstrip("/").count("/") > 2
         return self.endpoint if has_path else f"{self.endpoint.rstrip('/')}/v1/traces"
 
@@ -92,7 +92,7 @@ class TracingConfig(Section):
 class FleetConfig(Section):
     """The whole fleet."""
 
-    # A value in the wrong place may be a key; `config_sentences` shows those that cannot be.
+    # A value in the wrong place may be an API key; `explain` shows only values that cannot be one.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     name: str = Field(
@@ -107,54 +107,56 @@ class FleetConfig(Section):
         strict=False,
         description="The models to serve.",
     )
-    gateway: GatewayConfig = Field(default=GatewayConfig(), description="The HTTP front.")
-    wire: WireConfig = Field(default=WireConfig(), description="Gateway to engine connections.")
+    gateway: GatewayConfig = Field(default=GatewayConfig(), description="The HTTP gateways.")
+    wire: WireConfig = Field(
+        default=WireConfig(), description="Connections between gateways and engines."
+    )
     cache_dir: str | None = Field(
         default=None,
         pattern=r"^/",
-        description="Directory, on a volume that all nodes share, for weights from the Hub and for "
-        "what engines compile; null: the home directory of each node.",
+        description="Directory on a volume shared by all nodes, for weights from the Hub and for "
+        "compilation caches; null: the home directory of each node.",
     )
     tracing: TracingConfig | None = Field(
-        default=None, description="OpenTelemetry traces; null makes none."
+        default=None, description="OpenTelemetry traces; null: no traces."
     )
     slo: SloConfig = Field(
-        default=SloConfig(), description="Objectives of every model that has none of its own."
+        default=SloConfig(), description="Objectives of every model without its own."
     )
     auth: AuthSetting | None = Field(
         default=None,
-        description="Who may use the fleet: a mapping with keys or keys_file, or the word none, "
-        "which lets anyone in; null: anyone, on loopback only.",
+        description="API keys: a mapping with keys or keys_file, or the word none, which allows "
+        "anyone; null: anyone, on loopback only.",
     )
 
     @property
     def traces_url(self) -> str | None:
-        """Where spans are sent; None when none are made."""
+        """The full URL for spans; None without tracing."""
         return None if self.tracing is None else self.tracing.traces_url
 
     @property
     def objectives(self) -> dict[str, SloConfig]:
-        """What the users of each model are promised, by its id."""
+        """The objectives of each model, by model id."""
         return {model.id: model.slo or self.slo for model in self.models}
 
     @property
     def engine_pools(self) -> tuple[ModelConfig, ...]:
-        """Every pool of every model, each as a model of its own."""
+        """Every pool of every model, each in the form of a model."""
         return tuple(pool for model in self.models for pool in model.engine_pools)
 
     @property
     def num_engines(self) -> int:
-        """Engines that always run, of all models."""
+        """The number of engines that always run, over all models."""
         return sum(pool.replicas.min for pool in self.engine_pools)
 
     @property
     def is_local(self) -> bool:
-        """Whether HTTP is answered on loopback only, so that the whole fleet is on one machine."""
+        """True if gateways listen on loopback only, so that the whole fleet is on one machine."""
         return is_loopback(self.gateway.host)
 
     @property
     def has_keys(self) -> bool:
-        """Whether requests need a key."""
+        """True if requests need an API key."""
         return isinstance(self.auth, AuthConfig)
 
     @model_validator(mode="after")
@@ -179,18 +181,18 @@ class FleetConfig(Section):
         return self
 
     def check_guarded(self, host: str) -> None:
-        """Raises ConfigError when other machines reach this host and nothing says who may use the
-        fleet. A Serve that ran before may listen elsewhere than at `gateway.host`."""
+        """Raise ConfigError if other machines can reach this host and `auth` is not set. The host
+        is an argument because a Serve that already runs may not listen at `gateway.host`."""
         if self.auth is None and not is_loopback(host):
             raise ConfigError(
-                f"other machines can reach {host}, and no key guards the fleet",
+                f"other machines can reach {host}, and the fleet requires no API key",
                 'Write `auth: {keys: ["HASH"]}` in the fleet\'s file, with the HASH that '
-                "`qwenfleet keys new` prints, or `auth: none` to let anyone in.",
+                "`qwenfleet keys new` prints, or `auth: none` to allow anyone.",
             )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to an address or name to listen on."""
+    """Return whether only this machine can connect to a listening address or host name."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -198,5 +200,5 @@ def is_loopback(host: str) -> bool:
 
 
 def dump(config: Section) -> dict[str, Any]:
-    """A tree as JSON-able values; its class's `model_validate` takes it back."""
+    """Return a tree as JSON-compatible values, which `model_validate` of its class reads back."""
     return config.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Layout: over how many GPUs, and how, one engine is sharded. Pure."""
+"""The layout of one engine: how it is sharded, and over how many GPUs. Pure."""
 
 from __future__ import annotations
 
@@ -14,56 +14,57 @@ SHORT_FORM: Final = re.compile(
     r"(?:@(?P<nodes>\d+))?",
     re.IGNORECASE,
 )
-"""`TP8`, `TP4xDP2+EP8`, `DP8+EP`, `TP8xDP2+EP16@2` for two nodes."""
+"""Short forms: `TP8`, `TP4xDP2+EP8`, `DP8+EP`, `TP8xDP2+EP16@2` for two nodes."""
 
 
 class Layout(Section):
     """How one engine is sharded; the default is one GPU.
 
-    vLLM's expert parallelism takes the place of tensor parallelism in the expert layers, over all
-    tensor and data parallel ranks: it needs no GPUs of its own.
+    vLLM's expert parallelism replaces tensor parallelism in the expert layers, over all tensor and
+    data parallel ranks: it needs no additional GPUs.
     """
 
     tensor_parallel_size: int = Field(
-        default=1, ge=1, description="GPUs that share the heads of each layer."
+        default=1, ge=1, description="GPUs that split the heads and matrices of each layer."
     )
     pipeline_parallel_size: int = Field(
-        default=1, ge=1, description="Groups of GPUs that the layers are dealt out to."
+        default=1, ge=1, description="Pipeline stages: groups of GPUs that split the layers."
     )
     data_parallel_size: int = Field(
-        default=1, ge=1, description="Ranks with attention and KV cache of their own."
+        default=1, ge=1, description="Ranks with separate attention and KV cache."
     )
     expert_parallel: bool = Field(
         default=False,
-        description="Whether experts are whole, and dealt out to all tensor and data parallel "
+        description="Whether whole experts are distributed over all tensor and data parallel "
         "ranks.",
     )
     expert_load_balancing: bool = Field(
         default=False,
-        description="Whether vLLM counts what each expert does and moves experts between ranks.",
+        description="Whether vLLM measures the load of each expert and moves experts between "
+        "ranks.",
     )
     nodes: int = Field(default=1, ge=1, description="Nodes that share the GPUs evenly.")
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of one engine."""
+        """The number of GPUs of one engine."""
         return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs of one engine on each of its nodes."""
+        """The number of GPUs of one engine on each of its nodes."""
         return self.num_gpus // self.nodes
 
     @property
     def expert_parallel_size(self) -> int:
-        """Ranks that experts are dealt out to: TP x DP, by vLLM's rule; 1 without."""
+        """Ranks that share the experts: TP x DP, by vLLM's rule; 1 without expert parallelism."""
         if not self.expert_parallel:
             return 1
         return self.tensor_parallel_size * self.data_parallel_size
 
     @property
     def name(self) -> str:
-        """Its short form, which `parse` reads."""
+        """The short form, which `parse` reads."""
         sizes = [
             ("TP", self.tensor_parallel_size),
             ("PP", self.pipeline_parallel_size),
@@ -75,10 +76,12 @@ class Layout(Section):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a short form such as `TP4xDP2+EP8@2`. Raises ValueError with a sentence."""
+        """Parse a short form such as `TP4xDP2+EP8@2`. Raises ValueError with a sentence."""
         found = SHORT_FORM.fullmatch(text.strip())
         if found is None or not text.strip():
-            raise ValueError(f"'{text}' is no layout. Write one like TP8, TP4xDP2+EP8 or DP8+EP")
+            raise ValueError(
+                f"'{text}' is not a layout. Write one such as TP8, TP4xDP2+EP8 or DP8+EP"
+            )
         sizes = {key: int(found[key] or 1) for key in ("tp", "pp", "dp", "nodes")}
         layout = cls(
             tensor_parallel_size=sizes["tp"],
@@ -90,8 +93,8 @@ class Layout(Section):
         asked = found["ep_size"]
         if asked is not None and int(asked) != layout.expert_parallel_size:
             raise ValueError(
-                f"'{text}' asks for {asked} expert parallel ranks; vLLM makes TP x DP = "
-                f"{layout.expert_parallel_size} of them. Write {layout.name}"
+                f"'{text}' asks for {asked} expert parallel ranks; vLLM uses TP x DP = "
+                f"{layout.expert_parallel_size}. Write {layout.name}"
             )
         return layout
 
@@ -108,7 +111,7 @@ class Layout(Section):
         return self
 
     @model_validator(mode="after")
-    def _only_dealt_out_experts_are_balanced(self) -> Self:
+    def _load_balancing_needs_expert_parallel(self) -> Self:
         if self.expert_load_balancing and not self.expert_parallel:
             raise refuse(
                 "layout.expert_load_balancing is set without layout.expert_parallel",

@@ -1,4 +1,4 @@
-"""A `FleetConfig` from a YAML file and from the command line's options."""
+"""Load a `FleetConfig` from a YAML file and apply command-line options."""
 
 import os
 
@@ -11,7 +11,7 @@ from qwenfleet.cluster.errors import ConfigError
 
 
 def load(path: str | os.PathLike[str]) -> FleetConfig:
-    """Read a fleet from a YAML file; raises `ConfigError`."""
+    """Read a fleet from a YAML file. Raises `ConfigError`."""
     file = os.fspath(path)
     document = parse(_read(file), file)
     try:
@@ -31,9 +31,9 @@ def with_overrides(
     host: str | None = None,
     port: int | None = None,
 ) -> FleetConfig:
-    """Apply the command line's options; raises `ConfigError` that names the option.
+    """Apply command-line options. Raises a `ConfigError` that names the option.
 
-    `model` serves only that model: with its section where `config` has one, else with defaults.
+    `model` serves only that model: with its section if `config` has one, else with defaults.
     """
     tree = dump(config)
     if model is not None:
@@ -70,7 +70,7 @@ def _read(file: str) -> str:
             data = stream.read()
         return data.decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError("there is no such file", "Check the path.", file) from error
+        raise ConfigError("the file does not exist", "Check the path.", file) from error
     except IsADirectoryError as error:
         raise ConfigError("this is a directory", "Name the YAML file in it.", file) from error
     except OSError as error:

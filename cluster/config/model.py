@@ -1,4 +1,4 @@
-"""One model of the fleet: what is served, on what, and by how many engines."""
+"""One model of the fleet: its weights, its hardware, and its number of engines."""
 
 from typing import Annotated, Literal, Self
 
@@ -31,7 +31,7 @@ OWNED_ENGINE_ARGS = {
     "data_parallel_multi_port_external_lb": "layout",
     "data_parallel_hybrid_lb": "layout",
 }
-"""vLLM arguments that qwenfleet sets itself, each with the field to use instead."""
+"""vLLM arguments that qwenfleet sets, each with the field to use instead."""
 
 FRONT_END_ARGS = (
     "code_revision",
@@ -45,7 +45,7 @@ FRONT_END_ARGS = (
     "tokenizer_revision",
     "trust_remote_code",
 )
-"""vLLM arguments that shape prompts and sampling: gateways read these alone."""
+"""vLLM arguments that affect prompts and sampling: the only ones that gateways read."""
 
 ModelId = Annotated[
     str,
@@ -55,17 +55,18 @@ ModelId = Annotated[
         pattern=r"^[!-~]([ -~]*[!-~])?$",
     ),
 ]
-"""Printable ASCII: labels of Ray's metrics take no other character (ray 2.60)."""
+"""Printable ASCII, because labels of Ray's metrics accept no other character (ray 2.60)."""
 
 
 class Replicas(Section):
-    """How many engines one model has."""
+    """The number of engines of one model."""
 
     min: int = Field(default=1, ge=1, description="Engines that always run.")
     max: int | None = Field(
         default=None,
         ge=1,
-        description="Engines at most; null means `min`, and no other value works yet.",
+        description="Maximum number of engines; null: same as `min`, the only value supported so "
+        "far.",
     )
 
     @model_validator(mode="after")
@@ -79,7 +80,7 @@ class Replicas(Section):
         if self.max is not None and self.max > self.min:
             raise refuse(
                 f"replicas.max {self.max} is above replicas.min {self.min}, "
-                "but autoscaling is not built yet",
+                "but autoscaling is not implemented yet",
                 "Set max equal to min.",
                 ("max",),
             )
@@ -87,38 +88,38 @@ class Replicas(Section):
 
 
 class SamplingDefaults(Section):
-    """Sampling parameters for requests that do not set their own; null leaves vLLM's default."""
+    """Sampling parameters for requests that do not set them; null keeps vLLM's default."""
 
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="Sampling temperature; 0 is greedy."
     )
     top_p: float | None = Field(
-        default=None, gt=0, le=1, description="Probability mass that sampling is cut to."
+        default=None, gt=0, le=1, description="Nucleus sampling: probability mass to sample from."
     )
     top_k: int | None = Field(
-        default=None, ge=-1, description="Tokens that sampling is cut to; 0 or -1 keeps all."
+        default=None, ge=-1, description="Number of tokens to sample from; 0 or -1: all."
     )
     min_p: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="Least probability, as a share of the likeliest token's.",
+        description="Minimum probability, relative to the most likely token's.",
     )
     repetition_penalty: float | None = Field(
-        default=None, gt=0, le=2, description="Factor on tokens seen in prompt or output; 1 is off."
+        default=None, gt=0, le=2, description="Penalty on tokens in the prompt or output; 1: off."
     )
     presence_penalty: float | None = Field(
         default=None,
         ge=-2,
         le=2,
-        description="Logit subtracted from tokens in the output; 0 is off.",
+        description="Value subtracted from the logits of tokens in the output; 0: off.",
     )
 
 
 class ScriptConfig(Section):
-    """What a scripted engine plays: tests only, no model runs."""
+    """Output of a scripted engine. For tests only: no model runs."""
 
-    step_s: float = Field(default=0.01, ge=0, description="Time of one decode step, in seconds.")
+    step_s: float = Field(default=0.01, ge=0, description="Time per decode step, in seconds.")
     prefill_tokens_per_s: float = Field(
         default=100_000, gt=0, description="Prompt tokens prefilled per second."
     )
@@ -126,35 +127,35 @@ class ScriptConfig(Section):
         default=(72, 101, 108, 108, 111, 32),
         min_length=1,
         strict=False,
-        description="Token ids, played in a loop.",
+        description="Token ids, repeated in a loop.",
     )
     num_tokens: int = Field(default=64, ge=1, description="Output length, in tokens.")
     fail_after_tokens: int | None = Field(
-        default=None, ge=0, description="Die after this many output tokens; null never dies."
+        default=None, ge=0, description="Crash after this many output tokens; null: never."
     )
-    start_s: float = Field(default=0, ge=0, description="Time to start an engine, in seconds.")
+    start_s: float = Field(default=0, ge=0, description="Start time of an engine, in seconds.")
 
 
 class EngineGroup(Section):
-    """Engines of one kind: how many, on what, and how each is sharded."""
+    """Engines of one kind: number, hardware and layout."""
 
-    replicas: Replicas = Field(default=Replicas(), description="How many engines run.")
+    replicas: Replicas = Field(default=Replicas(), description="Number of engines.")
     accelerator: str | None = Field(
         default=None,
-        description="Ray's accelerator type of the GPUs that an engine runs on, such as H100 or "
-        "AMD-Instinct-MI300X-OAM; null runs engines on CPUs.",
+        description="Ray's accelerator type for the engine's GPUs, such as H100 or "
+        "AMD-Instinct-MI300X-OAM; null: engines run on CPUs.",
     )
     layout: Layout | None = Field(
         default=None,
-        description="How one engine is sharded; null takes what `qwenfleet plan` would choose, "
-        "and one GPU or CPU process for a model that it does not know.",
+        description="How one engine is sharded; null: the choice of `qwenfleet plan`, or one GPU "
+        "or CPU process for a model that the planner does not know.",
     )
     env: dict[str, str] = Field(
-        default={}, description="Environment of these engines, over what qwenfleet sets."
+        default={}, description="Environment variables of these engines; override qwenfleet's."
     )
     engine_args: dict[str, JsonValue] = Field(
         default={},
-        description="Passed to vLLM's AsyncEngineArgs as they are, over what a plan would set.",
+        description="Arguments for vLLM's AsyncEngineArgs, unchanged; override those of a plan.",
     )
 
     @model_validator(mode="after")
@@ -171,12 +172,13 @@ class EngineGroup(Section):
 
 
 class Pool(EngineGroup):
-    """A group of a model's engines, on the same kind of machine. `env` and `engine_args` go over
-    the model's own."""
+    """A group of a model's engines on the same kind of machine. `env` and `engine_args` are merged
+    over the model's own."""
 
     name: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?$",
-        description="1 to 30 lower-case letters, digits and '-', a letter or digit at both ends.",
+        description="1 to 30 lower-case letters, digits and '-', with a letter or digit at both "
+        "ends.",
     )
 
 
@@ -184,77 +186,81 @@ class ModelConfig(EngineGroup):
     """One model that the fleet serves."""
 
     id: ModelId = Field(
-        description="The name that clients send as `model`: 1 to 200 printable ASCII characters, "
-        "no space at either end."
+        description="Name that clients send as `model`: 1 to 200 printable ASCII characters, "
+        "without a space at either end."
     )
     source: str = Field(
-        default="", description="Hugging Face name or directory of the weights; empty means `id`."
+        default="",
+        description="Hugging Face name or directory of the weights; empty: same as `id`.",
     )
     max_model_len: int | None = Field(
         default=None,
         gt=0,
-        description="Longest prompt plus output, in tokens; null: the model's own, or less where "
-        "the layout holds less.",
+        description="Maximum prompt plus output, in tokens; null: the model's own, or less if the "
+        "layout holds less.",
     )
     tool_call_parser: str | None = Field(
-        default=None, description="vLLM's name of the tool-call parser; null serves no tool calls."
+        default=None,
+        description="vLLM's name of the tool-call parser; null: the model card's, or no tool calls "
+        "for an unknown model.",
     )
     tool_strict_level: Literal["auto", "function", "parameter"] | None = Field(
         default=None,
-        description="What vLLM's grammar holds a tool call to: auto as the request says, function "
-        "its form, parameter its arguments too; null takes the model card's.",
+        description="How strictly vLLM's grammar constrains tool calls: auto: as the request asks; "
+        "function: their form; parameter: their arguments too; null: the model card's setting.",
     )
     chat_template: str | None = Field(
-        default=None, description="Path of a chat template; null takes the model's own."
+        default=None, description="Path of a chat template; null: the model's own."
     )
     sampling: SamplingDefaults = Field(
-        default=SamplingDefaults(), description="Sampling parameters of requests that set none."
+        default=SamplingDefaults(),
+        description="Sampling parameters for requests that do not set them.",
     )
     kv_cache_gib: float = Field(
         default=1.0,
         gt=0,
-        description="KV cache of one rank of an engine, in GiB. CPU engines only: on a GPU vLLM "
-        "sizes it.",
+        description="KV cache per rank of an engine, in GiB. CPU engines only: on GPUs vLLM "
+        "chooses the size.",
     )
     engine: Literal["vllm", "scripted"] = Field(
-        default="vllm", description="`scripted` plays tokens without a model, for tests."
+        default="vllm", description="`scripted` generates fixed tokens without a model, for tests."
     )
     script: ScriptConfig | None = Field(
-        default=None, description="What a scripted engine plays; null plays the defaults."
+        default=None, description="Output of a scripted engine; null: the defaults."
     )
     slo: SloConfig | None = Field(
-        default=None, description="Objectives of this model; null takes the fleet's."
+        default=None, description="Objectives of this model; null: the fleet's."
     )
     pools: tuple[Pool, ...] = Field(
         default=(),
         strict=False,
         description="Groups of engines on different machines that all serve this model; empty: "
-        "one group, which the fields above describe.",
+        "one group, described by the fields above.",
     )
 
     @property
     def resolved_source(self) -> str:
-        """Where the weights come from."""
+        """The source of the weights."""
         return self.source or self.id
 
     @property
     def sharding(self) -> Layout:
-        """How one engine is sharded."""
+        """The layout of one engine."""
         return self.layout or Layout()
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of one engine; 0 on CPUs."""
+        """The number of GPUs of one engine; 0 on CPUs."""
         return 0 if self.accelerator is None else self.sharding.num_gpus
 
     @property
     def runs_vllm_on_cpu(self) -> bool:
-        """Whether its engines share this machine's cores and memory."""
+        """True if its engines use this machine's cores and memory."""
         return self.accelerator is None and self.engine == "vllm"
 
     @property
     def engine_pools(self) -> tuple["ModelConfig", ...]:
-        """This model as one of each of its pools sees it, in order; itself when it has none."""
+        """This model with the settings of each of its pools, in order; itself without pools."""
         return tuple(map(self._as_pool, self.pools)) or (self,)
 
     def _as_pool(self, pool: Pool) -> "ModelConfig":
@@ -280,13 +286,13 @@ class ModelConfig(EngineGroup):
         return self
 
     @model_validator(mode="after")
-    def _pools_say_it_all(self) -> Self:
+    def _pools_replace_the_models_own_fields(self) -> Self:
         if not self.pools:
             return self
         for name in ("accelerator", "layout", "replicas"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise refuse(
-                    f"{name} is set beside pools",
+                    f"{name} is set together with pools",
                     f"Move it into the pools of '{self.id}'.",
                     (name,),
                 )

@@ -1,6 +1,6 @@
-"""What every part of the configuration tree is: frozen, closed and strict.
+"""The base of every part of the configuration tree: frozen, closed and strict.
 
-Scalars are strict: YAML's `yes` is no number and `"8000"` is no port.
+Scalars are not converted: YAML's `yes` is not a number, and `"8000"` is not a port.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ class Section(BaseModel):
 
 
 def refuse(problem: str, remedy: str, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
-    """A cross-field rule's error: the two halves of a `ConfigError`, and where in the section."""
+    """Return the error of a cross-field rule: problem and remedy of a `ConfigError`, and the place
+    in the section."""
     values = {"problem": problem, "remedy": remedy, "at": at}
     return PydanticCustomError("rule", "{problem}. {remedy}", values)

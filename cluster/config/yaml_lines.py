@@ -1,4 +1,4 @@
-"""YAML text to plain values that still know the line they came from."""
+"""Parse YAML into plain values and the line number of each."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import yaml
 from qwenfleet.cluster.errors import ConfigError
 
 Loc = tuple[str | int, ...]
-"""Where a value stands in the tree: ("models", 0, "replicas")."""
+"""The place of a value in the tree, such as ("models", 0, "replicas")."""
 
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
@@ -16,21 +16,21 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 @dataclass(frozen=True)
 class Document:
-    """The values of one file and, for each key and list entry, its line (from 1)."""
+    """The values of one file, and the line of each key and list entry (from 1)."""
 
     file: str
     value: object
     lines: dict[Loc, int] = field(repr=False)
 
     def line(self, loc: Loc) -> int:
-        """The line of `loc`, or of the nearest thing around it that the file holds."""
+        """Return the line of `loc`, or of its nearest parent in the file."""
         while loc not in self.lines:
             loc = loc[:-1]
         return self.lines[loc]
 
 
 def parse(text: str, file: str) -> Document:
-    """Read one YAML document with the safe loader; raises `ConfigError`."""
+    """Parse one YAML document with the safe loader. Raises `ConfigError`."""
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -48,7 +48,7 @@ def parse(text: str, file: str) -> Document:
 
 
 class _Lines:
-    """Collects the line of each key, and refuses keys that YAML would silently bend."""
+    """Collects the line of each key, and refuses keys that YAML would silently convert."""
 
     def __init__(self, loader: yaml.SafeLoader, file: str) -> None:
         self.of: dict[Loc, int] = {}
@@ -80,7 +80,7 @@ class _Lines:
             self._refuse(node, problem, "Put it in quotes if it is text.", loc)
 
     def _check_keys(self, node: yaml.MappingNode, loc: Loc) -> None:
-        if id(node) in self._checked:  # an alias: merging has already added the merged keys to it
+        if id(node) in self._checked:  # an alias: it already contains the merged keys
             return
         self._checked.add(id(node))
         first: dict[Hashable, int] = {}
@@ -89,7 +89,7 @@ class _Lines:
                 continue
             if key.tag != _TEXT_TAG:
                 name = key.value if isinstance(key, yaml.ScalarNode) else "[…]"
-                problem = f"key {name} {within(loc)} is not text to YAML"
+                problem = f"key {name} {within(loc)} is not text in YAML"
                 self._refuse(key, problem, "Put it in quotes.", loc)
             if key.value in first:
                 problem = f"key '{key.value}' {within(loc)} is already on line {first[key.value]}"
@@ -101,7 +101,7 @@ class _Lines:
 
 
 def spell(loc: Loc) -> str:
-    """A place as people write it: `models[0].replicas`; the root is "the file"."""
+    """Return a place as people write it: `models[0].replicas`; the root is "the file"."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -121,7 +121,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> ConfigError:
     line = None if mark is None else mark.line + 1
     what = error.problem or "the text is not YAML"
     if "'\\t'" in what:
-        return ConfigError("a tab stands where YAML wants spaces", "Use spaces.", file, line)
+        return ConfigError("a tab is used for indentation", "Use spaces.", file, line)
     if error.context:
         what = f"{what} ({error.context})"
-    return ConfigError(f"not valid YAML: {what}", "Correct this line or the one above.", file, line)
+    return ConfigError(f"invalid YAML: {what}", "Correct this line or the one above.", file, line)

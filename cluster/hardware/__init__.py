@@ -1,4 +1,4 @@
-"""Accelerators with the origin of each figure, and the machines that a cluster offers.
+"""Accelerators with the origin of each figure, and the machines of a cluster.
 
-Imports models and configuration. Fails with a `PlanError` that names the unknown accelerator.
+Imports models and configuration. Raises a `PlanError` that names an unknown accelerator.
 """

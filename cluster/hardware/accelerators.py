@@ -1,7 +1,7 @@
-"""The accelerators that the planner knows, with the origin of every figure, and their names.
+"""The accelerators known to the planner: names, figures, and the origin of every figure.
 
-Dense rates, without sparsity. The vendors' own sheets could not be read: figures come from pages
-that quote them, and those of `weak` sources should be checked before they are relied on.
+Rates are dense, without sparsity. The vendors' own data sheets could not be read: figures come from
+pages that quote them. Check those from `weak` sources before you rely on them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwenfleet.cluster.plan_errors import PlanError
 
 GIB: Final = 2**30
 NDR_BYTES_PER_S: Final = 50e9
-"""400 Gb/s InfiniBand or Ethernet, one direction."""
+"""Bandwidth of 400 Gb/s InfiniBand or Ethernet, one direction."""
 
 
 class Vendor(StrEnum):
@@ -27,17 +27,18 @@ class Vendor(StrEnum):
 
     @property
     def kubernetes_resource(self) -> str:
-        """What a pod asks its GPUs as: the device plugin's name."""
+        """The resource name of the device plugin, with which a pod requests GPUs."""
         return f"{self.value}.com/gpu"
 
     @property
     def node_label(self) -> str:
-        """Label with a node's GPU: of NVIDIA's GPU feature discovery, or AMD's node labeller."""
+        """The label with a node's GPU, set by NVIDIA's GPU feature discovery or AMD's node
+        labeler."""
         return "nvidia.com/gpu.product" if self is Vendor.NVIDIA else "amd.com/gpu.product-name"
 
 
 class ComputeDtype(StrEnum):
-    """What matrix units multiply."""
+    """Input types of the matrix units."""
 
     BF16 = "bf16"
     FP8 = "fp8"
@@ -46,12 +47,12 @@ class ComputeDtype(StrEnum):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where figures of an accelerator come from."""
+    """The source of some figures of an accelerator."""
 
     fields: tuple[str, ...]
     text: str
     is_weak: bool
-    """One secondary page, or general knowledge."""
+    """True for a single secondary page, or general knowledge."""
 
 
 @dataclass(frozen=True)
@@ -61,57 +62,57 @@ class Accelerator:
     name: str
     vendor: Vendor
     memory_gib: float
-    """What a program sees, which is less than what the box says."""
+    """Memory available to a program, which is less than the advertised size."""
     hbm_bytes_per_s: float
     flops_per_s: Mapping[ComputeDtype, float | None]
-    """Dense; None where the matrix units lack it."""
+    """Dense rates; None if the matrix units lack the type."""
     link_bytes_per_s: float
-    """Of one GPU to the others of its server, one direction, all links together."""
+    """Bandwidth of one GPU to the others of its server, one direction, all links together."""
     ray_names: tuple[str, ...]
     """Ray's accelerator types, the usual one first."""
     node_labels: tuple[str, ...]
     """Values of `vendor.node_label`."""
     origins: tuple[Origin, ...]
     weight_only: frozenset[QuantMethod] = frozenset()
-    """Forms of weights that it stores and multiplies as bfloat16: slower than native."""
+    """Weight formats that it can store but multiplies as bfloat16, which is slower than native."""
     nic_bytes_per_s: float = NDR_BYTES_PER_S
-    """Of the network card beside each GPU, one direction."""
+    """Bandwidth of the network card next to each GPU, one direction."""
     gpus_per_node: int = 8
-    """Of the usual server."""
+    """GPUs in the usual server."""
     other_names: tuple[str, ...] = field(default=(), compare=False)
     cautions: tuple[str, ...] = field(default=(), compare=False)
-    """What a plan for it should say, as whole sentences."""
+    """Warnings for a plan on this accelerator, as whole sentences."""
 
     @property
     def memory_bytes(self) -> int:
-        """What a program sees."""
+        """Memory available to a program, in bytes."""
         return int(self.memory_gib * GIB)
 
     @property
     def ray_name(self) -> str:
-        """What a fleet's `accelerator` says."""
+        """The value for a fleet's `accelerator`."""
         return self.ray_names[0]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that `find_accelerator` takes."""
+        """All names that `find_accelerator` accepts."""
         return (self.name, *self.ray_names, *self.node_labels, *self.other_names)
 
     def flops(self, dtype: ComputeDtype) -> float | None:
-        """FLOP/s, or None where the matrix units lack it."""
+        """Return FLOP/s, or None if the matrix units lack the type."""
         return self.flops_per_s.get(dtype)
 
     def is_weak(self, name: str) -> bool:
-        """Whether the figure of this field has a weak source."""
+        """Return whether the figure of this field has a weak source."""
         return any(origin.is_weak for origin in self.origins if name in origin.fields)
 
 
 def _rates(
     bf16: float, fp8: float | None, nvfp4: float | None = None
 ) -> Mapping[ComputeDtype, float | None]:
-    """TFLOP/s to FLOP/s."""
-    said = {ComputeDtype.BF16: bf16, ComputeDtype.FP8: fp8, ComputeDtype.NVFP4: nvfp4}
-    return MappingProxyType({key: None if v is None else v * 1e12 for key, v in said.items()})
+    """Convert TFLOP/s to FLOP/s."""
+    tflops = {ComputeDtype.BF16: bf16, ComputeDtype.FP8: fp8, ComputeDtype.NVFP4: nvfp4}
+    return MappingProxyType({key: None if v is None else v * 1e12 for key, v in tflops.items()})
 
 
 _VISIBLE: Final = Origin(("memory_gib",), "torch's total memory as users report it", True)
@@ -159,7 +160,7 @@ B200: Final = Accelerator(
 A100: Final = Accelerator(
     "A100-80GB", Vendor.NVIDIA, 79.2, 2.039e12, _rates(312, None), 300e9,
     ("A100",), ("NVIDIA-A100-SXM4-80GB",), (_A100,), MARLIN_BOTH, nic_bytes_per_s=25e9,
-    cautions=("Ray calls the card of 40 GB A100 too; this plan is for 80 GB.",),
+    cautions=("Ray uses the type A100 for the 40 GB card too; this plan is for 80 GB.",),
 )  # fmt: skip
 MI300X: Final = Accelerator(
     "MI300X", Vendor.AMD, 191.7, 5.3e12, _rates(1307, 2615), 448e9,
@@ -175,12 +176,13 @@ MI355X: Final = Accelerator(
 )  # fmt: skip
 
 ACCELERATORS: Final = (H100, H200, B200, MI300X, MI325X, MI355X, A100)
-"""Ray's types: `util/accelerators` and `_private/accelerators/amd_gpu.py` of Ray 2.60."""
+"""Ray's type names are from `util/accelerators` and `_private/accelerators/amd_gpu.py` of Ray
+2.60."""
 
 
 def find_accelerator(name: str) -> Accelerator:
-    """The accelerator that any of its names means: its own, Ray's, or a node label's; case, `-`,
-    `_` and spaces do not matter. Raises PlanError with the nearest names."""
+    """Find an accelerator by its own name, Ray's type, or a node label's value; case, `-`, `_` and
+    spaces do not matter. Raises PlanError with the nearest names."""
     for accelerator in ACCELERATORS:
         if _plain(name) in map(_plain, accelerator.names):
             return accelerator
@@ -189,8 +191,8 @@ def find_accelerator(name: str) -> Accelerator:
     nearest = list(dict.fromkeys(names[plain] for plain in near))
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     raise PlanError(
-        f"the planner knows no accelerator '{name}'",
-        f"{hint}It knows {', '.join(a.name for a in ACCELERATORS)}.",
+        f"unknown accelerator '{name}'",
+        f"{hint}The planner knows {', '.join(a.name for a in ACCELERATORS)}.",
     )
 
 

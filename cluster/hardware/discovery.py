@@ -1,4 +1,4 @@
-"""The machines of a cluster at hand, from what Ray or Kubernetes says of its nodes. Pure."""
+"""The machines of an existing cluster, from the nodes that Ray or Kubernetes lists. Pure."""
 
 from __future__ import annotations
 
@@ -12,53 +12,52 @@ from qwenfleet.cluster.hardware.machines import Machines
 from qwenfleet.cluster.plan_errors import NoSuchMachines, PlanError
 
 RAY_TYPE: Final = "accelerator_type:"
-"""Ray's resource with a node's accelerator; its amount means nothing."""
+"""Prefix of Ray's resource that names a node's accelerator; its amount has no meaning."""
 
 
 @dataclass(frozen=True)
 class ClusterMachines:
-    """What a cluster has for a plan, each kind of node on its own."""
+    """The GPU nodes of a cluster, grouped by kind."""
 
     kinds: tuple[Machines, ...]
-    """The kind with the most GPUs first."""
+    """Kinds of nodes, the one with the most GPUs first."""
     skipped: tuple[str, ...] = ()
-    """Nodes with GPUs that were left out, each with the reason."""
+    """Skipped GPU nodes, each with the reason."""
 
     def only(self, accelerator: str | None) -> ClusterMachines:
-        """Those with this accelerator; all for None. Raises NoSuchMachines when there is none."""
+        """Return the kinds with this accelerator; all for None. Raises NoSuchMachines if none
+        matches."""
         kinds = self.kinds
         if accelerator is not None:
             wanted = find_accelerator(accelerator)
             kinds = tuple(kind for kind in kinds if kind.accelerator.name == wanted.name)
         if kinds:
             return ClusterMachines(kinds, self.skipped)
-        has = ", ".join(kind.name for kind in self.kinds) or "no node with GPUs that are known"
+        has = ", ".join(kind.name for kind in self.kinds) or "no node with known GPUs"
         raise NoSuchMachines(has, accelerator, self.skipped)
 
 
 def from_ray(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
-    """From the dictionaries of `ray.nodes()`."""
+    """Group the nodes of `ray.nodes()`."""
     counts: Counter[tuple[str, int]] = Counter()
     skipped = []
     for node in nodes:
         resources = node.get("Resources", {})
         gpus = int(resources.get("GPU", 0))
-        if not node.get("Alive") or gpus < 1:
+        if not node.get("Alive") or gpus < 1:  # dead, or a CPU node such as the head
             continue
         types = [name.removeprefix(RAY_TYPE) for name in resources if name.startswith(RAY_TYPE)]
         host = str(node.get("NodeManagerHostname", "?"))
         found = _known(types)
         if found is None:
-            skipped.append(
-                f"{host} ({', '.join(types) or 'GPUs of a kind that Ray does not name'})"
-            )
+            skipped.append(f"{host} ({', '.join(types) or 'GPUs without a type in Ray'})")
         else:
             counts[found.name, gpus] += 1
     return _grouped(counts, skipped)
 
 
 def from_kubernetes(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
-    """From the items of `/api/v1/nodes`, as JSON. GPUs are those that the node lets pods have."""
+    """Group the items of `/api/v1/nodes`, as JSON, by their allocatable GPUs."""
     counts: Counter[tuple[str, int]] = Counter()
     skipped = []
     for node in nodes:
@@ -67,7 +66,7 @@ def from_kubernetes(nodes: Iterable[Mapping[str, Any]]) -> ClusterMachines:
             gpus = int(node.get("status", {}).get("allocatable", {}).get(
                 vendor.kubernetes_resource, 0
             ))  # fmt: skip
-            if gpus < 1:
+            if gpus < 1:  # not this vendor's node
                 continue
             labels = node.get("metadata", {}).get("labels") or {}
             product = labels.get(vendor.node_label)

@@ -1,4 +1,4 @@
-"""Machines: nodes of one kind that a plan is for. Pure."""
+"""Machines: the nodes of one kind for a plan. Pure."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Machines:
 
     @property
     def num_gpus(self) -> int:
-        """Of all nodes."""
+        """The number of GPUs of all nodes."""
         return self.nodes * self.gpus_per_node
 
     @property
     def name(self) -> str:
-        """Such as `2 x 8 x MI300X`."""
+        """The machines in short form, such as `2 x 8 x MI300X`."""
         nodes = f"{self.nodes} x " if self.nodes > 1 else ""
         return f"{nodes}{self.gpus_per_node} x {self.accelerator.name}"
 
     def engines(self, layout: Layout) -> int:
-        """How many engines of this layout fit at once; 0 when not one does."""
+        """Return how many engines of this layout fit at once."""
         if layout.gpus_per_node > self.gpus_per_node:
             return 0
         if layout.nodes > 1:

@@ -1,5 +1,4 @@
-"""What a model is (geometry, catalog, card) and where its weights come from.
+"""Models (geometry, catalog, card) and the sources of their weights.
 
-Imports the ground floor only. Fails with a `ModelSourceError`, or a `PlanError` for an unknown
-name.
+Imports the ground floor only. Raises a `ModelSourceError`, or a `PlanError` for an unknown name.
 """

@@ -22,8 +22,8 @@ ADDED_TOKENS = {
     "<think>": False,
     "</think>": False,
 }
-"""Qwen3's added tokens in their order, after the 256 bytes; true where `special`. As in
-Qwen3's tokenizer.json, tool, FIM and think tokens survive skip_special_tokens."""
+"""Qwen3's added tokens in their order, after the 256 bytes; true if `special`. As in Qwen3's
+tokenizer.json, skip_special_tokens keeps tool, FIM and think tokens."""
 
 NUM_BYTES = 256
 TOKEN_IDS = {token: NUM_BYTES + i for i, token in enumerate(ADDED_TOKENS)}
@@ -96,18 +96,18 @@ VALUE
 <|im_start|>assistant
 {% endif %}
 """
-"""ChatML with Qwen3-Coder's form of calls. Arguments arrive parsed (vLLM parses the client's
-JSON); transformers renders with trim_blocks and lstrip_blocks, so a tag eats its line's end."""
+"""ChatML with Qwen3-Coder's form of calls. Arguments are already parsed (vLLM parses the client's
+JSON). transformers renders with trim_blocks and lstrip_blocks, so a tag swallows its newline."""
 
 
 def write_byte_tokenizer(directory: Path, model_max_length: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json into a model directory."""
+    """Write tokenizer.json and tokenizer_config.json to a model directory."""
     write_json(directory / "tokenizer_config.json", _tokenizer_config(model_max_length))
     (directory / "tokenizer.json").write_text(_tokenizer_json(), encoding="utf-8")
 
 
 def byte_characters() -> list[str]:
-    """The character that stands for each byte in a byte-level vocabulary (GPT-2, encoder.py)."""
+    """Return the character for each byte in a byte-level vocabulary (GPT-2, encoder.py)."""
     shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(NUM_BYTES) if byte not in shown]
     return [
@@ -127,7 +127,7 @@ def _tokenizer_config(model_max_length: int) -> dict[str, Any]:
 
 
 def _tokenizer_json() -> str:
-    """One token per byte, its id the byte; the added tokens follow."""
+    """Return a tokenizer with one token per byte, whose id is the byte, then the added tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = {character: byte for byte, character in enumerate(byte_characters())}

@@ -1,12 +1,12 @@
-"""A cache of the models that qwenfleet builds itself: what it hands out is whole, or rebuilt.
+"""A cache of the models that qwenfleet builds, which verifies a model before each use.
 
     <cache root>/
-        <name>-<revision>/           appears by one rename, manifest.json inside written last
+        <name>-<revision>/           created by one rename, its manifest.json written last
         <name>-<revision>.lock       one builder at a time, across processes
-        .<name>-<revision>.partial   a build under way, or one that was killed
+        .<name>-<revision>.partial   a build in progress, or one that was killed
         .<name>-<revision>.damaged   a directory that failed verification, about to be deleted
 
-The manifest lists every file's size and SHA-256. Files that it does not list are left alone.
+The manifest lists every file's size and SHA-256. Files that it does not list are not checked.
 """
 
 import errno
@@ -25,18 +25,18 @@ from qwenfleet.cluster.errors import ModelSourceError
 MANIFEST = "manifest.json"
 
 LOCK_TIMEOUT_S = 600
-"""Longest wait for another process's build; the largest embedded model takes seconds."""
+"""Time limit for another process's build; the largest embedded model takes seconds."""
 
 Build = Callable[[Path], None]
-"""Writes a model's files into the empty directory that it is given."""
+"""Writes a model's files into an empty directory."""
 
 Announce = Callable[[str], None]
-"""Takes one sentence for the person who waits."""
+"""Shows one progress line to the user."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A file that is not what the manifest says; both sides in words, for a person."""
+    """A file that differs from the manifest; both sides in words, for a message."""
 
     file: str
     expected: str
@@ -44,30 +44,30 @@ class Mismatch:
 
 
 def ignore(text: str) -> None:
-    """The `Announce` of a caller to whom nobody listens."""
+    """The `Announce` of a caller that shows no progress."""
 
 
 def cache_root() -> Path:
-    """Where built models live: the XDG cache directory of this user."""
+    """Return the directory of built models, below the user's XDG cache directory."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # unset, or relative, which the XDG specification says to ignore
+    if not base.is_absolute():  # unset, or relative: the XDG specification ignores those
         try:
             base = Path.home() / ".cache"
         except RuntimeError as e:
             raise ModelSourceError(
                 "embedded models",
-                "this user has no home directory to keep built models in",
-                "Set XDG_CACHE_HOME to a directory that you may write.",
+                "this user has no home directory for built models",
+                "Set XDG_CACHE_HOME to a writable directory.",
             ) from e
     return base / "qwenfleet" / "models"
 
 
-def materialise(
+def materialize(
     name: str, build: Build, revision: str, cache_root: Path, report: Announce = ignore
 ) -> Path:
-    """Return the verified directory of a model, building it when it is absent or damaged.
+    """Return the verified directory of a model; build it if it is absent or damaged.
 
-    Every call reads and hashes every file. Safe to call from several processes at once. A whole
+    Every call reads and hashes every file. Several processes may call this at once. An intact
     directory is returned without the lock, so that a read-only cache inside an image works.
     """
     target = cache_root / f"{name}-{revision}"
@@ -88,14 +88,14 @@ def materialise(
 
 
 def first_mismatch(directory: Path) -> Mismatch | None:
-    """The first file, by name, that is not what the directory's manifest says."""
+    """Return the first file, by name, that differs from the directory's manifest."""
     try:
         files = json.loads((directory / MANIFEST).read_text())["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
     except (FileNotFoundError, NotADirectoryError):
         return Mismatch(MANIFEST, "a manifest", "no file")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Mismatch(MANIFEST, "a manifest", "something that is none")
+        return Mismatch(MANIFEST, "a manifest", "an invalid one")
     for name, fingerprint in sorted(expected.items()):
         try:
             found = _fingerprint(directory / name)
@@ -107,7 +107,7 @@ def first_mismatch(directory: Path) -> Mismatch | None:
 
 
 def _verified_or_rebuilt(target: Path, build: Build, report: Announce) -> Path:
-    """The body of `materialise`, under the lock."""
+    """Do the work of `materialize`, under the lock."""
     partial = target.with_name(f".{target.name}.partial")
     damaged = target.with_name(f".{target.name}.damaged")
     if target.exists():
@@ -116,12 +116,12 @@ def _verified_or_rebuilt(target: Path, build: Build, report: Announce) -> Path:
             return target
         report(
             f"{target / mismatch.file} is damaged: expected {mismatch.expected}, "
-            f"found {mismatch.found}; the model is rebuilt."
+            f"found {mismatch.found}; rebuilding the model."
         )
         _remove(damaged)
-        target.rename(damaged)
+        target.rename(damaged)  # one step: no reader sees it half deleted
     else:
-        report(f"{target.name} is built once, into {target}.")
+        report(f"building {target.name} once, into {target}.")
     _remove(damaged)
     _remove(partial)
     partial.mkdir()
@@ -129,15 +129,15 @@ def _verified_or_rebuilt(target: Path, build: Build, report: Announce) -> Path:
         build(partial)
         _seal(partial)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its space back
+        shutil.rmtree(partial, ignore_errors=True)  # frees the space on a full disk
         raise
-    partial.rename(target)
+    partial.rename(target)  # one step: no reader sees it half built
     _fsync(target.parent)
     return target
 
 
 def _seal(directory: Path) -> None:
-    """Put every file on the disk, then the manifest that vouches for them."""
+    """Flush every file to disk, then write the manifest."""
     files = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         num_bytes, sha256 = _fingerprint(path)
@@ -176,17 +176,17 @@ def _remove(path: Path) -> None:
 
 
 def _unusable(name: str, cache_root: Path, error: OSError) -> ModelSourceError:
-    """What the operating system refused, as a sentence with a way out."""
+    """Return an error of the operating system as a sentence with a remedy."""
     path = error.filename or cache_root
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ModelSourceError(
             name,
-            f"there is no space left for it in {cache_root}",
-            "Free some, or set XDG_CACHE_HOME to a directory on another disk.",
+            f"the disk of {cache_root} is full",
+            "Free some space, or set XDG_CACHE_HOME to a directory on another disk.",
         )
     reason = (error.strerror or str(error)).lower()
     return ModelSourceError(
         name,
         f"{path} cannot be used ({reason})",
-        "Set XDG_CACHE_HOME to a directory that you may read and write.",
+        "Set XDG_CACHE_HOME to a directory that you can read and write.",
     )

@@ -1,4 +1,4 @@
-"""What qwenfleet knows about a model by its name: parser, context and sampling of its card."""
+"""Defaults for known models from their model cards: parser, context and sampling."""
 
 import re
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from qwenfleet.cluster.models import smollm2, tiny_qwen3_moe
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What applies where the configuration says nothing; an unknown model has no defaults."""
+    """Values for fields that the configuration leaves out; an unknown model has no defaults."""
 
     tool_call_parser: str | None = None
     tool_strict_level: Literal["auto", "function", "parameter"] = "auto"
     max_model_len: int | None = None
     engine_args: Mapping[str, str | bool] = field(default_factory=dict)
     sampling: Mapping[str, float] = field(default_factory=dict)
-    """By the names of `SamplingDefaults`."""
+    """Keys are the fields of `SamplingDefaults`."""
 
 
 NO_DEFAULTS = ModelDefaults()
@@ -34,7 +34,7 @@ EMBEDDED_DEFAULTS = {
     # (32 tokens/s) its greedy Python is wrong. Activations reach 29e3 of float16's 65e3.
     smollm2.NAME: ModelDefaults(
         "hermes",
-        "parameter",  # it was never taught to call tools: only a grammar gives it arguments
+        "parameter",  # not trained to call tools: only a grammar makes it write arguments
         8192,
         {"enforce_eager": True, "dtype": "float16"},
         {"temperature": smollm2.TEMPERATURE, "top_p": smollm2.TOP_P},
@@ -43,25 +43,26 @@ EMBEDDED_DEFAULTS = {
         "qwen3_coder", max_model_len=4096, engine_args={"enforce_eager": True}
     ),
 }
-"""Eager, since compiling takes longer on a CPU than what these models are asked for."""
+"""Defaults of embedded models. They run eagerly because on a CPU compilation takes longer than the
+requests that these models get."""
 
 PUBLISHED_DEFAULTS = {
-    # The Coder cards add the repetition penalty, and name the parser of its XML calls.
+    # The Coder cards add the repetition penalty and name the parser for the XML calls.
     re.compile(r"Qwen3-Coder-(480B-A35B|30B-A3B)-Instruct(-FP8|-NVFP4)?"): ModelDefaults(
         "qwen3_coder",
         max_model_len=QWEN3_CONTEXT_TOKENS,
         sampling={**QWEN3_SAMPLING, "repetition_penalty": 1.05},
     ),
-    # Its chat template asks for calls as JSON, which is Hermes' form.
+    # The chat template requests calls as JSON, in Hermes' format.
     re.compile(r"Qwen3-30B-A3B-Instruct-2507(-FP8)?"): ModelDefaults(
         "hermes", max_model_len=QWEN3_CONTEXT_TOKENS, sampling=QWEN3_SAMPLING
     ),
 }
-"""By the last part of a Hugging Face name or of a directory that is named like one."""
+"""Defaults of published models, by the last part of a Hugging Face name or of a directory."""
 
 
 def defaults_for(source: str) -> ModelDefaults:
-    """The defaults of a source as the configuration names it; empty for a model not known."""
+    """Return the defaults for a `source` of the configuration; empty for an unknown model."""
     if source in EMBEDDED_DEFAULTS:
         return EMBEDDED_DEFAULTS[source]
     name = source.rstrip("/").rpartition("/")[2]

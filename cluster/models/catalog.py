@@ -1,8 +1,8 @@
-"""The published models that the planner knows, and how a name leads to one.
+"""The published models known to the planner, and the look-up of a model by name.
 
-Sources: the config.json of each model on Hugging Face as other projects printed it, and the model
-cards. Qwen3-Coder-480B: BF16 and FP8 (snapshot 003f183a of the FP8 one). What was not seen in a
-verbatim file is a `doubt`.
+Sources: the config.json of each model on Hugging Face, as quoted by other projects, and the model
+cards. Qwen3-Coder-480B: BF16 and FP8 (snapshot 003f183a of the FP8 one). A figure that was not seen
+in a verbatim file is listed as a `doubt`.
 """
 
 from __future__ import annotations
@@ -48,37 +48,37 @@ INSTRUCT_2507: Final = replace(CODER_30B, intermediate_size=6144)
 ROPE_DOUBT: Final = "rope_theta was not seen in a verbatim file; the first Qwen3-30B-A3B had 1e6"
 
 DUAL_CHUNK_DOUBT: Final = (
-    "its config.json asks for dual chunk attention, of which vLLM 0.32 has no backend"
+    "its config.json asks for dual chunk attention, for which vLLM 0.32 has no backend"
 )
 NVFP4_DOUBT: Final = (
-    "its config.json was not seen; attention and experts are counted as NVFP4, four bits and one "
-    "FP8 scale for each 16 weights, and all else as bfloat16"
+    "its config.json was not seen; attention and experts are counted as NVFP4 (four bits, and one "
+    "FP8 scale per 16 weights), everything else as bfloat16"
 )
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model of the catalog, or a directory."""
+    """A model of the catalog, or one read from a directory."""
 
     name: str
-    """Hugging Face id, or the directory's path."""
+    """Hugging Face id, or path of the directory."""
     geometry: Geometry
     source: str
-    """Where the geometry was read."""
+    """Origin of the geometry."""
     doubts: tuple[str, ...] = ()
-    """What a reader of a plan should know, without full stops."""
+    """Warnings for a plan, without final periods."""
     doubted: frozenset[str] = frozenset()
-    """Fields of the geometry that no directory is refused for."""
+    """Fields of the geometry in which a directory may differ from the catalog."""
 
     @property
     def short_name(self) -> str:
-        """The last part of its name."""
+        """The last part of the name."""
         last = self.name.rstrip("/").rpartition("/")[2]
         return Path(self.name).resolve().name if last in {"", ".", ".."} else last
 
 
 def _published(name: str, geometry: Geometry) -> list[KnownModel]:
-    """A model and its FP8 form."""
+    """Return a model and its FP8 variant."""
     forms = [("", geometry), ("-FP8", replace(geometry, quantization=FP8_BLOCKS))]
     names = [(f"Qwen/{name}{suffix}", form) for suffix, form in forms]
     return [KnownModel(name, form, f"{name} config.json, Hugging Face") for name, form in names]
@@ -95,7 +95,7 @@ NVFP4_480B: Final = KnownModel(
     doubts=(NVFP4_DOUBT,),
     doubted=frozenset({"quantization"}),
 )
-"""Named in vllm-project/recipes Qwen3-Coder-480B-A35B-Instruct.yaml, 2026-04-17."""
+"""The NVFP4 model named in vllm-project/recipes Qwen3-Coder-480B-A35B-Instruct.yaml, 2026-04-17."""
 
 CATALOG: Final = (
     *_published("Qwen3-Coder-480B-A35B-Instruct", CODER_480B),
@@ -106,19 +106,23 @@ CATALOG: Final = (
 
 
 def find_model(name: str) -> KnownModel:
-    """The model of a Hugging Face id, its last part, a short name such as qwen3-coder-480b-fp8, or
-    a directory. Raises PlanError, with the nearest names, and for a directory that is named like a
-    model of the catalog and is another; ModelSourceError for one that cannot be read."""
+    """Find a model by Hugging Face id, its last part, a short name such as qwen3-coder-480b-fp8, or
+    a directory.
+
+    Raises PlanError with the nearest names for an unknown name, PlanError for a directory that has
+    the name of a model of the catalog but other shapes, and ModelSourceError for a directory that
+    cannot be read.
+    """
     known = find_published(name)
     if _is_directory(name):
-        home = name.startswith("~")  # which neither vLLM nor a quoted argument understands
+        home = name.startswith("~")  # neither vLLM nor a quoted argument expands it
         return _read(str(Path(name).expanduser()) if home else name, known)
     if known is None:
         raise _unknown(name)
     owner = name.rpartition("/")[0].lower()
     if owner in ("", known.name.partition("/")[0].lower()):
         return known
-    taken = f"its shapes are taken to be those of {known.name}, by its name"
+    taken = f"its shapes are assumed from its name to be those of {known.name}"
     return replace(known, name=name, doubts=(*known.doubts, taken))
 
 
@@ -133,13 +137,13 @@ def _read(name: str, known: KnownModel | None) -> KnownModel:
 
 
 def find_published(name: str) -> KnownModel | None:
-    """The model of the catalog that a name means, or None; the last part of a path counts."""
+    """Return the model of the catalog with this name, or None; only the last part counts."""
     last = name.rstrip("/").rpartition("/")[2].lower()
     return next((model for model in CATALOG if last in _names(model)), None)
 
 
 def _names(model: KnownModel) -> tuple[str, ...]:
-    """All of one model, in lower case, but for its id: that is matched by its last part."""
+    """Return the names of a model in lower case, without the owner."""
     full = model.short_name.lower()
     short = full.replace("-instruct", "").replace("-a35b", "").replace("-a3b", "")
     return (full, short)
@@ -150,8 +154,11 @@ def _is_directory(name: str) -> bool:
 
 
 def _check_same(found: KnownModel, known: KnownModel) -> None:
-    """An operator's long-context method may say its length in either of two fields, and a model
-    with experts does not use the width of its dense layers."""
+    """Refuse a directory whose shapes differ from the catalog's.
+
+    Two differences are allowed: a long-context method may set its length in either of two fields,
+    and a model with experts does not use the width of dense layers.
+    """
     free = {"long_context_tokens", *known.doubted}
     free |= {"max_position_embeddings"} if found.geometry.long_context_tokens else set()
     free |= {"intermediate_size"} if known.geometry.is_moe else set()
@@ -160,9 +167,9 @@ def _check_same(found: KnownModel, known: KnownModel) -> None:
         there, published = getattr(found.geometry, name), getattr(known.geometry, name)
         if there != published:
             raise PlanError(
-                f"the config.json of '{found.name}' says {name} {_text(there)}, and {known.name} "
+                f"the config.json of '{found.name}' says {name} {_text(there)}, but {known.name} "
                 f"has {_text(published)}",
-                "Copy the model again, or give the directory another name if it is another model.",
+                "Copy the model again, or rename the directory if it is another model.",
             )
 
 
@@ -176,7 +183,7 @@ def _unknown(name: str) -> PlanError:
     nearest = list(dict.fromkeys(names[short] for short in near))
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     return PlanError(
-        f"the planner knows no model '{name}'",
-        f"{hint}It knows {', '.join(_names(m)[1] for m in CATALOG)}, and directories with a "
-        "config.json.",
+        f"unknown model '{name}'",
+        f"{hint}The planner knows {', '.join(_names(m)[1] for m in CATALOG)}, and directories with "
+        "a config.json.",
     )

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face model directory, written so that equal input gives equal bytes."""
+"""Writes the files of a Hugging Face model directory; equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALIGNMENT_BYTES = 8
-"""What safetensors pads its header to, so that mapped tensors are aligned."""
+"""safetensors pads its header to a multiple of this, so that mapped tensors are aligned."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -22,9 +22,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round float32 to bfloat16, ties to even; numpy has no bfloat16, so as its 16 bits.
+    """Round float32 to bfloat16, ties to even. Returns the 16 bits: numpy has no bfloat16.
 
-    NaN is not kept apart: weights have none.
+    NaN is not handled, because weights contain none.
     """
     import numpy as np
 
@@ -33,12 +33,13 @@ def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def write_bfloat16(path: Path, tensors: Mapping[str, NDArray[np.uint16]]) -> None:
-    """Write tensors given as bfloat16 bits into one safetensors file, sorted by name.
+    """Write tensors given as bfloat16 bits to one safetensors file, sorted by name.
 
-    Written by hand (the format: header length as u64, JSON header, data) because safetensors
-    takes bfloat16 only from torch or through raw addresses, and hides a full disk's OSError.
+    This does not use the safetensors package, which takes bfloat16 only from torch or through raw
+    addresses and hides the OSError of a full disk. The format: header length as u64, JSON header,
+    data.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers demands the format
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # required by transformers
     offset = 0
     for name, tensor in sorted(tensors.items()):
         header[name] = {

@@ -1,7 +1,7 @@
 """The geometry of a model directory, from its Hugging Face config.json.
 
-Sources: `configuration_{llama,qwen2,qwen3,qwen3_moe}.py` of transformers 5, whose newer spelling
-(`rope_parameters`, `num_local_experts`) is read beside the older one.
+Sources: `configuration_{llama,qwen2,qwen3,qwen3_moe}.py` of transformers 5, whose newer keys
+(`rope_parameters`, `num_local_experts`) are read as well as the older ones.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ ARCHITECTURES: Final = (
 )
 HAVE_QK_NORM: Final = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 HAVE_QKV_BIAS: Final = ("Qwen2ForCausalLM",)
-"""Whatever `attention_bias` says: it is not in Qwen2's config."""
+"""Architectures with a bias regardless of `attention_bias`, which Qwen2's config does not have."""
 COUNTED_AS_CONVERTED: Final = ("self_attn", "mlp.experts", "mlp.gate_", "mlp.up_", "mlp.down_")
-"""Beginnings of the layers that `Geometry.quantised_params` takes to be quantised."""
+"""Prefixes of the layers that `Geometry.quantized_params` counts as quantized."""
 AGAIN: Final = "Copy it from the model again."
 DEFAULT_ROPE_THETA: Final = 10_000.0
-"""transformers' own, for all four architectures."""
+"""The default of transformers for all four architectures."""
 
 
 def read_geometry(directory: str | Path) -> Geometry:
-    """Read config.json of a directory. Raises ModelSourceError, and PlanError for a model that the
-    planner does not know."""
+    """Read the config.json of a directory. Raises ModelSourceError if it cannot be read, and
+    PlanError for a model that the planner does not support."""
     path = Path(directory) / "config.json"
     source = str(directory)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         remedy = "Name the directory that holds the model's files, not one above or below it."
-        raise ModelSourceError(source, f"there is no {path}", remedy) from e
+        raise ModelSourceError(source, f"{path} does not exist", remedy) from e
     except (OSError, ValueError) as e:
         raise ModelSourceError(source, f"{path} cannot be read ({e})", AGAIN) from e
     if not isinstance(config, dict):
         remedy = AGAIN
-        raise ModelSourceError(source, f"{path} holds no JSON object", remedy)
+        raise ModelSourceError(source, f"{path} does not contain a JSON object", remedy)
     return from_config(config, source)
 
 
 def from_config(config: Mapping[str, Any], source: str) -> Geometry:
-    """The geometry that a config.json tells. `source` names it in errors.
+    """Return the geometry of a parsed config.json. `source` names it in errors.
 
-    Raises PlanError for another architecture, for one that mixes dense layers and experts, for a
-    size that is missing or not a positive number, and for heads or experts that cannot be.
+    Raises PlanError for an unknown architecture, for a mix of dense layers and experts, for a size
+    that is missing or not a positive number, and for impossible numbers of heads or experts.
     """
     architecture = _architecture(config, source)
     is_moe = architecture == "Qwen3MoeForCausalLM"
@@ -63,7 +63,7 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
             f"'{source}' mixes dense layers with experts (decoder_sparse_step "
             f"{config.get('decoder_sparse_step', 1)}, mlp_only_layers "
             f"{config.get('mlp_only_layers') or []})",
-            "The planner knows models with experts in every layer only; give a layout yourself.",
+            "The planner supports only experts in every layer; set the layout yourself.",
         )
     heads, hidden = (
         _size(config, source, "num_attention_heads"),
@@ -98,14 +98,14 @@ def from_config(config: Mapping[str, Any], source: str) -> Geometry:
 
 
 def _check_counts(geometry: Geometry, source: str) -> None:
-    """Each KV head serves as many heads, and a token calls different experts."""
+    """Check that KV heads divide the heads evenly, and that a token can use distinct experts."""
     heads, kv_heads = geometry.num_heads, geometry.num_kv_heads
     if heads % kv_heads:
-        said = f"is {kv_heads}, of which num_attention_heads {heads} is no multiple,"
-        raise _wrong("num_key_value_heads", said, source)
-    called, experts = geometry.experts_per_token, geometry.num_experts
-    if called > experts:
-        raise _wrong("num_experts_per_tok", f"is {called}, above num_experts {experts},", source)
+        problem = f"is {kv_heads}, which does not divide num_attention_heads {heads},"
+        raise _wrong("num_key_value_heads", problem, source)
+    active, experts = geometry.experts_per_token, geometry.num_experts
+    if active > experts:
+        raise _wrong("num_experts_per_tok", f"is {active}, above num_experts {experts},", source)
 
 
 def _architecture(config: Mapping[str, Any], source: str) -> str:
@@ -116,21 +116,21 @@ def _architecture(config: Mapping[str, Any], source: str) -> str:
         if architecture in ARCHITECTURES:
             return str(architecture)
     raise PlanError(
-        f"'{source}' is a model of architecture {', '.join(map(str, named)) or 'not named'}",
-        f"The planner knows {', '.join(ARCHITECTURES)}; give a layout yourself for others.",
+        f"'{source}' has an unsupported architecture: {', '.join(map(str, named)) or 'not named'}",
+        f"The planner supports {', '.join(ARCHITECTURES)}; set the layout yourself for others.",
     )
 
 
 def _size(config: Mapping[str, Any], source: str, *keys: str, default: int | None = None) -> int:
     value = next((config[key] for key in keys if config.get(key) is not None), default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        said = "is missing" if value is None else f"is {value!r}, not a positive number"
-        raise _wrong(keys[0], said, source)
+        problem = "is missing" if value is None else f"is {value!r}, not a positive number"
+        raise _wrong(keys[0], problem, source)
     return value
 
 
 def _section(config: Mapping[str, Any], source: str, key: str) -> Mapping[str, Any]:
-    """An object of the config.json; empty when it is missing or null."""
+    """Return an object of the config.json; empty if it is missing or null."""
     found = config.get(key) or {}
     if not isinstance(found, dict):
         raise _wrong(key, f"is {found!r}, not an object", source)
@@ -148,15 +148,18 @@ def _rope_theta(config: Mapping[str, Any], rope: Mapping[str, Any], source: str)
     return float(_number(theta, "rope_theta", source))
 
 
-def _wrong(name: str, said: str, source: str) -> PlanError:
-    return PlanError(f"{name} {said} in the config.json of '{source}'", AGAIN)
+def _wrong(name: str, problem: str, source: str) -> PlanError:
+    return PlanError(f"{name} {problem} in the config.json of '{source}'", AGAIN)
 
 
 def _long_context_tokens(
     config: Mapping[str, Any], rope: Mapping[str, Any], positions: int, source: str
 ) -> int | None:
-    """For YaRN vLLM's rule (`config/model.py`, 0.32): the factor times the length before it. With
-    dual chunk attention, positions count already."""
+    """Return the context length with the config's own long-context method, or None without one.
+
+    With YaRN it is the factor times the original length, as in vLLM (`config/model.py`, 0.32). With
+    dual chunk attention max_position_embeddings already is the long length.
+    """
     if config.get("dual_chunk_attention_config"):
         return positions
     if rope.get("rope_type", rope.get("type")) != "yarn":
@@ -177,9 +180,9 @@ def _quantization(config: Mapping[str, Any], source: str) -> Quantization | None
     left_out = [name for name in unconverted if name.startswith(COUNTED_AS_CONVERTED)]
     if left_out:
         raise PlanError(
-            f"'{source}' leaves {', '.join(left_out)} unquantised, which the planner counts as "
-            "quantised",
-            "Give a layout yourself.",
+            f"'{source}' leaves {', '.join(left_out)} unquantized, but the planner counts them as "
+            "quantized",
+            "Set the layout yourself.",
         )
     match found:
         case {"quant_method": "fp8", "weight_block_size": [int(rows), int(columns)]} if (
@@ -190,18 +193,18 @@ def _quantization(config: Mapping[str, Any], source: str) -> Quantization | None
             group = _size(found, source, "group_size", default=16)
             return Quantization(QuantMethod.NVFP4, (1, group), _linears(unconverted))
     raise PlanError(
-        f"'{source}' is quantised as '{found.get('quant_method')}', in a form that the planner "
-        "cannot count",
-        "It knows fp8 with weight_block_size, and modelopt's NVFP4; give a layout yourself.",
+        f"'{source}' is quantized as '{found.get('quant_method')}', in a format that the planner "
+        "does not support",
+        "It supports fp8 with weight_block_size, and modelopt's NVFP4; set the layout yourself.",
     )
 
 
 def _layer_kind(name: str) -> str:
-    """`model.layers.7.mlp.gate` is `mlp.gate`, as in every layer."""
+    """Return a layer's name without its index: `mlp.gate` for `model.layers.7.mlp.gate`."""
     head, _, tail = name.partition("layers.")
     return tail.partition(".")[2] if tail else head
 
 
 def _linears(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Norms are listed too, and are never quantised."""
+    """Drop the norms, which some configs list although they are never quantized."""
     return tuple(name for name in names if not name.endswith("layernorm"))

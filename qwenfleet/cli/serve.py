@@ -1,4 +1,4 @@
-"""`qwenfleet serve`: a fleet on this machine until Ctrl-C."""
+"""`qwenfleet serve`: runs a fleet on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def add(commands: Commands) -> None:
     """Add `serve` to the command line."""
     serve = commands.add_parser("serve", help="run a fleet on this machine until Ctrl-C")
     models = serve.add_mutually_exclusive_group()
-    models.add_argument("--config", metavar="FILE", help="the fleet, as YAML")
+    models.add_argument("--config", metavar="FILE", help="YAML file with the fleet")
     models.add_argument(
-        "--model", metavar="ID", help="one embedded model, Hugging Face id or directory"
+        "--model", metavar="ID", help="serve one embedded model, Hugging Face id or directory"
     )
-    serve.add_argument("--engines", type=int, metavar="N", help="engines of each model")
-    serve.add_argument("--gateways", type=int, metavar="N", help="gateway processes")
+    serve.add_argument("--engines", type=int, metavar="N", help="number of engines per model")
+    serve.add_argument("--gateways", type=int, metavar="N", help="number of gateway processes")
     serve.add_argument(
         "--host",
-        help="address to answer HTTP on (default 127.0.0.1; one that other machines reach needs "
-        "`auth` in the file)",
+        help="address to listen on (default 127.0.0.1; an address that other machines can reach "
+        "requires `auth` in the file)",
     )
-    serve.add_argument("--port", type=int, help="port to answer HTTP on (default 8000)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
     serve.add_argument(
-        "--timings", action="store_true", help="print how long each stage of the start took"
+        "--timings", action="store_true", help="print the duration of each stage of the start"
     )
     serve.set_defaults(command=run)
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _serve(config: FleetConfig, *, wants_timings: bool) -> None:
-    """Set the environment before the first import of Ray, which reads it then."""
+    """Set the environment, then import Ray, which reads it on import."""
     from qwenfleet.deployments.environment import ray_environment
     from qwenfleet.deployments.haproxy import write_launcher
     from qwenfleet.deployments.operations.processes import remove_files, sweep

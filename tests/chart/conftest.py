@@ -1,5 +1,5 @@
-"""How chart tests render: by the helm that users run. What it renders is judged by Kubernetes' and
-KubeRay's own schemas."""
+"""Fixtures that render the chart with a real helm and validate the result against the schemas of
+Kubernetes and KubeRay."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Render = Callable[..., list[Document]]
 
 
 class Refused(Exception):
-    """helm's own words, when it fails."""
+    """The output of a helm that failed."""
 
 
 class Helm:
-    """The program, and the documents that it renders."""
+    """Runs the helm program."""
 
     def __init__(self, program: str) -> None:
         self.program = program
 
     def run(self, *arguments: str | Path) -> str:
-        """What it prints. Raises Refused."""
+        """Return what helm prints. Raises Refused."""
         done = subprocess.run(
             [self.program, *map(str, arguments)],
             capture_output=True,
@@ -54,8 +54,8 @@ class Helm:
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    beside = Path(sys.executable).with_name("helm")
-    program = str(beside) if beside.exists() else shutil.which("helm")
+    installed = Path(sys.executable).with_name("helm")
+    program = str(installed) if installed.exists() else shutil.which("helm")
     if program is None:
         pytest.skip("helm is missing: `make chart-test` installs it")
     return Helm(program)
@@ -68,7 +68,7 @@ def refused() -> type[Refused]:
 
 @pytest.fixture
 def render(helm: Helm, tmp_path: Path) -> Render:
-    """The documents of some values, which stand over those of a case."""
+    """Render the chart with some values, which override those of a case."""
 
     def rendered(values: Document | None = None, case: str = "", *options: str) -> list[Document]:
         files = [CHART / "ci" / f"{case}-values.yaml"] if case else []
@@ -81,7 +81,7 @@ def render(helm: Helm, tmp_path: Path) -> Render:
 
 
 def only(documents: list[Document], kind: str, name: str = "") -> Document:
-    """The one object of a kind, and of a name when several have that kind."""
+    """Return the only object of a kind, and of a name if several objects have that kind."""
     (found,) = (
         tree
         for tree in documents
@@ -109,7 +109,7 @@ def groups() -> Callable[[list[Document]], dict[str, Document]]:
 
 @pytest.fixture(scope="session")
 def serve_config() -> Callable[[list[Document]], Document]:
-    """What the RayService hands to Serve."""
+    """The Serve configuration in the RayService."""
 
     def found(documents: list[Document]) -> Document:
         config: Document = yaml.safe_load(only(documents, "RayService")["spec"]["serveConfigV2"])
@@ -119,7 +119,7 @@ def serve_config() -> Callable[[list[Document]], Document]:
 
 
 def closed(schema: Any) -> Any:
-    """A CRD's schema as JSON Schema: nothing unknown passes, and what is an int or a string is."""
+    """Return a CRD's schema as JSON Schema that refuses unknown keys and allows int-or-string."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -135,7 +135,7 @@ def closed(schema: Any) -> Any:
 
 
 def completed(tree: Any, schema: Any) -> Any:
-    """As the API server sees it before it validates: nulls gone, defaults filled in."""
+    """Return the tree as the API server validates it: without nulls, with defaults filled in."""
     if isinstance(tree, list):
         items = schema.get("items", {})
         return [completed(item, items) for item in tree]
@@ -159,7 +159,7 @@ def completed(tree: Any, schema: Any) -> Any:
 def ray_service_schema() -> Document:
     path = CRDS / "ray.io_rayservices.yaml"
     if not path.exists():
-        pytest.skip(f"KubeRay's CRDs are missing: {path.name} was looked for in ../shared/crds")
+        pytest.skip(f"KubeRay's CRDs are missing: expected {path.name} in ../shared/crds")
     crd = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     (version,) = (one for one in crd["spec"]["versions"] if one["name"] == "v1")
     return version["schema"]["openAPIV3Schema"]
@@ -167,7 +167,7 @@ def ray_service_schema() -> Document:
 
 @pytest.fixture(scope="session")
 def check_ray_service(ray_service_schema: Document) -> Callable[[Document], None]:
-    """Raises jsonschema's ValidationError for what KubeRay's CRD refuses or would drop."""
+    """A check that raises jsonschema's ValidationError for what KubeRay's CRD refuses or drops."""
     from jsonschema import Draft202012Validator
 
     schema = closed(ray_service_schema)

@@ -1,4 +1,4 @@
-"""The script of `helm test`, against servers that answer rightly and wrongly."""
+"""The script of `helm test`, against correct and faulty servers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KEY = "qf-" + "k" * 43
 
 
 class Fleet:
-    """What the server does; tests change it."""
+    """Behavior of the server, which tests change."""
 
     asks_for_keys = True
     takes_any_key = False
     is_ready = True
     loads_for = 0
-    """Questions that are answered 503, since the model's engine is not there yet."""
+    """Number of requests to answer with 503, as while the model loads."""
     tokens = 8
     url = ""
 
@@ -79,54 +79,54 @@ def ask(fleet, *, key=KEY, mode="keys", wait_s="5"):
     )
 
 
-def test_a_fleet_that_refuses_strangers_and_answers_passes(fleet):
+def test_a_fleet_that_requires_keys_and_answers_passes(fleet):
     done = ask(fleet)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok: ") == 5
 
 
-def test_a_fleet_without_keys_is_asked_without_one(fleet):
+def test_a_fleet_without_keys_gets_a_request_without_one(fleet):
     fleet.asks_for_keys = False
     assert ask(fleet, key="", mode="open").returncode == 0
 
 
-def test_without_the_key_only_the_refusal_is_seen(fleet):
+def test_without_the_key_only_the_refusal_is_tested(fleet):
     done = ask(fleet, key="")
     assert done.returncode == 0
-    assert "no completion was asked for" in done.stdout
+    assert "no completion was requested" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("asks_for_keys", False, "without a key the answer is 200, and must be 401"),
-        ("takes_any_key", True, "with an unknown key the answer is 200, and must be 401"),
-        ("tokens", 0, "0 tokens were generated"),
+        ("asks_for_keys", False, "a request without a key returns 200, expected 401"),
+        ("takes_any_key", True, "a request with an unknown key returns 200, expected 401"),
+        ("tokens", 0, "0 tokens generated"),
     ],
 )
-def test_what_is_wrong_is_said(fleet, name, value, sentence):
+def test_a_failure_is_reported(fleet, name, value, sentence):
     setattr(fleet, name, value)
     done = ask(fleet)
     assert done.returncode == 1
     assert f"FAILED: {sentence}" in done.stdout
 
 
-def test_a_fleet_that_is_never_ready_is_given_up(fleet):
+def test_a_fleet_that_never_becomes_ready_fails_after_the_time_limit(fleet):
     fleet.is_ready = False
     done = ask(fleet, wait_s="1")
     assert done.returncode == 1
-    assert "/health/ready says 503" in done.stdout
+    assert "/health/ready returns 503" in done.stdout
 
 
-def test_a_model_that_loads_while_another_is_ready_is_waited_for(fleet):
+def test_the_script_waits_for_a_model_that_loads_while_another_is_ready(fleet):
     fleet.loads_for = 1
     done = ask(fleet)
     assert done.returncode == 0, done.stdout
-    assert "a completion is answered with 200" in done.stdout
+    assert "a completion returns 200" in done.stdout
 
 
-def test_a_model_that_never_loads_is_given_up(fleet):
+def test_a_model_that_never_loads_fails_after_the_time_limit(fleet):
     fleet.loads_for = 1000
     done = ask(fleet, wait_s="1")
     assert done.returncode == 1
-    assert "FAILED: a completion is answered with 503" in done.stdout
+    assert "FAILED: a completion returns 503" in done.stdout

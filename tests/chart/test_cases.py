@@ -1,4 +1,4 @@
-"""Every case in helm/qwenfleet/ci renders to what Kubernetes, KubeRay and the fleet take."""
+"""Kubernetes, KubeRay and the fleet accept what every case in helm/qwenfleet/ci renders to."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ OTHER_VARIABLES = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S",
 }
 WITHOUT_SCHEMA = {"RayService", "HTTPRoute"}
-"""Kinds that are not Kubernetes' own: KubeRay's has a test of its own, the Gateway API's CRDs are
-nowhere to be had."""
+"""Kinds that are not Kubernetes' own: KubeRay's has its own test, and the Gateway API's CRDs are
+not available."""
 
 
 @pytest.fixture(params=CASES)
@@ -43,7 +43,7 @@ def documents(case, render):
     return render(None, case)
 
 
-def test_lint_has_no_complaint(case, helm):
+def test_lint_passes(case, helm):
     helm.run("lint", "--strict", CHART, "-f", CHART / "ci" / f"{case}-values.yaml")
 
 
@@ -62,7 +62,7 @@ def test_the_chart_is_packaged_without_its_cases(helm, tmp_path):
     assert "kind: RayService" in helm.run("template", "coder", package)
 
 
-def test_kubernetes_takes_every_object(documents):
+def test_kubernetes_accepts_every_object(documents):
     kubernetes_validate = pytest.importorskip(
         "kubernetes_validate", reason="kubernetes-validate is missing: `make chart-test` has it"
     )
@@ -73,7 +73,7 @@ def test_kubernetes_takes_every_object(documents):
         kubernetes_validate.validate(tree, version, strict=True)
 
 
-def test_kubernetes_takes_the_pods_of_every_group(documents, groups):
+def test_kubernetes_accepts_the_pods_of_every_group(documents, groups):
     kubernetes_validate = pytest.importorskip(
         "kubernetes_validate", reason="kubernetes-validate is missing: `make chart-test` has it"
     )
@@ -83,16 +83,16 @@ def test_kubernetes_takes_the_pods_of_every_group(documents, groups):
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_kuberay_takes_the_service(documents, only, check_ray_service):
+def test_kuberay_accepts_the_service(documents, only, check_ray_service):
     check_ray_service(only(documents, "RayService"))
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("numOfHost", 2), ("replicas", "one"), ("groupName", None)],
-    ids=["a key that it does not know", "a wrong type", "what it must have"],
+    ids=["an unknown key", "a wrong type", "a missing key"],
 )
-def test_that_judge_is_strict(render, only, check_ray_service, field, value):
+def test_that_check_is_strict(render, only, check_ray_service, field, value):
     from jsonschema import ValidationError
 
     tree = only(render(None, CASES[0]), "RayService")
@@ -101,7 +101,7 @@ def test_that_judge_is_strict(render, only, check_ray_service, field, value):
         check_ray_service(tree)
 
 
-def test_the_fleet_takes_its_arguments_and_the_planner_each_pool(documents, serve_config):
+def test_the_fleet_accepts_its_arguments_and_the_planner_each_pool(documents, serve_config):
     (application,) = serve_config(documents)["applications"]
     fleet = FleetConfig.model_validate(application["args"])
     for pool in fleet.engine_pools:
@@ -109,7 +109,7 @@ def test_the_fleet_takes_its_arguments_and_the_planner_each_pool(documents, serv
     assert application["import_path"] == f"{build.__module__}:{build.__name__}"
 
 
-def test_every_deployment_of_the_fleet_has_its_number_and_its_pods(documents, serve_config, groups):
+def test_every_deployment_has_a_group_with_as_many_pods(documents, serve_config, groups):
     (application,) = serve_config(documents)["applications"]
     numbers = {one["name"]: one["num_replicas"] for one in application["deployments"]}
     pods = {name: group["replicas"] for name, group in groups(documents).items() if name != "head"}
@@ -120,7 +120,7 @@ def test_every_deployment_of_the_fleet_has_its_number_and_its_pods(documents, se
     assert list(numbers) == [gateway.name, *engines]
 
 
-def test_pods_have_gpus_and_nodes_as_the_layout_says(documents, serve_config, groups):
+def test_pods_have_the_gpus_and_nodes_of_the_layout(documents, serve_config, groups):
     (application,) = serve_config(documents)["applications"]
     pools = FleetConfig.model_validate(application["args"]).engine_pools
     engines = [group for name, group in groups(documents).items() if name.startswith("engine")]
@@ -145,8 +145,8 @@ def test_ray_finds_haproxy_and_its_ports_in_every_pod(documents, serve_config, g
         assert found.keys() - wanted.keys() <= OTHER_VARIABLES
 
 
-def test_every_pod_keeps_to_the_restricted_standard(documents, groups):
-    """The list of the Pod Security Standards."""
+def test_every_pod_meets_the_restricted_standard(documents, groups):
+    """Checks the list of the Pod Security Standards."""
     specs = [group["template"]["spec"] for group in groups(documents).values()]
     specs += [tree["spec"] for tree in documents if tree["kind"] == "Pod"]
     for spec in specs:
@@ -172,7 +172,7 @@ def test_every_image_is_pinned(documents, groups):
 
 
 def test_a_pod_outlives_its_drain(documents, groups, serve_config):
-    """Ray drains its node when it is told to end: Serve moves what is there, and waits for it."""
+    """On SIGTERM Ray drains its node: Serve moves the replicas and waits for them."""
     (application,) = serve_config(documents)["applications"]
     for name, group in groups(documents).items():
         spec = group["template"]["spec"]
@@ -186,8 +186,8 @@ def test_a_pod_outlives_its_drain(documents, groups, serve_config):
                 assert application["deployments"][0]["graceful_shutdown_timeout_s"] == drain_s
 
 
-def test_no_label_that_kuberay_selects_on_is_taken(documents, groups):
-    """Its head service looks for app.kubernetes.io/name `kuberay`, and finds nothing else."""
+def test_pods_do_not_set_labels_that_kuberay_selects_on(documents, groups):
+    """KubeRay's head service selects on app.kubernetes.io/name `kuberay`."""
     for group in groups(documents).values():
         labels = group["template"]["metadata"]["labels"]
         assert not any(

@@ -1,5 +1,5 @@
-"""What the chart says to a helm that talks to a cluster: a real helm, and a small API server on
-loopback that knows discovery and secrets."""
+"""The chart's checks with a cluster: a real helm, and a small API server on loopback that serves
+discovery and secrets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GROUPS = {
 
 
 class Api:
-    """What the server has; tests change it."""
+    """Objects of the server, which tests change."""
 
     def __init__(self):
         self.groups = {name: dict(kinds) for name, kinds in GROUPS.items()}
@@ -46,7 +46,7 @@ class Api:
         }
 
     def answer(self, path):
-        """The object at a path, or None."""
+        """Return the object at a path, or None."""
         if path == "/version":
             return {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
         if path == "/api":
@@ -107,7 +107,7 @@ def api():
 
 @pytest.fixture
 def install(api, helm, tmp_path):
-    """Render as `helm install` does: with the answers of the cluster."""
+    """Render as `helm install` does, with look-ups in the cluster."""
     config = tmp_path / "kubeconfig"
     named = {"name": "test"}
     context = {"cluster": "test", "user": "test", "namespace": "ml"}
@@ -131,29 +131,29 @@ def install(api, helm, tmp_path):
     return installed
 
 
-def test_a_cluster_with_kuberay_takes_the_chart(install, only):
+def test_a_cluster_with_kuberay_accepts_the_chart(install, only):
     assert only(install(), "RayService")
 
 
-def test_absent_crds_are_said_on_a_first_install_into_an_empty_namespace(api, install, refused):
+def test_absent_crds_are_reported_on_a_first_install_into_an_empty_namespace(api, install, refused):
     assert api.secrets == {}, "nothing is there to tell a cluster by but that it answers"
     del api.groups["ray.io/v1"]
     with pytest.raises(refused, match=r"KubeRay's CRDs are absent\. Install KubeRay 1\.7"):
         install()
 
 
-def test_old_crds_are_said(api, install, refused):
+def test_old_crds_are_reported(api, install, refused):
     del api.groups["ray.io/v1"]["raycronjobs"]
     with pytest.raises(refused, match=r"CRDs are older than 1\.6 .* authOptions"):
         install()
 
 
-def test_that_check_can_be_skipped(api, install, only):
+def test_the_check_of_crds_can_be_disabled(api, install, only):
     del api.groups["ray.io/v1"]["raycronjobs"]
     assert only(install("--set", "checks.crds=never"), "RayService")
 
 
-def test_without_a_cluster_it_is_skipped_unless_asked_for(helm, render, refused):
+def test_without_a_cluster_crds_are_checked_only_on_request(helm, render, refused):
     assert render()
     with pytest.raises(refused, match="CRDs are absent"):
         render({"checks": {"crds": "always"}})
@@ -162,7 +162,7 @@ def test_without_a_cluster_it_is_skipped_unless_asked_for(helm, render, refused)
     assert render({"checks": {"crds": "always"}}, "", *options)
 
 
-def test_an_upgrade_by_steps_needs_the_gateway_api(api, install, refused, only):
+def test_an_incremental_upgrade_needs_the_gateway_api(api, install, refused, only):
     by_steps = ("--set", "upgrade.gatewayClassName=istio")
     with pytest.raises(refused, match="this cluster has no Gateway API"):
         install(*by_steps)
@@ -179,15 +179,17 @@ def test_an_upgrade_by_steps_needs_the_gateway_api(api, install, refused, only):
         ("gcsFaultTolerance.existingSecret", "password"),
     ],
 )
-def test_a_secret_that_is_not_there_is_named(api, install, refused, value, key):
+def test_a_missing_secret_or_entry_is_named(api, install, refused, value, key):
     options = ["--set", f"{value}=mine"]
     if value.startswith("auth."):
         options += ["--set", "auth.mode=existing"]
     assert api.secrets == {}, "as in a first install"
-    with pytest.raises(refused, match=f"{value} names secret mine, which is not in namespace ml"):
+    missing = f"{value} names secret mine, which does not exist in namespace ml"
+    with pytest.raises(refused, match=missing):
         install(*options)
     api.add_secret("mine", other="x")
-    with pytest.raises(refused, match=f"secret mine of {value} has no key {key}. It has: other"):
+    entry = rf"secret mine \({value}\) has no key {key}. It has: other"
+    with pytest.raises(refused, match=entry):
         install(*options)
     api.add_secret("mine", **{key: "x"})
     assert install(*options)
@@ -205,7 +207,7 @@ def test_generated_secrets_are_kept_by_an_upgrade(api, install, only):
         assert only(second, "Secret", name)["data"] == only(first, "Secret", name)["data"]
 
 
-def test_a_generated_key_is_one_and_the_fleet_takes_its_hash(render, only, tmp_path):
+def test_the_fleet_accepts_the_hash_of_a_generated_key(render, only, tmp_path):
     from qwenfleet.cluster.config.auth import hash_of, read_keys
 
     data = only(render(), "Secret", "coder-qwenfleet-api-keys")["data"]

@@ -1,8 +1,8 @@
 """The CPU case on a real Ray: a head, two gateways and an engine, each a node with the labels,
 resources and environment of its pod, and the chart's serveConfigV2 through `serve deploy`.
 
-What differs from a cluster is what one machine forces: loopback, free ports, paths, and one HAProxy
-for the nodes, which share an address.
+Only what one machine requires differs from a cluster: loopback, free ports, paths, and one HAProxy
+for all nodes, because they share an address.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ MODEL = "smollm2-135m-instruct"
 VALUES = {
     "fleet": {"models": [{"id": MODEL, "max_model_len": 2048}], "gateway": {"replicas": 2}},
 }
-"""One engine of the case's two, since two cores share its start with all of Ray."""
+"""One engine instead of the case's two, because two cores run its start and all of Ray."""
 STREAM_TOKENS = 120
 GROUPS = ("head", "gateway", "gateway", "engine-0")
 
 
 @pytest.fixture
 def directory():
-    """Short, since paths of Ray's sockets have at most 107 characters."""
+    """A short path, because those of Ray's sockets have at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="qf-", dir="/tmp", ignore_cleanup_errors=True) as path:
         yield Path(path)
 
 
 class Cluster:
-    """`ray start` by the chart's own words."""
+    """A Ray cluster started with the settings that the chart renders."""
 
     def __init__(self, documents: list[Any], groups: dict[str, Any], directory: Path) -> None:
         self.groups = groups
@@ -69,7 +69,7 @@ class Cluster:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def environment(self, group: str) -> dict[str, str]:
-        """Of the group's pods; ports and paths are this machine's."""
+        """The environment of the group's pods, with this machine's ports and paths."""
         (container,) = self.groups[group]["template"]["spec"]["containers"]
         found = {entry["name"]: entry["value"] for entry in container["env"]}
         del found["HOME"]
@@ -81,12 +81,12 @@ class Cluster:
         found["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(ports[len(names)])
         found["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(ports[-1])
         found["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(self.directory / "haproxy")
-        # KubeRay's part, for authOptions; the path is what tells this cluster's processes.
+        # KubeRay sets these for authOptions; the path identifies this cluster's processes.
         return (
             dict(os.environ)
             | found
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_path)}
-            | {"RAY_raylet_start_wait_time_s": "120"}  # 30, which two busy cores may need
+            | {"RAY_raylet_start_wait_time_s": "120"}  # the default, 30, is short on two busy cores
         )
 
     def start(self, group: str) -> None:
@@ -118,7 +118,7 @@ class Cluster:
             )
 
     def ask(self, tokens: int, transcript: list[str] | None = None) -> int:
-        """The status of a completion; what is streamed goes into the transcript line by line."""
+        """Return the status of a completion; streamed lines are appended to the transcript."""
         body = {"model": MODEL, "prompt": "def reverse(text):", "max_tokens": tokens}
         with (
             httpx.Client(timeout=120) as client,
@@ -139,7 +139,7 @@ class Cluster:
         return httpx.get(f"http://127.0.0.1:{self.dashboard}{path}", headers=headers, timeout=10)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Those that live; none while the head does not answer."""
+        """The live nodes; empty while the head does not answer."""
         assert self.started[0].poll() is None, self.log("head.log")
         try:
             answer = self.api("/api/v0/nodes")
@@ -153,10 +153,10 @@ class Cluster:
     def log(self, name: str) -> str:
         """The end of a log, for a failure's message."""
         path = self.directory / name
-        return f"{name}: {path.read_text()[-3000:]}" if path.exists() else f"{name} is not there"
+        return f"{name}: {path.read_text()[-3000:]}" if path.exists() else f"{name} does not exist"
 
     def deploy(self, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        """`serve deploy`, which is what KubeRay does with serveConfigV2 over REST."""
+        """Run `serve deploy`, as KubeRay does with serveConfigV2 over REST."""
         file = self.directory / "serve.yaml"
         file.write_text(yaml.safe_dump(config))
         return subprocess.run(
@@ -169,11 +169,11 @@ class Cluster:
         )
 
     def stop(self) -> None:
-        """All at once, since Ray would drain each node for 30 s. What was about to start when
-        its parent was killed is found the next time."""
+        """Kill all processes at once, because Ray would drain each node for 30 s. The loop finds
+        those that started while their parent was killed."""
         give_up_at = time.monotonic() + STOP_S
         while left := of_fleet(self.token_path):
-            assert time.monotonic() < give_up_at, f"still there: {left}"
+            assert time.monotonic() < give_up_at, f"still running: {left}"
             for process in left:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -208,7 +208,7 @@ def cluster(render, groups, serve_config, directory):
 
 
 @pytest.mark.timeout(600)
-def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_config, groups):
+def test_a_cluster_as_rendered_answers_a_completion(cluster, render, serve_config, groups):
     config = serve_config(render(VALUES, "cpu-kind"))
     (application,) = config["applications"]
     application["args"]["gateway"] |= {"host": "127.0.0.1", "port": cluster.http}
@@ -232,9 +232,9 @@ def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_conf
     )
     status = cluster.api("/api/serve/applications/").json()
     assert asked.returncode == 0, f"{asked.stdout}{asked.stderr}\n{status}"
-    for claim in ("without a key the answer is 401", "with an unknown key the answer is 401"):
-        assert f"ok: {claim}" in asked.stdout, "HAProxy lets the gateway's refusal through"
-    assert "a completion is answered with 200" in asked.stdout
+    for claim in ("request without a key returns 401", "request with an unknown key returns 401"):
+        assert f"ok: a {claim}" in asked.stdout, "HAProxy passes on the gateway's refusal"
+    assert "a completion returns 200" in asked.stdout
 
     until(lambda: all(cluster.ask(1) == 200 for _ in range(6)), "both gateways answer")
     status = cluster.api("/api/serve/applications/").json()
@@ -249,24 +249,24 @@ def test_what_the_chart_renders_answers_a_completion(cluster, render, serve_conf
         "gateway": ["gateway", "gateway"],
         "engine-0": ["engine"],
     }
-    see_a_gateway_leave(cluster)
+    check_that_a_gateway_drains(cluster)
 
 
-def see_a_gateway_leave(cluster: Cluster) -> None:
-    """As when its pod is deleted: SIGTERM to `ray start`. Its streams go on to their end, and what
-    comes meanwhile goes to the other."""
+def check_that_a_gateway_drains(cluster: Cluster) -> None:
+    """Send SIGTERM to `ray start`, as when a gateway's pod is deleted. Its streams finish, and new
+    requests go to the other gateway."""
     transcripts: list[list[str]] = [[], []]
     with ThreadPoolExecutor(2) as pool:
         streams = [pool.submit(cluster.ask, STREAM_TOKENS, lines) for lines in transcripts]
         until(lambda: all(len(lines) > 5 for lines in transcripts), "both streams began")
         leaving = cluster.started[1]
         leaving.terminate()
-        assert not any(stream.done() for stream in streams), "nothing was left to lose"
+        assert not any(stream.done() for stream in streams), "the streams ended too early"
         late = [cluster.ask(1) for _ in range(6)]
         assert [stream.result() for stream in streams] == [200, 200]
     assert late == [200] * 6
     for lines in transcripts:
         assert lines[-1] == "data: [DONE]", lines[-3:]
         assert len(lines) > STREAM_TOKENS
-    # With its last stream, or, in some runs, when its time is up: Serve had not let go of it.
+    # It exits after its last stream or, in some runs, at the drain deadline: Serve kept it.
     leaving.wait(timeout=DRAIN_S + STOP_S)

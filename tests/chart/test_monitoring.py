@@ -1,4 +1,4 @@
-"""What the chart gives to Prometheus' operator and to Grafana's sidecar."""
+"""The chart's objects for the Prometheus operator and for Grafana's sidecar."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def kinds(documents):
     return {tree["kind"] for tree in documents}
 
 
-def test_nothing_is_made_that_a_cluster_without_the_operator_would_refuse(render):
+def test_by_default_a_cluster_without_the_operator_accepts_all_objects(render):
     assert not kinds(render()) & {"PodMonitor", "PrometheusRule"}
 
 
 @pytest.mark.skipif(
     shutil.which("node") is None or not SCHEMAS.is_dir(),
-    reason="node, or the operator's schemas in build/chart, are missing: npm brings them",
+    reason="node, or the operator's schemas in build/chart, are missing: npm installs them",
 )
-def test_the_operators_own_schemas_take_what_is_made(render):
+def test_the_operators_own_schemas_accept_the_objects(render):
     monitoring = {"podMonitor": ON, "rules": ON, "runbooks": RUNBOOKS}
     documents = render({"monitoring": monitoring, "fullnameOverride": "x"})
     objects = [tree for tree in documents if tree["kind"] in {"PodMonitor", "PrometheusRule"}]
@@ -75,7 +75,7 @@ def test_the_monitor_scrapes_every_pod_at_ports_that_it_has(render, only, groups
     assert wanted <= found
 
 
-def test_the_rules_are_the_repositorys_with_links_that_lead_somewhere(render, only):
+def test_the_rules_are_the_repositorys_with_links_to_the_runbooks(render, only):
     values = {"monitoring": {"rules": ON, "runbooks": RUNBOOKS}}
     spec = only(render(values), "PrometheusRule")["spec"]
     text = (FILES / "rules.yaml").read_text(encoding="utf-8")
@@ -98,8 +98,8 @@ def test_every_dashboard_is_a_config_map_that_grafanas_sidecar_finds(render):
 
 
 @pytest.mark.parametrize("part", ["rules", "dashboards"])
-def test_links_to_runbooks_that_lead_nowhere_are_refused(render, refused, part):
-    with pytest.raises(refused, match=r"monitoring\.runbooks is empty.* helm/runbooks; set it"):
+def test_rules_and_dashboards_need_a_url_of_the_runbooks(render, refused, part):
+    with pytest.raises(refused, match=r"monitoring\.runbooks is empty.* pages of helm/runbooks"):
         render({"monitoring": {part: ON}})
     with pytest.raises(refused, match="runbooks"):
         render({"monitoring": {part: ON, "runbooks": "helm/runbooks"}})
@@ -107,21 +107,21 @@ def test_links_to_runbooks_that_lead_nowhere_are_refused(render, refused, part):
 
 
 @pytest.mark.parametrize("part", ["podMonitor", "rules"])
-def test_a_cluster_without_the_operator_is_named_before_anything_is_installed(
+def test_a_cluster_without_the_operator_is_refused_before_anything_is_installed(
     render, refused, part
 ):
     values = {"monitoring": {part: ON, "runbooks": RUNBOOKS}, "checks": {"crds": "always"}}
     versions = ("ray.io/v1/RayService", "ray.io/v1/RayCronJob")
     options = [word for version in versions for word in ("--api-versions", version)]
-    with pytest.raises(refused, match=f"monitoring.{part}.enabled is set .* operator is absent"):
+    with pytest.raises(refused, match=f"monitoring.{part}.enabled is set, .* operator is absent"):
         render(values, "", *options)
     assert render(values, "", *options, "--api-versions", "monitoring.coreos.com/v1")
 
 
 @pytest.mark.parametrize(("address", "store"), [("redis:6379", "redis"), ("", "memory")])
-def test_pods_say_whether_the_head_can_be_lost(render, groups, address, store):
+def test_pods_know_the_store_of_the_head(render, groups, address, store):
     documents = render({"gcsFaultTolerance": {"redisAddress": address}})
     for group in groups(documents).values():
         (ray, *_) = group["template"]["spec"]["containers"]
-        told = {entry["name"]: entry.get("value") for entry in ray["env"]}
-        assert told["QWENFLEET_HEAD_STORE"] == store
+        variables = {entry["name"]: entry.get("value") for entry in ray["env"]}
+        assert variables["QWENFLEET_HEAD_STORE"] == store

@@ -1,4 +1,4 @@
-"""Values that the pages show render, by the helm that users run."""
+"""The values in the documentation render with a real helm."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_the_values_of_a_page_render(render, block):
     assert render(yaml.safe_load(block.text))
 
 
-def test_the_values_to_install_take_the_image_that_the_page_builds(render, groups, serve_config):
+def test_the_values_to_install_use_the_image_that_the_page_builds(render, groups, serve_config):
     (block,) = (block for block in VALUES if block.file_name == "my-values.yaml")
     documents = render(yaml.safe_load(block.text))
 
     assert groups(documents)["engine-0"]["replicas"] == 2
     image = groups(documents)["engine-0"]["template"]["spec"]["containers"][0]["image"]
     assert image == "registry.example.com/qwenfleet:0.1.0-cuda"
-    assert f"{image.rpartition('/')[2]} " in read("docs/kubernetes.md")  # which its commands build
+    assert f"{image.rpartition('/')[2]} " in read("docs/kubernetes.md")  # built by its commands
     assert serve_config(documents)

@@ -50,7 +50,7 @@ def test_the_chart_refuses_the_layouts_that_the_planner_complains_of(
     }
     if complaints(model.geometry, layout):
         block = max(model.geometry.quantization.block)
-        with pytest.raises(refused, match=f"no whole quantisation blocks of {block},"):
+        with pytest.raises(refused, match=f"into whole quantization blocks of {block};"):
             render(values)
     else:
         assert render(values)

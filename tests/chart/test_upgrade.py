@@ -1,4 +1,4 @@
-"""What an operator installed before goes on with this chart."""
+"""Upgrades of an installed release to this chart."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ NAMES = {
     "Secret": {"coder-qwenfleet-api-keys", "coder-qwenfleet-ray-auth"},
     "ServiceAccount": {"coder-qwenfleet"},
 }
-"""Of objects that hold state, or that others name: an upgrade that renames one loses that."""
+"""Objects that hold state or that users refer to by name; an upgrade must not rename them."""
 
 
 @pytest.mark.parametrize("values", PREVIOUS, ids=lambda path: path.stem)
-def test_the_values_of_an_earlier_chart_are_taken_and_nothing_is_renamed(helm, values):
+def test_the_values_of_an_earlier_chart_are_accepted_and_names_stay(helm, values):
     found: dict[str, set[str]] = {}
     for tree in helm.template("-f", values):
         found.setdefault(tree["kind"], set()).add(tree["metadata"]["name"])
     assert found.items() >= NAMES.items()
 
 
-def test_there_are_values_of_every_released_version():
+def test_every_released_version_has_its_values_here():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = {line.split("]")[0].removeprefix("## [") for line in changes.splitlines()
                 if line.startswith("## [") and "Unreleased" not in line}  # fmt: skip
     assert released <= {path.name.removesuffix("-values.yaml") for path in PREVIOUS}
 
 
-def test_a_new_chart_alone_makes_no_new_ray_cluster(helm, only, tmp_path):
-    """KubeRay makes one when rayClusterConfig changes: no version of the chart may be in there."""
+def test_a_new_chart_alone_does_not_create_a_new_ray_cluster(helm, only, tmp_path):
+    """KubeRay creates one if rayClusterConfig changes, so it must not contain the chart version."""
     newer = tmp_path / "qwenfleet"
     shutil.copytree(CHART, newer)
     chart = yaml.safe_load((newer / "Chart.yaml").read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def test_a_new_chart_alone_makes_no_new_ray_cluster(helm, only, tmp_path):
 
 
 def test_more_engines_change_numbers_only(render, serve_config, groups):
-    """Serve would restart what its arguments concern, and KubeRay ignores numbers of replicas."""
+    """Serve restarts an application whose arguments change; KubeRay ignores changed replicas."""
 
     def fleet(count):
         model = {"id": "smollm2-135m-instruct", "replicas": {"min": count}}
@@ -77,8 +77,8 @@ def test_more_engines_change_numbers_only(render, serve_config, groups):
         }
 
 
-def test_another_objective_restarts_nothing(render, serve_config):
-    """Serve restarts every replica under other `args`; `user_config` reaches those that run."""
+def test_a_changed_objective_restarts_nothing(render, serve_config):
+    """Serve restarts every replica if `args` change; `user_config` reaches running replicas."""
 
     def served(slo, own):
         models = [{"id": "a"}, {"id": "b", "slo": own}]
@@ -88,8 +88,8 @@ def test_another_objective_restarts_nothing(render, serve_config):
         (gateway,) = (one for one in application["deployments"] if one["name"] == "gateway")
         return application["args"], gateway["user_config"]["objectives"]
 
-    before, told = served({"ttft_s": 2}, {"ttft_s": 1})
-    after, told_after = served({"ttft_s": 3}, {"ttft_s": 4})
+    before, old = served({"ttft_s": 2}, {"ttft_s": 1})
+    after, new = served({"ttft_s": 3}, {"ttft_s": 4})
     assert before == after
-    assert {model: SloConfig(**slo).ttft_s for model, slo in told.items()} == {"a": 2, "b": 1}
-    assert {model: SloConfig(**slo).ttft_s for model, slo in told_after.items()} == {"a": 3, "b": 4}
+    assert {model: SloConfig(**slo).ttft_s for model, slo in old.items()} == {"a": 2, "b": 1}
+    assert {model: SloConfig(**slo).ttft_s for model, slo in new.items()} == {"a": 3, "b": 4}

@@ -1,4 +1,4 @@
-"""Values that contradict the plan, the schema or each other are refused with a sentence."""
+"""The chart refuses values that contradict the plan, the schema or each other."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def pool(**pool):
 
 
 CONTRADICTIONS = {
-    "no layout": (fleet(), "no layout, so its pods' GPUs are not known"),
+    "no layout": (fleet(), "no layout, so the number of GPUs per pod is unknown"),
     "more GPUs than a node has": (
         fleet(layout={"tensor_parallel_size": 16, "expert_parallel": True}),
-        "engine-0 takes 16 GPUs on each of 1 nodes, and a node has 8 (accelerators.nvidia."
+        "engine-0 needs 16 GPUs on each of 1 nodes, but a node has 8 (accelerators.nvidia."
         "gpusPerNode). Set layout.nodes to 2",
     ),
     "more GPUs than this cluster's nodes have": (
         fleet(layout=EIGHT) | {"accelerators": {"nvidia": {"gpusPerNode": 4}}},
-        "takes 8 GPUs on each of 1 nodes, and a node has 4",
+        "needs 8 GPUs on each of 1 nodes, but a node has 4",
     ),
     "nodes that do not divide": (
         fleet(layout=EIGHT | {"nodes": 3}),
@@ -37,66 +37,66 @@ CONTRADICTIONS = {
     ),
     "a tensor parallel group over nodes": (
         fleet(layout=EIGHT | {"nodes": 2}),
-        "a tensor parallel group of 8 would span nodes, which have 4 GPUs of it",
+        "a tensor parallel group of 8 would span nodes with 4 GPUs of the engine each",
     ),
     "split FP8 blocks": (
         fleet(layout={"tensor_parallel_size": 8}),
-        "over 8 ranks an expert's 2560 columns are no whole quantisation blocks of 128",
+        "8 ranks cannot split an expert's 2560 columns into whole quantization blocks of 128",
     ),
     "split FP8 blocks of a pool": (
         pool(accelerator="AMD-Instinct-MI300X-OAM", layout={"tensor_parallel_size": 8}),
-        "engine-0-amd: over 8 ranks an expert's 2560 columns",
+        "engine-0-amd: 8 ranks cannot split an expert's 2560 columns",
     ),
     "split FP8 blocks of a directory": (
         fleet(source=f"/weights/{FP8}", layout={"tensor_parallel_size": 8}),
-        "over 8 ranks an expert's 2560 columns",
+        "8 ranks cannot split an expert's 2560 columns",
     ),
     "split FP8 blocks of 30B": (
         fleet(source="Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8", layout={"tensor_parallel_size": 4}),
-        "over 4 ranks an expert's 768 columns",
+        "4 ranks cannot split an expert's 768 columns",
     ),
-    "too long a context": (
+    "a context that is too long": (
         fleet(layout=EIGHT, max_model_len=262145),
         f"max_model_len 262145 is above the 262144 tokens of {FP8}",
     ),
     "loopback": (
         {"fleet": {"gateway": {"host": "127.0.0.1"}}},
-        "fleet.gateway.host is 127.0.0.1, which no Service reaches. Set it to 0.0.0.0.",
+        "fleet.gateway.host is 127.0.0.1, which a Service cannot reach. Set it to 0.0.0.0.",
     ),
     "keys of its own": (
         {"fleet": {"auth": "none"}},
-        "fleet.auth is what the chart makes of auth.mode",
+        "fleet.auth is set, but the chart derives it from auth.mode",
     ),
     "no secret with keys": (
         {"auth": {"mode": "existing"}},
-        "auth.mode is existing and auth.existingSecret names no secret",
+        "auth.mode is existing, but auth.existingSecret is empty",
     ),
     "a secret that is not used": (
         {"auth": {"mode": "none", "existingSecret": "mine"}},
-        "auth.existingSecret is mine and auth.mode is none",
+        "auth.existingSecret is mine, but auth.mode is none",
     ),
     "two caches": (
         {"cache": {"create": True, "existingClaim": "mine"}},
-        "cache.create is set beside cache.existingClaim mine",
+        "both cache.create and cache.existingClaim (mine) are set",
     ),
-    "weights that no volume holds": (
+    "weights outside every volume": (
         {"weights": {"s3": {"uri": "s3://models", "directory": "/weights"}}},
         "weights.s3.directory /weights is not below fleet.cache_dir /cache",
     ),
-    "a route of no Gateway": (
+    "a route without a Gateway": (
         {"httpRoute": {"enabled": True}},
-        "httpRoute.parentRefs names no Gateway",
+        "httpRoute.parentRefs is empty",
     ),
     "two routes": (
         {
             "upgrade": {"gatewayClassName": "istio"},
             "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]},
         },
-        "KubeRay makes a Gateway and an HTTPRoute of its own",
+        "KubeRay creates its own Gateway and HTTPRoute",
     ),
-    "an override of no group": (
+    "an override of an unknown group": (
         {"engines": {"engine-7": {"drainSeconds": 10}}},
-        "engines.engine-7 is no worker group of this fleet. There are: engine-0.",
+        "engines.engine-7 is not a worker group of this fleet. Use one of: engine-0.",
     ),
 }
 
@@ -125,22 +125,22 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize(("values", "word"), OUTSIDE.values(), ids=OUTSIDE.keys())
-def test_what_is_outside_the_schema_is_refused_by_its_path(render, refused, values, word):
+def test_values_outside_the_schema_are_refused_with_their_path(render, refused, values, word):
     with pytest.raises(refused) as failure:
         render(values)
     assert "values don't meet the specifications of the schema" in str(failure.value)
     assert word in str(failure.value)
 
 
-def test_the_plan_s_rules_can_be_switched_off_but_not_those_of_pods(render, refused, groups):
+def test_checks_plan_disables_the_planner_s_rules_but_not_those_of_pods(render, refused, groups):
     slow = fleet(layout={"tensor_parallel_size": 8}) | {"checks": {"plan": False}}
     assert "engine-0" in groups(render(slow))
     too_many = fleet(layout={"tensor_parallel_size": 16}) | {"checks": {"plan": False}}
-    with pytest.raises(refused, match="a node has 8"):
+    with pytest.raises(refused, match="but a node has 8"):
         render(too_many)
 
 
-def test_a_long_context_method_lifts_the_bound_of_the_context(render, groups):
+def test_a_long_context_method_removes_the_limit_on_the_context(render, groups):
     stretched = fleet(
         layout=EIGHT,
         max_model_len=1_000_000,
@@ -150,14 +150,14 @@ def test_a_long_context_method_lifts_the_bound_of_the_context(render, groups):
 
 
 def test_large_numbers_stay_whole(render, serve_config):
-    """helm reads numbers as floats, and would print this one as 3.3554432e+07."""
+    """helm reads numbers as floats and would print this one as 3.3554432e+07."""
     values = {"fleet": {"gateway": {"max_body_bytes": 33_554_432}}}
     (application,) = serve_config(render(values))["applications"]
     assert application["args"]["gateway"]["max_body_bytes"] == 33_554_432
     assert isinstance(application["args"]["gateway"]["max_body_bytes"], int)
 
 
-def test_without_keys_the_fleet_is_told_so_and_nothing_is_mounted(render, serve_config, groups):
+def test_without_keys_auth_is_none_and_no_secret_is_mounted(render, serve_config, groups):
     documents = render({"auth": {"mode": "none"}})
     assert serve_config(documents)["applications"][0]["args"]["auth"] == "none"
     assert "api-keys" not in str([tree["metadata"]["name"] for tree in documents])
@@ -165,7 +165,7 @@ def test_without_keys_the_fleet_is_told_so_and_nothing_is_mounted(render, serve_
     assert "keys" not in {volume["name"] for volume in volumes}
 
 
-def test_only_gateways_see_keys_and_only_their_hashes(render, groups):
+def test_only_gateways_mount_keys_and_only_their_hashes(render, groups):
     found = groups(render({"auth": {"mode": "existing", "existingSecret": "mine"}}))
     for name, group in found.items():
         secrets = [v["secret"] for v in group["template"]["spec"]["volumes"] if "secret" in v]
@@ -173,7 +173,7 @@ def test_only_gateways_see_keys_and_only_their_hashes(render, groups):
         assert all(s["items"] == [{"key": "keys", "path": "keys"}] for s in secrets)
 
 
-def test_the_head_does_not_see_the_token_of_the_hub(render, groups):
+def test_the_head_does_not_get_the_hub_s_token(render, groups):
     found = groups(render({"weights": {"huggingFace": {"existingSecret": "hub"}}}))
     has = {
         name: "HF_TOKEN" in str(group["template"]["spec"]["containers"])
@@ -182,7 +182,7 @@ def test_the_head_does_not_see_the_token_of_the_hub(render, groups):
     assert has == {"head": False, "gateway": True, "engine-0": True}
 
 
-def test_a_group_s_override_stands_over_what_all_engines_have(render, groups):
+def test_a_group_s_override_takes_precedence_over_engine(render, groups):
     values = fleet(layout=EIGHT) | {
         "engines": {
             "engine-0": {
@@ -199,7 +199,7 @@ def test_a_group_s_override_stands_over_what_all_engines_have(render, groups):
         "nvidia.com/gpu": 8,
     }
     assert spec["nodeSelector"] == {"pool": "coder"}
-    assert "affinity" not in spec  # which would hold it to a GPU's label all the same
+    assert "affinity" not in spec  # it would still require a GPU's label
     assert [one["key"] for one in spec["tolerations"]] == ["spot", "nvidia.com/gpu"]
 
 
@@ -234,7 +234,7 @@ def test_an_old_cluster_waits_for_its_longest_stream(render, only):
     assert rule["timeouts"] == {"request": "1800s"}
 
 
-def test_nothing_is_cluster_wide_unless_it_is_asked_for(render):
+def test_cluster_wide_objects_are_created_only_on_request(render):
     kinds = {tree["kind"] for tree in render()}
     assert "Role" in kinds
     assert not {"ClusterRole", "ClusterRoleBinding"} & kinds
@@ -243,7 +243,7 @@ def test_nothing_is_cluster_wide_unless_it_is_asked_for(render):
     }
 
 
-def test_nobody_may_change_anything(render):
+def test_roles_are_read_only(render):
     for tree in render({"rbac": {"nodes": True}}):
         if tree["kind"] in {"Role", "ClusterRole"}:
             for rule in tree["rules"]:
@@ -251,12 +251,12 @@ def test_nobody_may_change_anything(render):
                 assert rule["resources"] in (["pods"], ["nodes"])
 
 
-def test_groups_of_one_are_not_held_against_a_node_drain(render):
+def test_groups_of_one_have_no_disruption_budget(render):
     budgets = [tree for tree in render() if tree["kind"] == "PodDisruptionBudget"]
     assert budgets == []
 
 
-def test_ray_s_state_outlives_its_head_when_redis_is_named(render, only):
+def test_ray_s_state_is_kept_in_redis_if_one_is_named(render, only):
     values = {"gcsFaultTolerance": {"redisAddress": "redis:6380", "existingSecret": "redis"}}
     documents = render(values)
     cluster = only(documents, "RayService")["spec"]["rayClusterConfig"]
@@ -269,7 +269,7 @@ def test_ray_s_state_outlives_its_head_when_redis_is_named(render, only):
 
 
 def ports_out(policy):
-    """That the pods of a NetworkPolicy may reach anywhere; each rule names them only."""
+    """The ports that pods may reach at any address; each such rule names only ports."""
     rules = [rule for rule in policy["spec"]["egress"] if "to" not in rule]
     return [port["port"] for rule in rules for port in rule["ports"]]
 
@@ -296,7 +296,7 @@ def test_pods_may_reach_the_bucket_and_the_collector(render, only, endpoint, mor
         assert ports_out(only(render(traced), "NetworkPolicy")) == ALWAYS + more
 
 
-def test_what_is_not_used_opens_no_port(render, only):
+def test_unused_services_open_no_port(render, only):
     unused = {"weights": {"s3": {"endpoint": "http://minio.storage:9000"}}}
     on_loopback = {"fleet": {"tracing": {"sample_ratio": 0.1}}}
     none = {"fleet": {"tracing": None}}
@@ -314,7 +314,7 @@ def test_pods_may_reach_redis(render, only, address, port):
 
 @pytest.mark.parametrize("release", ["coder", "qwenfleet", "a" * 53])
 def test_names_leave_room_for_what_kuberay_adds(helm, only, release):
-    """A Service's name has 63 characters, and KubeRay adds -raycluster-xxxxx-head-svc."""
+    """A Service's name has at most 63 characters, and KubeRay adds -raycluster-xxxxx-head-svc."""
     import yaml
 
     chart = __file__.replace("tests/chart/test_values.py", "helm/qwenfleet")

@@ -1,4 +1,4 @@
-"""What differs between NVIDIA, AMD and CPU nodes, and that nothing else does."""
+"""Differences between the pods of NVIDIA, AMD and CPU nodes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def specs(render, groups):
 
 def test_each_pool_has_a_group_and_the_image_of_its_vendor(specs):
     images = {name: spec["containers"][0]["image"] for name, spec in specs.items()}
-    flavours = {name: image.rpartition("-")[2] for name, image in images.items()}
-    assert flavours == {
+    variants = {name: image.rpartition("-")[2] for name, image in images.items()}
+    assert variants == {
         "head": "cpu",
         "gateway": "cpu",
         "engine-0-h100": "cuda",
@@ -65,7 +65,7 @@ def test_only_amd_s_pods_join_the_groups_of_its_devices(specs):
     assert set(joined.values()) == {None}
 
 
-def test_two_vendors_pods_are_alike_but_for_that(specs):
+def test_the_pods_of_two_vendors_are_otherwise_the_same(specs):
     def rest(name):
         spec = dict(specs[name])
         container = dict(spec.pop("containers")[0])
@@ -79,7 +79,7 @@ def test_two_vendors_pods_are_alike_but_for_that(specs):
 
 
 @pytest.mark.parametrize("accelerator", ACCELERATORS, ids=lambda accelerator: accelerator.name)
-def test_every_known_accelerator_finds_its_nodes(render, groups, accelerator):
+def test_pods_of_every_known_accelerator_select_its_nodes(render, groups, accelerator):
     values = {
         "fleet": {
             "models": [
@@ -107,7 +107,7 @@ def test_every_known_accelerator_finds_its_nodes(render, groups, accelerator):
     assert limits[accelerator.vendor.kubernetes_resource] == 2
 
 
-def test_an_accelerator_that_nobody_knows_is_nvidia_s_unless_its_name_says_amd(render, groups):
+def test_an_unknown_accelerator_is_nvidia_s_unless_its_name_starts_with_amd(render, groups):
     model = {"id": "coder", "source": "/weights/mine", "layout": {}}
     layout = {"tensor_parallel_size": 2}
     for name, resource in [("L40S", "nvidia.com/gpu"), ("AMD-Instinct-MI210", "amd.com/gpu")]:

@@ -72,7 +72,7 @@ def test_a_key_in_a_keys_file_in_place_of_its_hash(fleet, tmp_path):
 
     sentence = refusal(fleet, "--config", str(config))
 
-    assert f"{keys} line 2: this is no hash of a key" in sentence
+    assert f"{keys} line 2: not a key hash" in sentence
     assert key not in sentence
 
 

@@ -1,6 +1,6 @@
-"""`helm test`: waits until the fleet is ready, sees a stranger refused, and asks for a completion.
+"""`helm test`: waits until the fleet is ready, checks that it requires keys, requests a completion.
 
-Arguments: URL, model, `keys` or `open`, seconds to wait. API_KEY is the key, when there is one.
+Arguments: URL, model, `keys` or `open`, seconds to wait. API_KEY is the key, if one is known.
 """
 
 import json
@@ -15,7 +15,7 @@ key = os.environ.get("API_KEY", "").strip()
 
 
 def ask(path, body=None, headers=None):
-    """Status and body of the answer; 0 when nobody answers."""
+    """Return status and body of the response; status 0 if the connection fails."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json", **(headers or {})}
     try:
@@ -39,7 +39,7 @@ status, text = ask("/health/ready")
 while status != 200 and time.monotonic() < give_up_at:
     time.sleep(2)
     status, text = ask("/health/ready")
-check(status == 200, f"{url}/health/ready says {status} {text[:200]}")
+check(status == 200, f"{url}/health/ready returns {status} {text[:200]}")
 
 question = {
     "model": model,
@@ -48,18 +48,18 @@ question = {
 }
 if mode == "keys":
     status, text = ask("/v1/chat/completions", question)
-    check(status == 401, f"without a key the answer is {status}, and must be 401")
+    check(status == 401, f"a request without a key returns {status}, expected 401")
     stranger = {"authorization": "Bearer qf-" + "x" * 43}
     status, text = ask("/v1/chat/completions", question, stranger)
-    check(status == 401, f"with an unknown key the answer is {status}, and must be 401")
+    check(status == 401, f"a request with an unknown key returns {status}, expected 401")
 if mode == "keys" and not key:
-    print("the secret has no key `key`: no completion was asked for")
+    print("skipped: the secret has no entry `key`, so no completion was requested")
     sys.exit(0)
 known = {"authorization": f"Bearer {key}"} if key else {}
 status, text = ask("/v1/chat/completions", question, known)
-while status == 503 and time.monotonic() < give_up_at:  # only another model is ready
+while status == 503 and time.monotonic() < give_up_at:  # another model became ready first
     time.sleep(2)
     status, text = ask("/v1/chat/completions", question, known)
-check(status == 200, f"a completion is answered with {status} {text[:200]}")
+check(status == 200, f"a completion returns {status} {text[:200]}")
 usage = json.loads(text)["usage"]
-check(usage["completion_tokens"] > 0, f"{usage['completion_tokens']} tokens were generated")
+check(usage["completion_tokens"] > 0, f"{usage['completion_tokens']} tokens generated")

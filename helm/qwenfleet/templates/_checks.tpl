@@ -1,32 +1,32 @@
-{{/* What is refused, each with a sentence. Arithmetic only: `qwenfleet plan` checks what needs more. */}}
+{{/* Checks of the values; each failure prints one sentence. Arithmetic only: `qwenfleet plan` checks the rest. */}}
 
 {{- define "qwenfleet.checks" -}}
 {{- if has (.Values.fleet.gateway.host | default "127.0.0.1") (list "127.0.0.1" "localhost" "::1") -}}
-{{- fail (printf "fleet.gateway.host is %s, which no Service reaches. Set it to 0.0.0.0." (.Values.fleet.gateway.host | default "127.0.0.1")) -}}
+{{- fail (printf "fleet.gateway.host is %s, which a Service cannot reach. Set it to 0.0.0.0." (.Values.fleet.gateway.host | default "127.0.0.1")) -}}
 {{- end -}}
 {{- if hasKey .Values.fleet "auth" -}}
-{{- fail "fleet.auth is what the chart makes of auth.mode and auth.existingSecret. Set those, and remove fleet.auth." -}}
+{{- fail "fleet.auth is set, but the chart derives it from auth.mode and auth.existingSecret. Set those, and remove fleet.auth." -}}
 {{- end -}}
 {{- if and (eq .Values.auth.mode "existing") (not .Values.auth.existingSecret) -}}
-{{- fail "auth.mode is existing and auth.existingSecret names no secret. Make one with `kubectl create secret generic NAME --from-file=keys`, from the hashes of `qwenfleet keys new`, and name it." -}}
+{{- fail "auth.mode is existing, but auth.existingSecret is empty. Put hashes from `qwenfleet keys new` into a file `keys`, run `kubectl create secret generic NAME --from-file=keys`, and set auth.existingSecret to NAME." -}}
 {{- end -}}
 {{- if and (ne .Values.auth.mode "existing") .Values.auth.existingSecret -}}
-{{- fail (printf "auth.existingSecret is %s and auth.mode is %s. Set auth.mode to existing, or leave the secret out." .Values.auth.existingSecret .Values.auth.mode) -}}
+{{- fail (printf "auth.existingSecret is %s, but auth.mode is %s. Set auth.mode to existing, or remove auth.existingSecret." .Values.auth.existingSecret .Values.auth.mode) -}}
 {{- end -}}
 {{- if and .Values.cache.create .Values.cache.existingClaim -}}
-{{- fail (printf "cache.create is set beside cache.existingClaim %s. Leave one of them out." .Values.cache.existingClaim) -}}
+{{- fail (printf "both cache.create and cache.existingClaim (%s) are set. Remove one of them." .Values.cache.existingClaim) -}}
 {{- end -}}
 {{- if and .Values.weights.s3.uri (not (hasPrefix (printf "%s/" .Values.fleet.cache_dir) .Values.weights.s3.directory)) -}}
-{{- fail (printf "weights.s3.directory %s is not below fleet.cache_dir %s, the only volume that it could be on." .Values.weights.s3.directory (.Values.fleet.cache_dir | default "(none)")) -}}
+{{- fail (printf "weights.s3.directory %s is not below fleet.cache_dir %s. Choose a directory below fleet.cache_dir, where the cache volume is mounted." .Values.weights.s3.directory (.Values.fleet.cache_dir | default "(none)")) -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
-{{- fail "httpRoute.enabled is set and httpRoute.parentRefs names no Gateway. Name yours, as [{name: ..., namespace: ...}]." -}}
+{{- fail "httpRoute.enabled is set, but httpRoute.parentRefs is empty. Name your Gateway, as [{name: ..., namespace: ...}]." -}}
 {{- end -}}
 {{- if and .Values.upgrade.gatewayClassName (or .Values.httpRoute.enabled .Values.ingress.enabled) -}}
-{{- fail (printf "upgrade.gatewayClassName is %s, for which KubeRay makes a Gateway and an HTTPRoute of its own; the Service behind ours loses its pods in such an upgrade. Switch httpRoute and ingress off." .Values.upgrade.gatewayClassName) -}}
+{{- fail (printf "upgrade.gatewayClassName is %s, so KubeRay creates its own Gateway and HTTPRoute; the chart's Service, which httpRoute and ingress use, loses its pods during an upgrade. Disable httpRoute and ingress." .Values.upgrade.gatewayClassName) -}}
 {{- end -}}
 {{- if and (or .Values.monitoring.rules.enabled .Values.monitoring.dashboards.enabled) (not (regexMatch "^https?://." .Values.monitoring.runbooks)) -}}
-{{- fail (printf "monitoring.runbooks is %s, and rules and dashboards link to it. It is the address at which you keep the pages of helm/runbooks; set it, for instance to that folder in your own repository (https://...)." (.Values.monitoring.runbooks | default "empty")) -}}
+{{- fail (printf "monitoring.runbooks is %s, but rules and dashboards link to it. Set it to the URL where you host the pages of helm/runbooks, such as that folder in your own repository (https://...)." (.Values.monitoring.runbooks | default "empty")) -}}
 {{- end -}}
 {{- $groups := list -}}
 {{- range (include "qwenfleet.pools" . | fromJsonArray) -}}
@@ -35,7 +35,7 @@
 {{- end -}}
 {{- range $name, $_ := .Values.engines -}}
 {{- if not (has $name $groups) -}}
-{{- fail (printf "engines.%s is no worker group of this fleet. There are: %s." $name (join ", " $groups)) -}}
+{{- fail (printf "engines.%s is not a worker group of this fleet. Use one of: %s." $name (join ", " $groups)) -}}
 {{- end -}}
 {{- end -}}
 {{- include "qwenfleet.checkCluster" . -}}
@@ -46,22 +46,22 @@
 {{- $values := .root.Values -}}
 {{- if $pool.accelerator -}}
 {{- if not $pool.hasLayout -}}
-{{- fail (printf "%s (model %s) has accelerator %s and no layout, so its pods' GPUs are not known. Take the layout that `qwenfleet plan` prints." $pool.group $pool.model $pool.accelerator) -}}
+{{- fail (printf "%s (model %s) has accelerator %s but no layout, so the number of GPUs per pod is unknown. Set the layout that `qwenfleet plan` prints." $pool.group $pool.model $pool.accelerator) -}}
 {{- end -}}
 {{- $onNode := int (get $values.accelerators $pool.vendor).gpusPerNode -}}
 {{- if mod (int $pool.gpus) (int $pool.nodes) -}}
 {{- fail (printf "%s: layout.nodes %d cannot share %d GPUs evenly. Choose a number of nodes that divides %d." $pool.group (int $pool.nodes) (int $pool.gpus) (int $pool.gpus)) -}}
 {{- end -}}
 {{- if gt (int $pool.gpusPerNode) $onNode -}}
-{{- fail (printf "%s takes %d GPUs on each of %d nodes, and a node has %d (accelerators.%s.gpusPerNode). Set layout.nodes to %d, or choose a smaller layout." $pool.group (int $pool.gpusPerNode) (int $pool.nodes) $onNode $pool.vendor (int (ceil (divf $pool.gpus $onNode)))) -}}
+{{- fail (printf "%s needs %d GPUs on each of %d nodes, but a node has %d (accelerators.%s.gpusPerNode). Set layout.nodes to %d, or choose a smaller layout." $pool.group (int $pool.gpusPerNode) (int $pool.nodes) $onNode $pool.vendor (int (ceil (divf $pool.gpus $onNode)))) -}}
 {{- end -}}
 {{- if mod (int $pool.gpusPerNode) (int $pool.tp) -}}
-{{- fail (printf "%s: a tensor parallel group of %d would span nodes, which have %d GPUs of it. Choose a tensor_parallel_size that divides %d." $pool.group (int $pool.tp) (int $pool.gpusPerNode) (int $pool.gpusPerNode)) -}}
+{{- fail (printf "%s: a tensor parallel group of %d would span nodes with %d GPUs of the engine each. Choose a tensor_parallel_size that divides %d." $pool.group (int $pool.tp) (int $pool.gpusPerNode) (int $pool.gpusPerNode)) -}}
 {{- end -}}
 {{- if and $values.checks.plan $pool.card.block -}}
 {{- $block := int $pool.card.block -}}
 {{- if mod (int $pool.card.expertWidth) (mul (int $pool.expertRanks) $block) -}}
-{{- fail (printf "%s: over %d ranks an expert's %d columns are no whole quantisation blocks of %d, which vLLM refuses or runs slowly. Set layout.expert_parallel, or run fewer ranks; `qwenfleet plan` shows how. checks.plan=false lets it through." $pool.group (int $pool.expertRanks) (int $pool.card.expertWidth) $block) -}}
+{{- fail (printf "%s: %d ranks cannot split an expert's %d columns into whole quantization blocks of %d; vLLM refuses this or runs slowly. Set layout.expert_parallel, or use fewer ranks; see `qwenfleet plan`. checks.plan=false disables this check." $pool.group (int $pool.expertRanks) (int $pool.card.expertWidth) $block) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -72,24 +72,24 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A helm that talks to a cluster gets a list here, with no items from an empty or absent namespace; under
-`helm template` it gets nothing. Secrets, since helm keeps its releases in them: it may list them. */}}
+{{/* If helm talks to a cluster, the lookup returns a list, without items for an empty or absent namespace; under
+`helm template` it returns nothing. Secrets, because helm stores its releases in them and so may list them. */}}
 {{- define "qwenfleet.checkCluster" -}}
 {{- $isConnected := not (empty (lookup "v1" "Secret" .Release.Namespace "")) -}}
 {{- if or (eq .Values.checks.crds "always") (and $isConnected (eq .Values.checks.crds "auto")) -}}
 {{- if not (.Capabilities.APIVersions.Has "ray.io/v1/RayService") -}}
-{{- fail "this cluster knows no ray.io/v1 RayService: KubeRay's CRDs are absent. Install KubeRay 1.7 (helm install kuberay-operator kuberay/kuberay-operator --version 1.7.0), then this chart." -}}
+{{- fail "this cluster does not have ray.io/v1 RayService: KubeRay's CRDs are absent. Install KubeRay 1.7 (helm install kuberay-operator kuberay/kuberay-operator --version 1.7.0), then this chart." -}}
 {{- end -}}
 {{- if not (.Capabilities.APIVersions.Has "ray.io/v1/RayCronJob") -}}
-{{- fail "this cluster's KubeRay CRDs are older than 1.6 (ray.io/v1 has no RayCronJob), and drop fields that this chart needs, authOptions among them. Helm does not upgrade CRDs: apply those of KubeRay 1.7 with `kubectl replace`, then upgrade the operator." -}}
+{{- fail "this cluster's KubeRay CRDs are older than 1.6 (ray.io/v1 has no RayCronJob) and drop fields that this chart needs, such as authOptions. Helm does not upgrade CRDs: apply those of KubeRay 1.7 with `kubectl replace`, then upgrade the operator." -}}
 {{- end -}}
 {{- range $value := list "podMonitor" "rules" -}}
 {{- if and (get $.Values.monitoring $value).enabled (not ($.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) -}}
-{{- fail (printf "monitoring.%s.enabled is set and this cluster has no monitoring.coreos.com/v1: the Prometheus operator is absent. Install it (the chart kube-prometheus-stack brings it), or leave that off." $value) -}}
+{{- fail (printf "monitoring.%s.enabled is set, but this cluster has no monitoring.coreos.com/v1: the Prometheus operator is absent. Install it (for example with the chart kube-prometheus-stack), or disable monitoring.%s." $value $value) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.upgrade.gatewayClassName (not (.Capabilities.APIVersions.Has "gateway.networking.k8s.io/v1/HTTPRoute")) -}}
-{{- fail (printf "upgrade.gatewayClassName is %s and this cluster has no Gateway API (gateway.networking.k8s.io/v1). Install it with its controller, or leave the name out: a new Ray cluster then takes over all at once." .Values.upgrade.gatewayClassName) -}}
+{{- fail (printf "upgrade.gatewayClassName is %s, but this cluster has no Gateway API (gateway.networking.k8s.io/v1). Install it with its controller, or remove the value: a new Ray cluster then takes over all at once." .Values.upgrade.gatewayClassName) -}}
 {{- end -}}
 {{- end -}}
 {{- if $isConnected -}}
@@ -102,7 +102,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Takes [root, value's path, secret, key]. */}}
+{{/* Arguments: [root, path of the value, secret, key]. */}}
 {{- define "qwenfleet.checkSecret" -}}
 {{- $root := index . 0 -}}
 {{- $path := index . 1 -}}
@@ -110,10 +110,10 @@
 {{- with index . 2 -}}
 {{- $secret := lookup "v1" "Secret" $root.Release.Namespace . -}}
 {{- if not $secret -}}
-{{- fail (printf "%s names secret %s, which is not in namespace %s. Make it first." $path . $root.Release.Namespace) -}}
+{{- fail (printf "%s names secret %s, which does not exist in namespace %s. Create it first." $path . $root.Release.Namespace) -}}
 {{- end -}}
 {{- if and $key (not (hasKey ($secret.data | default dict) $key)) -}}
-{{- fail (printf "secret %s of %s has no key %s. It has: %s." . $path $key (keys ($secret.data | default dict) | sortAlpha | join ", ")) -}}
+{{- fail (printf "secret %s (%s) has no key %s. It has: %s." . $path $key (keys ($secret.data | default dict) | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

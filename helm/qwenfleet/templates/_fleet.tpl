@@ -1,7 +1,7 @@
-{{/* What follows from the tree under `fleet`: pools, Serve's configuration, Ray's environment. */}}
+{{/* Templates derived from the tree under `fleet`: pools, Serve's configuration, Ray's environment. */}}
 
 {{/* Every pool of engines as JSON, in the order of deployments/app.py: group, source, accelerator, vendor,
-gpus (of one engine), gpusPerNode, tp, width (ranks that an expert is split over), nodes, replicas, context. */}}
+gpus (per engine), gpusPerNode, tp, expertRanks (ranks that an expert is split over), nodes, replicas, context. */}}
 {{- define "qwenfleet.pools" -}}
 {{- $catalog := .Files.Get "files/catalog.json" | fromJson -}}
 {{- $pools := list -}}
@@ -42,8 +42,8 @@ gpus (of one engine), gpusPerNode, tp, width (ranks that an expert is split over
 {{- toJson $pools -}}
 {{- end -}}
 
-{{/* The fleet as app:build takes it: numbers of replicas and objectives are said per deployment, since Serve
-would restart what it finds under other arguments. */}}
+{{/* The fleet in the form that app:build takes. Numbers of replicas and objectives are set per deployment, because
+Serve restarts an application whose arguments change. */}}
 {{- define "qwenfleet.arguments" -}}
 {{- $fleet := deepCopy .Values.fleet -}}
 {{- $models := list -}}
@@ -60,7 +60,7 @@ would restart what it finds under other arguments. */}}
 {{- toJson (set (set (omit $fleet "slo") "models" $models) "auth" $auth) -}}
 {{- end -}}
 
-{{/* What deployments/app.py gives to gateways as `user_config`. */}}
+{{/* The `user_config` of gateways, as in deployments/app.py. */}}
 {{- define "qwenfleet.objectives" -}}
 {{- $objectives := dict -}}
 {{- range .Values.fleet.models -}}
@@ -69,7 +69,7 @@ would restart what it finds under other arguments. */}}
 {{- toJson (dict "objectives" $objectives) -}}
 {{- end -}}
 
-{{/* JSON within YAML, since helm would print large numbers as 3.3e+07. */}}
+{{/* JSON inside YAML, because helm prints large numbers as 3.3e+07 otherwise. */}}
 {{- define "qwenfleet.serveConfig" -}}
 proxy_location: EveryNode
 http_options:
@@ -95,7 +95,7 @@ applications:
 {{ ceil (.Values.fleet.gateway.request_timeout_s | default 3600) | int }}
 {{- end -}}
 
-{{/* deployments/environment.py cluster_environment, which a test compares with this. */}}
+{{/* Same as cluster_environment in deployments/environment.py; a test compares them. */}}
 {{- define "qwenfleet.environment" -}}
 RAY_USAGE_STATS_ENABLED: "0"
 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO: "0"
@@ -127,7 +127,7 @@ VLLM_NO_USAGE_STATS: "1"
 DO_NOT_TRACK: "1"
 {{- end -}}
 
-{{/* Least percentage that moves one engine of the largest pool. */}}
+{{/* The smallest percentage that moves one engine of the largest pool. */}}
 {{- define "qwenfleet.stepPercent" -}}
 {{- $most := 1 -}}
 {{- range (include "qwenfleet.pools" . | fromJsonArray) -}}{{- $most = max $most (int .replicas) -}}{{- end -}}

@@ -1,11 +1,11 @@
-{{/* Names and labels: nowhere else. */}}
+{{/* All names and labels. */}}
 
 {{- define "qwenfleet.fullname" -}}
 {{- $default := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
 {{- .Values.fullnameOverride | default $default | trunc 36 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Of what never changes, so selectors may be made of it. */}}
+{{/* Labels that never change, so that selectors can use them. */}}
 {{- define "qwenfleet.selectorLabels" -}}
 qwenfleet.io/fleet: {{ include "qwenfleet.fullname" . }}
 {{- end -}}
@@ -22,8 +22,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end -}}
 
-{{/* Of a pod of Ray: not app.kubernetes.io/name, which KubeRay's head service selects on, and no
-version, so that a new chart alone makes no new cluster. Takes [root, component, group]. */}}
+{{/* Labels of a Ray pod: without app.kubernetes.io/name, which KubeRay's head service selects on, and without a
+version, so that a new chart alone does not create a new cluster. Arguments: [root, component, group]. */}}
 {{- define "qwenfleet.podLabels" -}}
 {{ include "qwenfleet.selectorLabels" (index . 0) }}
 qwenfleet.io/component: {{ index . 1 }}
@@ -60,7 +60,7 @@ labels:
 {{ .Values.serviceAccount.name | default (ternary (include "qwenfleet.fullname" .) "default" .Values.serviceAccount.create) }}
 {{- end -}}
 
-{{/* Takes [root, flavour]. */}}
+{{/* Arguments: [root, flavour]. */}}
 {{- define "qwenfleet.image" -}}
 {{- $image := (index . 0).Values.image -}}
 {{- with $image.registry }}{{ . }}/{{ end -}}
@@ -68,7 +68,7 @@ labels:
 {{- with get $image.digests (index . 1) }}@{{ . }}{{ end -}}
 {{- end -}}
 
-{{/* The secret that is there already: under `helm template` there is none. Takes [root, name, key]. */}}
+{{/* The value in an existing secret; empty under `helm template`. Arguments: [root, name, key]. */}}
 {{- define "qwenfleet.kept" -}}
 {{- $secret := lookup "v1" "Secret" (index . 0).Release.Namespace (index . 1) | default dict -}}
 {{- get ($secret.data | default dict) (index . 2) | b64dec -}}
@@ -78,7 +78,7 @@ labels:
 - {kind: ServiceAccount, name: {{ include "qwenfleet.serviceAccount" . }}, namespace: {{ .Release.Namespace }}}
 {{- end -}}
 
-{{/* Of a URL: the one that it names, or its scheme's. */}}
+{{/* The port of a URL: explicit, or the default of its scheme. */}}
 {{- define "qwenfleet.urlPort" -}}
 {{- $url := urlParse . -}}
 {{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "80" "443" (eq $url.scheme "http")) -}}

@@ -1,5 +1,5 @@
-{{/* The pod of each group: the same but for what its dict says: root, component, group, placement (values),
-flavour, and for engines pool. */}}
+{{/* The pod of each group. Its dict has root, component, group, placement (values), flavour, and for engines
+pool. */}}
 
 {{- define "qwenfleet.securityContext" -}}
 allowPrivilegeEscalation: false
@@ -21,7 +21,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* What is not for Ray alone: directories that may be written, and secrets. */}}
+{{/* Ray's environment, plus writable directories, the drain timeout and secrets. */}}
 {{- define "qwenfleet.containerEnv" -}}
 {{- range $name, $value := include "qwenfleet.environment" .root | fromYaml }}
 - name: {{ $name }}
@@ -83,8 +83,8 @@ seccompProfile:
 {{- end }}
 {{- end -}}
 
-{{/* A raylet that answers lives, however long a model loads. Only a pod with a proxy that answers gets requests:
-KubeRay's Service holds every worker that is ready. */}}
+{{/* Liveness is the raylet's answer, however long a model loads. Readiness is the proxy's answer, because KubeRay's
+Service sends requests to every ready worker. */}}
 {{- define "qwenfleet.probes" -}}
 {{- $isHead := eq .component "head" -}}
 startupProbe:
@@ -118,7 +118,7 @@ readinessProbe:
 {{- end }}
 {{- end -}}
 
-{{/* Copies a bucket before Ray starts; gateways need all but the weights themselves. */}}
+{{/* Copies a bucket before Ray starts; gateways need everything except the weight files. */}}
 {{- define "qwenfleet.fetchWeights" -}}
 {{- $s3 := .root.Values.weights.s3 -}}
 - name: fetch-weights
@@ -153,7 +153,7 @@ readinessProbe:
     {{- include "qwenfleet.volumeMounts" . | nindent 4 }}
 {{- end -}}
 
-{{/* GPUs of one pod beside what the values ask for. */}}
+{{/* Resources from the values, plus the GPUs of one pod. */}}
 {{- define "qwenfleet.resources" -}}
 {{- $gpus := dict -}}
 {{- with .pool -}}{{- if .accelerator -}}
@@ -184,7 +184,8 @@ affinity:
 {{- toYaml $all -}}
 {{- end -}}
 
-{{/* Each engine watches its own pod and node. The head's account is KubeRay's, with the autoscaler's rights. */}}
+{{/* Engines need a service account to watch their own pod and node. KubeRay sets the head's, with the autoscaler's
+permissions. */}}
 {{- define "qwenfleet.pod" -}}
 metadata:
   labels:
@@ -246,7 +247,7 @@ spec:
         {{- include "qwenfleet.resources" . | nindent 8 }}
       {{- include "qwenfleet.probes" . | nindent 6 }}
       {{- if .placement.drainSeconds }}
-      # Until every proxy knows that the pod goes; Ray drains its node then, and ends when that is done.
+      # Time for every proxy to learn that the pod terminates. Ray then drains its node and exits.
       lifecycle:
         preStop:
           sleep: {seconds: 10}

@@ -64,14 +64,14 @@ def test_a_key_that_is_typed_is_not_shown(
 @pytest.mark.parametrize(
     ("text", "printed"),
     [
-        ("", "there is no key on standard input"),
-        ("\n", "there is no key on standard input"),
+        ("", "standard input is empty"),
+        ("\n", "standard input is empty"),
         ("correcthorse", "the key has 12 characters"),
         ("x" * 513, "the key has 513 characters"),
-        ("correct horse battery staple", "no visible ASCII"),
+        ("correct horse battery staple", "other than visible ASCII"),
         ("0123456789-0123456789\n0123456789-0123456789", "in one line"),
-        ("schlüssel-0123456789-0123", "no visible ASCII"),
-        (hash_of("x"), "this is a hash already"),
+        ("schlüssel-0123456789-0123", "other than visible ASCII"),
+        (hash_of("x"), "the input is already a hash"),
     ],
 )
 def test_what_cannot_be_a_good_key_is_refused_in_a_sentence_that_does_not_show_it(

@@ -168,7 +168,7 @@ def test_a_model_directory_can_be_planned(run: Run, tmp_path: Path) -> None:
 H200 = ("--accelerator", "H200")
 ONE_H100 = ("--accelerator", "H100", "--gpus-per-node", "1")
 BAD = [
-    ((*CODER, "--accelerator", "H300"), "knows no accelerator 'H300'. Did you mean H200"),
+    ((*CODER, "--accelerator", "H300"), "unknown accelerator 'H300'. Did you mean H200"),
     (("--model", "qwen3-code-480", *H200), "Did you mean Qwen/Qwen3-Coder-480B"),
     (CODER, "no machines are given. Set --accelerator, or --from-cluster"),
     ((*CODER, *H200, "--nodes", "0"), "--nodes is 0"),
@@ -181,7 +181,7 @@ BAD = [
     ((*CODER, *H200, "--layout", "8"), "Write one like TP8, "),
     ((*CODER, *H200, "--layout", "TP0"), "'TP0' is not a layout: Input should be greater"),
     ((*CODER, *H200, "--layout", "TP8@3"), "nodes 3 cannot share 8 GPUs"),
-    ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM makes TP x DP = 8"),
+    ((*CODER, *H200, "--layout", "TP8+EP2"), "vLLM uses TP x DP = 8"),
     ((*CODER, *H200, "--explain", "TPx"), "Write one like TP8, "),
     ((*CODER, *H200, "--output", "toml"), "Formats are fleet.yaml"),
     ((*CODER, *H200, "--output", "json", "a", "b"), "--output takes FORMAT [FILE], not 'json a b'"),
@@ -219,7 +219,7 @@ BAD = [
     ((*CODER, "--from-cluster", "--nodes", "2"), "Remove them: both are read from the cluster"),
     (
         (*CODER, "--from-cluster"),
-        "no node with GPUs that are known. Give --accelerator, --nodes and",
+        "no node with known GPUs. Set --accelerator, --nodes and",
     ),
     ((*CODER, *H200, "--prompt-tokens", "300000"), "Raise --context, or lower --prompt-tokens."),
     (
@@ -268,7 +268,7 @@ def test_a_directory_that_contradicts_its_name_is_refused(run: Run, tmp_path: Pa
     directory = tmp_path / "Qwen3-Coder-480B-A35B-Instruct-FP8"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(FleetError, match="says num_layers 2, and Qwen/"):
+    with pytest.raises(FleetError, match="says num_layers 2, but Qwen/"):
         run("--model", str(directory), *H200)
 
 

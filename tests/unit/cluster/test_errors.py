@@ -54,8 +54,8 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "fleet.yaml line 7: unknown key 'repliccas' in models[0]. Did you mean 'replicas'?",
     ),
     (
-        ModelSourceError("acme/m", "there is no such folder", "Check the path."),
-        "model source 'acme/m': there is no such folder. Check the path.",
+        ModelSourceError("acme/m", "the directory does not exist", "Check the path."),
+        "model source 'acme/m': the directory does not exist. Check the path.",
     ),
     (StartTimeout("'a' is not ready after 9 s", "Wait."), "'a' is not ready after 9 s. Wait."),
     (
@@ -80,23 +80,23 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     ),
     (
         WrongQuantity(Quantity.MEMORY_SHARE, 1.5, "a number up to 1"),
-        "the share of memory that vLLM may use is 1.5. Give a number up to 1.",
+        "the share of GPU memory for vLLM is 1.5. Give a number up to 1.",
     ),
     (
         ContextTooLong("coder", 500_000, 262_144),
-        "a context of 500,000 tokens is beyond the 262,144 of coder, and no long-context method is "
-        "chosen. Lower the context to 262,144 or less, or choose YaRN, which harms short prompts a "
-        "little.",
+        "a context of 500,000 tokens exceeds the 262,144 of coder, and no long-context method is "
+        "set. Lower the context to 262,144 or less, or choose YaRN, which slightly degrades short "
+        "prompts.",
     ),
     (
         RequestTooLong(8192, 512, 8192),
         "a request of 8,192 + 512 tokens is longer than the context of 8,192. Raise the context, "
-        "or lower the length of a prompt.",
+        "or lower the prompt length.",
     ),
     (
         NoSuchMachines("8 x H100", "H200", ("b (T4)",)),
-        "the cluster has 8 x H100, and no H200. Give the accelerator, the number of nodes and the "
-        "number of GPUs per node instead. Left out: b (T4).",
+        "the cluster has 8 x H100, and no H200. Set the accelerator, the number of nodes and the "
+        "number of GPUs per node instead. Skipped: b (T4).",
     ),
     (KubernetesError("pods are refused", "Ask.", 403), "pods are refused. Ask."),
     (MetricsError("http://m", "is away", "Wait."), "http://m is away. Wait."),
@@ -107,7 +107,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     ),
     (
         ProtocolError("frame of 9 bytes"),
-        "wire protocol broken: frame of 9 bytes. Run the same qwenfleet version on every node.",
+        "wire protocol violated: frame of 9 bytes. Run the same qwenfleet version on every node.",
     ),
     (
         MalformedBody("no JSON"),
@@ -165,14 +165,16 @@ def leaves(error: type[FleetError]) -> Iterator[type[FleetError]]:
 
 
 def test_every_error_of_the_tree_has_an_example() -> None:
-    # Only our own: Ray derives from an error class what it raises at the caller.
+    # Only our own: Ray subclasses an error class for what it raises at the caller.
     modules = {FleetError.__module__, PlanError.__module__, RequestError.__module__}
     ours = {error for error in leaves(FleetError) if error.__module__ in modules}
     assert {type(error) for error, _ in EXAMPLES} == ours
 
 
 @pytest.mark.parametrize(("error", "sentence"), EXAMPLES, ids=lambda value: type(value).__name__)
-def test_an_error_says_what_with_values_and_the_next_step(error: FleetError, sentence: str) -> None:
+def test_a_message_has_the_problem_the_values_and_the_remedy(
+    error: FleetError, sentence: str
+) -> None:
     assert str(error) == sentence
 
 
@@ -208,20 +210,20 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
     }
 
 
-def test_only_a_model_that_will_come_back_sets_retry_after() -> None:
+def test_retry_after_is_set_only_for_a_model_that_becomes_ready_again() -> None:
     waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
     assert waits == {ModelLoading: 5, NoEngine: 7}
 
 
-def test_a_body_of_unknown_size_is_only_called_too_large() -> None:
+def test_the_message_for_a_body_of_unknown_size_has_only_the_limit() -> None:
     assert "is larger than the limit of 10 bytes" in str(BodyTooLarge(10, None))
 
 
-def test_an_engine_without_a_log_file_points_at_its_log() -> None:
+def test_without_a_log_file_the_message_refers_to_the_engines_log() -> None:
     assert str(EngineStartError("a", "b")).endswith("See the engine's log.")
 
 
-def test_a_fleet_that_serves_nothing_says_so() -> None:
+def test_unknown_model_reports_a_fleet_that_serves_nothing() -> None:
     assert "it serves none now" in str(UnknownModel("x", ()))
 
 
@@ -229,7 +231,7 @@ def test_a_config_error_without_a_line_names_the_file_alone() -> None:
     assert str(ConfigError("p", "R.", "fleet.yaml")) == "fleet.yaml: p. R."
 
 
-def test_further_config_errors_follow_one_on_each_line() -> None:
+def test_further_config_errors_follow_one_per_line() -> None:
     others = (ConfigError("q", "S.", "f", 2), ConfigError("r", "T."))
     error = ConfigError("p", "R.", "f", 1, "name", others)
     assert str(error) == "f line 1: p. R.\nf line 2: q. S.\nr. T."

@@ -1,4 +1,4 @@
-"""The words of the closed sets are what dashboards, alerts and users' queries already name."""
+"""The values of the closed sets match dashboards, alerts and users' queries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qwenfleet.cluster.alerts import rule_file
 from qwenfleet.cluster.metrics import CLOSED
 
 
-def test_the_values_of_labels_are_those_that_queries_name() -> None:
+def test_label_values_stay_the_ones_that_queries_use() -> None:
     assert CLOSED["outcome"] == (
         "completed", "refused", "no_key", "wrong_key", "unavailable", "failed", "timed_out",
         "client_deadline", "engine_lost", "disconnected",
@@ -25,21 +25,21 @@ def test_the_values_of_labels_are_those_that_queries_name() -> None:
     )  # fmt: skip
 
 
-def test_rays_metrics_get_plain_strings() -> None:
+def test_label_values_are_plain_strings_as_ray_requires() -> None:
     assert {type(value) for values in CLOSED.values() for value in values} == {str}
 
 
-def test_alerts_name_no_value_that_a_label_cannot_have() -> None:
+def test_alerts_use_only_values_that_a_label_can_have() -> None:
     matchers = re.findall(r'\b(\w+)(?:=|!=|=~|!~)"([^"]*)"', rule_file.rules())
     named = {(label, word) for label, words in matchers for word in words.split("|")}
     ours = {(label, word) for label, word in named if label in CLOSED and label != "reason"}
     assert {label for label, _ in ours} >= {"outcome", "loss", "state", "role", "slo"}
     unknown = {(label, word) for label, word in ours if word not in CLOSED[label]}
-    assert unknown <= {("slo", "start")}, "a threshold, and no objective"
+    assert unknown <= {("slo", "start")}, "only `start` may be a threshold without an objective"
 
 
-def test_a_word_is_spelled_once_in_the_code() -> None:
-    """`labels.py` is their one home; other modules name the member."""
+def test_label_values_are_spelled_only_in_labels_py() -> None:
+    """Other modules use the enum members."""
     folder = Path(labels.__file__).parent
     values = [value.value for enum in (labels.Outcome, labels.EngineState) for value in enum]
     unique = {value for value in values if "_" in value or value == "quarantined"}

@@ -21,7 +21,7 @@ def test_every_metric_of_the_module_is_listed_once() -> None:
 
 
 @EACH
-def test_a_name_carries_the_projects_prefix_and_its_unit(metric: Metric) -> None:
+def test_a_name_has_the_projects_prefix_and_its_unit(metric: Metric) -> None:
     assert re.fullmatch(r"qwenfleet_[a-z][a-z_]*", metric.name)
     match metric.kind:
         case "counter":
@@ -43,7 +43,7 @@ def test_a_name_carries_the_projects_prefix_and_its_unit(metric: Metric) -> None
 
 
 @EACH
-def test_a_metric_says_what_it_means_in_a_sentence(metric: Metric) -> None:
+def test_help_is_a_sentence(metric: Metric) -> None:
     assert metric.help[0].isupper() or metric.help[0].isdigit()
     assert metric.help.endswith(".")
 
@@ -56,11 +56,11 @@ def test_labels_come_from_closed_sets(metric: Metric) -> None:
 
 
 @EACH
-def test_only_histograms_have_buckets_and_theirs_rise(metric: Metric) -> None:
+def test_only_histograms_have_buckets_in_rising_order(metric: Metric) -> None:
     assert bool(metric.buckets) == (metric.kind == "histogram")
     assert list(metric.buckets) == sorted(set(metric.buckets))
 
 
-def test_nobody_changes_the_list() -> None:
+def test_the_list_of_metrics_is_read_only() -> None:
     with pytest.raises(TypeError):
         METRICS["x"] = metrics.REQUESTS  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What is derived from code is what the code says today; no helm is needed for that."""
+"""Generated files are up to date; these tests do not need helm."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_a_generated_file_is_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == wanted, command
 
 
-def test_the_defaults_are_values() -> None:
+def test_the_defaults_are_valid_values() -> None:
     values = yaml.safe_load(VALUES)
-    values["fleet"]["auth"] = "none"  # which the chart adds, and a fleet off loopback must say
+    values["fleet"]["auth"] = "none"  # added by the chart; required beyond loopback
     ChartValues.model_validate(values)
 
 
-def test_every_default_is_written_down() -> None:
+def test_every_value_has_a_default_in_values_yaml() -> None:
     values = yaml.safe_load(VALUES)
     assert values.keys() == ChartValues.model_fields.keys()
     for name, field in ChartValues.model_fields.items():
@@ -49,7 +49,7 @@ def test_the_values_are_closed_at_every_level() -> None:
             assert definition["additionalProperties"] is False, name
 
 
-def test_the_tree_under_fleet_is_that_of_a_fleet_file() -> None:
+def test_the_tree_under_fleet_has_the_fields_of_a_fleet_file() -> None:
     definition = schema()["$defs"]["FleetConfig"]
     assert definition["properties"].keys() == FleetConfig.model_fields.keys()
 
@@ -62,7 +62,7 @@ def test_an_unknown_value_is_refused() -> None:
         ChartValues.model_validate(values)
 
 
-def test_every_key_is_explained_or_its_parent_is() -> None:
+def test_every_key_or_its_parent_has_a_comment() -> None:
     explained = {path for path, _ in comments(VALUES)}
 
     def walk(tree: Any, path: tuple[str, ...]) -> None:
@@ -84,7 +84,7 @@ def test_the_table_shows_default_and_comment() -> None:
     ]
 
 
-def test_the_chart_names_the_project_s_ray_and_version() -> None:
+def test_the_chart_has_the_project_s_version_and_ray_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'ray[serve]=={chart["annotations"]["qwenfleet.io/ray-version"]}"' in project

@@ -1,4 +1,4 @@
-"""Keys and their hashes: what a configuration and a keys file may say, and what is never shown."""
+"""Keys and their hashes in a configuration and a keys file; errors never show a key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = "qf-a-key-that-nobody-may-see-in-a-message"
 HASH = hash_of(SECRET)
 
 
-def test_a_key_is_256_random_bits_behind_a_prefix() -> None:
+def test_a_key_is_a_prefix_and_256_random_bits() -> None:
     keys = {new_key() for _ in range(50)}
     assert len(keys) == 50
     for key in keys:
@@ -90,16 +90,19 @@ def test_auth_is_none_or_keys_or_left_out(
         ("auth: no", "line 1: auth is neither a mapping nor the word none."),
         (f"auth: {SECRET}", "line 1: auth is neither a mapping nor the word none."),
         (f"auth: [{HASH}]", "line 1: auth is neither a mapping nor the word none."),
-        (f"auth:\n  keys: {SECRET}", "line 2: auth.keys is wrong; its value is not shown"),
-        (f"auth:\n  keys:\n  - {HASH}\n  - {SECRET}", "line 4: this is no hash of a key"),
-        ("auth:\n  keys: ['sha256:12']", "line 2: this is no hash of a key"),
-        (f"auth:\n  keys: ['{HASH}0']", "64 hexadecimal digits, as `qwenfleet keys hash` prints"),
-        ("auth: {keys: [7]}", "this is no hash of a key"),
-        (f"auth: {{keys_file: {SECRET}}}", "auth.keys_file is wrong; its value is not shown"),
+        (f"auth:\n  keys: {SECRET}", "line 2: auth.keys is wrong; its value is hidden"),
+        (f"auth:\n  keys:\n  - {HASH}\n  - {SECRET}", "line 4: not a key hash"),
+        ("auth:\n  keys: ['sha256:12']", "line 2: not a key hash"),
+        (
+            f"auth:\n  keys: ['{HASH}0']",
+            "64 hexadecimal digits, as printed by `qwenfleet keys hash`",
+        ),
+        ("auth: {keys: [7]}", "not a key hash"),
+        (f"auth: {{keys_file: {SECRET}}}", "auth.keys_file is wrong; its value is hidden"),
         (f"auth: {{keyz: [{SECRET}]}}", "unknown key 'keyz' in auth. Did you mean 'keys'?"),
     ],
 )
-def test_a_wrong_auth_is_said_with_its_line_and_without_its_value(
+def test_a_wrong_auth_is_reported_with_its_line_and_without_its_value(
     tmp_path: Path, text: str, reported: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -110,14 +113,14 @@ def test_a_wrong_auth_is_said_with_its_line_and_without_its_value(
 
 
 @pytest.mark.parametrize("tree", [{"keys": [SECRET]}, {"keys_file": SECRET}, SECRET, {SECRET: 1}])
-def test_pydantics_own_text_shows_no_value(tree: object) -> None:
+def test_pydantics_own_message_hides_the_value(tree: object) -> None:
     with pytest.raises(ValidationError) as caught:
         FleetConfig.model_validate({"auth": tree})
     assert "auth" in str(caught.value)
     assert tree == {SECRET: 1} or SECRET not in str(caught.value)
 
 
-def test_the_json_schema_names_the_shape_of_a_hash() -> None:
+def test_the_json_schema_has_the_pattern_of_a_hash() -> None:
     items = FleetConfig.model_json_schema()["$defs"]["AuthConfig"]["properties"]["keys"]["items"]
     assert re.fullmatch(items["pattern"], HASH)
 
@@ -125,28 +128,28 @@ def test_the_json_schema_names_the_shape_of_a_hash() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "coder.example", "128.0.0.1"])
 def test_beyond_loopback_a_fleet_needs_keys_or_the_word_none(host: str) -> None:
     gateway = GatewayConfig(host=host)
-    with pytest.raises(ValidationError, match="no key guards the fleet"):
+    with pytest.raises(ValidationError, match="the fleet requires no API key"):
         FleetConfig(gateway=gateway)
     assert FleetConfig(gateway=gateway, auth="none").has_keys is False
     assert FleetConfig(gateway=gateway, auth=AuthConfig(keys=(HASH,))).has_keys
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.2"])
-def test_on_loopback_nothing_has_to_be_said(host: str) -> None:
+def test_on_loopback_auth_may_be_left_out(host: str) -> None:
     config = FleetConfig(gateway=GatewayConfig(host=host))
     assert config.is_local
     assert not config.has_keys
 
 
-def test_a_serve_that_listens_elsewhere_than_the_file_says_is_judged_by_its_own_host() -> None:
-    with pytest.raises(ConfigError, match=r"reach 0\.0\.0\.0, and no key guards the fleet"):
+def test_a_serve_that_listens_on_another_host_than_the_file_is_judged_by_its_own() -> None:
+    with pytest.raises(ConfigError, match=r"reach 0\.0\.0\.0, and the fleet requires no API key"):
         FleetConfig().check_guarded("0.0.0.0")
     FleetConfig().check_guarded("127.0.0.1")
     FleetConfig(auth="none").check_guarded("0.0.0.0")
     FleetConfig(auth=AuthConfig(keys=(HASH,))).check_guarded("0.0.0.0")
 
 
-def test_the_sentence_holds_lines_that_work(tmp_path: Path) -> None:
+def test_the_message_contains_lines_that_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config_of(tmp_path, "name: x\ngateway:\n  host: 0.0.0.0\n")
     assert "fleet.yaml line 3: other machines can reach 0.0.0.0" in str(caught.value)
@@ -176,7 +179,7 @@ def test_a_keys_file_has_a_hash_on_each_line(tmp_path: Path, data: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"# nobody yet\n", b"\xef\xbb\xbf"])
-def test_an_empty_keys_file_has_none(tmp_path: Path, data: bytes) -> None:
+def test_a_keys_file_may_be_empty(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "keys"
     file.write_bytes(data)
     assert read_keys(str(file)) == ()
@@ -196,20 +199,20 @@ def test_an_empty_keys_file_has_none(tmp_path: Path, data: bytes) -> None:
         (b"\0" * 100, 1),
     ],
 )
-def test_a_bad_line_is_refused_with_file_and_number_and_not_shown(
+def test_a_bad_line_is_reported_with_file_and_number_and_is_hidden(
     tmp_path: Path, data: bytes, line: int
 ) -> None:
     file = tmp_path / "keys"
     file.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
         read_keys(str(file))
-    assert str(caught.value).startswith(f"{file} line {line}: this is no hash of a key")
+    assert str(caught.value).startswith(f"{file} line {line}: not a key hash")
     assert SECRET not in str(caught.value)
     assert HASH[7:-1] not in str(caught.value)
 
 
 @given(st.binary(max_size=200))
-def test_whatever_a_keys_file_holds_is_hashes_or_a_sentence(
+def test_any_keys_file_gives_hashes_or_a_config_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "any-keys"
@@ -227,14 +230,14 @@ def test_whatever_a_keys_file_holds_is_hashes_or_a_sentence(
 def test_a_keys_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none: the keys file cannot be read: No such file"):
         read_keys(str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="this is no file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read_keys(str(tmp_path))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="this is no file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read_keys(str(tmp_path / "pipe"))
 
 
-def test_a_keys_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keys_file_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "MAX_FILE_BYTES", 100)
     file = tmp_path / "keys"
     file.write_text(f"{HASH}\n".ljust(100))

@@ -33,7 +33,7 @@ def rule_of(error: ValidationError) -> tuple[str, str]:
 
 
 CHART = "qwenfleet.cluster.chart.values"
-"""Its fields are described by the comments of values.yaml."""
+"""The comments of values.yaml describe its fields."""
 
 
 def sections(root: type[Section] = Section) -> list[type[Section]]:
@@ -47,7 +47,7 @@ def test_the_default_fleet_runs_the_embedded_model_twice() -> None:
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
-def test_every_field_says_what_it_is_for(section: type[Section]) -> None:
+def test_every_field_has_a_description(section: type[Section]) -> None:
     assert all(field.description for field in section.model_fields.values())
 
 
@@ -71,12 +71,12 @@ def test_the_tree_cannot_be_changed() -> None:
         FleetConfig().name = "other"  # type: ignore[misc]  # what the test is about
 
 
-def test_a_model_is_its_own_source_unless_it_names_one() -> None:
+def test_a_models_source_defaults_to_its_id() -> None:
     assert ModelConfig(id="a").resolved_source == "a"
     assert ModelConfig(id="a", source="acme/b").resolved_source == "acme/b"
 
 
-def test_fewer_engines_at_most_than_at_least_says_both_numbers() -> None:
+def test_a_maximum_below_the_minimum_is_refused_with_both_numbers() -> None:
     with pytest.raises(ValidationError) as caught:
         Replicas(min=3, max=2)
     assert rule_of(caught.value) == (
@@ -85,11 +85,11 @@ def test_fewer_engines_at_most_than_at_least_says_both_numbers() -> None:
     )
 
 
-def test_a_range_of_engines_says_that_autoscaling_is_not_built_yet() -> None:
+def test_a_maximum_above_the_minimum_is_refused_without_autoscaling() -> None:
     with pytest.raises(ValidationError) as caught:
         Replicas(min=1, max=4)
     assert rule_of(caught.value) == (
-        "replicas.max 4 is above replicas.min 1, but autoscaling is not built yet",
+        "replicas.max 4 is above replicas.min 1, but autoscaling is not implemented yet",
         "Set max equal to min.",
     )
 
@@ -102,7 +102,9 @@ def test_a_script_without_a_scripted_engine_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("argument", "field"), OWNED_ENGINE_ARGS.items())
-def test_an_engine_argument_of_ours_names_the_field_to_use(argument: str, field: str) -> None:
+def test_an_engine_argument_that_qwenfleet_sets_is_refused_with_the_field_to_use(
+    argument: str, field: str
+) -> None:
     with pytest.raises(ValidationError) as caught:
         ModelConfig(id="a", engine_args={argument: 1})
     problem, remedy = rule_of(caught.value)
@@ -111,7 +113,7 @@ def test_an_engine_argument_of_ours_names_the_field_to_use(argument: str, field:
     assert field in ModelConfig.model_fields
 
 
-def test_all_of_vllms_arguments_for_where_ranks_are_and_meet_are_ours() -> None:
+def test_qwenfleet_owns_all_of_vllms_arguments_for_the_placement_of_ranks() -> None:
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
         pytest.skip("vllm is not installed, so its names cannot be compared")
@@ -121,7 +123,7 @@ def test_all_of_vllms_arguments_for_where_ranks_are_and_meet_are_ours() -> None:
     assert set(names) <= OWNED_ENGINE_ARGS.keys()
 
 
-def test_a_lease_shorter_than_three_heartbeats_says_both() -> None:
+def test_a_lease_shorter_than_three_heartbeats_is_refused_with_both_values() -> None:
     with pytest.raises(ValidationError) as caught:
         WireConfig(lease_s=2, heartbeat_s=1)
     assert rule_of(caught.value) == (
@@ -131,7 +133,7 @@ def test_a_lease_shorter_than_three_heartbeats_says_both() -> None:
     assert WireConfig(lease_s=3, heartbeat_s=1).lease_s == 3
 
 
-def test_two_models_of_one_id_say_which() -> None:
+def test_two_models_with_one_id_are_refused_with_both_places() -> None:
     with pytest.raises(ValidationError) as caught:
         FleetConfig(models=(ModelConfig(id="a"), ModelConfig(id="b"), ModelConfig(id="a")))
     assert rule_of(caught.value)[0] == "models[0] and models[2] both have id 'a'"
@@ -146,18 +148,18 @@ def test_an_id_that_would_confuse_a_client_is_refused(model_id: str) -> None:
 @pytest.mark.parametrize(
     "model_id", ["a", "Qwen/Qwen3-Coder", "a b", 'a "b" {c}|$(d)\\', "x" * 200]
 )
-def test_any_other_id_is_taken(model_id: str) -> None:
+def test_any_other_id_is_accepted(model_id: str) -> None:
     assert ModelConfig(id=model_id).id == model_id
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a" * 43])
-def test_a_name_that_is_no_label_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_dns_label_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
         FleetConfig(name=name)
 
 
 @pytest.mark.parametrize("port", [True, "8000", 8000.5, 0, 65536])
-def test_a_port_is_a_whole_number_in_range_and_nothing_like_one(port: object) -> None:
+def test_a_port_must_be_a_whole_number_in_range(port: object) -> None:
     with pytest.raises(ValidationError):
         GatewayConfig.model_validate({"port": port})
 
@@ -215,7 +217,7 @@ def test_the_configuration_imports_neither_torch_nor_ray_nor_vllm() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-def test_nothing_is_traced_unless_a_section_says_so() -> None:
+def test_tracing_is_off_unless_its_section_is_present() -> None:
     assert FleetConfig().tracing is None
     tracing = FleetConfig.model_validate({"tracing": {}}).tracing
     assert tracing == TracingConfig(endpoint="http://127.0.0.1:4318", sample_ratio=1.0)
@@ -229,13 +231,13 @@ def test_nothing_is_traced_unless_a_section_says_so() -> None:
         ("https://otlp.example/otlp/v1/traces", "https://otlp.example/otlp/v1/traces"),
     ],
 )
-def test_a_collector_without_a_path_has_otlps_own(endpoint: str, url: str) -> None:
+def test_an_endpoint_without_a_path_gets_otlps_default(endpoint: str, url: str) -> None:
     assert TracingConfig(endpoint=endpoint).traces_url == url
 
 
 @pytest.mark.parametrize(
     "endpoint", ["", "collector:4318", "grpc://collector:4317", "http://user:key@c", "http://c?k=1"]
 )
-def test_a_collector_is_an_http_url_without_keys(endpoint: str) -> None:
+def test_an_endpoint_must_be_an_http_url_without_credentials(endpoint: str) -> None:
     with pytest.raises(ValidationError, match="endpoint"):
         TracingConfig(endpoint=endpoint)

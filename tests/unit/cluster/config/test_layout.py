@@ -9,25 +9,25 @@ from qwenfleet.cluster.config.layout import Layout
 @pytest.mark.parametrize(
     "text", ["TP1", "TP8", "TP8+EP8", "TP4xDP2+EP8", "DP8+EP8", "TP8xDP2+EP16@2", "TP2xPP4"]
 )
-def test_a_short_form_is_read_back_as_it_was_written(text: str) -> None:
+def test_a_short_form_survives_parsing(text: str) -> None:
     assert Layout.parse(text).name == text
 
 
 @pytest.mark.parametrize(
     ("text", "name"), [("tp8+ep", "TP8+EP8"), ("DP8+EP", "DP8+EP8"), (" TP2xDP1 ", "TP2")]
 )
-def test_a_short_form_may_leave_out_what_follows_from_the_rest(text: str, name: str) -> None:
+def test_a_short_form_may_omit_sizes_that_follow_from_the_rest(text: str, name: str) -> None:
     assert Layout.parse(text).name == name
 
 
 @pytest.mark.parametrize("text", ["", " ", "8", "TP", "TP8 EP8", "TPx", "EP8xTP8"])
-def test_what_is_no_short_form_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_short_form_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="TP4xDP2\\+EP8"):
         Layout.parse(text)
 
 
-def test_experts_are_dealt_out_to_all_ranks_or_none() -> None:
-    with pytest.raises(ValueError, match=r"TP x DP = 8 of them\. Write TP8\+EP8"):
+def test_experts_are_distributed_over_all_ranks_or_none() -> None:
+    with pytest.raises(ValueError, match=r"TP x DP = 8\. Write TP8\+EP8"):
         Layout.parse("TP8+EP2")
 
 
@@ -41,6 +41,6 @@ def test_nodes_that_cannot_share_evenly_are_refused_with_the_numbers() -> None:
         Layout(tensor_parallel_size=8, nodes=3)
 
 
-def test_balancing_experts_that_are_not_dealt_out_is_refused() -> None:
+def test_expert_load_balancing_without_expert_parallel_is_refused() -> None:
     with pytest.raises(ValidationError, match="Set expert_parallel to true"):
         Layout(tensor_parallel_size=2, expert_load_balancing=True)

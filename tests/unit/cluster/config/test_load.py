@@ -9,7 +9,7 @@ from qwenfleet.cluster.errors import ConfigError
 
 
 def sentences(tmp_path: Path, text: str | bytes) -> str:
-    """What `load` says about `text`, with the file called fleet.yaml."""
+    """The error of `load` for `text`, with the file called fleet.yaml."""
     file = tmp_path / "fleet.yaml"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ConfigError) as caught:
@@ -18,7 +18,7 @@ def sentences(tmp_path: Path, text: str | bytes) -> str:
 
 
 def model(text: str) -> str:
-    """A file with one model whose further keys are `text`, from line 3 on."""
+    """A file with one model; `text` holds more keys of it, from line 3 on."""
     return f"models:\n- id: a\n  {text}\n"
 
 
@@ -38,14 +38,14 @@ CASES = {
     ),
     "a collector that does not speak HTTP": (
         "tracing: {endpoint: 'grpc://collector:4317'}",
-        "fleet.yaml line 1: tracing.endpoint 'grpc://collector:4317' is not allowed. Wanted: URL "
-        "at which a collector takes OTLP over HTTP, such as http://collector:4318; without a path "
-        "/v1/traces is added.",
+        "fleet.yaml line 1: tracing.endpoint 'grpc://collector:4317' is not allowed. Expected: URL "
+        "of a collector that accepts OTLP over HTTP, such as http://collector:4318. /v1/traces is "
+        "added if the URL has no path.",
     ),
     "a missing id": (
         "name: x\nmodels:\n- source: b\n",
-        "fleet.yaml line 3: models[0] has no 'id'. Add it: The name that clients send as `model`: "
-        "1 to 200 printable ASCII characters, no space at either end.",
+        "fleet.yaml line 3: models[0] has no 'id'. Add it: Name that clients send as `model`: "
+        "1 to 200 printable ASCII characters, without a space at either end.",
     ),
     "text for a number": (
         model("replicas:\n    min: two"),
@@ -55,17 +55,17 @@ CASES = {
     "a number in quotes": (
         "gateway: {port: '8000'}",
         "fleet.yaml line 1: gateway.port is the text '8000', not a whole number. "
-        "Write it in digits and without quotes; to YAML, 1e3 is text.",
+        "Write it in digits and without quotes; YAML reads 1e3 as text.",
     ),
     "yes for a number": (
         "gateway: {keep_alive_s: yes}",
-        "fleet.yaml line 1: gateway.keep_alive_s is true (YAML reads yes, no, on and off so), "
-        "not a number. Write a number.",
+        "fleet.yaml line 1: gateway.keep_alive_s is true (YAML reads yes, no, on and off as true "
+        "or false), not a number. Write a number.",
     ),
     "no for text": (
         "models:\n- id: no\n",
-        "fleet.yaml line 2: models[0].id is false (YAML reads yes, no, on and off so), "
-        "not text. Put it in quotes.",
+        "fleet.yaml line 2: models[0].id is false (YAML reads yes, no, on and off as true or "
+        "false), not text. Put it in quotes.",
     ),
     "a fraction for a whole number": (
         "gateway: {port: 8000.5}",
@@ -86,7 +86,7 @@ CASES = {
         "name: 2024-01-02",
         "fleet.yaml line 1: name is the date 2024-01-02, not text. Put it in quotes.",
     ),
-    "a date that is none": (
+    "an invalid date": (
         "name: 2024-99-02",
         "fleet.yaml line 1: name 2024-99-02 cannot be read: month must be in 1..12. "
         "Put it in quotes if it is text.",
@@ -112,18 +112,18 @@ CASES = {
         model("engine: scripted\n  script: {tokens: [1, -1]}"),
         "fleet.yaml line 4: models[0].script.tokens[1] -1 is out of range. Set it to at least 0.",
     ),
-    "a word that is no choice": (
+    "a word that is not one of the choices": (
         model("engine: gpt"),
         "fleet.yaml line 3: models[0].engine is the text 'gpt'. Write 'vllm' or 'scripted'.",
     ),
     "a name with capitals": (
         "name: Foo",
-        "fleet.yaml line 1: name 'Foo' is not allowed. Wanted: Name of the fleet on its Ray "
+        "fleet.yaml line 1: name 'Foo' is not allowed. Expected: Name of the fleet on its Ray "
         "cluster: 1 to 42 lower-case letters, digits and '-', a letter or digit at both ends.",
     ),
     "no models": (
         "models: []",
-        "fleet.yaml line 1: models is empty. Wanted: The models to serve.",
+        "fleet.yaml line 1: models is empty. Expected: The models to serve.",
     ),
     "a rule across fields points at the field": (
         model("replicas:\n    min: 3\n    max: 2"),
@@ -147,13 +147,13 @@ CASES = {
         model("id: b"),
         "fleet.yaml line 3: key 'id' in models[0] is already on line 2. Keep one of the two.",
     ),
-    "a key that is no text": (
+    "a key that is not text": (
         model("engine_args: {1: 2}"),
-        "fleet.yaml line 3: key 1 in models[0].engine_args is not text to YAML. Put it in quotes.",
+        "fleet.yaml line 3: key 1 in models[0].engine_args is not text in YAML. Put it in quotes.",
     ),
     "a key that is a list": (
         "? [a]\n: b\n",
-        "fleet.yaml line 1: key […] at the top level is not text to YAML. Put it in quotes.",
+        "fleet.yaml line 1: key […] at the top level is not text in YAML. Put it in quotes.",
     ),
     "an alias to what holds it": (
         "models: &all\n- *all\n",
@@ -161,21 +161,21 @@ CASES = {
     ),
     "a tab": (
         "models:\n\t- id: a\n",
-        "fleet.yaml line 2: a tab stands where YAML wants spaces. Use spaces.",
+        "fleet.yaml line 2: a tab is used for indentation. Use spaces.",
     ),
     "an open bracket": (
         "models: [\n",
-        "fleet.yaml line 2: not valid YAML: expected the node content, but found '<stream end>' "
+        "fleet.yaml line 2: invalid YAML: expected the node content, but found '<stream end>' "
         "(while parsing a flow node). Correct this line or the one above.",
     ),
     "two documents": (
         "name: a\n---\nname: b\n",
-        "fleet.yaml line 2: not valid YAML: but found another document "
+        "fleet.yaml line 2: invalid YAML: but found another document "
         "(expected a single document in the stream). Correct this line or the one above.",
     ),
     "a Python tag": (
         "name: !!python/object:os.system {}\n",
-        "fleet.yaml line 1: not valid YAML: could not determine a constructor for the tag "
+        "fleet.yaml line 1: invalid YAML: could not determine a constructor for the tag "
         "'tag:yaml.org,2002:python/object:os.system'. Correct this line or the one above.",
     ),
     "a control character": (
@@ -194,13 +194,13 @@ CASES = {
 
 
 @pytest.mark.parametrize(("text", "wanted"), CASES.values(), ids=CASES.keys())
-def test_a_mistake_is_said_with_file_line_key_and_way_out(
+def test_a_mistake_is_reported_with_file_line_key_and_remedy(
     tmp_path: Path, text: str | bytes, wanted: str
 ) -> None:
     assert sentences(tmp_path, text).splitlines()[0] == wanted
 
 
-def test_several_mistakes_are_all_said_and_none_twice(tmp_path: Path) -> None:
+def test_several_mistakes_are_each_reported_once(tmp_path: Path) -> None:
     text = "gateway:\n  port: 0\n  hots: x\nmodels:\n- id: ''\nwire: {lease_s: 1}\n"
     lines = sentences(tmp_path, text).splitlines()
     assert sorted(line.split(":")[0] for line in lines) == [
@@ -211,7 +211,7 @@ def test_several_mistakes_are_all_said_and_none_twice(tmp_path: Path) -> None:
     ]
 
 
-def test_an_error_carries_its_place_as_fields(tmp_path: Path) -> None:
+def test_an_error_has_file_line_and_key_as_fields(tmp_path: Path) -> None:
     file = tmp_path / "fleet.yaml"
     file.write_text(model("repliccas: 2"))
     with pytest.raises(ConfigError) as caught:
@@ -220,8 +220,8 @@ def test_an_error_carries_its_place_as_fields(tmp_path: Path) -> None:
     assert (error.file, error.line, error.key) == (str(file), 3, "models[0].repliccas")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: there is no such file"):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: the file does not exist"):
         load(tmp_path / "none.yaml")
 
 
@@ -230,7 +230,7 @@ def test_a_directory_is_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_path_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_opened_is_reported_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the file cannot be read: File name too long"):
         load(tmp_path / ("x" * 300))
 
@@ -255,7 +255,7 @@ def test_a_whole_file_is_read_with_aliases_and_merges(tmp_path: Path) -> None:
     assert config.wire.lease_s == 3
 
 
-def test_options_replace_what_the_file_says() -> None:
+def test_options_override_the_file() -> None:
     config = with_overrides(
         FleetConfig(auth="none"), model="m", engines=3, gateways=2, host="0.0.0.0", port=9000
     )
@@ -264,7 +264,7 @@ def test_options_replace_what_the_file_says() -> None:
     assert (gateway.replicas, gateway.host, gateway.port) == (2, "0.0.0.0", 9000)
 
 
-def test_engines_sets_every_model() -> None:
+def test_the_engines_option_applies_to_every_model() -> None:
     config = FleetConfig(models=(ModelConfig(id="a"), ModelConfig(id="b")))
     assert {m.replicas.min for m in with_overrides(config, engines=4).models} == {4}
 
@@ -275,7 +275,7 @@ def test_a_model_of_the_file_keeps_its_section() -> None:
     assert with_overrides(config, model="b").models == (section,)
 
 
-def test_no_option_changes_nothing() -> None:
+def test_without_options_nothing_changes() -> None:
     config = FleetConfig(models=(ModelConfig(id="a", engine_args={"x": [1, {"y": None}]}),))
     assert with_overrides(config) == config
 
@@ -284,17 +284,17 @@ OPTIONS: dict[str, tuple[dict[str, int | str], str]] = {
     "port": ({"port": 99999}, "--port 99999 is out of range. Set it to at most 65535."),
     "engines": ({"engines": 0}, "--engines 0 is out of range. Set it to at least 1."),
     "gateways": ({"gateways": 0}, "--gateways 0 is out of range. Set it to at least 1."),
-    "host": ({"host": ""}, "--host is empty. Wanted: Address to listen on."),
+    "host": ({"host": ""}, "--host is empty. Expected: Address to listen on."),
     "host beyond loopback": (
         {"host": "0.0.0.0"},
-        "other machines can reach 0.0.0.0, and no key guards the fleet. Write `auth: {keys: "
+        "other machines can reach 0.0.0.0, and the fleet requires no API key. Write `auth: {keys: "
         '["HASH"]}` in the fleet\'s file, with the HASH that `qwenfleet keys new` prints, or '
-        "`auth: none` to let anyone in.",
+        "`auth: none` to allow anyone.",
     ),
     "model": (
         {"model": " a"},
-        "--model ' a' is not allowed. Wanted: The name that clients send as `model`: "
-        "1 to 200 printable ASCII characters, no space at either end.",
+        "--model ' a' is not allowed. Expected: Name that clients send as `model`: "
+        "1 to 200 printable ASCII characters, without a space at either end.",
     ),
 }
 

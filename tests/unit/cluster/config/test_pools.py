@@ -48,18 +48,18 @@ def test_pools_survive_being_dumped_and_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "beside", [{"accelerator": "H100"}, {"layout": TP8}, {"replicas": Replicas(min=2)}]
+    "extra", [{"accelerator": "H100"}, {"layout": TP8}, {"replicas": Replicas(min=2)}]
 )
-def test_what_belongs_to_a_pool_is_refused_beside_pools(beside: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match=f"{next(iter(beside))} is set beside pools"):
-        ModelConfig.model_validate({"id": "coder", "pools": MIXED.pools} | beside)
+def test_a_field_of_a_pool_is_refused_on_a_model_with_pools(extra: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=f"{next(iter(extra))} is set together with pools"):
+        ModelConfig.model_validate({"id": "coder", "pools": MIXED.pools} | extra)
 
 
-def test_two_pools_of_one_name_are_refused() -> None:
+def test_two_pools_with_one_name_are_refused() -> None:
     with pytest.raises(ValidationError, match="both called 'h100'"):
         ModelConfig(id="coder", pools=(MIXED.pools[0], MIXED.pools[0]))
 
 
-def test_a_pool_may_not_pass_what_qwenfleet_sets() -> None:
+def test_a_pool_may_not_set_an_argument_that_qwenfleet_sets() -> None:
     with pytest.raises(ValidationError, match="Use the model's 'layout' instead"):
         Pool(name="h100", engine_args={"tensor_parallel_size": 8})

@@ -11,7 +11,7 @@ from qwenfleet.cluster.plan_errors import PlanError
 def ray_node(
     host: str, resources: dict[str, float] | None = None, *, alive: bool = True
 ) -> dict[str, Any]:
-    """As `ray.nodes()` gives it, cut to what is read and a little beside."""
+    """A node as in `ray.nodes()`, reduced to little more than the fields that are read."""
     there = {"CPU": 8.0, **(resources or {})}
     return {"Alive": alive, "NodeManagerHostname": host, "Resources": there}
 
@@ -32,10 +32,10 @@ def test_nodes_of_one_kind_and_two_sizes_are_two_kinds() -> None:
     assert [kind.name for kind in found.kinds] == ["8 x H100", "4 x H100"]
 
 
-def test_gpus_that_are_not_known_are_told_by_host() -> None:
+def test_unknown_gpus_are_listed_by_host() -> None:
     laptop = {"GPU": 1.0, "accelerator_type:T4": 1.0}
     found = from_ray([ray_node("a", H100), ray_node("b", laptop), ray_node("c", {"GPU": 2.0})])
-    assert found.skipped == ("b (T4)", "c (GPUs of a kind that Ray does not name)")
+    assert found.skipped == ("b (T4)", "c (GPUs without a type in Ray)")
 
 
 def kube_node(
@@ -47,7 +47,7 @@ def kube_node(
     ready: str = "True",
     cordoned: bool = False,
 ) -> dict[str, Any]:
-    """As the API server gives it, cut to what is read."""
+    """A node as in the Kubernetes API, reduced to the fields that are read."""
     label = {"nvidia": "nvidia.com/gpu.product", "amd": "amd.com/gpu.product-name"}[vendor]
     return {
         "metadata": {"name": name, "labels": {label: product} if product else {}},
@@ -74,7 +74,7 @@ def test_kubernetes_nodes_are_known_by_their_product_label() -> None:
     assert [kind.name for kind in found.kinds] == ["2 x 8 x MI300X", "8 x H100"]
 
 
-def test_kubernetes_nodes_that_cannot_be_used_are_told_with_the_reason() -> None:
+def test_unusable_kubernetes_nodes_are_listed_with_the_reason() -> None:
     found = from_kubernetes(
         [
             kube_node("a", "NVIDIA-H200", ready="Unknown"),
@@ -92,7 +92,7 @@ def test_kubernetes_nodes_that_cannot_be_used_are_told_with_the_reason() -> None
     )
 
 
-def test_one_kind_can_be_asked_for() -> None:
+def test_one_kind_can_be_selected() -> None:
     both = from_ray([ray_node("a", H100), ray_node("b", MI300X)])
     assert [kind.name for kind in both.only("mi300x").kinds] == ["8 x MI300X"]
     assert both.only(None) == both
@@ -102,11 +102,11 @@ def test_one_kind_can_be_asked_for() -> None:
     ("there", "wanted", "reported"),
     [
         (from_ray([ray_node("a", H100)]), "H200", "the cluster has 8 x H100, and no H200"),
-        (from_ray([ray_node("a")]), None, "has no node with GPUs that are known"),
-        (ClusterMachines((), ("b (T4)",)), None, r"Left out: b \(T4\)"),
+        (from_ray([ray_node("a")]), None, "has no node with known GPUs"),
+        (ClusterMachines((), ("b (T4)",)), None, r"Skipped: b \(T4\)"),
     ],
 )
-def test_a_cluster_without_what_is_asked_is_refused_with_what_it_has(
+def test_a_cluster_without_the_wanted_machines_is_refused_with_what_it_has(
     there: ClusterMachines, wanted: str | None, reported: str
 ) -> None:
     with pytest.raises(PlanError, match=reported):

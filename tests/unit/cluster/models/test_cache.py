@@ -25,7 +25,7 @@ def build(directory):
     time.sleep(600 if hang else 0.3)
     (directory / "weights").write_bytes(b"whole")
 
-print(embedded.materialise("model", build, "1", root))
+print(embedded.materialize("model", build, "1", root))
 """
 
 
@@ -49,18 +49,18 @@ def start(root: Path, log: Path, mode: str) -> "subprocess.Popen[str]":
 
 def test_a_model_is_built_once_and_then_found(tmp_path: Path) -> None:
     build, printed = Builder(), list[str]()
-    first = cache.materialise("model", build, "1", tmp_path, printed.append)
-    second = cache.materialise("model", build, "1", tmp_path, printed.append)
+    first = cache.materialize("model", build, "1", tmp_path, printed.append)
+    second = cache.materialize("model", build, "1", tmp_path, printed.append)
     assert first == second == tmp_path / "model-1"
     assert (first / "weights").read_bytes() == b"whole"
     assert build.num_builds == 1
-    assert printed == [f"model-1 is built once, into {tmp_path}/model-1."]
+    assert printed == [f"building model-1 once, into {tmp_path}/model-1."]
 
 
-def test_a_new_revision_is_built_beside_the_old_one(tmp_path: Path) -> None:
+def test_a_new_revision_is_built_next_to_the_old_one(tmp_path: Path) -> None:
     build = Builder()
-    old = cache.materialise("model", build, "1", tmp_path)
-    new = cache.materialise("model", build, "2", tmp_path)
+    old = cache.materialize("model", build, "1", tmp_path)
+    new = cache.materialize("model", build, "2", tmp_path)
     assert old != new
     assert old.is_dir()
     assert build.num_builds == 2
@@ -75,36 +75,36 @@ def test_two_processes_at_once_build_exactly_once(tmp_path: Path) -> None:
     assert log.read_text() == "built\n"
 
 
-def test_a_builder_killed_half_way_leaves_nothing_that_counts(tmp_path: Path) -> None:
+def test_a_killed_build_is_discarded(tmp_path: Path) -> None:
     with start(tmp_path, tmp_path / "log", "hang") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half-way\n"
         process.send_signal(signal.SIGKILL)
     assert (tmp_path / ".model-1.partial" / "weights").exists()
-    directory = cache.materialise("model", Builder(), "1", tmp_path)
+    directory = cache.materialize("model", Builder(), "1", tmp_path)
     assert (directory / "weights").read_bytes() == b"whole"
     assert not (tmp_path / ".model-1.partial").exists()
 
 
-def test_a_flipped_byte_is_told_and_the_model_rebuilt(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_reported_and_the_model_rebuilt(tmp_path: Path) -> None:
     build, printed = Builder(), list[str]()
-    directory = cache.materialise("model", build, "1", tmp_path)
+    directory = cache.materialize("model", build, "1", tmp_path)
     (directory / "weights").write_bytes(b"whale")
-    assert cache.materialise("model", build, "1", tmp_path, printed.append) == directory
+    assert cache.materialize("model", build, "1", tmp_path, printed.append) == directory
     assert printed == [
         f"{directory}/weights is damaged: expected sha256 5d5766cf2d78 (5 bytes), "
-        "found sha256 a5d2ae286d0d (5 bytes); the model is rebuilt."
+        "found sha256 a5d2ae286d0d (5 bytes); rebuilding the model."
     ]
     assert build.num_builds == 2
     assert (directory / "weights").read_bytes() == b"whole"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["model-1"]
 
 
-def test_a_missing_file_is_told_and_the_model_rebuilt(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_and_the_model_rebuilt(tmp_path: Path) -> None:
     printed: list[str] = []
-    directory = cache.materialise("model", Builder(), "1", tmp_path)
+    directory = cache.materialize("model", Builder(), "1", tmp_path)
     (directory / "weights").unlink()
-    cache.materialise("model", Builder(), "1", tmp_path, printed.append)
+    cache.materialize("model", Builder(), "1", tmp_path, printed.append)
     assert (
         "weights is damaged: expected sha256 5d5766cf2d78 (5 bytes), found no file;" in printed[0]
     )
@@ -116,57 +116,57 @@ def test_a_directory_without_a_readable_manifest_is_rebuilt(
     tmp_path: Path, manifest: str | None
 ) -> None:
     build, printed = Builder(), list[str]()
-    directory = cache.materialise("model", build, "1", tmp_path)
+    directory = cache.materialize("model", build, "1", tmp_path)
     (directory / cache.MANIFEST).unlink()
     if manifest is not None:
         (directory / cache.MANIFEST).write_text(manifest)
-    cache.materialise("model", build, "1", tmp_path, printed.append)
+    cache.materialize("model", build, "1", tmp_path, printed.append)
     assert "manifest.json is damaged: expected a manifest, found" in printed[0]
     assert build.num_builds == 2
 
 
-def test_a_whole_directory_needs_no_lock(tmp_path: Path) -> None:
-    directory = cache.materialise("model", Builder(), "1", tmp_path)
+def test_an_intact_directory_is_used_without_the_lock(tmp_path: Path) -> None:
+    directory = cache.materialize("model", Builder(), "1", tmp_path)
     for path in tmp_path.glob("*.lock"):
         path.unlink()
-    assert cache.materialise("model", Builder(), "1", tmp_path) == directory
+    assert cache.materialize("model", Builder(), "1", tmp_path) == directory
     assert list(tmp_path.glob("*.lock")) == []
 
 
-def test_a_full_disk_is_a_sentence_and_gets_its_space_back(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_its_space_freed(tmp_path: Path) -> None:
     def build(directory: Path) -> None:
         (directory / "half").write_bytes(b"half")
         with Path("/dev/full").open("w") as file:
             file.write("no room")
 
     with pytest.raises(ModelSourceError) as caught:
-        cache.materialise("model", build, "1", tmp_path)
+        cache.materialize("model", build, "1", tmp_path)
     assert str(caught.value) == (
-        f"model source 'model': there is no space left for it in {tmp_path}. "
-        "Free some, or set XDG_CACHE_HOME to a directory on another disk."
+        f"model source 'model': the disk of {tmp_path} is full. "
+        "Free some space, or set XDG_CACHE_HOME to a directory on another disk."
     )
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_a_cache_that_may_not_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_a_read_only_cache_is_reported(tmp_path: Path) -> None:
     def build(directory: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(directory))
 
     with pytest.raises(ModelSourceError) as caught:
-        cache.materialise("model", build, "1", tmp_path)
+        cache.materialize("model", build, "1", tmp_path)
     assert str(caught.value) == (
         f"model source 'model': {tmp_path}/.model-1.partial cannot be used (permission denied). "
-        "Set XDG_CACHE_HOME to a directory that you may read and write."
+        "Set XDG_CACHE_HOME to a directory that you can read and write."
     )
 
 
-def test_a_cache_below_a_file_is_a_sentence(tmp_path: Path) -> None:
+def test_a_cache_below_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelSourceError, match=r"file.* cannot be used \(not a directory\)"):
-        cache.materialise("model", Builder(), "1", tmp_path / "file" / "models")
+        cache.materialize("model", Builder(), "1", tmp_path / "file" / "models")
 
 
-def test_a_lock_that_is_never_released_is_a_sentence(
+def test_a_lock_that_is_never_released_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "LOCK_TIMEOUT_S", 0.1)
@@ -174,7 +174,7 @@ def test_a_lock_that_is_never_released_is_a_sentence(
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(ModelSourceError) as caught:
-            cache.materialise("model", Builder(), "1", tmp_path)
+            cache.materialize("model", Builder(), "1", tmp_path)
         process.kill()
     assert str(caught.value) == (
         f"model source 'model': another process has held {tmp_path}/model-1.lock for 0.1 s. "
@@ -182,12 +182,12 @@ def test_a_lock_that_is_never_released_is_a_sentence(
     )
 
 
-def test_an_error_of_the_build_passes_through_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_of_the_build_is_raised_and_leaves_no_files(tmp_path: Path) -> None:
     def build(directory: Path) -> None:
         raise ModelSourceError("model", "it is absent", "Install it.")
 
     with pytest.raises(ModelSourceError, match="it is absent"):
-        cache.materialise("model", build, "1", tmp_path)
+        cache.materialize("model", build, "1", tmp_path)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -201,7 +201,9 @@ def test_the_cache_follows_the_xdg_directory(monkeypatch: pytest.MonkeyPatch) ->
     assert cache.cache_root() == Path("/home/someone/.cache/qwenfleet/models")
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_a_home_names_the_variable_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -210,6 +212,6 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ModelSourceError) as caught:
         cache.cache_root()
     assert str(caught.value) == (
-        "model source 'embedded models': this user has no home directory to keep built models in. "
-        "Set XDG_CACHE_HOME to a directory that you may write."
+        "model source 'embedded models': this user has no home directory for built models. "
+        "Set XDG_CACHE_HOME to a writable directory."
     )

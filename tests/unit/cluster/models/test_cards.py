@@ -25,7 +25,7 @@ def test_qwen3_coder_gets_its_parser_and_its_cards_sampling(size: str, suffix: s
 
 
 @pytest.mark.parametrize("suffix", ["", "-FP8"])
-def test_qwen3_2507_calls_tools_as_hermes_and_has_no_repetition_penalty(suffix: str) -> None:
+def test_qwen3_2507_uses_hermes_calls_and_no_repetition_penalty(suffix: str) -> None:
     defaults = defaults_for(f"Qwen/Qwen3-30B-A3B-Instruct-2507{suffix}")
     assert defaults.tool_call_parser == "hermes"
     assert defaults.sampling == {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
@@ -51,7 +51,7 @@ def test_smollm2_runs_eagerly_in_float16_up_to_its_native_limit() -> None:
     assert defaults.sampling == {"temperature": 0.2, "top_p": 0.9}
 
 
-def test_the_tiny_model_speaks_qwen3_coders_calls_within_its_positions() -> None:
+def test_the_tiny_model_uses_qwen3_coders_calls_and_a_shorter_context() -> None:
     defaults = defaults_for("tiny-qwen3-moe")
     assert defaults.tool_call_parser == "qwen3_coder"
     assert defaults.max_model_len == 4096 <= CONFIG["max_position_embeddings"]
@@ -62,6 +62,6 @@ def test_every_embedded_model_has_defaults() -> None:
     assert set(EMBEDDED_DEFAULTS) == set(EMBEDDED)
 
 
-def test_sampling_defaults_are_such_as_the_configuration_takes() -> None:
+def test_the_configuration_accepts_all_sampling_defaults() -> None:
     for defaults in [*EMBEDDED_DEFAULTS.values(), *PUBLISHED_DEFAULTS.values()]:
         SamplingDefaults.model_validate(dict(defaults.sampling))

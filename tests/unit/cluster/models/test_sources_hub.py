@@ -34,7 +34,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def point_hub_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does when huggingface_hub is imported."""
+    """Set what HF_ENDPOINT sets when huggingface_hub is imported."""
     template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -56,7 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def test_a_model_on_the_hub_passes(hub: str) -> None:
+def test_a_model_on_the_hub_is_accepted(hub: str) -> None:
     sources.check_hub("owner/present")
 
 
@@ -65,50 +65,48 @@ def test_a_model_on_the_hub_passes(hub: str) -> None:
     [
         (
             "gated",
-            "its owner gives access on request only, and this user has none. "
-            "Ask for it on HUB/owner/gated, then set HF_TOKEN.",
+            "it is gated, and this user does not have access. "
+            "Request access on HUB/owner/gated, then set HF_TOKEN.",
         ),
         (
             "absent",
-            "the Hugging Face Hub has no such model, or it is private. "
-            "Check the spelling, or set HF_TOKEN to a token that may read it.",
+            "it does not exist on the Hugging Face Hub, or it is private. "
+            "Check the spelling, or set HF_TOKEN to a token with read access.",
         ),
         (
             "empty",
-            "on the Hugging Face Hub it has no config.json. "
-            "Name a repository with weights in Hugging Face's own format.",
+            "its repository on the Hugging Face Hub has no config.json. "
+            "Name a repository with weights in Hugging Face format.",
         ),
         (
             "broken",
-            "HUB could not be asked for it (HfHubHTTPError). "
+            "the request to HUB failed (HfHubHTTPError). "
             "Check the network, or name a directory that holds the model.",
         ),
     ],
 )
-def test_what_the_hub_refuses_is_a_sentence(hub: str, name: str, problem: str) -> None:
+def test_a_refusal_by_the_hub_is_reported(hub: str, name: str, problem: str) -> None:
     with pytest.raises(ModelSourceError) as caught:
         sources.check_hub(f"owner/{name}")
     expected = problem.replace("HUB", hub)
     assert str(caught.value) == f"model source 'owner/{name}': {expected}"
 
 
-def test_a_hub_that_cannot_be_reached_is_a_sentence(
-    hub: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_hub_is_reported(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     point_hub_at("http://127.0.0.1:1", monkeypatch)
     with pytest.raises(ModelSourceError) as caught:
         sources.check_hub("owner/present")
-    assert caught.value.problem == "http://127.0.0.1:1 could not be asked for it (ConnectError)"
+    assert caught.value.problem == "the request to http://127.0.0.1:1 failed (ConnectError)"
 
 
-def test_a_model_in_the_local_cache_needs_no_hub(
+def test_a_model_in_the_local_cache_does_not_need_the_hub(
     hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelSourceError) as caught:
         sources.check_hub("owner/cached")
     assert str(caught.value) == (
-        "model source 'owner/cached': it is not in the local Hugging Face cache and "
+        "model source 'owner/cached': it is not in the local Hugging Face cache, and "
         "HF_HUB_OFFLINE is set. Unset HF_HUB_OFFLINE, or download the model first."
     )
     repository = tmp_path / "models--owner--cached"

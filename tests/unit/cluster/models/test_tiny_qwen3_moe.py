@@ -23,7 +23,7 @@ def tokenizer(directory: Path) -> Tokenizer:
 
 
 def render(messages: list[dict[str, object]], **arguments: object) -> str:
-    """As transformers renders chat templates."""
+    """Render the chat template as transformers does."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
     return environment.from_string(CHAT_TEMPLATE).render(messages=messages, **arguments)
@@ -58,7 +58,7 @@ def test_the_weights_have_the_names_and_shapes_of_qwen3_moe(directory: Path) -> 
     assert shapes[f"{layer}.mlp.experts.7.down_proj.weight"] == (128, 128)
 
 
-def test_the_config_says_what_the_weights_are(directory: Path) -> None:
+def test_the_config_matches_the_weights(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     assert config["architectures"] == ["Qwen3MoeForCausalLM"]
     assert config["vocab_size"] == 271
@@ -68,13 +68,13 @@ def test_the_config_says_what_the_weights_are(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["plain", "zwölf Äpfel\n\t日本 🦙", " two  spaces 123 "])
-def test_every_byte_is_one_token_and_comes_back(tokenizer: Tokenizer, text: str) -> None:
+def test_every_byte_is_one_token_and_survives_decoding(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text).ids
     assert ids == list(text.encode())
     assert tokenizer.decode(ids) == text
 
 
-def test_no_two_bytes_share_a_character() -> None:
+def test_every_byte_has_its_own_character() -> None:
     assert len(set(byte_tokenizer.byte_characters())) == 256
 
 
@@ -83,7 +83,7 @@ def test_added_tokens_follow_the_bytes_in_qwens_order(tokenizer: Tokenizer) -> N
     assert ids == list(range(256, 271))
 
 
-def test_tool_fim_and_think_tokens_survive_where_special_ones_are_skipped(
+def test_skipping_special_tokens_keeps_tool_fim_and_think_tokens(
     tokenizer: Tokenizer,
 ) -> None:
     text = "<|im_start|>a<tool_call><|fim_prefix|></think><|im_end|><|endoftext|>"
@@ -125,7 +125,7 @@ def test_a_tool_without_parameters_is_listed_too() -> None:
     assert "<name>now</name>\n<description></description>\n<parameters>\n</parameters>" in text
 
 
-def test_calls_and_their_results_take_qwen3_coders_form() -> None:
+def test_calls_and_results_have_qwen3_coders_format() -> None:
     call = {"function": {"name": "read", "arguments": {"path": "a\nb", "lines": [1, 2]}}}
     messages: list[dict[str, object]] = [
         {"role": "user", "content": "Go"},

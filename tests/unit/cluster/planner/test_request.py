@@ -62,7 +62,7 @@ def test_a_context_below_1_is_refused(tokens: int) -> None:
 
 
 def test_a_context_beyond_the_model_is_refused_with_the_long_context_method() -> None:
-    with pytest.raises(ContextTooLong, match=r"1,000,000 .* beyond the 262,144.*YaRN") as caught:
+    with pytest.raises(ContextTooLong, match=r"1,000,000 .* exceeds the 262,144.*YaRN") as caught:
         PlanRequest(CODER, HERE, context_tokens=1_000_000)
     assert (caught.value.context_tokens, caught.value.longest_tokens) == (1_000_000, 262_144)
 
@@ -88,7 +88,7 @@ def test_requests_longer_than_the_context_are_refused() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_an_impossible_memory_share_is_refused(share: float) -> None:
-    with pytest.raises(PlanError, match="share of memory"):
+    with pytest.raises(PlanError, match="share of GPU memory"):
         PlanRequest(CODER, HERE, utilization=share)
 
 

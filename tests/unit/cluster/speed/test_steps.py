@@ -160,9 +160,9 @@ def test_a_dense_model_reads_its_mlp():
 @pytest.mark.parametrize(
     ("wrong", "reported"),
     [
-        ({"concurrency": 0}, "requests at once is 0"),
-        ({"prompt_tokens": -1}, "a prompt is -1"),
-        ({"output_tokens": 0}, "an answer is 0"),
+        ({"concurrency": 0}, "concurrent requests is 0"),
+        ({"prompt_tokens": -1}, "the prompt length is -1"),
+        ({"output_tokens": 0}, "the output length is 0"),
         ({"routing_skew": 1.5}, "routing_skew is 1.5"),
     ],
 )

@@ -187,7 +187,7 @@ def test_keys_of_the_file_and_of_the_configuration_count_alike(file: Path) -> No
 
 def test_a_file_that_cannot_be_used_stops_the_start(file: Path) -> None:
     file.write_text("qf-a-key-in-place-of-its-hash\n")
-    with pytest.raises(ConfigError, match=r"keys line 1: this is no hash of a key"):
+    with pytest.raises(ConfigError, match=r"keys line 1: not a key hash"):
         guard_of(file)
     file.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -66,7 +66,7 @@ def test_a_keys_file_is_read_before_anything_starts(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         said_of({"keys_file": str(file)})
     file.write_text("qf-x\n")
-    with pytest.raises(ConfigError, match="line 1: this is no hash of a key"):
+    with pytest.raises(ConfigError, match="line 1: not a key hash"):
         said_of({"keys_file": str(file)})
     file.write_text("# nobody yet\n")
     reported = said_of({"keys_file": str(file)})
