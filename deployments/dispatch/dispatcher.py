@@ -147,7 +147,7 @@ class Dispatcher:
             flight = self._flights.get(request_id)
             if flight is not None:
                 if flight.cut is not None or flight.link is None:
-                    audit.not_resumed(flight, "nobody waits for it any more")
+                    audit.not_resumed(flight, "the request was aborted")
                 if flight.link is not None:
                     flight.link.abort([flight.key])
                 self._drop(flight)
@@ -236,7 +236,7 @@ class Dispatcher:
             flight.span.finish(output.finish_reason)
             # No token came behind the cut: a grammar refused those so far.
             if flight.cut is not None:
-                audit.not_resumed(flight, "the engine ended it")
+                audit.not_resumed(flight, "the engine finished it without a new token")
             self._drop(flight)
 
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:

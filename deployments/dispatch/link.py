@@ -183,11 +183,12 @@ class EngineLink:
                 self.description = description
                 self._load = [RankLoad(dp_rank=r) for r in range(description.data_parallel_size)]
             case Welcome(protocol=protocol):
-                raise ProtocolError(f"engine {self.engine} speaks protocol {protocol}")
+                raise ProtocolError(f"engine {self.engine} uses protocol version {protocol}")
             case Refused(reason=reason):
-                raise ProtocolError(f"engine {self.engine} refused us: {reason}")
+                raise ProtocolError(f"engine {self.engine} refused the connection: {reason}")
             case _:
-                raise ProtocolError(f"engine {self.engine} greeted with {type(greeting).__name__}")
+                kind = type(greeting).__name__
+                raise ProtocolError(f"engine {self.engine} sent {kind} instead of Welcome")
 
     async def _listen(self, connection: Connection) -> tuple[Loss, str]:
         """Returns why the engine left, when it says so itself."""
@@ -209,14 +210,15 @@ class EngineLink:
                 case Rejected():
                     self._events.on_rejected(self, frame)
                 case Draining(reason=reason):
-                    logger.info("engine drains", extra={"engine": self.engine, "reason": reason})
+                    extra = {"engine": self.engine, "reason": reason}
+                    logger.info("engine is draining", extra=extra)
                     self.is_draining, self.reason = True, reason
                     self._events.on_news(self)
                 case Lost(reason=reason, unanswered=unanswered):
                     self.unanswered = unanswered
                     return frame.loss, reason
                 case _:
-                    logger.debug("frame ignored", extra={"kind": type(frame).__name__})
+                    logger.debug("ignored a frame", extra={"kind": type(frame).__name__})
 
     def _note_condition(self, frame: Alive) -> None:
         try:
@@ -225,7 +227,7 @@ class EngineLink:
             condition = Condition.STEADY
         if condition is not self.condition:
             logger.info(
-                "engine's condition changed",
+                "engine condition changed",
                 extra={
                     "engine": self.engine,
                     "condition": condition.value,

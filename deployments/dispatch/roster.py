@@ -106,4 +106,4 @@ class Roster:
 def _log_end(task: asyncio.Task[None]) -> None:
     """A link ends by itself; with an exception only if we are wrong."""
     if not task.cancelled() and task.exception() is not None:
-        logger.error("link failed", exc_info=task.exception())
+        logger.error("engine link failed", exc_info=task.exception())

@@ -125,7 +125,9 @@ class EngineHost:
             async with asyncio.timeout(deadline_s) as self._drain_end:
                 await self._attempts.are_none.wait()
         except TimeoutError:
-            logger.warning("streams cut", extra={"requests": len(self._attempts)})
+            logger.warning(
+                "drain timed out, interrupting streams", extra={"requests": len(self._attempts)}
+            )
         finally:
             self._drain_end = None
         await self._say_goodbye(Lost(reason=self._draining.reason, is_drained=True))
@@ -161,9 +163,10 @@ class EngineHost:
             while session is not None:
                 await self._handle(session, await connection.receive())
         except OSError as error:
-            logger.info("gateway gone", extra={"engine": self._engine, "reason": str(error)})
+            extra = {"engine": self._engine, "reason": str(error)}
+            logger.info("gateway disconnected", extra=extra)
         except ProtocolError as error:
-            logger.warning("gateway broke the wire", extra={"reason": str(error)})
+            logger.warning("gateway sent an invalid frame", extra={"reason": str(error)})
         finally:
             connection.close()
             if session is not None:
@@ -172,13 +175,16 @@ class EngineHost:
     async def _greet(self, connection: Connection) -> Session | None:
         hello = await connection.receive()
         if not isinstance(hello, Hello):
-            raise ProtocolError(f"the first frame is {type(hello).__name__}, not Hello")
+            raise ProtocolError(f"the first frame was {type(hello).__name__} instead of Hello")
         if not hmac.compare_digest(hello.secret, self._secret):
-            connection.send(Refused(reason="the secret is not this engine's"))
+            connection.send(Refused(reason="wrong secret for this engine"))
             return None
         if not speaks(hello.protocol):
             connection.send(
-                Refused(reason=f"protocol {hello.protocol} is too far from {PROTOCOL_VERSION}")
+                Refused(
+                    reason=f"protocol version {hello.protocol} is incompatible with version "
+                    f"{PROTOCOL_VERSION}"
+                )
             )
             return None
         earlier = self._sessions.get(hello.gateway)
@@ -217,7 +223,7 @@ class EngineHost:
             case Lease():
                 pass
             case _:
-                raise ProtocolError(f"a gateway does not send {type(frame).__name__}")
+                raise ProtocolError(f"unexpected {type(frame).__name__} frame from a gateway")
 
     async def _submit(self, session: Session, submit: Submit) -> None:
         session.received += 1
@@ -237,7 +243,7 @@ class EngineHost:
     def _refusal(self, key: str) -> Rejected | None:
         if key in self._attempts:
             # The same id twice would end the core (vLLM 0.32 scheduler.add_request asserts).
-            return Rejected(wire_id=key, reason="this attempt already runs here")
+            return Rejected(wire_id=key, reason="this attempt is already running here")
         if self._draining is not None:
             return Rejected(wire_id=key, reason=self._draining.reason, is_final=False)
         return None
@@ -274,7 +280,7 @@ class EngineHost:
             if session.owned:
                 self.orphans += len(session.owned)
                 logger.warning(
-                    "work of a gone gateway stopped",
+                    "aborted requests of a disconnected gateway",
                     extra={"gateway": session.gateway, "requests": len(session.owned)},
                 )
         await self._stop(session.owned)
@@ -317,7 +323,7 @@ class EngineHost:
             load = self.load
             for session in list(self._sessions.values()):
                 if session.leased_until < now:
-                    logger.warning("lease lapsed", extra={"gateway": session.gateway})
+                    logger.warning("lease expired", extra={"gateway": session.gateway})
                     session.connection.close()
                     await self._forget(session)
                     continue
@@ -333,13 +339,13 @@ class EngineHost:
                     )
                 )
 
-    def _excuse(self, stood_still_s: float, now: float) -> None:
-        """It was this process that stood still: the core's steps and the gateways' leases that came
-        meanwhile are still to be read."""
-        logger.warning("host stood still", extra={"seconds": round(stood_still_s, 1)})
+    def _excuse(self, stalled_s: float, now: float) -> None:
+        """Count a stall of this process against neither the core nor the gateways: their steps and
+        lease renewals of that time are still unread."""
+        logger.warning("event loop stalled", extra={"seconds": round(stalled_s, 1)})
         self._pulse.excuse(now)
         for session in self._sessions.values():
-            session.leased_until += stood_still_s
+            session.leased_until += stalled_s
 
     async def _check_pulse(self, now: float) -> None:
         """Raises CoreFrozen for a core that has been stuck for too long."""
@@ -351,7 +357,7 @@ class EngineHost:
         condition = self._pulse.look(now, has_work=has_work, cpu_s=cpu_s)
         if condition is not before:
             logger.warning(
-                "core's pulse changed",
+                "core health changed",
                 extra={
                     "engine": self._engine,
                     "condition": condition.value,

@@ -88,8 +88,8 @@ class Pulse:
             self.condition = Condition.SLOW
         if self.condition is not Condition.STEADY:
             self.reason = (
-                f"no step for {age_s:.1f} s, the longest of late took {self._frozen.longest_s:.2g}"
-                f" s, its processes {'use' if self._is_burning else 'do not use'} the CPU"
+                f"no step for {age_s:.1f} s (longest recent step: {self._frozen.longest_s:.2g} s); "
+                f"its processes {'use' if self._is_burning else 'do not use'} the CPU"
             )
         return self.condition
 

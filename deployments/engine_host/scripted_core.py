@@ -136,7 +136,7 @@ class ScriptedCore:
     def _advance(self, wire_id: str, play: _Play) -> Output:
         limit = self._script.fail_after_tokens
         if limit is not None and self._tokens_made >= limit:
-            raise CoreDead(f"the script ends this engine after {limit} tokens")
+            raise CoreDead(f"the script stopped this engine after {limit} tokens")
         token = self._script.tokens[play.position % len(self._script.tokens)]
         cached = play.cached_tokens if play.prefill_tokens else None
         play.prefill_tokens = 0

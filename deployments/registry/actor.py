@@ -174,7 +174,7 @@ def ask(registry: Registry, data: bytes) -> bytes:
     try:
         request = records.decode_request(data)
     except ProtocolError as error:
-        logger.warning("call refused", extra={"reason": error.problem})
+        logger.warning("refused a registry call", extra={"reason": error.problem})
         return records.encode(Refused(error.problem))
     return records.encode(_answer(registry, request))
 

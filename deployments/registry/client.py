@@ -87,12 +87,12 @@ class RegistryClient:
         except (ray.exceptions.RayError, TimeoutError, ValueError, ProtocolError) as error:
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
-                asked = type(request).__name__
-                logger.warning("registry away", extra={"asked": asked, "error": problem})
+                call = type(request).__name__
+                logger.warning("registry unavailable", extra={"call": call, "error": problem})
             self._actor, self._problem = None, problem
             return None
         if self._problem:
-            logger.info("registry answers again")
+            logger.info("registry available again")
         self._problem = ""
         return answer
 
@@ -174,7 +174,7 @@ def _expect(kind: type[A], data: bytes) -> A:
     answer = records.decode_answer(data)
     if not isinstance(answer, kind):
         raise ProtocolError(
-            f"the fleet's registry answered {type(answer).__name__} instead of {kind.__name__}"
+            f"the fleet's registry returned {type(answer).__name__} instead of {kind.__name__}"
         )
     return answer
 

@@ -216,7 +216,7 @@ def decode_request(data: bytes) -> Request:
     try:
         return _requests.decode(_opened(data))
     except _BROKEN as error:
-        raise ProtocolError(f"the call does not decode: {error}") from error
+        raise ProtocolError(f"cannot decode the call: {error}") from error
 
 
 def decode_answer(data: bytes) -> Answer:
@@ -224,7 +224,7 @@ def decode_answer(data: bytes) -> Answer:
     try:
         answer = _answers.decode(_opened(data))
     except _BROKEN as error:
-        raise ProtocolError(f"the fleet's registry is not understood: {error}") from error
+        raise ProtocolError(f"cannot decode the answer of the fleet's registry: {error}") from error
     if isinstance(answer, Refused):
         raise ProtocolError(f"the fleet's registry refused the call: {answer.reason}")
     return answer

@@ -39,7 +39,7 @@ def decode_request(payload: bytes) -> EngineCoreRequest:
     try:
         request: EngineCoreRequest = _requests.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"the request does not decode as vLLM's: {error}") from error
+        raise ValueError(f"cannot decode the request as a vLLM request: {error}") from error
     return request
 
 

@@ -123,7 +123,7 @@ class VllmCore:
         try:
             await self._alive.abort_requests_async(wire_ids)
         except EngineDeadError:
-            logger.info("abort after the core's death", extra={"requests": len(wire_ids)})
+            logger.info("core is dead, abort skipped", extra={"requests": len(wire_ids)})
 
     async def probe(self) -> None:
         """Ask the core for one step of its own; its output comes under an id that no host knows."""
@@ -131,7 +131,7 @@ class VllmCore:
         try:
             await self._alive.add_request_async(own_request(f"probe-{next(self._probes)}", params))
         except EngineDeadError:
-            logger.info("probe after the core's death")
+            logger.info("core is dead, probe skipped")
 
     def cpu_s(self) -> float | None:
         """CPU seconds of the core, its workers and their children so far; None when none is left.
@@ -185,7 +185,7 @@ class VllmCore:
         if self._is_ending:  # it is we who ended them
             return
         self._lost_part = lost_part
-        logger.error("a node of the engine is lost", extra={"reason": self._lost_part})
+        logger.error("lost a node of the engine", extra={"reason": self._lost_part})
         while True:  # a core that is about to start too
             processes.kill()
             await asyncio.sleep(1.0)
@@ -193,8 +193,8 @@ class VllmCore:
     def _member_ended(self, title: str) -> None:
         """No rank goes on without the others: end them, which vLLM takes for a dead core."""
         if not self._is_ending and not self._lost_part:
-            self._lost_part = f"its process {title} ended"
-            logger.error("a process of the engine ended", extra={"title": title})
+            self._lost_part = f"its process {title} exited"
+            logger.error("an engine process exited", extra={"title": title})
             processes.kill()
 
     async def _watch_import(self) -> None:
@@ -229,13 +229,13 @@ class VllmCore:
         ValueError for an attempt that has nothing left to make."""
         params = request.sampling_params
         if params is None:
-            raise ValueError("the request is not one for text")
+            raise ValueError("the request has no sampling parameters: only text generation works")
         extra = {k: v for k, v in (params.extra_args or {}).items() if k != RECEIVED_TOKENS}
         room = self._max_model_len - len(request.prompt_token_ids or ())
         if tokens:
             extra[RECEIVED_TOKENS] = tokens
             if len(tokens) >= min(room, params.max_tokens or room):
-                raise ValueError(f"{len(tokens)} tokens so far leave none to make")
+                raise ValueError(f"no tokens left to generate after {len(tokens)}")
         params.extra_args = extra or None
 
 

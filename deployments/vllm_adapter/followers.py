@@ -44,9 +44,9 @@ class Follower:
 
             title = run_node(config, path, place, traces_url)
         except Exception as error:  # the process edge: the engine's log says it
-            logger.exception("ranks did not start", extra={"node_rank": place.node_rank})
+            logger.exception("failed to start ranks", extra={"node_rank": place.node_rank})
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return f"its process {title} ended"
+        return f"its process {title} exited"
 
 
 class Followers:
@@ -57,7 +57,9 @@ class Followers:
         group = ray.util.get_current_placement_group()
         if not isinstance(group, PlacementGroup):
             raise EngineStartError(
-                model.id, f"its layout spans {model.sharding.nodes} nodes and it has no placement"
+                model.id,
+                f"its layout spans {model.sharding.nodes} nodes, but its replica has no placement "
+                "group",
             )
         self._actors = []
         self._ends: dict[asyncio.Future[str], int] = {}
@@ -79,7 +81,7 @@ class Followers:
         end = done.pop()
         error = end.exception()
         reason = end.result() if error is None else type(error).__name__
-        return f"node {self._ends[end]} of the engine is lost: {reason}"
+        return f"lost node {self._ends[end]} of the engine: {reason}"
 
     def end(self) -> None:
         for actor in self._actors:

@@ -112,7 +112,7 @@ class ModelClient:
             try:
                 full = codec.to_vllm(flight, output, is_first=is_first, shift_s=shift_s)
             except Exception:  # one odd output must not end the streams of all others
-                logger.exception("output not decoded", extra={"request": flight.request_id})
+                logger.exception("failed to decode output", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
                 self.fail(flight, GatewayFailed())
                 continue

@@ -135,7 +135,7 @@ def _advance_grammar(original: Callable[..., StructuredOutputGrammar]) -> Callab
         if start <= len(tokens):
             structured.reasoning_ended = True
             if not grammar.accept_tokens(request.request_id, tokens[start:]):
-                raise ValueError(f"the grammar of {request.request_id} refuses the tokens so far")
+                raise ValueError(f"the grammar of {request.request_id} rejects the tokens so far")
         return grammar
 
     return _create_grammar

@@ -72,9 +72,9 @@ class WarmUp:
         if rest != whole[1:]:
             raise EngineStartError(
                 self._model,
-                f"its core does not continue after the tokens of a lost engine: {rest} instead of "
-                f"{whole[1:]} after {whole[:1]}. vLLM loads {PLUGIN} for that: install qwenfleet "
-                f"with pip where the engine runs, and leave VLLM_PLUGINS unset or add {PLUGIN}",
+                f"its core cannot resume a stream: after token {whole[:1]} it made {rest} instead "
+                f"of {whole[1:]}. Resuming needs the vLLM plugin {PLUGIN}: install qwenfleet with "
+                f"pip on the engine's node, and leave VLLM_PLUGINS unset or add {PLUGIN} to it",
             )
 
     async def _complete(self, request_id: str, rank: int, params: SamplingParams) -> list[int]:
@@ -91,7 +91,7 @@ class WarmUp:
         except TimeoutError as error:
             raise EngineStartError(
                 self._model,
-                f"the warm-up made {len(tokens)} tokens in {WARM_UP_TIMEOUT_S:.0f} s",
+                f"its warm-up timed out: {len(tokens)} tokens in {WARM_UP_TIMEOUT_S:.0f} s",
             ) from error
         except CoreDead as error:
             raise EngineStartError(self._model, f"{error} during its warm-up") from error

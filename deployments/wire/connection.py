@@ -40,7 +40,8 @@ class Connection:
             return
         self._writer.write(encode(frame))
         if self.backlog_bytes > MAX_BACKLOG_BYTES:
-            logger.warning("peer does not read", extra={"backlog_bytes": self.backlog_bytes})
+            extra = {"backlog_bytes": self.backlog_bytes}
+            logger.warning("peer stopped reading, closing the connection", extra=extra)
             self._writer.transport.abort()
 
     async def receive(self) -> AnyFrame:
@@ -49,7 +50,7 @@ class Connection:
                 (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
                 if length > MAX_FRAME_BYTES:
                     raise ProtocolError(
-                        f"a frame claims {length} of {MAX_FRAME_BYTES} bytes at most"
+                        f"a frame of {length} bytes exceeds the limit of {MAX_FRAME_BYTES}"
                     )
                 frame = decode(await self._reader.readexactly(length))
             except asyncio.IncompleteReadError as error:

@@ -272,11 +272,11 @@ def decode(body: bytes) -> AnyFrame | None:
         except _BROKEN:
             kind = None
         if kind is None or kind in _KINDS:
-            raise ProtocolError(f"a frame of kind {kind!r} does not decode: {error}") from error
-        logger.debug("frame kind skipped", extra={"kind": kind})
+            raise ProtocolError(f"cannot decode a frame of kind {kind!r}: {error}") from error
+        logger.debug("skipped a frame of unknown kind", extra={"kind": kind})
         return None
     except _BROKEN as error:
-        raise ProtocolError(f"a frame is not msgpack: {error}") from error
+        raise ProtocolError(f"cannot decode a frame as msgpack: {error}") from error
 
 
 def speaks(protocol: int) -> bool:

@@ -235,12 +235,14 @@ async def _say_drained(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("lose", "loss", "reason"),
     [
-        pytest.param(lose_by_refusal, Loss.RESET, "refused us.*secret", id="refusal"),
+        pytest.param(lose_by_refusal, Loss.RESET, "refused the connection.*secret", id="refusal"),
         pytest.param(lose_by_nobody_there, Loss.RESET, "refused|Connect call", id="nobody there"),
         pytest.param(behaving(_hang_up_at_once), Loss.RESET, "closed the", id="hang-up at once"),
         pytest.param(behaving(_never_greet, BRISK), Loss.SILENT, "silent", id="no greeting"),
-        pytest.param(behaving(_greet_oddly), Loss.RESET, "greeted with Alive", id="odd greeting"),
-        pytest.param(behaving(_speak_the_future), Loss.RESET, "protocol 9", id="far protocol"),
+        pytest.param(
+            behaving(_greet_oddly), Loss.RESET, "sent Alive instead of Welcome", id="odd greeting"
+        ),
+        pytest.param(behaving(_speak_the_future), Loss.RESET, "uses protocol version 9", id="far protocol"),
         pytest.param(behaving(_reset), Loss.RESET, "closed the connection", id="reset"),
         pytest.param(behaving(_fall_silent, BRISK), Loss.SILENT, "silent", id="silence"),
         pytest.param(behaving(_send_garbage), Loss.RESET, "protocol broken", id="garbage"),

@@ -102,7 +102,7 @@ async def test_a_drain_is_news_once_and_its_reason_stays(
     assert (link.is_leaving, link.reason) == (True, "spot notice")
     line: Any = caplog.records[0]
     assert (line.getMessage(), line.engine, line.reason) == (
-        "engine drains",
+        "engine is draining",
         "engine-1",
         "spot notice",
     )

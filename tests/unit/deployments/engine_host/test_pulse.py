@@ -162,7 +162,7 @@ def test_a_slow_core_whose_work_was_taken_is_steady(patient: Patient) -> None:
 def test_the_reason_has_the_figures(patient: Patient) -> None:
     patient.live(4)
     assert patient.pulse.reason == (
-        "no step for 4.0 s, the longest of late took 0.02 s, its processes do not use the CPU"
+        "no step for 4.0 s (longest recent step: 0.02 s); its processes do not use the CPU"
     )
     patient.step()
     patient.live(3, load=1.0)

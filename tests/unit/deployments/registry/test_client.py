@@ -101,11 +101,11 @@ async def test_a_registry_that_is_away_is_asked_again_and_said_once(
     actor.failure = ray.exceptions.ActorDiedError()
     for _ in range(3):
         assert await client.announce_gateway(GATEWAY) == ()
-    assert problems() == ["registry away"]
+    assert problems() == ["registry unavailable"]
     actor.failure = None
     await client.announce_engine(ENGINE, 8)
     assert len(await client.announce_gateway(GATEWAY)) == 1
-    assert problems() == ["registry away", "registry answers again"]
+    assert problems() == ["registry unavailable", "registry available again"]
 
 
 @pytest.mark.parametrize("apart", [1, -1])
@@ -122,7 +122,7 @@ async def test_a_registry_too_far_apart_ends_no_engine_and_no_gateway(
     client = RegistryClient("demo")
     assert await client.announce_engine(ENGINE, 8) == Orders()
     assert await client.announce_gateway(GATEWAY) == ()
-    assert problems() == ["registry away"]
+    assert problems() == ["registry unavailable"]
     with pytest.raises(ProtocolError, match=f"version {VERSION + 2} cannot be read"):
         registry.read("demo")
 
@@ -138,7 +138,7 @@ async def test_a_caller_too_far_apart_is_refused_by_the_registry(
     client = RegistryClient("demo")
     monkeypatch.setattr(registry, "records", SimpleNamespace(**{**vars(records), "encode": newer}))
     assert await client.announce_engine(ENGINE, 8) == Orders()
-    assert problems() == ["call refused", "registry away"]
+    assert problems() == ["refused a registry call", "registry unavailable"]
     assert f"messages of version {VERSION + 2} cannot be read" in str(caplog.records[-1].__dict__)
     assert actor.state.snapshot().engines == ()
 

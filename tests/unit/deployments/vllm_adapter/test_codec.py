@@ -107,5 +107,5 @@ def test_a_request_comes_out_as_it_went_in() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x81\xa1\xff\x01", b"\x93\x01\x02\x03"])
 def test_bytes_that_are_no_request_are_refused_with_a_sentence(payload: bytes) -> None:
-    with pytest.raises(ValueError, match="does not decode as vLLM's"):
+    with pytest.raises(ValueError, match="cannot decode the request as a vLLM request"):
         codec.decode_request(payload)
