@@ -20,7 +20,7 @@ def test_the_fleet_was_on_two_nodes(moves):
 
 
 @pytest.mark.parametrize("move", ["nothing", "scale-down", "rolling update", "node removed"])
-def test_streams_outlive_engines_that_are_taken_away(moves, gaps, move):
+def test_streams_outlive_removed_engines(moves, gaps, move):
     result = moves[move]
 
     assert set(result["texts"]) == {WHOLE}

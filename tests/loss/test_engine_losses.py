@@ -61,7 +61,7 @@ def disturb(streams, undisturbed, strike, within_s=AFTERMATH_S):
     )
 
 
-def test_undisturbed_streams_are_long_and_repeat_themselves(streams, undisturbed, gaps):
+def test_undisturbed_streams_are_long_and_reproducible(streams, undisturbed, gaps):
     for name, transcript in undisturbed.items():
         assert transcript.error is None, (name, transcript.error)
         assert len(transcript.times) > 60, (name, transcript)
@@ -89,7 +89,7 @@ def test_sigkill_of_a_core_or_worker(fleet, streams, undisturbed, gaps, role):
 
 
 @pytest.mark.parametrize("role", ["core", "worker", "host"])
-def test_a_zombie_wakes_and_adds_nothing(fleet, streams, undisturbed, gaps, role):
+def test_a_process_that_wakes_up_later_adds_no_tokens(fleet, streams, undisturbed, gaps, role):
     victim = Victim(fleet.ready("tiny")[0])
     frozen = victim.process(role)
 

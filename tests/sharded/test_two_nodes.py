@@ -16,7 +16,7 @@ def test_bundles_of_an_engine_are_on_two_nodes(spread):
     assert spread["placement"] == [{"state": "CREATED", "nodes": 2}] * 2
 
 
-def test_all_pools_say_the_same(spread):
+def test_all_pools_generate_the_same(spread):
     assert spread["ran on"] == ["dp-two-nodes", "one-node", "two-nodes"]
     assert len(set(spread["nothing"]["texts"])) == 1
     assert set(spread["nothing"]["ends"]) == {"data: [DONE]"}
@@ -32,7 +32,7 @@ def test_streams_outlive_the_loss_of_a_rank_on_the_second_node(spread, gaps, tit
     assert result["left over"] == []
 
 
-def test_lost_engines_leave_no_placement(spread):
+def test_lost_engines_leave_no_placement_group(spread):
     states = [group["state"] for group in spread["placement after"]]
     assert states.count("CREATED") == 2  # those that run
     assert states.count("REMOVED") >= 2  # those that were lost, and starts that were tried again

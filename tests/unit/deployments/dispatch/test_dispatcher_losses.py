@@ -127,7 +127,7 @@ SILENCES = [
     indirect=["scene"],
 )
 @pytest.mark.parametrize("tokens", [0, 7])
-async def test_every_stream_goes_on_elsewhere_with_each_token_once_and_in_order(
+async def test_every_stream_resumes_on_another_engine_with_each_token_once_and_in_order(
     scene: Scene, ruin: Ruin, loss: Loss, tokens: int, clock: Any, metrics: Any, eventually: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -173,7 +173,7 @@ async def test_a_lost_engine_is_logged_and_counted_once_with_its_requests(
     assert metrics.losses == [("coder", "core_died")]
 
 
-async def test_an_engine_that_drained_and_went_is_no_loss(
+async def test_an_engine_that_ends_after_its_drain_is_not_counted_as_lost(
     scene: Scene, eventually: Any, metrics: Any, clock: Any, told: Any
 ) -> None:
     streams = await scene.streams(2, 1, eventually)
@@ -185,7 +185,7 @@ async def test_an_engine_that_drained_and_went_is_no_loss(
     assert metrics.losses == []
 
 
-async def test_a_gap_runs_from_the_last_token_to_the_next_over_every_engine_between(
+async def test_a_gap_is_measured_from_token_to_token_over_all_engines_in_between(
     scene: Scene, new_desk: Any, clock: Any, eventually: Any, metrics: Any, told: Any,
     serve_engine: Any, observed_core: Any, new_gate: Any,
 ) -> None:  # fmt: skip
@@ -210,7 +210,7 @@ async def test_a_gap_runs_from_the_last_token_to_the_next_over_every_engine_betw
     assert (line.tokens, line.gap_s) == (3, 3.5)
 
 
-async def test_a_resumed_request_carries_its_tokens_and_is_otherwise_the_same(
+async def test_a_resumed_request_is_its_original_plus_its_tokens(
     scene: Scene, clock: Any, eventually: Any
 ) -> None:
     (stream,) = await scene.streams(1, 4, eventually)
@@ -224,7 +224,7 @@ async def test_a_resumed_request_carries_its_tokens_and_is_otherwise_the_same(
         assert getattr(later, name) == getattr(first, name)
 
 
-async def test_a_frozen_engine_that_thaws_is_used_again(
+async def test_a_frozen_engine_that_recovers_is_used_again(
     scene: Scene, clock: Any, eventually: Any
 ) -> None:
     (stream,) = await scene.streams(1, 2, eventually)
@@ -271,7 +271,7 @@ def only(meet: Any, *engines: Any) -> Any:
     return meet_those
 
 
-async def test_streams_of_the_last_engine_leave_it_frozen_when_another_one_comes(
+async def test_streams_of_a_frozen_last_engine_move_when_another_one_connects(
     scene: Scene, clock: Any, eventually: Any
 ) -> None:
     meet, scene.desk.meet = scene.desk.meet, only(scene.desk.meet, scene.network)
@@ -319,7 +319,7 @@ def serve_refusing(serve_engine: Any, observed_core: Any) -> Any:
     return serve
 
 
-async def test_what_an_engine_refused_goes_to_another_one_even_if_that_has_more_to_do(
+async def test_a_refused_request_goes_to_another_engine_even_if_that_is_busier(
     serve_engine: Any, serve_refusing: Any, new_desk: Any, eventually: Any
 ) -> None:
     bad, good = await serve_refusing(1000), await serve_engine(engine="good", num_tokens=10**6)
@@ -335,7 +335,7 @@ async def test_what_an_engine_refused_goes_to_another_one_even_if_that_has_more_
     assert not any(stream.flight.suspicion.core_deaths for stream in streams)
 
 
-async def test_the_only_engine_is_asked_again(
+async def test_a_refused_request_is_retried_on_the_only_engine(
     serve_refusing: Any, new_desk: Any, eventually: Any
 ) -> None:
     desk = new_desk()

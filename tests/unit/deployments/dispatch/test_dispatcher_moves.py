@@ -38,7 +38,7 @@ def asked(engine: Any) -> list[str]:
     return [submit.request_id for submit in engine.core.submits]
 
 
-async def test_a_drain_moves_interactive_streams_first_and_never_more_than_there_is_room_for(
+async def test_a_drain_moves_interactive_streams_first_and_only_as_many_as_fit(
     new_desk: Any, serve_gated: Any, eventually: Any, metrics: Any
 ) -> None:
     leaving, _ = await serve_gated("leaving")
@@ -63,7 +63,7 @@ async def test_a_drain_moves_interactive_streams_first_and_never_more_than_there
     await asyncio.wait_for(draining, 10)
 
 
-async def test_streams_that_somebody_reads_go_before_those_that_have_not_begun(
+async def test_started_streams_move_before_those_without_tokens(
     new_desk: Any, serve_gated: Any, eventually: Any
 ) -> None:
     leaving, gate = await serve_gated("leaving")
@@ -86,7 +86,7 @@ async def test_streams_that_somebody_reads_go_before_those_that_have_not_begun(
     assert asked(single) == ["urgent", "r0", "r1", "n0", "n1"]
 
 
-async def test_prompts_that_move_wait_for_room_in_the_prefill_steps(
+async def test_moving_prompts_wait_for_room_in_the_prefill_steps(
     new_desk: Any, serve_gated: Any, eventually: Any
 ) -> None:
     leaving, _ = await serve_gated("leaving")
@@ -113,7 +113,7 @@ async def test_prompts_that_move_wait_for_room_in_the_prefill_steps(
     await asyncio.wait_for(draining, 10)
 
 
-async def test_what_a_drain_could_not_move_finishes_where_it_is(
+async def test_streams_that_a_drain_cannot_move_finish_on_their_engine(
     new_desk: Any, serve_gated: Any, eventually: Any, metrics: Any
 ) -> None:
     leaving, gate = await serve_gated("leaving")
@@ -139,7 +139,7 @@ async def test_what_a_drain_could_not_move_finishes_where_it_is(
     assert desk.dispatcher.num_moving == 0
 
 
-async def test_streams_that_were_about_to_leave_stay_when_their_engine_is_well_again(
+async def test_streams_that_wait_to_move_stay_if_their_engine_recovers(
     new_desk: Any, serve_gated: Any, eventually: Any, clock: Any, wire: Any
 ) -> None:
     frozen, gate = await serve_gated("frozen", clock=clock, wire=wire.model_copy(update=PATIENT))
@@ -184,7 +184,7 @@ async def test_a_drain_with_two_gateways_moves_the_streams_of_both(
     assert [stream.tokens for stream in streams] == [PLAYED] * 6
 
 
-async def test_a_node_that_goes_after_its_notice_is_held_against_nobody(
+async def test_a_node_lost_after_its_notice_makes_no_request_a_suspect(
     new_desk: Any, serve_gated: Any, eventually: Any, metrics: Any
 ) -> None:
     desk = new_desk()

@@ -59,7 +59,7 @@ def dead(engines: list[Any]) -> int:
 
 
 @pytest.mark.parametrize("gateways", [1, 2])
-async def test_a_poisonous_prompt_kills_one_more_engine_at_most_and_all_innocents_finish(
+async def test_a_poisonous_prompt_kills_at_most_one_more_engine_and_innocents_finish(
     serve_mortal: Any, new_desk: Any, eventually: Any, gateways: int
 ) -> None:
     engines = [await serve_mortal(f"e{index}") for index in range(4)]
@@ -78,7 +78,7 @@ async def test_a_poisonous_prompt_kills_one_more_engine_at_most_and_all_innocent
     assert dead(engines) == 2
 
 
-async def test_after_a_conviction_the_innocents_wait_for_an_engine(
+async def test_innocents_wait_for_an_engine_after_a_conviction(
     serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal("e1"), await serve_mortal("e2")]
@@ -95,7 +95,7 @@ async def test_after_a_conviction_the_innocents_wait_for_an_engine(
     assert desk.dispatcher.num_moving == 0
 
 
-async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(
+async def test_a_prompt_that_kills_whole_hosts_kills_at_most_four(
     serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal(f"e{index}") for index in range(5)]
@@ -121,7 +121,7 @@ async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(
     assert sum(engine.core.is_dying for engine in engines) in (3, 4)
 
 
-async def test_an_innocent_does_not_pay_for_many_that_are_tried_before_it(
+async def test_an_innocent_survives_many_guilty_trials_before_its_own(
     serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal("e0")]
@@ -138,7 +138,7 @@ async def test_an_innocent_does_not_pay_for_many_that_are_tried_before_it(
     assert dead(engines) == 6  # the first, and one for each of them
 
 
-async def test_suspects_are_tried_singly_on_one_engine(
+async def test_suspects_are_tried_one_at_a_time_on_one_engine(
     serve_gated: Any, new_desk: Any, eventually: Any
 ) -> None:
     crashing, fuse = await serve_gated("e0")
@@ -183,7 +183,7 @@ async def test_a_new_request_does_not_wait_for_the_trials(
     await eventually(lambda: new.is_over and all(stream.is_over for stream in suspects))
 
 
-async def test_a_trial_that_a_drain_broke_off_is_no_trial_any_more(
+async def test_a_trial_that_a_drain_interrupts_does_not_count(
     serve_gated: Any, new_desk: Any, eventually: Any
 ) -> None:
     (x, x_fuse), (e0, e0_fuse) = await serve_gated("x"), await serve_gated("e0")
@@ -216,7 +216,7 @@ async def test_a_trial_that_a_drain_broke_off_is_no_trial_any_more(
     await draining
 
 
-async def test_a_suspect_does_not_wander_between_frozen_engines(
+async def test_a_suspect_does_not_move_between_frozen_engines(
     serve_gated: Any, new_desk: Any, eventually: Any, clock: Any, wire: Any
 ) -> None:
     patient = wire.model_copy(update={"lease_s": 3600})

@@ -65,7 +65,7 @@ def knows(desk: Any, engine: Any, speed: dict[str, float]) -> bool:
     return known == speed
 
 
-async def test_new_requests_queue_for_the_same_time_at_both(
+async def test_new_requests_wait_equally_long_on_both_engines(
     new_desk: Any, serve_timed: Any, learn: Any, eventually: Any
 ) -> None:
     (fast, fast_gate), (slow, slow_gate) = [
@@ -85,7 +85,7 @@ async def test_new_requests_queue_for_the_same_time_at_both(
     assert [stream.tokens for stream in streams] == [list(TOKENS)] * 40
 
 
-async def test_an_engine_that_is_not_known_yet_gets_as_much_as_the_others(
+async def test_an_engine_of_unknown_speed_gets_an_equal_share(
     new_desk: Any, serve_timed: Any, learn: Any, eventually: Any
 ) -> None:
     known, gate = await serve_timed("known", FAST)
@@ -99,7 +99,7 @@ async def test_an_engine_that_is_not_known_yet_gets_as_much_as_the_others(
     assert (owners.count("known"), owners.count("new")) == (10, 10)
 
 
-async def test_streams_that_move_wait_for_room_that_is_measured_in_seconds(
+async def test_moving_streams_wait_for_room_measured_in_seconds(
     new_desk: Any, serve_timed: Any, learn: Any, eventually: Any
 ) -> None:
     limits = {"max_num_batched_tokens": 2000}

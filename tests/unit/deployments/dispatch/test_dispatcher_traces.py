@@ -56,7 +56,7 @@ async def ended(recorder: Any, exchange: Exchange) -> Any:
     return recorder.only("POST /v1/completions")
 
 
-async def test_an_attempt_is_the_requests_child_and_the_engines_span_the_attempts(
+async def test_the_attempts_span_is_a_child_of_the_request_and_parent_of_the_engines(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(spans=recorder.spans, num_tokens=5)
@@ -93,7 +93,7 @@ async def test_an_attempt_is_the_requests_child_and_the_engines_span_the_attempt
     assert f"-{host.context.span_id:016x}-" in submit.trace_headers["traceparent"]
 
 
-async def test_a_resumed_stream_has_two_attempts_and_the_second_says_why(
+async def test_a_resumed_stream_has_two_attempts_and_the_second_records_the_cause(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     doomed = await serve_engine(engine="doomed", num_tokens=FOREVER)
@@ -127,7 +127,7 @@ async def test_a_resumed_stream_has_two_attempts_and_the_second_says_why(
     assert not is_error(second)
 
 
-async def test_a_drained_attempt_moved_in_good_order(
+async def test_a_drained_attempt_is_not_an_error(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     leaving = await serve_engine(engine="leaving", spans=recorder.spans, num_tokens=FOREVER)
@@ -146,7 +146,7 @@ async def test_a_drained_attempt_moved_in_good_order(
     assert recorder.only("engine").attributes["qwenfleet.end"] == "stopped"
 
 
-async def test_an_attempt_that_nobody_wants_any_more_is_aborted(
+async def test_the_span_of_an_aborted_request_ends_as_aborted(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     desk = new_desk()
@@ -161,7 +161,7 @@ async def test_an_attempt_that_nobody_wants_any_more_is_aborted(
     assert (host.attributes["qwenfleet.end"], is_error(host)) == ("stopped", False)
 
 
-async def test_an_attempt_that_no_core_runs_is_an_error(
+async def test_the_span_of_a_rejected_attempt_is_an_error(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any,
     observed_core: Any,
 ) -> None:  # fmt: skip
@@ -202,7 +202,7 @@ async def test_a_core_that_dies_ends_the_spans_of_its_host(
         assert span.attributes["qwenfleet.end"] == "core_died"
 
 
-async def test_a_gateway_that_ends_closes_the_spans_of_its_attempts(
+async def test_a_gateway_ends_the_spans_of_its_attempts_at_shutdown(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     desk = new_desk()
@@ -215,7 +215,7 @@ async def test_a_gateway_that_ends_closes_the_spans_of_its_attempts(
     assert recorder.only("attempt").attributes["qwenfleet.end"] == "aborted"
 
 
-async def test_when_the_core_took_a_request_from_its_queue_is_told_in_the_past(
+async def test_the_time_at_which_a_core_scheduled_a_request_is_recorded_afterwards(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any,
     observed_core: Any,
 ) -> None:  # fmt: skip

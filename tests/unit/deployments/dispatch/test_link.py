@@ -46,7 +46,7 @@ async def until_closed(connection: Connection) -> None:
         await connection.receive()
 
 
-async def test_after_welcome_the_engine_is_known_and_idle(
+async def test_after_welcome_the_engine_is_described_and_idle(
     serve_engine: Any, connect: Any, eventually: Any
 ) -> None:
     engine = await serve_engine()
@@ -124,7 +124,7 @@ async def test_outputs_reach_the_dispatcher_and_aborts_the_core(
     await eventually(lambda: not engine.core.active)
 
 
-async def test_a_rejected_attempt_is_told(
+async def test_a_rejected_attempt_is_reported(
     serve_engine: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=100_000)
@@ -242,7 +242,9 @@ async def _say_drained(connection: Connection) -> None:
         pytest.param(
             behaving(_greet_oddly), Loss.RESET, "sent Alive instead of Welcome", id="odd greeting"
         ),
-        pytest.param(behaving(_speak_the_future), Loss.RESET, "uses protocol version 9", id="far protocol"),
+        pytest.param(
+            behaving(_speak_the_future), Loss.RESET, "uses protocol version 9", id="far protocol"
+        ),
         pytest.param(behaving(_reset), Loss.RESET, "closed the connection", id="reset"),
         pytest.param(behaving(_fall_silent, BRISK), Loss.SILENT, "silent", id="silence"),
         pytest.param(behaving(_send_garbage), Loss.RESET, "protocol broken", id="garbage"),
@@ -251,7 +253,7 @@ async def _say_drained(connection: Connection) -> None:
         pytest.param(behaving(_say_drained), Loss.DRAINED, "^scaled down$", id="drained"),
     ],
 )
-async def test_whatever_ends_a_link_is_told_once_with_its_kind_and_reason(
+async def test_every_end_of_a_link_is_reported_once_with_its_kind_and_reason(
     connect: Any, impostor: Any, serve_engine: Any, events: Any,
     lose: Any, loss: Loss, reason: str,
 ) -> None:  # fmt: skip
@@ -277,9 +279,7 @@ async def test_a_cancelled_link_is_lost_once(
     await eventually(lambda: not engine.core.active)
 
 
-async def test_a_link_that_never_opened_leaves_no_connection_behind(
-    impostor: Any, connect: Any
-) -> None:
+async def test_a_link_that_never_opened_leaves_no_connection(impostor: Any, connect: Any) -> None:
     was_closed = asyncio.Event()
 
     async def behave(connection: Connection) -> None:
@@ -293,7 +293,7 @@ async def test_a_link_that_never_opened_leaves_no_connection_behind(
     await asyncio.wait_for(was_closed.wait(), 10)
 
 
-async def test_a_draining_engine_is_marked_and_still_heard(
+async def test_a_draining_engine_is_marked_and_its_outputs_still_count(
     impostor: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     async def behave(connection: Connection) -> None:

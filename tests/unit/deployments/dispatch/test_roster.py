@@ -76,7 +76,7 @@ def usable(roster: Roster) -> list[str]:
     return sorted(link.engine for link in roster.usable())
 
 
-async def test_only_engines_of_its_model_that_can_be_reached_are_met_and_each_once(
+async def test_only_reachable_engines_of_the_model_are_connected_and_each_once(
     new_roster: Any, serve_engine: Any, eventually: Any
 ) -> None:
     roster = new_roster()
@@ -99,7 +99,7 @@ async def test_only_engines_of_its_model_that_can_be_reached_are_met_and_each_on
     assert list(roster._links) == ["engine-1"]
 
 
-async def test_a_quarantined_engine_is_met_for_it_may_be_the_last(
+async def test_a_quarantined_engine_is_connected_because_it_may_be_the_last(
     new_roster: Any, serve_engine: Any, eventually: Any
 ) -> None:
     roster = new_roster()
@@ -107,7 +107,7 @@ async def test_a_quarantined_engine_is_met_for_it_may_be_the_last(
     await eventually(lambda: usable(roster) == ["engine-1"])
 
 
-async def test_a_lost_engine_is_tried_again_after_a_pause(
+async def test_a_lost_engine_is_retried_after_a_pause(
     new_roster: Any, serve_engine: Any, clock: Any, events: Events, eventually: Any
 ) -> None:
     roster = new_roster(clock)
@@ -121,7 +121,7 @@ async def test_a_lost_engine_is_tried_again_after_a_pause(
     await eventually(lambda: usable(roster) == ["engine-1"])
 
 
-async def test_an_engine_is_tried_again_while_the_registry_is_away(
+async def test_an_engine_is_retried_while_the_registry_is_unavailable(
     new_roster: Any, serve_engine: Any, clock: Any, eventually: Any
 ) -> None:
     roster = new_roster(clock)
@@ -136,7 +136,7 @@ async def test_an_engine_is_tried_again_while_the_registry_is_away(
     await eventually(lambda: roster.usable())
 
 
-async def test_a_lost_link_does_not_take_the_one_after_it_along(
+async def test_losing_an_old_link_keeps_its_successor(
     new_roster: Any, serve_engine: Any, clock: Any, events: Events, eventually: Any
 ) -> None:
     roster = new_roster(clock)
@@ -153,7 +153,7 @@ async def test_a_lost_link_does_not_take_the_one_after_it_along(
     assert roster.link("engine-1") is new
 
 
-async def test_steady_engines_go_before_slow_and_those_before_frozen(roster: Roster) -> None:
+async def test_steady_engines_are_preferred_to_slow_and_slow_to_frozen(roster: Roster) -> None:
     roster.link("e1").condition = SLOW
     roster.link("e2").condition = FROZEN
     assert usable(roster) == ["e3"]

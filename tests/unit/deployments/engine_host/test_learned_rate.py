@@ -66,7 +66,7 @@ def test_a_change_by_any_factor_up_to_100_is_learned_within_a_dozen_half_lives(
 
 
 @given(st.floats(0.5, 2e6), st.floats(0.95, 1.05))
-def test_like_engines_are_told_as_one_or_as_neighbours_on_the_grid(per_s: float, by: float) -> None:
+def test_similar_engines_have_equal_or_neighboring_estimates(per_s: float, by: float) -> None:
     told = []
     for value in (per_s, per_s * by):
         rate = LearnedRate()
@@ -77,14 +77,14 @@ def test_like_engines_are_told_as_one_or_as_neighbours_on_the_grid(per_s: float,
     assert max(told) / min(told) <= 2 ** (1 / GRID) * 1.001
 
 
-def test_a_sample_without_duration_is_none() -> None:
+def test_a_sample_without_duration_is_ignored() -> None:
     rate = LearnedRate()
     for _ in range(2 * ENOUGH):
         rate.note(100.0, 0.0, 0.0)
     assert rate.per_s(0.0) == 0
 
 
-def test_a_rate_is_known_until_nothing_confirmed_it_for_so_long() -> None:
+def test_a_rate_is_forgotten_after_a_time_without_samples() -> None:
     rate = LearnedRate()
     for _ in range(ENOUGH):
         assert rate.per_s(0.0) == 0

@@ -94,7 +94,7 @@ async def test_an_engine_and_a_gateway_announce_themselves(actor: Actor) -> None
     assert actor.state.snapshot().gateways == ()
 
 
-async def test_a_registry_that_is_away_is_asked_again_and_said_once(
+async def test_an_unavailable_registry_is_retried_and_logged_once(
     actor: Actor, problems: Any
 ) -> None:
     client = RegistryClient("demo")
@@ -115,7 +115,7 @@ async def test_a_registry_one_version_apart_is_understood(actor: Actor, apart: i
     assert [engine.id for engine in registry.read("demo").engines] == ["e1"]
 
 
-async def test_a_registry_too_far_apart_ends_no_engine_and_no_gateway(
+async def test_an_incompatible_registry_ends_neither_engines_nor_gateways(
     actor: Actor, problems: Any
 ) -> None:
     actor.version = VERSION + 2
@@ -127,7 +127,7 @@ async def test_a_registry_too_far_apart_ends_no_engine_and_no_gateway(
         registry.read("demo")
 
 
-async def test_a_caller_too_far_apart_is_refused_by_the_registry(
+async def test_an_incompatible_caller_is_refused_by_the_registry(
     actor: Actor, problems: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def newer(message: records.Message) -> bytes:
@@ -143,7 +143,7 @@ async def test_a_caller_too_far_apart_is_refused_by_the_registry(
     assert actor.state.snapshot().engines == ()
 
 
-async def test_commands_ask_and_order(actor: Actor) -> None:
+async def test_commands_read_and_give_orders(actor: Actor) -> None:
     await RegistryClient("demo").announce_engine(ENGINE, 8)
     order = DrainOrder("an operator drains it", 60.0)
     registry.drain("demo", "e1", order)
@@ -152,7 +152,7 @@ async def test_commands_ask_and_order(actor: Actor) -> None:
     assert orders == Orders(may_load=False, drain=order)
 
 
-def test_a_command_finds_no_registry_of_a_fleet_that_pickles(
+def test_a_command_does_not_find_the_registry_of_a_fleet_that_pickles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Code before the messages and code after them never call each other's actor."""
@@ -171,7 +171,7 @@ def test_a_command_finds_no_registry_of_a_fleet_that_pickles(
     assert killed == ["the old one"]
 
 
-def test_fleets_are_named_by_their_registries_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fleets_are_listed_by_their_registries_only(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [actor_name("demo"), legacy_name("old"), "SERVE_CONTROLLER_ACTOR"]
     actors = [{"name": name, "namespace": registry.NAMESPACE} for name in names]
     actors.append({"name": actor_name("other"), "namespace": "another"})

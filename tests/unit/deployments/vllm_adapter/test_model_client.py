@@ -158,7 +158,7 @@ async def test_a_request_runs_to_its_end_under_its_own_id(
     assert all(output.prefill_stats is None for output in outputs[1:])
 
 
-async def test_the_engine_gets_the_request_and_the_original_stays_as_it_was(
+async def test_the_engine_gets_the_request_and_the_original_is_unchanged(
     client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     engine = await serve_engine()
@@ -212,7 +212,7 @@ async def test_a_request_that_samples_gets_a_seed_and_one_of_its_own_keeps_it(
     assert params.seed is None
 
 
-async def test_every_attempt_carries_the_same_request_and_the_seed_drawn_at_first(
+async def test_every_attempt_has_the_same_request_and_seed(
     client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     doomed = await serve_engine(num_tokens=FOREVER)
@@ -231,7 +231,7 @@ async def test_every_attempt_carries_the_same_request_and_the_seed_drawn_at_firs
     assert later.output_token_ids[: len(received)] == received
 
 
-async def test_after_a_resume_the_front_end_sees_one_request_whose_prefill_is_told_once(
+async def test_after_a_resume_the_front_end_sees_one_request_and_one_prefill(
     client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, metrics: Any
 ) -> None:
     script = {"tokens": tuple(range(100)), "num_tokens": 100}
@@ -301,7 +301,7 @@ async def test_an_abort_reaches_the_core(
     await eventually(lambda: engine.core.active == {"kept.0@gw-a"})
 
 
-async def test_the_fleet_lives_whatever_becomes_of_its_engines(
+async def test_the_fleet_is_alive_whatever_happens_to_its_engines(
     client: ModelClient, serve_engine: Any, meet: Any, eventually: Any
 ) -> None:
     assert client._dispatcher.description is None
@@ -318,7 +318,7 @@ async def test_the_fleet_lives_whatever_becomes_of_its_engines(
     assert await client.get_supported_tasks_async() == ("generate",)
 
 
-async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
+async def test_a_whole_vllm_output_is_converted_to_the_gateways_clock(
     serve_engine: Any, new_client: Any, clock: Any, eventually: Any, gate: Any,
     observed_core: Any,
 ) -> None:  # fmt: skip
@@ -342,7 +342,7 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
     assert output.events[0].timestamp == clock() - 10  # ten seconds before the step, as it was
 
 
-async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
+async def test_queue_events_of_later_attempts_are_dropped(
     serve_engine: Any, client: ModelClient, meet: Any, gate: Any, observed_core: Any
 ) -> None:
     """vLLM keeps the first time that a request was scheduled, and the last that it was queued."""
@@ -363,7 +363,7 @@ async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
     assert told == [kinds, [EngineCoreEventType.SCHEDULED]]
 
 
-async def test_vllms_own_span_gets_its_trace_back_with_every_output_and_the_core_another(
+async def test_vllms_span_and_the_core_get_different_trace_contexts(
     client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, recorder: Any
 ) -> None:
     engine = await serve_engine(num_tokens=3, spans=recorder.spans)

@@ -26,7 +26,7 @@ print(before, child.stdout.strip())
 """
 
 
-def test_it_says_what_the_package_says() -> None:
+def test_the_metadata_matches_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     plugins = project["entry-points"][plugin_metadata.GROUP]
     assert plugins == {plugin_metadata.NAME: plugin_metadata.TARGET}

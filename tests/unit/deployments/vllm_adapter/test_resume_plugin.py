@@ -166,7 +166,7 @@ def test_a_resumed_request_is_as_if_it_had_made_the_tokens_itself():
     assert core.prompt_token_ids == PROMPT
 
 
-def test_a_resumed_request_asks_for_no_prompt_logprobs_again():
+def test_a_resumed_request_does_not_ask_for_prompt_logprobs_again():
     assert to_request(core_request([1], prompt_logprobs=2)).sampling_params.prompt_logprobs is None
     assert to_request(core_request(prompt_logprobs=2)).sampling_params.prompt_logprobs == 2
 
@@ -241,25 +241,25 @@ def grammar_behind(tokens, reasoner=None):
     return grammar, request.structured_output_request.reasoning_ended
 
 
-def test_a_grammar_goes_on_behind_the_received_tokens():
+def test_a_grammar_continues_after_the_received_tokens():
     assert allowed_next(grammar_behind(None)[0]) == {A}
     assert allowed_next(grammar_behind([A])[0]) == {B}
     assert allowed_next(grammar_behind([A, B, C])[0]) == {END}
 
 
-def test_a_grammar_sees_nothing_of_the_reasoning_before_it():
+def test_a_grammar_does_not_see_the_reasoning_before_it():
     grammar, reasoning_ended = grammar_behind([THINK, B, THOUGHT, A], Reasoner)
     assert allowed_next(grammar) == {B}
     assert reasoning_ended
 
 
-def test_a_grammar_waits_while_the_reasoning_goes_on():
+def test_a_grammar_waits_until_the_reasoning_ends():
     grammar, reasoning_ended = grammar_behind([THINK, B, C], Reasoner)
     assert allowed_next(grammar) == {A}
     assert not reasoning_ended
 
 
-def test_tokens_that_a_grammar_refuses_fail_its_compilation_without_being_told():
+def test_tokens_that_a_grammar_rejects_fail_its_compilation_and_are_not_shown():
     with pytest.raises(ValueError, match="grammar of r refuses") as refused:
         grammar_behind([A, C])
     assert str([A, C]) not in str(refused.value)
@@ -287,7 +287,7 @@ def test_a_worker_starts_with_the_received_tokens():
     assert state_of(to_request(core_request())).output_token_ids == []
 
 
-def test_a_workers_tokens_are_its_own():
+def test_a_worker_has_its_own_copy_of_the_tokens():
     request = to_request(core_request([7, 8]))
     state_of(request).output_token_ids.append(9)
     assert received_tokens(request.sampling_params) == [7, 8]
@@ -337,7 +337,7 @@ def test_the_noise_of_a_partial_prefill_is_not_missed_later():
     assert draws(batch) == first
 
 
-def test_seeds_and_neighbours_draw_apart():
+def test_each_seed_draws_its_own_tokens_whatever_else_is_in_the_batch():
     states = [
         state_of(to_request(core_request(seed=seed)), str(seed)) for seed in (1, 2, 2**63 - 1)
     ]

@@ -85,12 +85,12 @@ def offered_by_the_model_client() -> frozenset[str]:
 
 
 @pytest.mark.parametrize("method", ASYNC_LLM_PATHS)
-def test_async_llm_asks_its_engine_core_for_nothing_that_we_lack(method: str) -> None:
+def test_the_model_client_has_everything_that_async_llm_uses(method: str) -> None:
     missing = used_of_engine_core(method) - offered_by_the_model_client()
     assert not missing, f"vLLM moved: AsyncLLM.{method} uses engine_core.{sorted(missing)}"
 
 
-def test_async_llm_still_uses_all_that_the_fleet_client_offers_it() -> None:
+def test_async_llm_still_uses_everything_that_the_model_client_offers() -> None:
     used = set().union(*map(used_of_engine_core, ASYNC_LLM_PATHS))
     offered = {
         "abort_requests_async",
@@ -104,7 +104,7 @@ def test_async_llm_still_uses_all_that_the_fleet_client_offers_it() -> None:
     assert used == offered, f"vLLM moved: {sorted(used ^ offered)}"
 
 
-def test_async_llm_makes_its_engine_core_where_we_put_ours() -> None:
+def test_async_llm_creates_its_engine_core_where_we_replace_it() -> None:
     methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
     calls = [
         ast.unparse(node.func)
@@ -115,13 +115,13 @@ def test_async_llm_makes_its_engine_core_where_we_put_ours() -> None:
     assert made == 1, "vLLM moved: AsyncLLM makes its engine core in another way"
 
 
-def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
+def test_async_llm_checks_only_the_death_flag_that_we_provide() -> None:
     methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
     reported = ast.unparse(methods["errored"])
     assert "self.engine_core.resources.engine_dead" in reported, "vLLM moved: AsyncLLM.errored"
 
 
-def test_async_llm_traces_as_its_configuration_says_and_makes_its_tracer_where_we_take_it() -> None:
+def test_async_llm_creates_its_tracer_where_we_replace_it() -> None:
     tree = tree_of("v1/engine/async_llm.py")
     text = ast.unparse(functions_of(class_of(tree, "AsyncLLM"))["__init__"])
     for used in (
@@ -158,20 +158,18 @@ def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None
         ("EngineCoreEvent", "type timestamp"),
     ],
 )
-def test_vllms_messages_still_have_the_fields_that_we_touch(name: str, fields: str) -> None:
+def test_vllms_messages_still_have_the_fields_that_we_use(name: str, fields: str) -> None:
     missing = set(fields.split()) - fields_of("v1/engine/__init__.py", name)
     assert not missing, f"vLLM moved: {name} has no {sorted(missing)} any more"
 
 
-def test_vllms_sampling_parameters_still_have_the_fields_that_we_touch() -> None:
+def test_vllms_sampling_parameters_still_have_the_fields_that_we_use() -> None:
     touched = {"extra_args", "prompt_logprobs", "seed", "_bad_words_token_ids"}
     missing = touched - fields_of("sampling_params.py", "SamplingParams")
     assert not missing, f"vLLM moved: SamplingParams has no {sorted(missing)} any more"
 
 
-def test_a_core_on_cpus_keeps_its_worker_when_we_ask_and_takes_its_title_after_its_imports() -> (
-    None
-):
+def test_a_cpu_core_keeps_its_worker_process_and_sets_its_title_after_imports() -> None:
     reported = ast.unparse(tree_of("platforms/cpu.py"))
     asked = "os.environ.get('VLLM_ENABLE_V1_MULTIPROCESSING', '1') == '1'"
     assert f"{asked} and parallel_config.distributed_executor_backend == 'uni'" in reported
@@ -186,7 +184,7 @@ def test_vllms_app_still_counts_requests_by_route() -> None:
     )
 
 
-def test_vllms_finish_reasons_are_ours() -> None:
+def test_vllms_finish_reasons_match_ours() -> None:
     reasons = class_of(tree_of("v1/engine/__init__.py"), "FinishReason")
     known = dict(
         ast.unparse(line).split(" = ") for line in reasons.body if isinstance(line, ast.Assign)

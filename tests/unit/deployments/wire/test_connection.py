@@ -44,7 +44,7 @@ async def test_frames_arrive_whole_and_in_order_however_the_bytes_are_cut(pair: 
     assert [await connection.receive() for _ in sent] == sent
 
 
-async def test_a_frame_of_an_unknown_kind_is_passed_over(pair: Pair) -> None:
+async def test_a_frame_of_an_unknown_kind_is_skipped(pair: Pair) -> None:
     connection, peer, _ = pair
     body = b"\x81\xa4kind\xa6future"
     peer.write(len(body).to_bytes(4, "big") + body + encode(Lease()))
@@ -67,7 +67,7 @@ async def test_a_length_over_the_limit_is_refused_before_it_is_read(pair: Pair) 
         await asyncio.wait_for(connection.receive(), 10)
 
 
-async def test_a_peer_that_does_not_read_is_cut(
+async def test_a_peer_that_does_not_read_is_disconnected(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, _, peer_reader = pair
@@ -96,7 +96,7 @@ async def test_a_peer_that_reads_slowly_is_kept(
         assert await asyncio.wait_for(peer_reader.readexactly(size), 10) == encode(frame)
 
 
-async def test_flush_waits_until_the_frames_have_left(pair: Pair) -> None:
+async def test_flush_waits_until_the_frames_are_sent(pair: Pair) -> None:
     connection, _, peer_reader = pair
     frame = Abort(["x" * 8 * 1024 * 1024])
     connection.send(frame)
