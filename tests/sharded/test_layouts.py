@@ -1,4 +1,4 @@
-"""Every layout says what one process says: greedy text through the gateway, token by token."""
+"""Every layout generates the same greedy text as one process, token by token, over the gateway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 TOLERANCE = 1e-3
-"""Of a logprob, in float32: sums over ranks are added up in another order."""
+"""Largest difference of a logprob, in float32: sums over ranks have another order."""
 PROMPTS = (
     "def reverse(text):",
     "The quick brown fox jumps over the lazy dog. " * 8,
@@ -51,7 +51,7 @@ def greedy(url, model, prompt):
 
 
 def expect_alike(one, other):
-    """Token by token up to a near-tie, behind which two texts may differ."""
+    """Compare token by token up to a near-tie, after which two texts may differ."""
     assert len(one) == len(other) == 48
     for index, (a, b) in enumerate(zip(one, other, strict=True)):
         if a.token != b.token:

@@ -1,4 +1,4 @@
-"""Who owns a request, whose tokens count, and what becomes of one that no engine can take."""
+"""Ownership of requests, whose tokens count, and requests that no engine can take."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_outputs_of_an_earlier_attempt_are_ignored(
         desk.dispatcher.on_outputs(link, Outputs([stale]))
         desk.dispatcher.on_rejected(link, Rejected("cmpl-1.0@gw-a", "of old"))
         desk.dispatcher.on_trying(link, Trying("cmpl-1.0@gw-a"))
-    # The lost engine speaks with the key of the new attempt, which it never had.
+    # The lost engine uses the key of the new attempt, which it never had.
     desk.dispatcher.on_outputs(zombie, Outputs([Output("cmpl-1.1@gw-a", [667])]))
     desk.dispatcher.on_rejected(zombie, Rejected("cmpl-1.1@gw-a", "not here"))
     desk.dispatcher.on_trying(zombie, Trying("cmpl-1.1@gw-a"))
@@ -136,7 +136,7 @@ async def test_a_request_without_an_engine_waits_until_one_connects(
     assert [stream.tokens for stream in streams] == [PLAYED] * 3
     assert [submit.attempt for submit in engine.core.submits] == [0] * 3
     assert desk.dispatcher.num_moving == 0
-    assert metrics.resumes == []  # none of them had been anywhere
+    assert metrics.resumes == []  # none of them had an engine before
 
 
 async def test_a_request_that_is_aborted_while_it_waits_is_no_longer_counted(
@@ -225,7 +225,7 @@ async def test_a_request_is_blocked_only_while_no_engine_is_connected(
 
 @pytest.fixture
 def serve_picky(serve_engine: Any, observed_core: Any) -> Any:
-    """Starts engines that do not run requests called odd."""
+    """Start engines that refuse requests called odd."""
 
     class Picky(observed_core.Core):  # type: ignore[misc]
         async def add(self, wire_id: str, submit: Submit) -> None:

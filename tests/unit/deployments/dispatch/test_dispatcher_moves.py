@@ -1,4 +1,4 @@
-"""Streams leave an engine at the pace of those that take them, interactive first."""
+"""Streams leave an engine as fast as the others can take them, interactive first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PATIENT = {"lease_s": 3600}
 
 @pytest.fixture
 def serve_gated(serve_engine: Any, observed_core: Any, new_gate: Any) -> Any:
-    """Starts engines that step when the test says so: (engine, gate). They know how many streams
-    and prompt tokens they ever held at once."""
+    """Start engines whose steps the test controls: (engine, gate). They record the most streams and
+    prompt tokens that they held at once."""
 
     class Counting(observed_core.Core):  # type: ignore[misc]
         most_streams = 0
@@ -103,9 +103,9 @@ async def test_moving_prompts_wait_for_room_in_the_prefill_steps(
         heard_at = desk.link(taking)._heard_at
         await eventually(lambda heard_at=heard_at: desk.link(taking)._heard_at > heard_at)
     assert asked(taking) == ["s0", "s1"]
-    gate.step(2)  # a step may have begun before the second of them came
+    gate.step(2)  # a step may have begun before the second one arrived
     await eventually(lambda: "s2" in asked(taking))
-    assert "s3" not in asked(taking)  # it does not fit behind s2; and s4 does not overtake it
+    assert "s3" not in asked(taking)  # it does not fit after s2, and s4 does not overtake it
     assert "s4" not in asked(taking)
     gate.open()
     await eventually(lambda: all(stream.is_over for stream in streams))

@@ -1,4 +1,4 @@
-"""A prompt that kills its engine kills one more at most, and nobody else pays for it."""
+"""A prompt that kills its engine kills at most one more, and other requests finish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POISON = [6, 6, 6]
 
 @pytest.fixture
 def serve_mortal(serve_engine: Any, observed_core: Any) -> Any:
-    """Starts engines whose core dies in the step after it gets POISON."""
+    """Start engines whose core dies in the step after it receives POISON."""
 
     class Mortal(observed_core.Core):  # type: ignore[misc]
         is_dying = False
@@ -44,7 +44,7 @@ def serve_mortal(serve_engine: Any, observed_core: Any) -> Any:
 
 @pytest.fixture
 def serve_gated(serve_engine: Any, observed_core: Any, new_gate: Any) -> Any:
-    """Starts engines that step, and die, when the test says so: (engine, gate)."""
+    """Start engines whose steps and death the test controls: (engine, gate)."""
 
     async def serve(name: str, **fields: Any) -> Any:
         gate = new_gate()
@@ -103,7 +103,7 @@ async def test_a_prompt_that_kills_whole_hosts_kills_at_most_four(
     await desk.meet(*engines)
 
     async def die_with_its_core(engine: Any) -> None:
-        """No word from the host: what a kernel panic looks like."""
+        """Kill the host without a message, as a kernel panic does."""
         while not engine.core.is_dying:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await engine.kill()
@@ -117,7 +117,7 @@ async def test_a_prompt_that_kills_whole_hosts_kills_at_most_four(
             watch.cancel()
     assert isinstance(poison.error, RequestKillsEngines)
     assert [stream.tokens for stream in streams] == [PLAYED] * 10
-    # Four when the host's word that the trial began was lost with it.
+    # Four if the host's Trying frame was lost with it.
     assert sum(engine.core.is_dying for engine in engines) in (3, 4)
 
 
@@ -236,7 +236,7 @@ async def test_a_suspect_does_not_move_between_frozen_engines(
     await eventually(lambda: owner.condition is Condition.FROZEN)
     await eventually(lambda: stream.flight.link not in {owner, None})
     other = {"a": a, "b": b}[stream.flight.link.engine]
-    await eventually(lambda: other.core.active)  # or the clock goes on before its work came
+    await eventually(lambda: other.core.active)  # or the clock advances before its work arrives
     clock.advance(31)
     await eventually(
         lambda: all(desk.link(engine).condition is Condition.FROZEN for engine in (a, b))

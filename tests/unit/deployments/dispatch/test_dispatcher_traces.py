@@ -46,7 +46,7 @@ def events(span: Any) -> list[str]:
 
 
 async def ended(recorder: Any, exchange: Exchange) -> Any:
-    """The request's own span, when the engines have told all."""
+    """The request's own span, after the engines have reported all of theirs."""
     assert exchange.span is not None
     with exchange.span:
         pass
@@ -88,7 +88,7 @@ async def test_the_attempts_span_is_a_child_of_the_request_and_parent_of_the_eng
         )
     assert host.attributes["gen_ai.request.model"] == "coder"
     assert not attempt.links
-    # What the core gets is the context of its host's span.
+    # The core gets the context of its host's span.
     (submit,) = engine.core.submits
     assert f"-{host.context.span_id:016x}-" in submit.trace_headers["traceparent"]
 
@@ -116,14 +116,14 @@ async def test_a_resumed_stream_has_two_attempts_and_the_second_records_the_caus
     (link,) = second.links
     assert link.context.span_id == first.context.span_id
     assert link.attributes == {"qwenfleet.loss": "reset"}
-    told = second.attributes
-    assert (told["qwenfleet.moved_by"], told["qwenfleet.moved_from"]) == ("reset", "doomed")
-    assert (told["qwenfleet.engine"], told["qwenfleet.attempt"]) == ("safe", 1)
-    assert told["qwenfleet.tokens_before"] == first.attributes["gen_ai.usage.output_tokens"] >= 3
-    assert told["qwenfleet.tokens_before"] + told["gen_ai.usage.output_tokens"] == 40
-    assert told["qwenfleet.gap_s"] >= 0
+    resumed = second.attributes
+    assert (resumed["qwenfleet.moved_by"], resumed["qwenfleet.moved_from"]) == ("reset", "doomed")
+    assert (resumed["qwenfleet.engine"], resumed["qwenfleet.attempt"]) == ("safe", 1)
+    assert resumed["qwenfleet.tokens_before"] == first.attributes["gen_ai.usage.output_tokens"] >= 3
+    assert resumed["qwenfleet.tokens_before"] + resumed["gen_ai.usage.output_tokens"] == 40
+    assert resumed["qwenfleet.gap_s"] >= 0
     assert events(first) == events(second) == ["first_token"]
-    assert told["qwenfleet.end"] == "length"
+    assert resumed["qwenfleet.end"] == "length"
     assert not is_error(second)
 
 

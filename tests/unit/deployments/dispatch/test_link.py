@@ -100,12 +100,12 @@ async def test_targets_count_submits_that_the_engine_has_not_seen(
         return [(target.streams, target.queued_prefill_tokens) for target in link.targets()]
 
     assert loads() == [(1, 100), (2, 27)]
-    # The engine's word now holds the first two; the third is still on its way.
+    # The engine's load now includes the first two; the third is still in flight.
     frames.put_nowait(Alive([RankLoad(0, 1, 0, 60), RankLoad(1, 1)], received=2))
     await eventually(lambda: loads() == [(1, 60), (2, 7)])
     frames.put_nowait(Alive([RankLoad(0), RankLoad(1, 2)], received=3))
     await eventually(lambda: loads() == [(0, 0), (2, 0)])
-    # A frame without load changes nothing but what was seen.
+    # A frame without load changes only the number of seen submits.
     link.submit(submit("d", 5))
     frames.put_nowait(Alive(received=4))
     await eventually(lambda: loads() == [(0, 0), (2, 0)])
@@ -259,8 +259,8 @@ async def test_every_end_of_a_link_is_reported_once_with_its_kind_and_reason(
 ) -> None:  # fmt: skip
     link, running = await lose(connect, impostor, serve_engine)
     await asyncio.wait_for(asyncio.shield(running), 10)
-    ((told, why),) = events.losses
-    assert told is loss
+    ((lost, why),) = events.losses
+    assert lost is loss
     assert re.search(reason, why)
     assert not link.is_open
 

@@ -1,4 +1,4 @@
-"""What a link makes of an engine's words: its condition, its drain, and how long it may be
+"""A link's state from an engine's frames: its condition, its drain, and how long it may be
 silent."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qwenfleet.deployments.wire.liveness import ENOUGH, Condition
 
 
 class Speaker:
-    """A host by hand, which says what the test says."""
+    """A hand-made host that sends what the test gives it."""
 
     def __init__(self) -> None:
         self.frames: asyncio.Queue[Frame] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""A gateway's links, and which of them may take work."""
+"""A gateway's links, and which of them can take work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEADY, SLOW, FROZEN = Condition
 
 
 class Events:
-    """What a dispatcher would hear; it takes lost links off the roster, as that does."""
+    """Records link events and removes lost links from the roster, as a dispatcher does."""
 
     def __init__(self) -> None:
         self.roster: Roster | None = None
@@ -65,7 +65,7 @@ async def new_roster(wire: WireConfig, events: Events) -> AsyncIterator[Callable
 
 @pytest_asyncio.fixture
 async def roster(new_roster: Any, serve_engine: Any, eventually: Any) -> Roster:
-    """Connected to three engines."""
+    """A roster connected to three engines."""
     roster: Roster = new_roster()
     roster.update([(await serve_engine(engine=name)).record for name in ("e1", "e2", "e3")])
     await eventually(lambda: len(roster.usable()) == 3)
@@ -91,7 +91,7 @@ async def test_only_reachable_engines_of_the_model_are_connected_and_each_once(
     link = roster.link("engine-1")
     roster.update(records)
     assert roster.link("engine-1") is link
-    assert roster.usable() == []  # not before it said Welcome
+    assert roster.usable() == []  # not before its Welcome
     assert roster.description is None
     await eventually(lambda: usable(roster) == ["engine-1"])
     description: Any = roster.description

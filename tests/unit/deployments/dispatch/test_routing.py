@@ -1,4 +1,4 @@
-"""Routing takes the least predicted seconds, whatever the fleet looks like."""
+"""Routing takes the least predicted seconds in any fleet."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_longer_queue_of_a_faster_engine_wins_if_its_wait_is_shorter() -> No
     fast = Target("fast", 0, 1, queued_prefill_tokens=30_000, prefill_tokens_per_s=30_000)
     slow = Target("slow", 0, 1, queued_prefill_tokens=12_000, prefill_tokens_per_s=10_000)
     assert choose([fast, slow], 0, random.Random(0)) is fast
-    # The prompt's own length counts too: it is what an idle engine takes.
+    # The prompt's own length counts too: an idle engine needs that long.
     idle = slow._replace(queued_prefill_tokens=0)
     assert choose([fast, idle], 10_000, random.Random(0)) is idle
     assert choose([fast, idle], 20_000, random.Random(0)) is fast
@@ -201,15 +201,15 @@ def test_a_full_kv_cache_costs_a_wait_and_one_with_room_costs_nothing() -> None:
 
 def test_a_full_engine_is_preferred_only_to_a_longer_wait() -> None:
     full = Target("full", 0, 0, 0, 0, 0, 1000.0, 0.02, kv_usage=1.0)
-    behind = Target("behind", 0, 0, 2000, 0, 0, 1000.0, 0.02)
-    assert choose([full, behind], 10, random.Random(0)) is behind
-    longer = behind._replace(queued_prefill_tokens=3000)
+    queued = Target("queued", 0, 0, 2000, 0, 0, 1000.0, 0.02)
+    assert choose([full, queued], 10, random.Random(0)) is queued
+    longer = queued._replace(queued_prefill_tokens=3000)
     assert choose([full, longer], 10, random.Random(0)) is full
 
 
 def simulate(rates: list[float], prompt: int, arrivals: int, every_s: float) -> Counter[str]:
-    """Prompts that come at a fixed pace to engines that each prefill at their own rate: tokens
-    that each engine got."""
+    """Send prompts at a fixed pace to engines of different prefill rates; returns the tokens that
+    each engine got."""
     fleet = [Target(f"e{i}", 0, 0, 0, prefill_tokens_per_s=rate) for i, rate in enumerate(rates)]
     rng, got = random.Random(1), Counter[str]()
     for _ in range(arrivals):

@@ -1,4 +1,4 @@
-"""Room for streams that move: one engine's queue is no longer than another's, in seconds."""
+"""Room for moving streams: no engine's queue grows longer than another's, in seconds."""
 
 from __future__ import annotations
 

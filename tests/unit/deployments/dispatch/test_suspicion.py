@@ -1,4 +1,4 @@
-"""Who is held responsible for a crash: the one that was alone with the core, and hardly another."""
+"""Blame for a crash: the request that was alone in the core, and almost never another."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_one_on_trial_when_the_next_core_dies_is_convicted(suspicion: Suspic
 def test_a_suspect_that_waited_for_its_trial_is_still_tried(suspicion: Suspicion) -> None:
     for _ in range(100):
         assert suspicion.crashed(is_core_death=True) is TRIAL
-    assert suspicion.core_deaths == 1  # the others never had it
+    assert suspicion.core_deaths == 1  # the other cores never ran it
 
 
 def test_a_token_clears_a_suspect(suspicion: Suspicion) -> None:
@@ -114,7 +114,7 @@ class Passenger:
 def ride_until_cleared(
     aboard: list[Passenger], rng: random.Random, *, tells: bool
 ) -> tuple[int, list[Passenger]]:
-    """One crash and all trials after it: the cores that died, and those that go on freely."""
+    """One crash and all trials after it: the cores that died, and the requests that were freed."""
     deaths = 0
     waiting = list(aboard)
     while True:

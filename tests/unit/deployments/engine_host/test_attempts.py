@@ -1,4 +1,4 @@
-"""What a host holds: for whom, and which suspect may run."""
+"""The attempts that a host holds, their gateways, and which suspect may run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit, wire_id
 
 
 class Gateways:
-    """Sessions by gateway, and submits of theirs."""
+    """Sessions by gateway, and their submits."""
 
     def __init__(self) -> None:
         self.attempts = Attempts()
@@ -36,7 +36,7 @@ class Gateways:
         return Session(gateway, connection, leased_until=0)
 
     def answer(self, output: Output, now: float = 0) -> Session | None:
-        """Whose it is; None when nobody wants it any more."""
+        """The attempt's gateway; None if it is no longer held."""
         taken = self.attempts.take(CoreStep([output], []), now)
         return next(iter(taken), None)
 

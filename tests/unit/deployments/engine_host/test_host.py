@@ -1,4 +1,4 @@
-"""An engine host with a scripted core, spoken to over real connections."""
+"""An engine host with a scripted core, over real connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_two_gateways_each_get_their_own_tokens_in_order(
     engine = await serve_engine(tokens=tuple(range(20)), num_tokens=20)
     a, b = await dial(engine.record, "gw-a"), await dial(engine.record, "gw-b")
     keys = [(peer, peer.submit(name)) for name in ("x", "y") for peer in (a, b)]
-    # The same request id from two gateways: two attempts, told apart by their wire ids.
+    # The same request id from two gateways: two attempts with different wire ids.
     assert len({key for _, key in keys}) == 4
     streams: dict[str, list[int]] = {}
     for peer in (a, b):
@@ -54,7 +54,7 @@ async def test_one_step_is_one_frame_for_each_gateway(
     peer = await dial(engine.record)
     keys = {peer.submit("x"), peer.submit("y"), peer.submit("z")}
     await eventually(lambda: core.active == keys)
-    gate.step(2)  # a step may have begun before the last of them came
+    gate.step(2)  # a step may have begun before the last one arrived
     frame = await peer.receive(Outputs)
     while len(frame.outputs) < 3:
         frame = await peer.receive(Outputs)
@@ -325,7 +325,7 @@ async def test_a_gateway_that_connects_during_a_drain_is_notified(
     busy = await dial(engine.record)
     busy.submit("x")
     late = await dial(engine.record, "gw-late", greets=False)
-    await busy.receive(Alive)  # the host took the connection of the other, too
+    await busy.receive(Alive)  # the host has accepted the other connection, too
     draining = asyncio.create_task(engine.host.drain("scaled down", 20.0))
     await busy.receive(Draining)
     late.connection.send(Hello("gw-late", engine.record.secret))
@@ -342,7 +342,7 @@ async def test_a_dead_core_refuses_for_now_and_an_invalid_request_is_refused_for
 ) -> None:
     class Failing(observed_core.Core):  # type: ignore[misc]
         async def add(self, wire_id: str, submit: Submit) -> None:
-            raise CoreDead("gone") if submit.request_id == "x" else ValueError("odd")
+            raise CoreDead("dead") if submit.request_id == "x" else ValueError("odd")
 
     engine = await serve_engine(core=Failing(observed_core.model()))
     peer = await dial(engine.record)
@@ -351,5 +351,5 @@ async def test_a_dead_core_refuses_for_now_and_an_invalid_request_is_refused_for
         peer.submit(name)
         rejected = await peer.receive(Rejected)
         answers[name] = (rejected.reason, rejected.is_final)
-    assert answers == {"x": ("gone", False), "y": ("odd", True)}
+    assert answers == {"x": ("dead", False), "y": ("odd", True)}
     assert len(engine.host._attempts) == 0

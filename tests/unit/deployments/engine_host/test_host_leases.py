@@ -1,4 +1,4 @@
-"""No engine works for nobody: leases, closed connections and gateways that come back."""
+"""Engines stop abandoned attempts: leases, closed connections and reconnecting gateways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host watches its core, tries suspects singly, and gives a stuck core up."""
+"""A host watches its core, tries suspects one at a time, and replaces a stuck core."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENT = WireConfig(lease_s=3600, heartbeat_s=0.02, connect_timeout_s=5)
 
 @pytest.fixture
 def serve_stuck(serve_engine: Any, observed_core: Any, gate: Any, clock: Any) -> Any:
-    """Starts an engine whose core steps when `gate` says so, and counts probes and CPU seconds."""
+    """Start an engine whose steps `gate` controls, and count probes and CPU seconds."""
 
     class Metered(observed_core.Core):  # type: ignore[misc]
         probes = 0

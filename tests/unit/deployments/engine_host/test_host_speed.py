@@ -1,4 +1,4 @@
-"""What a host learns of its core's speed reaches every gateway with the load."""
+"""The speed that a host learns of its core reaches every gateway with the load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENS_PER_S = 8192.0
 
 @pytest.fixture
 def serve_timed(serve_engine: Any, observed_core: Any, clock: Any) -> Callable[..., Awaitable[Any]]:
-    """Starts engines whose steps take the script's time by the test's clock, and none by ours."""
+    """Start engines whose steps take the script's time on the test's clock, and no real time."""
 
     async def sleep(seconds: float) -> None:
         clock.advance(seconds)

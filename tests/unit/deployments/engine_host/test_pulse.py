@@ -1,4 +1,4 @@
-"""Slow is not frozen: a core's pulse, with a clock and a CPU meter of the test's own."""
+"""Slow is not frozen: a core's pulse, with the test's own clock and CPU meter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Patient:
         self.seen: list[Condition] = []
 
     def live(self, seconds: float, *, load: float = 0.0, has_work: bool = True) -> Condition:
-        """Without a step for this long, using this share of a CPU core."""
+        """Go without a step for this long, using this share of a CPU core."""
         for _ in range(round(2 * seconds)):
             self.now += 0.5
             if self.cpu_s is not None:
@@ -105,7 +105,7 @@ def test_a_core_that_uses_the_cpu_forever_becomes_frozen(patient: Patient) -> No
 def test_a_core_that_stops_using_the_cpu_is_judged_as_idle(patient: Patient) -> None:
     assert patient.live(10, load=1.0) is SLOW
     assert patient.live(0.5, load=0.0) is FROZEN
-    # What it burns afterwards is no step.
+    # CPU use afterwards does not count as a step.
     assert patient.live(5, load=1.0) is FROZEN
 
 

@@ -1,4 +1,4 @@
-"""A rank's speed is learned from its work, and from nothing else."""
+"""A rank's speed is learned from its work only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.deployments.engine_host.learned_rate import ENOUGH, FORGET_S, GRI
 from qwenfleet.deployments.engine_host.rank_speed import SAMPLE_STEPS, SAMPLE_TOKENS, RankSpeed
 
 GRID_ERROR = 2 ** (0.5 / GRID) - 1
-"""What telling an estimate on the grid adds to its error, 9 %."""
+"""The error that rounding to the grid adds, 9 %."""
 
 
 def near(value: float, error: float = 0.01) -> object:
@@ -21,7 +21,7 @@ def near(value: float, error: float = 0.01) -> object:
 
 
 class Engine:
-    """A rank that takes `step_s` for each step, and longer by what it prefills."""
+    """A rank that takes `step_s` for each step, plus the time of its prefill."""
 
     def __init__(self, tokens_per_s: float = 10_000.0, step_s: float = 0.02) -> None:
         self.speed = RankSpeed()
@@ -36,8 +36,8 @@ class Engine:
         stall_s: float = 0,
         waiting: int = 0,
     ) -> None:
-        """One step that answers these prompts, each by its tokens that are not cached; None when
-        nobody says how many. `new_tokens` is for a step that prefills and answers nothing."""
+        """One step that answers these prompts, each given by its uncached tokens, or None if
+        unknown. `new_tokens` is for a step that prefills without an answer."""
         worked = sum(tokens or 0 for tokens in prompts) if new_tokens is None else new_tokens
         self.now += self.step_s + worked / self.tokens_per_s + stall_s
         for tokens in prompts:
@@ -53,7 +53,7 @@ class Engine:
             self.speed.left(is_answered=is_answered)
 
     def serve(self, prompt: int, steps: int = 0) -> None:
-        """One prompt, and so many steps behind it."""
+        """One prompt, followed by that many steps."""
         self.come()
         self.step(prompt)
         for _ in range(steps):
@@ -98,7 +98,7 @@ def test_a_long_prompt_is_one_sample_over_all_steps_with_running_streams() -> No
         engine.step()
     for _ in range(10):
         engine.come()
-        engine.step()  # it came too late for the step that ran
+        engine.step()  # it arrived too late for the running step
         for _ in range(11):
             engine.step(new_tokens=8192)
         engine.step(100_000, new_tokens=100_000 - 11 * 8192)
@@ -114,7 +114,7 @@ def test_prompts_that_are_prefilled_together_are_one_sample() -> None:
             engine.step(SAMPLE_TOKENS // 4)
         engine.end(4)
         engine.step()
-    # Steps of 128 tokens take 33 ms, 20 of them in any case; no decode step was seen to tell.
+    # Steps of 128 tokens take 33 ms, of which 20 ms are decode; no decode step was seen alone.
     assert engine.prefill == near(SAMPLE_TOKENS / 4 / (0.02 + SAMPLE_TOKENS / 4 / 10_000))
 
 
@@ -152,7 +152,7 @@ def test_queued_prompts_do_not_make_a_full_engine_look_slow() -> None:
     engine.step(5000)
     for _ in range(5 * ENOUGH):
         engine.come(2)
-        engine.step(waiting=1)  # they came too late for the step that ran
+        engine.step(waiting=1)  # they arrived too late for the running step
         for _ in range(500):
             engine.step(waiting=2)
         engine.step(new_tokens=2500, waiting=1)
@@ -209,7 +209,7 @@ def test_one_compilation_hardly_changes_the_speed(stalled: int) -> None:
             engine.step(stall_s=stall_s if step == 3 else 0)
         engine.end()
         engine.step()
-    # Clipped, it is one sample of four times the length.
+    # After clipping, it is one sample of four times the length.
     assert 10_000 / 2 < engine.prefill < 10_000 * (1 + GRID_ERROR) * 1.2
     assert 0.02 / (1 + GRID_ERROR) * 0.9 < engine.decode < 2 * 0.02
 
@@ -224,7 +224,7 @@ def test_an_aborted_or_unexplained_prompt_drops_its_sample() -> None:
         engine.end(is_answered=False)
         engine.step(new_tokens=8000)
         engine.come()
-        engine.step(None, new_tokens=30_000)  # a stream from elsewhere
+        engine.step(None, new_tokens=30_000)  # a resumed stream
         engine.come(2)
         engine.step(1000, None, new_tokens=31_000)
         engine.end(4)

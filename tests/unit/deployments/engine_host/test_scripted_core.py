@@ -1,4 +1,4 @@
-"""The scripted core keeps vLLM's rules where tests of the fleet rely on them."""
+"""The scripted core follows those rules of vLLM on which fleet tests rely."""
 
 from __future__ import annotations
 

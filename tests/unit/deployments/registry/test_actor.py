@@ -1,4 +1,4 @@
-"""The registry's state, with a clock of the test's own and no Ray."""
+"""The registry's state, with the test's own clock and without Ray."""
 
 from __future__ import annotations
 

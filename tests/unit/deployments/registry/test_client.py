@@ -59,7 +59,7 @@ class Answer:
 
 
 class Actor:
-    """A fleet's registry, which may speak another version."""
+    """A fleet's registry, which may have another version."""
 
     def __init__(self) -> None:
         self.state = Registry()
@@ -155,7 +155,7 @@ async def test_commands_read_and_give_orders(actor: Actor) -> None:
 def test_a_command_does_not_find_the_registry_of_a_fleet_that_pickles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Code before the messages and code after them never call each other's actor."""
+    """Code that pickles and code that sends messages never call each other's actor."""
 
     def get_actor(name: str, namespace: str) -> Any:
         if name == legacy_name("demo"):

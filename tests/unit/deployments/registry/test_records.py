@@ -1,4 +1,4 @@
-"""Records and messages cross between versions: what is new is ignored, what is too new refused."""
+"""Records and messages cross versions: new fields are ignored, incompatible versions refused."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ FAILURE = StartFailure("e0", "coder", "no memory", None)
 
 
 def written_by(version: int, message: dict[str, Any]) -> bytes:
-    """A message as a program of that version would write it."""
+    """Encode a message as a program of that version would."""
     return msgspec.msgpack.encode([version, message])
 
 
 def tree_of(message: records.Message) -> dict[str, Any]:
-    """A message as maps and lists, to be changed as another version would."""
+    """A message as maps and lists, so that a test can change it like another version."""
     _, tree = msgspec.msgpack.decode(records.encode(message))
     assert isinstance(tree, dict)
     return tree

@@ -1,4 +1,4 @@
-"""Stages of a start: none is left out, each has its time, and processes are told in one table."""
+"""Stages of a start: complete, timed, and shown for all processes in one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a core says reaches vLLM's front end unchanged, by whichever of the two encodings."""
+"""A core's outputs reach vLLM's front end unchanged, in either encoding."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_experts_are_balanced_if_the_layout_asks_for_it() -> None:
 
 
 def test_a_replica_knows_its_place_before_vllm_is_imported() -> None:
-    """The import takes 9 s of CPU, and engines of a node take turns at it."""
+    """The import takes 9 s of CPU, and the engines of a node take turns."""
     name = "qwenfleet.deployments.vllm_adapter.engine_args"
     code = f"import sys, {name}; assert 'vllm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The plugin's patches without an engine, and a guard that names what moved under them."""
+"""The plugin's patches without an engine, and a guard that names changed parts of vLLM."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ FINGERPRINTS = {
         "GPUModelRunner._update_states": "5a99c7d085dc",
     },
 }
-"""Of all that is patched, and of what the patches count on."""
+"""Fingerprints of everything that is patched or that the patches rely on."""
 
 PROMPT = list(range(100, 140))
 BLOCK = 16
@@ -83,7 +83,7 @@ A, B, C, THINK, THOUGHT, END = range(len(VOCABULARY))
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    """In this process as in a core's: vLLM is patched for good."""
+    """Patch vLLM in this process for good, as in a core's process."""
     init_none_hash(sha256)
     register()
 
@@ -94,7 +94,7 @@ def text_of(module: str) -> str:
     assert spec is not None
     assert spec.submodule_search_locations
     source = Path(spec.submodule_search_locations[0], module)
-    assert source.is_file(), f"there is no vllm/{module} any more: review resume_plugin"
+    assert source.is_file(), f"vllm/{module} was removed: review resume_plugin"
     return source.read_text()
 
 
@@ -104,12 +104,12 @@ def tree_of(module: str) -> ast.Module:
 
 
 def fingerprint(module: str, name: str) -> str:
-    """Of a function's text without its comments and empty lines."""
+    """Hash of a function's text without comments and empty lines."""
     body: list[ast.stmt] = tree_of(module).body
     for part in name.split("."):
         kinds = (ast.ClassDef, ast.FunctionDef)
         found = [node for node in body if isinstance(node, kinds) and node.name == part]
-        assert found, f"there is no {part} in vllm/{module} any more: review resume_plugin"
+        assert found, f"{part} was removed from vllm/{module}: review resume_plugin"
         body = found[-1].body
     text = ast.get_source_segment(text_of(module), found[-1])
     assert text is not None
@@ -220,7 +220,7 @@ class Reasoner:
 
 def manager(reasoner=None):
     made = object.__new__(StructuredOutputManager)
-    made.backend = Backend()  # type: ignore[assignment]  # all of one that a new grammar needs
+    made.backend = Backend()  # type: ignore[assignment]  # the part that a new grammar needs
     made.enable_in_reasoning = False
     made.reasoner_cls = reasoner
     made.tokenizer = None

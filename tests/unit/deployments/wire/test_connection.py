@@ -73,7 +73,7 @@ async def test_a_peer_that_does_not_read_is_disconnected(
     connection, _, peer_reader = pair
     monkeypatch.setattr("qwenfleet.deployments.wire.connection.MAX_BACKLOG_BYTES", 256 * 1024)
     frame = Abort(["x" * 64 * 1024])
-    # The kernel's own buffers take some megabytes before anything waits here.
+    # The kernel's buffers take some megabytes before data waits here.
     for _ in range(2000):
         connection.send(frame)
         await asyncio.sleep(0)

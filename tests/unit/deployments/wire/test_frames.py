@@ -1,4 +1,4 @@
-"""What crosses the wire comes out as it went in, and what is no frame is a ProtocolError."""
+"""Frames cross the wire unchanged, and invalid bytes are a ProtocolError."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 
 
 def values_of(annotation: Any) -> st.SearchStrategy[Any]:
-    """Values of a field, from its type: a new field or kind is covered without a new test."""
+    """Values for a field of this type: new fields and kinds are covered without a new test."""
     if annotation in SCALARS:
         return SCALARS[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -178,8 +178,8 @@ def test_garbage_is_a_protocol_error_or_skipped(body: bytes) -> None:
         "no map",
         "no kind",
         "kind is a number",
-        "id is no utf-8",
-        "kind is no utf-8",
+        "id is not UTF-8",
+        "kind is not UTF-8",
         "too deep",
         "too deep in a newer kind",
     ],

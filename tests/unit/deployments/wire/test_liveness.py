@@ -1,4 +1,4 @@
-"""A bound is learned from the longest of late, and never leaves its floor and ceiling."""
+"""A bound is learned from the longest recent duration, and stays between floor and ceiling."""
 
 from __future__ import annotations
 
