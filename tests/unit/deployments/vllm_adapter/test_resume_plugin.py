@@ -260,7 +260,7 @@ def test_a_grammar_waits_until_the_reasoning_ends():
 
 
 def test_tokens_that_a_grammar_rejects_fail_its_compilation_and_are_not_shown():
-    with pytest.raises(ValueError, match="grammar of r refuses") as refused:
+    with pytest.raises(ValueError, match="grammar of r rejects") as refused:
         grammar_behind([A, C])
     assert str([A, C]) not in str(refused.value)
 
