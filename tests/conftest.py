@@ -78,13 +78,13 @@ class Fleet:
     def ready(self, model: str) -> list[dict[str, Any]]:
         return [engine for engine in self.engines(model) if engine["state"] == "ready"]
 
-    def expect_ready(self, model: str, count: int, *, gone: str = "") -> None:
-        """Fails unless so many engines are ready in time. A killed one is listed for 5 s more:
-        `gone` is its id."""
+    def expect_ready(self, model: str, count: int, *, lost: str = "") -> None:
+        """Fails unless `count` engines are ready in time. `lost` is the id of a killed one, which
+        is still listed for 5 s."""
 
         def are_ready() -> bool:
             ready = [engine["id"] for engine in self.ready(model)]
-            return len(ready) == count and gone not in ready
+            return len(ready) == count and lost not in ready
 
         wait_until(are_ready, START_S, f"{count} engines ready")
 

@@ -1,6 +1,7 @@
 """A fleet on a Ray cluster of several nodes on one machine, for programs that tests run.
 
-Programs, because Ray reads its environment when it is imported: `python -m tests.loss.moves`.
+They are separate programs, such as `python -m tests.loss.moves`, because Ray reads its environment
+when it is imported.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Stream(threading.Thread):
 
 
 class Session:
-    """A Ray cluster of one node with CPUs, to which others are added, and the fleet on it."""
+    """A Ray cluster of one CPU node, to which tests add others, and the fleet on it."""
 
     def __init__(self, directory: Path, fleet: Callable[[int], FleetConfig], body: Any) -> None:
         (self.port,) = free_ports(1, "127.0.0.1")
@@ -114,7 +115,7 @@ class Session:
             return False
 
     def disturb(self, move: Any) -> dict[str, Any]:
-        """Six streams, a move in their middle."""
+        """Run six streams and make a move in the middle."""
         streams = [Stream(self.url, self.body) for _ in range(STREAMS)]
         self.until(lambda: all(len(s.times) > 20 for s in streams), "streams start")
         before = {engine.id for engine in self.engines()}
@@ -126,7 +127,7 @@ class Session:
             "texts": [stream.text for stream in streams],
             "ends": [stream.end for stream in streams],
             "gap_s": max(stream.gap_after(moment) for stream in streams),
-            "gone": len(before - {engine.id for engine in self.engines()}),
+            "ended engines": len(before - {engine.id for engine in self.engines()}),
         }
 
     def end(self) -> None:

@@ -1,5 +1,5 @@
 """Which engine has a request, and how the request moves to another.
 
 Knows neither vLLM nor HTTP nor Ray. Imports the wire, registry records and telemetry. Never
-raises toward a link; a request that cannot go on ends through `fail`.
+raises toward a link; a request that cannot continue ends through `Recipient.fail`.
 """

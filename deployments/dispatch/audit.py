@@ -1,6 +1,6 @@
-"""Audit: one log line for each request that changed engines, or ended because it could not.
+"""Audit: one log line for each request that moved to another engine, or ended because it could not.
 
-The lines have a logger of their own, so that an operator can send them where they are kept.
+The lines have their own logger, so that an operator can route them to separate storage.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def resumed(flight: Flight, cut: Cut, gap_s: float) -> None:
-    """The request has its first token from another engine, `gap_s` after its last one."""
+    """Log a request's first token from its new engine, `gap_s` seconds after its previous token."""
     assert flight.link is not None
     logger.info(
         "request resumed",
@@ -31,7 +31,7 @@ def resumed(flight: Flight, cut: Cut, gap_s: float) -> None:
 
 
 def not_resumed(flight: Flight, reason: str) -> None:
-    """The request ends instead of moving to another engine."""
+    """Log a request that ends instead of moving to another engine."""
     logger.warning(
         "request not resumed",
         extra={

@@ -1,8 +1,8 @@
-"""Dispatcher: the requests of one model at one gateway, each with one owner at a time.
+"""Dispatcher: the requests of one model at one gateway, each owned by one engine at a time.
 
-It keeps what a request needs to go on anywhere, its prompt, its parameters and every token that
-came back, and gives it to another engine when its own is lost, frozen or asked to go. Output counts
-only from the attempt that owns the request now, so that no zombie can add a token.
+It keeps what is needed to resume a request anywhere (prompt, parameters and every token so far),
+and gives the request to another engine when its own is lost, frozen or draining. Output counts only
+from the attempt that owns the request now, so that a zombie engine cannot add a token.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from qwenfleet.deployments.wire.frames import (
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 2.0
-"""A stream that has no engine waits this long for one with room, then queues up like any other."""
+"""A stream without an engine waits this long for one with room, then queues like a new request."""
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
-"""Losses that no request can have caused."""
+"""Losses that a request cannot have caused."""
 
 
 class Recipient(Protocol):
-    """Whose requests a dispatcher carries. Neither method may raise."""
+    """The owner of a dispatcher's requests. Neither method may raise."""
 
     def deliver(
         self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
     ) -> None:
-        """Take outputs, each with its flight and whether it is the request's first. `shift_s` is
-        added to the engine's clock to get ours; `now` is ours."""
+        """Take outputs, each with its flight and whether it is the request's first. Adding
+        `shift_s` to a time of the engine's clock gives the gateway's; `now` is the gateway's."""
         ...
 
     def fail(self, flight: Flight, error: FleetError) -> None:
-        """The request ends with this error."""
+        """End the request with this error."""
         ...
 
 
 class Dispatcher:
-    """Implements `link.LinkEvents`. Nothing here raises towards a link."""
+    """Implements `link.LinkEvents`. Never raises toward a link."""
 
     def __init__(
         self,
@@ -86,20 +86,21 @@ class Dispatcher:
         self._moving: dict[str, Flight] = {}
         """Requests that wait for an engine, or for their turn to leave one."""
         self._trial_link: EngineLink | None = None
+        """The engine on which suspects are tried."""
         self._numbers = itertools.count()
 
     def attach(self, recipient: Recipient) -> None:
-        """Who gets outputs and errors; before its first request."""
+        """Set the receiver of outputs and errors; call it before the first request."""
         self._recipient = recipient
 
     # The fleet.
 
     def update(self, records: Iterable[EngineRecord]) -> None:
-        """Take note of who is there."""
+        """Connect to engines that the registry lists."""
         self._roster.update(records)
 
     def close(self) -> None:
-        """The gateway ends, and its requests with it."""
+        """Drop all requests and links: the gateway shuts down."""
         for flight in self._flights.values():
             flight.span.end("aborted")
         self._flights.clear()
@@ -109,7 +110,7 @@ class Dispatcher:
 
     @property
     def description(self) -> EngineDescription | None:
-        """What the engines of this model are; None until one was met."""
+        """Limits of this model's engines; None until one is connected."""
         return self._roster.description
 
     @property
@@ -125,15 +126,15 @@ class Dispatcher:
     # Requests.
 
     def add(self, flight: Flight) -> None:
-        """Give a new request to an engine, or let it wait for one."""
+        """Send a new request to an engine, or park it until one can take it."""
         assert self._recipient is not None, "attach comes first"
         flight.number = next(self._numbers)
         self._flights[flight.request_id] = flight
         if flight.exchange is not None:
             flight.exchange.blocked_by = self._why_blocked
-        is_last = any(other.link is None for other in self._moving.values())
-        target = choose(targets_of(self._beside_trials()), flight.length_tokens, self._rng)
-        if is_last or target is None:
+        has_queue = any(other.link is None for other in self._moving.values())
+        target = choose(targets_of(self._links_without_trials()), flight.length_tokens, self._rng)
+        if has_queue or target is None:  # it must not overtake those that wait
             self._metrics.routed(self._model, Decision.WAITS)
             self._park(flight)
             self._dispatch()
@@ -142,17 +143,17 @@ class Dispatcher:
             self._send(flight, target)
 
     def abort(self, request_ids: Iterable[str]) -> None:
-        """Nobody wants these any more; ids that are not here are ignored."""
+        """Stop these requests; unknown ids are ignored."""
         for request_id in request_ids:
             flight = self._flights.get(request_id)
             if flight is not None:
                 if flight.cut is not None or flight.link is None:
-                    audit.not_resumed(flight, "nobody waits for it any more")
+                    audit.not_resumed(flight, "the request was aborted")
                 if flight.link is not None:
                     flight.link.abort([flight.key])
                 self._drop(flight)
 
-    # What links tell.
+    # Link events.
 
     def on_news(self, link: EngineLink) -> None:
         if link.is_leaving:
@@ -166,7 +167,7 @@ class Dispatcher:
         for output in frame.outputs:
             flight = self._by_key.get(output.wire_id)
             if flight is None or flight.link is not link:
-                continue  # aborted meanwhile, or an attempt that is no longer ours
+                continue  # aborted, or an attempt that no longer owns its request
             if output.finish_reason == FinishReason.ABORT:
                 self._leave(flight, Loss.REFUSED, "the engine aborted it")
                 continue
@@ -194,7 +195,7 @@ class Dispatcher:
     def on_lost(self, link: EngineLink, loss: Loss, reason: str) -> None:
         self._roster.remove(link)
         if link.is_draining and loss in (Loss.RESET, Loss.SILENT):
-            loss = Loss.DRAINED  # it gave notice: a spot node goes so
+            loss = Loss.DRAINED  # it announced its end, as a reclaimed spot node does
         if self._trial_link is link:
             self._trial_link = None
         lost = self._owned_by(link)
@@ -221,7 +222,7 @@ class Dispatcher:
         return [flight for flight in self._flights.values() if flight.link is link]
 
     def _take(self, flight: Flight, output: Output, now: float) -> None:
-        """Book what the owner of a request made."""
+        """Record an output of the engine that owns the request."""
         flight.has_output = True
         if output.token_ids:
             if flight.cut is not None:
@@ -234,13 +235,13 @@ class Dispatcher:
             flight.span.took(len(output.token_ids))
         if output.finish_reason is not None:
             flight.span.finish(output.finish_reason)
-            # No token came behind the cut: a grammar refused those so far.
+            # No token since the cut: its grammar rejected the earlier tokens.
             if flight.cut is not None:
-                audit.not_resumed(flight, "the engine ended it")
+                audit.not_resumed(flight, "the engine finished it without a new token")
             self._drop(flight)
 
     def _leave(self, flight: Flight, loss: Loss, reason: str) -> bool:
-        """The request has no owner from here on; False when it is not to have another."""
+        """Take the request from its engine and park it; False if it was convicted and ended."""
         assert flight.link is not None
         flight.span.end(loss.value, reason)
         if loss not in HARMLESS:
@@ -263,7 +264,7 @@ class Dispatcher:
         flight.parked_at = self._clock()
 
     def _dispatch(self) -> None:
-        """Give those on the move to engines with room, each in its turn."""
+        """Send moving requests to engines with room, in order of their turn."""
         if not self._moving:
             return
         now = self._clock()
@@ -273,14 +274,14 @@ class Dispatcher:
             # An engine that refused comes last.
             links = [link for link in links if link is not flight.refused_by] or links
             if flight.link is not None and not flight.link.is_leaving:
-                del self._moving[flight.request_id]  # its engine recovered: it stays
+                del self._moving[flight.request_id]  # its engine recovered: stay
             elif flight.link is not None and all(link.is_leaving for link in links):
                 continue  # the others are leaving too
             elif flight.suspicion.is_suspect:
-                self._put_on_trial(flight, links)  # it might kill an engine for others
+                self._put_on_trial(flight, links)  # it might crash an engine with others
             else:
                 targets = targets_of(links)
-                # Still served, or patient: delay no other stream.
+                # Still served, or within its patience: do not delay other streams.
                 if flight.link is not None or now < flight.parked_at + PATIENCE_S:
                     targets = with_room(targets, flight.length_tokens)
                 target = choose(targets, flight.length_tokens, self._rng)
@@ -288,9 +289,9 @@ class Dispatcher:
                     break  # later requests must not overtake
                 self._send(flight, target)
 
-    def _beside_trials(self) -> list[EngineLink]:
-        """Engines for new requests: not where suspects are on trial, if there is another. A new
-        request that kills that engine would convict an innocent."""
+    def _links_without_trials(self) -> list[EngineLink]:
+        """Engines for new requests, without the trial engine unless it is the only one: a new
+        request that crashed it would convict an innocent suspect."""
         usable = self._roster.usable()
         if self._trial_link is None:
             return usable
@@ -299,8 +300,8 @@ class Dispatcher:
         return [link for link in usable if link is not self._trial_link] or usable
 
     def _put_on_trial(self, flight: Flight, links: list[EngineLink]) -> None:
-        """All suspects go to one engine, one at a time; its host sees to it that those of other
-        gateways wait too."""
+        """Send a suspect to the trial engine, one at a time. The engine's host makes suspects of
+        other gateways wait too."""
         if self._trial_link not in links:
             self._trial_link = None
         elif any(f.suspicion.is_suspect for f in self._owned_by(self._trial_link)):
@@ -313,18 +314,18 @@ class Dispatcher:
             self._trial_link = flight.link
 
     def _send(self, flight: Flight, target: Target) -> None:
-        if flight.link is not None:  # it leaves an engine that lives
+        if flight.link is not None:  # moves away from a living engine
             loss = Loss.DRAINED if flight.link.is_draining else Loss.FROZEN
             flight.link.abort([flight.key])
             if not self._leave(flight, loss, flight.link.reason) or flight.suspicion.is_suspect:
-                return  # ended, or to be put on trial in its turn
+                return  # convicted, or waits for its trial
         link = self._roster.link(target.engine)
         self._moving.pop(flight.request_id, None)
         if flight.attempt >= 0:
             is_trial = flight.suspicion.is_suspect
             self._metrics.routed(self._model, Decision.TRIAL if is_trial else Decision.MOVED)
         flight.attempt += 1
-        flight.suspicion.is_on_trial = False  # until this engine says so
+        flight.suspicion.is_on_trial = False  # until this engine's Trying frame
         flight.link = link
         flight.key = wire_id(self._gateway, flight.request_id, flight.attempt)
         self._by_key[flight.key] = flight
@@ -353,7 +354,7 @@ class Dispatcher:
         self._moving.pop(flight.request_id, None)
 
     def _why_blocked(self) -> FleetError | None:
-        """What a request that runs into its deadline now has waited for, if for more than time."""
+        """The cause if a request's deadline passes now: NoEngine, or None for time alone."""
         return None if self._roster.usable() else NoEngine(self._model, self._retry_after_s)
 
     def _end(self, flight: Flight, error: FleetError) -> None:
@@ -366,7 +367,7 @@ class Dispatcher:
             self._recipient.fail(flight, error)
 
     def _resumed(self, flight: Flight, cut: Cut, now: float) -> None:
-        """Its first token at another engine is here."""
+        """Count and log the first token from the new engine."""
         gap_s = now - (flight.token_at if flight.token_at is not None else cut.at)
         self._metrics.resumed(self._model, cut.loss, gap_s)
         flight.span.resumed(gap_s)

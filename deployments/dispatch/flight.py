@@ -1,4 +1,4 @@
-"""Flight: one request on its way, with all that it needs to go on at another engine."""
+"""Flight: one request in flight, with everything needed to resume it on another engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cut:
-    """A request left its engine: why, which, and when."""
+    """The loss of a request's engine: why, which, and when."""
 
     loss: Loss
     engine: str
@@ -29,12 +29,13 @@ class Cut:
 
 @dataclass(eq=False)
 class Flight:
-    """A request on its way: the untouched original, where it runs and what came back so far."""
+    """A request in flight: the unchanged original, the engine that runs it and its output so
+    far."""
 
     request_id: str
     prompt_token_ids: list[int]
     payload: bytes
-    """vLLM's request without its prompt, as bytes."""
+    """vLLM's encoded request, without its prompt."""
     max_tokens: int | None
     priority: int
     cache_salt: str | None
@@ -45,23 +46,23 @@ class Flight:
     """Order of arrival."""
     attempt: int = -1
     link: EngineLink | None = None
-    """Its owner; None while it waits for one."""
+    """The engine that owns it; None while it waits for one."""
     refused_by: EngineLink | None = None
-    """The last engine that would not run it: any other one is better."""
+    """The last engine that refused it: any other one is preferred."""
     key: str = ""
-    """The wire id of its attempt."""
+    """Wire id of the current attempt."""
     cut: Cut | None = None
-    """Why it moves, until the next token."""
+    """Why it moves; None again after the next token."""
     token_at: float | None = None
     gap_s: float | None = None
-    """Between its last two outputs with tokens; None at the first."""
+    """Seconds between its last two outputs with tokens; None at the first."""
     parked_at: float = 0.0
-    """Since when it has had no engine."""
+    """When it began to wait for an engine."""
     suspicion: Suspicion = field(default_factory=Suspicion)
     trace_headers: Mapping[str, str] | None = None
-    """What vLLM's front end wants back with each output, to put its own span into the trace."""
+    """Trace context that vLLM's front end expects with each output, for its own span."""
     span: AnyAttemptSpan = NO_ATTEMPT_SPAN
-    """Of its attempt."""
+    """Span of the current attempt."""
 
     @property
     def length_tokens(self) -> int:
@@ -69,12 +70,12 @@ class Flight:
 
     @property
     def turn(self) -> tuple[int, bool, int]:
-        """Interactive first (vLLM's priority: lower is earlier), then streams that a user is
-        reading, then by arrival."""
+        """Sort key: interactive first (vLLM's priority: lower is earlier), then streams that a user
+        is already reading, then order of arrival."""
         return (self.priority, not self.token_ids, self.number)
 
     def traced(self, engine: str) -> dict[str, str] | None:
-        """The trace context of its attempt at this engine, whose span begins now; None when the
+        """Begin the span of the attempt at this engine; returns its trace context, None if the
         request is not traced."""
         if self.exchange is not None:
             self.span = self.exchange.span.attempt(

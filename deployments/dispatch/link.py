@@ -38,12 +38,13 @@ logger = logging.getLogger(__name__)
 
 SILENCE_FACTOR: Final = 3.0
 SILENCE_HEARTBEATS: Final = 4
-"""A host says something with every heartbeat. One that was silent for three times its longest
-silence of late, and for four heartbeats, is gone, even if no reset says so (a black hole)."""
+"""A host sends a frame with every heartbeat. A host that was silent for three times its longest
+recent silence, and for at least four heartbeats, counts as lost even without a connection reset (a
+network black hole)."""
 
 
 class LinkEvents(Protocol):
-    """What a link tells its owner. None of these may raise."""
+    """Callbacks from a link to its owner. None of these may raise."""
 
     def on_news(self, link: EngineLink) -> None:
         """The link opened, or its engine's load or state changed."""
@@ -59,7 +60,8 @@ class LinkEvents(Protocol):
 
 
 class EngineLink:
-    """Lives from a connection to its loss; `on_lost` is called once, whatever ended it."""
+    """One connection to one engine, from connect to loss. `on_lost` is called exactly once,
+    whatever the cause."""
 
     def __init__(
         self,
@@ -74,9 +76,9 @@ class EngineLink:
         self.is_draining = False
         self.condition = Condition.STEADY
         self.reason = ""
-        """Why it drains or is not steady."""
+        """Why the engine drains or is not steady."""
         self.unanswered = 0
-        """Attempts, anybody's, that its core had made no token for when it died."""
+        """Attempts of any gateway without a token yet when the engine's core died."""
         self.description: EngineDescription | None = None
         self.record = record
         self._gateway = gateway
@@ -94,10 +96,11 @@ class EngineLink:
             unlearned_s=wire.lease_s,
         )
         self._unseen: deque[tuple[int, int, int]] = deque()
-        """(number, dp_rank, prompt tokens) of submits that the engine's load does not count yet."""
+        """(number, dp_rank, prompt tokens) of each Submit that the engine's reported load does not
+        include yet."""
 
     async def run(self) -> None:
-        """Connect, then carry frames until the engine is gone."""
+        """Connect, then exchange frames until the connection ends."""
         loss, reason = Loss.RESET, "the engine closed the connection"
         try:
             connection = await self._connect()
@@ -126,7 +129,7 @@ class EngineLink:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether its streams should go elsewhere."""
+        """True if its streams should move to other engines."""
         return self.is_draining or self.condition is Condition.FROZEN
 
     def submit(self, submit: Submit) -> None:
@@ -141,7 +144,7 @@ class EngineLink:
             self._connection.send(Abort(wire_ids=wire_ids))
 
     def targets(self) -> list[Target]:
-        """What routing chooses from: the engine's last word plus what went out since."""
+        """One routing target for each rank: the load last reported plus the submits sent since."""
         limits = self.description or EngineDescription(max_model_len=0)
         unseen_streams: dict[int, int] = {}
         unseen_tokens: dict[int, int] = {}
@@ -183,14 +186,15 @@ class EngineLink:
                 self.description = description
                 self._load = [RankLoad(dp_rank=r) for r in range(description.data_parallel_size)]
             case Welcome(protocol=protocol):
-                raise ProtocolError(f"engine {self.engine} speaks protocol {protocol}")
+                raise ProtocolError(f"engine {self.engine} uses protocol version {protocol}")
             case Refused(reason=reason):
-                raise ProtocolError(f"engine {self.engine} refused us: {reason}")
+                raise ProtocolError(f"engine {self.engine} refused the connection: {reason}")
             case _:
-                raise ProtocolError(f"engine {self.engine} greeted with {type(greeting).__name__}")
+                kind = type(greeting).__name__
+                raise ProtocolError(f"engine {self.engine} sent {kind} instead of Welcome")
 
     async def _listen(self, connection: Connection) -> tuple[Loss, str]:
-        """Returns why the engine left, when it says so itself."""
+        """Handle frames until the engine announces its end; returns the loss and the reason."""
         while True:
             frame = await connection.receive()
             now = self._clock()
@@ -209,23 +213,24 @@ class EngineLink:
                 case Rejected():
                     self._events.on_rejected(self, frame)
                 case Draining(reason=reason):
-                    logger.info("engine drains", extra={"engine": self.engine, "reason": reason})
+                    extra = {"engine": self.engine, "reason": reason}
+                    logger.info("engine is draining", extra=extra)
                     self.is_draining, self.reason = True, reason
                     self._events.on_news(self)
                 case Lost(reason=reason, unanswered=unanswered):
                     self.unanswered = unanswered
                     return frame.loss, reason
                 case _:
-                    logger.debug("frame ignored", extra={"kind": type(frame).__name__})
+                    logger.debug("ignored a frame", extra={"kind": type(frame).__name__})
 
     def _note_condition(self, frame: Alive) -> None:
         try:
             condition = Condition(frame.condition)
-        except ValueError:  # a newer host's word
+        except ValueError:  # a value from a newer host
             condition = Condition.STEADY
         if condition is not self.condition:
             logger.info(
-                "engine's condition changed",
+                "engine condition changed",
                 extra={
                     "engine": self.engine,
                     "condition": condition.value,
@@ -243,14 +248,14 @@ class EngineLink:
             self._unseen.popleft()
 
     async def _watch_silence(self) -> None:
-        """Raises TimeoutError when the host was silent for too long."""
+        """Raises TimeoutError once the host has been silent for too long."""
         pause_s = self._wire.heartbeat_s / 2
         while True:
             slept_at = self._clock()
             await asyncio.sleep(pause_s)
             now = self._clock()
             if now - slept_at > pause_s + OVERSLEPT_S:
-                continue  # it was this process that stood still; what came meanwhile is read first
+                continue  # this process stalled: read first what arrived meanwhile
             if now - self._heard_at > self._silence.seconds:
                 raise TimeoutError
 
@@ -261,7 +266,7 @@ class EngineLink:
 
 
 def targets_of(links: Iterable[EngineLink]) -> list[Target]:
-    """Every data-parallel rank of these engines."""
+    """Routing targets for every data-parallel rank of these engines."""
     return [target for link in links for target in link.targets()]
 
 

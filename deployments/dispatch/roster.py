@@ -1,4 +1,4 @@
-"""Roster: a gateway's links to the engines of one model, and which of them may take work."""
+"""Roster: a gateway's links to the engines of one model, and which of them can take work."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from qwenfleet.deployments.wire.liveness import Condition
 logger = logging.getLogger(__name__)
 
 RECONNECT_S: Final = 0.5
-"""Pause before an engine that refused or dropped us is tried again; the registry still lists it for
-5 s."""
+"""Pause before reconnecting to an engine that refused or dropped the connection; the registry still
+lists it for 5 s."""
 REMEMBER_S: Final = 30.0
-"""A registry that was restarted is complete again in seconds."""
+"""How long a lost engine is retried although the registry does not list it: a restarted registry is
+complete again in seconds."""
 REACHABLE: Final = frozenset({EngineState.READY, EngineState.QUARANTINED})
 
 
@@ -45,11 +46,11 @@ class Roster:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._retry_at: dict[str, float] = {}
         self._lost: dict[str, tuple[EngineRecord, float]] = {}
-        """Engines that we were connected to, and until when they are tried again unlisted."""
+        """Lost engines by id, and until when they are retried without being listed."""
 
     def update(self, records: Iterable[EngineRecord]) -> None:
-        """Connect to the engines of this model that we do not know yet, and to those that we lost:
-        a registry that is away, or starts anew, lists nobody."""
+        """Connect to new engines of this model, and to recently lost ones: a registry that is
+        unavailable or restarting lists none."""
         now = self._clock()
         self._lost = {key: entry for key, entry in self._lost.items() if entry[1] > now}
         lost = [record for record, _ in self._lost.values()]
@@ -67,7 +68,7 @@ class Roster:
                 task.add_done_callback(_log_end)
 
     def remove(self, link: EngineLink) -> None:
-        """The link is lost; its engine is tried again if the registry still lists it."""
+        """Forget a lost link. Its engine is retried after RECONNECT_S."""
         if self._links.get(link.engine) is link:
             del self._links[link.engine]
             self._tasks.pop(link.engine, None)
@@ -83,7 +84,7 @@ class Roster:
 
     @property
     def description(self) -> EngineDescription | None:
-        """What the engines of this model are; None until one was met."""
+        """Limits of this model's engines; None until one is connected."""
         for link in self._links.values():
             if link.description is not None:
                 return link.description
@@ -93,8 +94,8 @@ class Roster:
         return self._links[engine]
 
     def usable(self) -> list[EngineLink]:
-        """Links that may take work: the steady ones; if there is none the slow ones, and then the
-        frozen, because the last engine is never quarantined."""
+        """Links that can take work: the steady ones, else the slow ones, else the frozen ones,
+        because the last engine is never quarantined."""
         links = [link for link in self._links.values() if link.is_open and not link.is_draining]
         for condition in Condition:
             chosen = [link for link in links if link.condition is condition]
@@ -104,6 +105,6 @@ class Roster:
 
 
 def _log_end(task: asyncio.Task[None]) -> None:
-    """A link ends by itself; with an exception only if we are wrong."""
+    """Log the exception of a link. A link handles every expected one, so this is a bug."""
     if not task.cancelled() and task.exception() is not None:
-        logger.error("link failed", exc_info=task.exception())
+        logger.error("engine link failed", exc_info=task.exception())

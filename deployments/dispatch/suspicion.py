@@ -1,11 +1,10 @@
-"""Suspicion: which request may have killed its engine, and what is done about it. Pure.
+"""Suspicion: which request may have crashed its engine, and what follows. Pure.
 
-A prompt can kill a core (a kernel's assertion, memory) and would kill every engine that it is
-resumed on. A core that dies inside a living host puts its whole batch under suspicion; suspects
-run one at a time until they make a token, and the one that is on trial when the next core dies is
-not resumed again. A host that vanishes (a killed process, a lost node) is no prompt's doing at
-first: its requests go on freely, and come under suspicion when it happens again before they made a
-token.
+A prompt can crash a core (a kernel assertion, memory) and would crash every engine that resumes it.
+A core that dies inside a living host makes its whole batch suspects. Suspects run one at a time
+until they produce a token, and the one on trial when the next core dies is not resumed again. A
+host that vanishes (a killed process, a lost node) is not blamed on a prompt at first: its requests
+move freely, and become suspects if it happens again before they produce a token.
 """
 
 from __future__ import annotations
@@ -15,16 +14,17 @@ from enum import Enum
 from typing import Final
 
 MAX_CORE_DEATHS: Final = 4
-"""A request that was aboard when this many cores died has used up its trials: one that kills after
-its first token would pass each of them. Chance needs four unlucky engines within one answer."""
+"""A request that was running when this many cores died is convicted: one that crashes a core after
+its first token would pass each trial. An innocent request would need four crashes by chance within
+one answer."""
 CLEAN_TOKENS: Final = 256
-"""A request that made this many without a crash owes its earlier ones to others."""
+"""After this many tokens without a crash, a request's earlier crashes no longer count."""
 MAX_UNPROVEN: Final = 3
-"""Crashes in a row, without a token between them, of which even silent ones convict."""
+"""Crashes in a row, without a token in between, that convict even if the whole host vanished."""
 
 
 class Verdict(Enum):
-    """What becomes of a request that was aboard a crashed engine."""
+    """What happens next to a request whose engine crashed."""
 
     FREE = "free"
     TRIAL = "trial"
@@ -33,23 +33,23 @@ class Verdict(Enum):
 
 @dataclass
 class Suspicion:
-    """What is held against one request."""
+    """The evidence against one request."""
 
     core_deaths: int = 0
-    """Since it last made CLEAN_TOKENS in peace."""
+    """Core deaths since the request last made CLEAN_TOKENS without a crash."""
     clean_tokens: int = 0
     unproven: int = 0
-    """Crashes since its last token."""
+    """Crashes since the request's last token."""
     is_suspect: bool = False
     is_on_trial: bool = False
-    """Whether a core has it now, and no other suspect."""
+    """True while it is the only suspect that its core runs."""
 
     def crashed(self, *, is_core_death: bool, was_alone: bool = True) -> Verdict:
-        """The engine that had this request crashed; `is_core_death` if its host lived to say so.
-        `was_alone`: the core had no other attempt that it had made no token for."""
+        """Record a crash of this request's engine and judge. `is_core_death`: the host survived to
+        report it. `was_alone`: the core had no other attempt without a token."""
         was_on_trial = self.is_on_trial
         if self.is_suspect and not was_on_trial:
-            return Verdict.TRIAL  # it still waited for its trial: that core never had it
+            return Verdict.TRIAL  # still waiting for its trial: that core never ran it
         self.is_on_trial = False
         self.unproven += 1
         self.core_deaths += is_core_death
@@ -63,7 +63,7 @@ class Suspicion:
         return Verdict.TRIAL if self.is_suspect else Verdict.FREE
 
     def cleared(self, tokens: int = 1) -> None:
-        """It made tokens and its engine lives."""
+        """Record tokens from a living engine: the request is no longer a suspect."""
         self.unproven = 0
         self.is_suspect = False
         self.is_on_trial = False

@@ -1,4 +1,4 @@
-"""An engine's end of the wire: sessions, attempts, and the judge of its core.
+"""An engine's end of the wire: sessions, attempts, and the health of its core.
 
 Knows neither vLLM nor Ray. Imports the wire and telemetry. A dead core is `CoreDead`; a frozen
 one is reported to the gateways.

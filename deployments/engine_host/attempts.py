@@ -1,5 +1,5 @@
-"""Attempts: what a host holds, for which gateway, which suspects wait for their trial, and what
-answers tell of the speed of each rank."""
+"""Attempts: the attempts that a host holds, the gateway of each, the suspects that wait for their
+trial, and the speed of each rank as learned from outputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Session:
 
 @dataclass
 class Attempt:
-    """One attempt, by whom it is wanted, and the prompt tokens that wait for its first output."""
+    """One attempt, its gateway's session, and its prompt tokens until its first output."""
 
     session: Session
     submit: Submit
@@ -48,7 +48,8 @@ class Attempt:
 
 
 class Attempts:
-    """Attempts by wire id. A suspect is `docketed` until those before it made a token or ended."""
+    """Attempts by wire id. A suspect waits on the docket until each suspect before it has made a
+    token or ended."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.are_none = asyncio.Event()
@@ -72,7 +73,7 @@ class Attempts:
         submit: Submit,
         span: AnyAttemptSpan = NO_ATTEMPT_SPAN,
     ) -> bool:
-        """Hold an attempt. The answer says whether the core may have it now."""
+        """Hold an attempt; returns True if it can go to the core now."""
         tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
         attempt = self._held[key] = Attempt(session, submit, prefill_tokens=tokens, span=span)
         session.owned.add(key)
@@ -80,11 +81,11 @@ class Attempts:
         if submit.is_trial:
             self._docket.append(key)
         else:
-            self._goes_in(attempt)
+            self._enter_core(attempt)
         return not submit.is_trial
 
     def drop(self, key: str, how: str = "stopped") -> bool:
-        """Forget an attempt; False when it was not held. `how` is for its trace."""
+        """Forget an attempt; False if it was not held. `how` is the outcome in its trace."""
         attempt = self._held.pop(key, None)
         if attempt is None:
             return False
@@ -100,11 +101,11 @@ class Attempts:
 
     @property
     def unanswered(self) -> int:
-        """Attempts that the core has and has made nothing for."""
+        """Number of attempts in the core without output."""
         return sum(a.is_in_core and not a.is_answered for a in self._held.values())
 
     def hand_over(self, keys: Iterable[str], session: Session) -> None:
-        """These attempts belong to their gateway's new connection."""
+        """Move these attempts to their gateway's new session."""
         for key in keys:
             attempt = self._held[key]
             attempt.session.owned.discard(key)
@@ -112,27 +113,27 @@ class Attempts:
             session.owned.add(key)
 
     def next_trial(self) -> tuple[str, Attempt] | None:
-        """The suspect whose turn it is; None while another is on trial, or when none waits."""
+        """The next suspect to try; None while another is on trial or none waits."""
         while self._on_trial is None and self._docket:
             key = self._docket.popleft()
             if key in self._held:
                 self._on_trial = key
-                self._goes_in(self._held[key])
+                self._enter_core(self._held[key])
                 return key, self._held[key]
         return None
 
-    def _goes_in(self, attempt: Attempt) -> None:
+    def _enter_core(self, attempt: Attempt) -> None:
         attempt.is_in_core = True
         self._speeds[attempt.dp_rank].came(self._clock())
 
     def take(self, step: CoreStep, now: float) -> dict[Session, list[Output]]:
-        """The core made this step: whose is what?"""
-        # A step is of one rank, and one without outputs of several says not of which.
+        """Record a step of the core; returns its outputs by session."""
+        # A step is of one rank. Without outputs, only a single load entry tells which one.
         dp_rank = step.load[0].dp_rank if len(step.load) == 1 else None
         by_session: dict[Session, list[Output]] = {}
         for output in step.outputs:
             attempt = self._held.get(output.wire_id)
-            if attempt is not None:  # else nobody wants it any more
+            if attempt is not None:  # else aborted meanwhile
                 dp_rank = attempt.dp_rank
                 by_session.setdefault(attempt.session, []).append(output)
                 self._answer(attempt, output)
@@ -152,7 +153,7 @@ class Attempts:
             self.drop(output.wire_id)
 
     def _first_answer(self, attempt: Attempt, output: Output) -> None:
-        new_tokens = None  # vLLM says nothing of one that fails, or goes on behind tokens
+        new_tokens = None  # vLLM reports no cached tokens for a failed or resumed attempt
         if output.token_ids and output.cached_tokens is not None:
             new_tokens = max(0, attempt.prefill_tokens - output.cached_tokens)
         self._speeds[attempt.dp_rank].answered(new_tokens)
@@ -160,19 +161,19 @@ class Attempts:
         attempt.prefill_tokens = 0
 
     def scheduled(self, key: str, ago_s: float) -> None:
-        """The core took this attempt out of its queue so long ago."""
+        """Record in the trace that the core scheduled this attempt `ago_s` seconds ago."""
         attempt = self._held.get(key)
         if attempt is not None:
             attempt.span.scheduled(ago_s)
 
     def end_spans(self, how: str, reason: str) -> None:
-        """The host ends, and what it holds with it."""
+        """End the spans of all attempts, because the host ends."""
         for attempt in self._held.values():
             attempt.span.end(how, reason)
 
     def load(self, ranks: Iterable[RankLoad]) -> list[RankLoad]:
-        """The scheduler's own figures, brought up to date by what it was sent since its last step:
-        attempts that it does not count yet, and prompt tokens that no output has answered."""
+        """The scheduler's figures plus what it was sent since its last step: attempts that it does
+        not count yet, and prompt tokens without output."""
         now = self._clock()
         queued: Counter[int] = Counter()
         held: Counter[int] = Counter()

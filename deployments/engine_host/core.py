@@ -1,5 +1,4 @@
-"""What an engine host drives: the seam between the wire and an engine core, vLLM's or the scripted
-one."""
+"""Core: the interface between an engine host and its engine core, vLLM's or the scripted one."""
 
 from __future__ import annotations
 
@@ -9,37 +8,37 @@ from qwenfleet.deployments.wire.frames import EngineDescription, Output, RankLoa
 
 
 class CoreDead(Exception):
-    """The core will never answer again; its host ends itself."""
+    """The core has died; its host ends."""
 
 
 class CoreFrozen(CoreDead):
-    """The core lives and makes no progress; its host ends itself, and the core with it."""
+    """The core is alive but makes no progress; its host ends and kills it."""
 
 
 class CoreStep(NamedTuple):
-    """One iteration of the core: new tokens, and what its scheduler holds after it."""
+    """One iteration of the core: new tokens, and the scheduler's load after it."""
 
     outputs: list[Output]
     load: list[RankLoad]
     scheduled: list[tuple[str, float]] | None = None
-    """Wire ids that left the core's queue, and when by the monotonic clock; told to traces only."""
+    """Wire ids that left the core's queue, with the monotonic time; used for traces only."""
 
 
 class Core(Protocol):
-    """Runs attempts by wire id. No method may be called before `start` returned."""
+    """Runs attempts by wire id. Call no other method before `start` has returned."""
 
     async def start(self) -> EngineDescription:
-        """Load and warm up: returns after a completion with sampling and logprobs. Raises
+        """Load and warm up; returns after a completion with sampling and logprobs. Raises
         EngineStartError."""
         ...
 
     async def add(self, wire_id: str, submit: Submit) -> None:
-        """Take an attempt, to go on behind its `output_token_ids`. Raises ValueError, with a
-        sentence, for one that it cannot run, and CoreDead."""
+        """Take an attempt and continue after its `output_token_ids`. Raises ValueError, with a
+        sentence for the client, for an attempt that it cannot run, and CoreDead."""
         ...
 
     async def abort(self, wire_ids: list[str]) -> None:
-        """Stop these attempts; ids that already ended are ignored."""
+        """Stop these attempts; ids of ended attempts are ignored."""
         ...
 
     async def next_step(self) -> CoreStep:
@@ -47,11 +46,11 @@ class Core(Protocol):
         ...
 
     async def probe(self) -> None:
-        """Ask a core that seems frozen for a step of its own, which is the sign that it is back."""
+        """Ask a core that seems frozen for one step, which shows that it has recovered."""
         ...
 
     def cpu_s(self) -> float | None:
-        """CPU seconds that the core's own processes have used; None when it has none."""
+        """CPU seconds used so far by the core's processes; None if it has none."""
         ...
 
     def shutdown(self) -> None: ...

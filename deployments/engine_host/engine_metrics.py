@@ -1,4 +1,4 @@
-"""EngineMetrics: what an engine reports of itself, each time it announces itself."""
+"""EngineMetrics: the metrics that an engine reports with each announcement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.deployments.wire.frames import RankLoad
 
 
 class EngineMetrics:
-    """Of one engine of one Serve deployment."""
+    """The metrics of one engine of one Serve deployment."""
 
     def __init__(self, fleet: str, deployment: str) -> None:
         self._instruments = Instruments(fleet)
@@ -21,19 +21,19 @@ class EngineMetrics:
         self._orphans = 0
 
     def begin(self, model: str) -> None:
-        """Make the series of what it counts."""
+        """Create the counters at zero."""
         self._instruments.begin(metrics.ORPHANS, model)
 
     def orphans(self, model: str, total: int) -> None:
-        """`total` is since the engine's start."""
+        """Count aborted orphans; `total` is since the engine's start."""
         self._instruments.add(metrics.ORPHANS, total - self._orphans, {"model": model})
         self._orphans = total
 
     def record(self, engine: EngineRecord, ranks: Sequence[RankLoad] = ()) -> None:
         labels = {"model": engine.model, "deployment": self._deployment, "engine": engine.id}
         for state in metrics.CLOSED["state"]:
-            is_in_it = float(engine.state == state)
-            self._instruments.set(metrics.ENGINE_STATE, is_in_it, labels | {"state": state})
+            is_current = float(engine.state == state)
+            self._instruments.set(metrics.ENGINE_STATE, is_current, labels | {"state": state})
         for metric, value in (
             (metrics.ENGINE_RUNNING, engine.running),
             (metrics.ENGINE_WAITING, engine.waiting),
@@ -47,14 +47,14 @@ class EngineMetrics:
         self._instruments.alive("engine")
 
     def draining(self, engine: EngineRecord, for_s: float, grace_s: float) -> None:
-        """It has been asked to leave so long ago, and has so long for it."""
+        """Report how long the engine has been draining and how long it may take, in seconds."""
         labels = {"model": engine.model, "deployment": self._deployment, "engine": engine.id}
         self._instruments.set(metrics.ENGINE_DRAIN_SECONDS, for_s, labels)
         self._instruments.set(metrics.ENGINE_DRAIN_GRACE, grace_s, labels)
 
 
 def phases(stages: Sequence[Stage], clock: Callable[[], float] = time.time) -> dict[str, float]:
-    """Seconds of each phase of a start, so far."""
+    """Seconds spent so far in each phase of a start."""
     total: dict[str, float] = {}
     for stage in stages:
         seconds = clock() - stage.began_at if stage.seconds is None else stage.seconds

@@ -1,7 +1,7 @@
-"""EngineHost: one engine core, served to any number of gateways over the wire.
+"""EngineHost: serves one engine core to any number of gateways over the wire.
 
-It owns which gateway wants which attempt. An attempt is stopped when its gateway aborts it, closes
-the connection or lets its lease lapse, so that no engine works for nobody.
+It tracks which gateway owns which attempt. An attempt is stopped when its gateway aborts it, closes
+the connection or lets its lease expire, so that an engine never works on abandoned requests.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIVE_UP_S: Final = 120.0
-"""A core that stays frozen for this long is replaced: a stopped process was continued by then, or
-will never be."""
+"""A core that stays frozen for this long is replaced: a stopped process would have been continued
+by then."""
 
 
 class EngineHost:
-    """Serves one core to gateways. `run` returns never; it raises CoreDead when the core is
+    """Serves one core to gateways. `run` never returns; it raises CoreDead when the core is
     lost."""
 
     def __init__(
@@ -69,7 +69,7 @@ class EngineHost:
         spans: AnySpans = NO_SPANS,
     ) -> None:
         self.orphans = 0
-        """Attempts that were stopped because their gateway had gone."""
+        """Attempts aborted because their gateway disconnected."""
         self._core = core
         self._engine = engine
         self._model = model
@@ -81,7 +81,7 @@ class EngineHost:
         self._server: asyncio.Server | None = None
         self._draining: Draining | None = None
         self._drain_end: asyncio.Timeout | None = None
-        """While a drain waits for its streams."""
+        """The deadline of a drain in progress; None otherwise."""
         self._sessions: dict[str, Session] = {}
         self._attempts = Attempts(clock)
         self._core_load: list[RankLoad] = [
@@ -91,13 +91,13 @@ class EngineHost:
         self._pulse = Pulse(clock())
 
     async def listen(self, host: str) -> tuple[str, int]:
-        """Open the wire on a free port of `host`; returns the address for the registry."""
+        """Listen on a free port of `host`; returns the address for the registry."""
         self._server = await asyncio.start_server(self._serve_connection, host, 0)
         name = self._server.sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
     async def run(self) -> None:
-        """Carry steps from the core to the gateways for as long as the core lives."""
+        """Deliver the core's steps to the gateways until the core dies."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._heartbeat())
@@ -115,8 +115,8 @@ class EngineHost:
             raise CoreDead(str(cause)) from None
 
     async def drain(self, reason: str, deadline_s: float) -> None:
-        """Ask the gateways to take their streams elsewhere and wait until they did, at most
-        `deadline_s` seconds; then close the wire."""
+        """Ask the gateways to move their streams to other engines, wait for that at most
+        `deadline_s` seconds, then close all connections."""
         if self._server is not None:
             self._server.close()
         self._draining = Draining(reason=reason, deadline_s=deadline_s)
@@ -125,13 +125,15 @@ class EngineHost:
             async with asyncio.timeout(deadline_s) as self._drain_end:
                 await self._attempts.are_none.wait()
         except TimeoutError:
-            logger.warning("streams cut", extra={"requests": len(self._attempts)})
+            logger.warning(
+                "drain timed out, interrupting streams", extra={"requests": len(self._attempts)}
+            )
         finally:
             self._drain_end = None
         await self._say_goodbye(Lost(reason=self._draining.reason, is_drained=True))
 
     def hasten(self, reason: str, deadline_s: float) -> None:
-        """End a drain that goes on in `deadline_s` seconds, if that is sooner than it would."""
+        """Shorten a drain in progress to end in `deadline_s` seconds, if that is sooner."""
         end = self._drain_end
         at = asyncio.get_running_loop().time() + deadline_s
         if end is not None and not end.expired() and at < (end.when() or at):
@@ -145,7 +147,7 @@ class EngineHost:
 
     @property
     def quarantine(self) -> str:
-        """Why gateways should send no new work; empty when they may."""
+        """Why gateways should not send new work; empty while they may."""
         return self._pulse.reason
 
     # The wire.
@@ -161,9 +163,10 @@ class EngineHost:
             while session is not None:
                 await self._handle(session, await connection.receive())
         except OSError as error:
-            logger.info("gateway gone", extra={"engine": self._engine, "reason": str(error)})
+            extra = {"engine": self._engine, "reason": str(error)}
+            logger.info("gateway disconnected", extra=extra)
         except ProtocolError as error:
-            logger.warning("gateway broke the wire", extra={"reason": str(error)})
+            logger.warning("gateway sent an invalid frame", extra={"reason": str(error)})
         finally:
             connection.close()
             if session is not None:
@@ -172,13 +175,16 @@ class EngineHost:
     async def _greet(self, connection: Connection) -> Session | None:
         hello = await connection.receive()
         if not isinstance(hello, Hello):
-            raise ProtocolError(f"the first frame is {type(hello).__name__}, not Hello")
+            raise ProtocolError(f"the first frame was {type(hello).__name__} instead of Hello")
         if not hmac.compare_digest(hello.secret, self._secret):
-            connection.send(Refused(reason="the secret is not this engine's"))
+            connection.send(Refused(reason="wrong secret for this engine"))
             return None
         if not speaks(hello.protocol):
             connection.send(
-                Refused(reason=f"protocol {hello.protocol} is too far from {PROTOCOL_VERSION}")
+                Refused(
+                    reason=f"protocol version {hello.protocol} is incompatible with version "
+                    f"{PROTOCOL_VERSION}"
+                )
             )
             return None
         earlier = self._sessions.get(hello.gateway)
@@ -200,7 +206,8 @@ class EngineHost:
         return session
 
     async def _hand_over(self, earlier: Session, session: Session, owned: frozenset[str]) -> None:
-        """A gateway came back: keep what it still owns, stop the rest."""
+        """Move the attempts that a reconnected gateway still owns to its new session; stop the
+        rest."""
         self._attempts.hand_over(earlier.owned & owned, session)
         abandoned = earlier.owned
         earlier.owned = set()
@@ -217,7 +224,7 @@ class EngineHost:
             case Lease():
                 pass
             case _:
-                raise ProtocolError(f"a gateway does not send {type(frame).__name__}")
+                raise ProtocolError(f"unexpected {type(frame).__name__} frame from a gateway")
 
     async def _submit(self, session: Session, submit: Submit) -> None:
         session.received += 1
@@ -236,14 +243,14 @@ class EngineHost:
 
     def _refusal(self, key: str) -> Rejected | None:
         if key in self._attempts:
-            # The same id twice would end the core (vLLM 0.32 scheduler.add_request asserts).
-            return Rejected(wire_id=key, reason="this attempt already runs here")
+            # A duplicate id would crash the core (vLLM 0.32 scheduler.add_request asserts).
+            return Rejected(wire_id=key, reason="this attempt is already running here")
         if self._draining is not None:
             return Rejected(wire_id=key, reason=self._draining.reason, is_final=False)
         return None
 
     async def _give(self, key: str, session: Session, submit: Submit) -> None:
-        """Let the core have an attempt that is held already."""
+        """Give the core an attempt that is already held."""
         try:
             await self._core.add(key, submit)
         except (ValueError, CoreDead) as error:
@@ -252,10 +259,10 @@ class EngineHost:
             session.connection.send(Rejected(wire_id=key, reason=str(error), is_final=is_final))
             return
         if key not in self._attempts:
-            await self._core.abort([key])  # its lease lapsed while the core took it
+            await self._core.abort([key])  # dropped while the core took it
 
     async def _hold_trials(self) -> None:
-        """Give the core the next suspect, when none is on trial."""
+        """Give the core the next suspect, if none is on trial."""
         while (trial := self._attempts.next_trial()) is not None:
             key, attempt = trial
             attempt.session.connection.send(Trying(wire_id=key))
@@ -268,13 +275,13 @@ class EngineHost:
             await self._hold_trials()
 
     async def _forget(self, session: Session) -> None:
-        """The connection is gone, and with it every token that would still have crossed it."""
+        """End a closed session: tokens for it can no longer be delivered, so its attempts stop."""
         if self._sessions.get(session.gateway) is session:
             del self._sessions[session.gateway]
             if session.owned:
                 self.orphans += len(session.owned)
                 logger.warning(
-                    "work of a gone gateway stopped",
+                    "aborted requests of a disconnected gateway",
                     extra={"gateway": session.gateway, "requests": len(session.owned)},
                 )
         await self._stop(session.owned)
@@ -317,7 +324,7 @@ class EngineHost:
             load = self.load
             for session in list(self._sessions.values()):
                 if session.leased_until < now:
-                    logger.warning("lease lapsed", extra={"gateway": session.gateway})
+                    logger.warning("lease expired", extra={"gateway": session.gateway})
                     session.connection.close()
                     await self._forget(session)
                     continue
@@ -333,25 +340,25 @@ class EngineHost:
                     )
                 )
 
-    def _excuse(self, stood_still_s: float, now: float) -> None:
-        """It was this process that stood still: the core's steps and the gateways' leases that came
-        meanwhile are still to be read."""
-        logger.warning("host stood still", extra={"seconds": round(stood_still_s, 1)})
+    def _excuse(self, stalled_s: float, now: float) -> None:
+        """Count a stall of this process against neither the core nor the gateways: their steps and
+        lease renewals of that time are still unread."""
+        logger.warning("event loop stalled", extra={"seconds": round(stalled_s, 1)})
         self._pulse.excuse(now)
         for session in self._sessions.values():
-            session.leased_until += stood_still_s
+            session.leased_until += stalled_s
 
     async def _check_pulse(self, now: float) -> None:
         """Raises CoreFrozen for a core that has been stuck for too long."""
         before = self._pulse.condition
         has_work = bool(self._attempts)
-        # Asking for CPU use reads all of /proc: only of a core that keeps us waiting.
+        # Reading CPU use scans all of /proc: only if the core is late.
         is_late = has_work and self._pulse.age_s(now) > self._wire.heartbeat_s
         cpu_s = await asyncio.to_thread(self._core.cpu_s) if is_late else None
         condition = self._pulse.look(now, has_work=has_work, cpu_s=cpu_s)
         if condition is not before:
             logger.warning(
-                "core's pulse changed",
+                "core health changed",
                 extra={
                     "engine": self._engine,
                     "condition": condition.value,
@@ -360,7 +367,7 @@ class EngineHost:
             )
         if condition is Condition.FROZEN:
             if before is not Condition.FROZEN:
-                await self._core.probe()  # its step will tell when the core is back
+                await self._core.probe()  # its step will show that the core recovered
             if self._pulse.age_s(now) > GIVE_UP_S:
                 raise CoreFrozen(self._pulse.reason)
 
@@ -370,11 +377,11 @@ class EngineHost:
 
     async def _say_goodbye(self, frame: Lost) -> None:
         if self._server is not None:
-            self._server.close()  # nobody is to come back while the last spans leave
+            self._server.close()  # gateways must not reconnect while the last spans are sent
         self._attempts.end_spans(frame.loss.value, frame.reason)
         self._broadcast(frame)
         sessions = list(self._sessions.values())
-        self._sessions.clear()  # what they hold ends with us: no orphans
+        self._sessions.clear()  # their attempts end with the host and are not orphans
         await asyncio.gather(
             *(session.connection.flush(timeout_s=1.0) for session in sessions),
             return_exceptions=True,

@@ -19,16 +19,17 @@ FROZEN_FLOOR_S: Final = 2.0
 """Below these a loaded operating system alone makes false alarms: 0.8 s without the CPU was seen on
 two busy cores."""
 CEILING_S: Final = 60.0
-"""A core that burns CPU for this long without a step is given up: compilations were seen to take
-15 s."""
+"""A core that uses the CPU for this long without a step counts as frozen: compilations were seen to
+take 15 s."""
 UNLEARNED_S: Final = 30.0
-"""What a step may take while few were seen: the first of their kind compile."""
+"""The bound on a step while few were seen: the first steps of each kind compile."""
 IDLE_CPU: Final = 0.1
 """Share of one CPU core below which a core's processes count as idle."""
 
 
 class Pulse:
-    """The host tells it of steps and asks at each heartbeat. All times are one clock's seconds."""
+    """Fed by the host with each step, and asked at each heartbeat. All times are seconds of one
+    clock."""
 
     def __init__(self, now: float) -> None:
         self.condition = Condition.STEADY
@@ -37,7 +38,7 @@ class Pulse:
         self._slow = LearnedBound(SLOW_FACTOR, SLOW_FLOOR_S, CEILING_S, UNLEARNED_S / 2)
         self._frozen = LearnedBound(FROZEN_FACTOR, FROZEN_FLOOR_S, CEILING_S, UNLEARNED_S)
         self._since = now
-        """The last step, or when work came to a core that had none."""
+        """When the last step ended, or when work came to an idle core."""
         self._cpu_s: float | None = None
         self._looked_at = now
         self._is_burning = False
@@ -48,18 +49,19 @@ class Pulse:
         return self._frozen.seconds
 
     def work_came(self, now: float) -> None:
-        """The core was idle, so that it was right to make no step until now."""
+        """Record new work for an idle core, which had no reason to make a step until now."""
         if self.condition is Condition.STEADY:
             self._since = now
 
     def excuse(self, now: float) -> None:
-        """Nobody looked until now: what the core did meanwhile is not known yet."""
+        """Restart the clock after the host itself stalled: the core's steps of that time are not
+        read yet."""
         self._since = now
         self._cpu_s = None
 
     def step(self, now: float) -> None:
-        """The core made a step: whatever it was, it is steady. A freeze at most doubles the bounds:
-        steps that really are that long are learned in a few, and a stopped process is no step."""
+        """Record a step, which makes the core steady. A freeze at most doubles the bounds: steps
+        that really are that long are learned in a few, and a stopped process is not a long step."""
         duration_s = now - self._since
         if self.condition is Condition.FROZEN:
             duration_s = min(duration_s, 2 * self.bound_s / FROZEN_FACTOR)
@@ -70,11 +72,11 @@ class Pulse:
         self.reason = ""
 
     def age_s(self, now: float) -> float:
-        """How long the step at hand has taken so far."""
+        """Seconds that the current step has taken so far."""
         return now - self._since
 
     def look(self, now: float, *, has_work: bool, cpu_s: float | None) -> Condition:
-        """Judge. `cpu_s` is what the core's processes used so far; None when nobody knows."""
+        """Judge the core. `cpu_s` is the CPU time used so far by its processes; None if unknown."""
         self._note_cpu(now, cpu_s)
         if not has_work and self.condition is not Condition.FROZEN:
             self._since = now
@@ -88,8 +90,8 @@ class Pulse:
             self.condition = Condition.SLOW
         if self.condition is not Condition.STEADY:
             self.reason = (
-                f"no step for {age_s:.1f} s, the longest of late took {self._frozen.longest_s:.2g}"
-                f" s, its processes {'use' if self._is_burning else 'do not use'} the CPU"
+                f"no step for {age_s:.1f} s (longest recent step: {self._frozen.longest_s:.2g} s); "
+                f"its processes {'use' if self._is_burning else 'do not use'} the CPU"
             )
         return self.condition
 

@@ -1,6 +1,6 @@
-"""RankSpeed: how fast one data-parallel rank of an engine is, learned from its steps. Pure.
+"""RankSpeed: the speed of one data-parallel rank of an engine, learned from its steps. Pure.
 
-A rank prefills at a rate and decodes a step at a time, and every step may do both.
+A rank prefills at a rate and decodes a step at a time; any step may do both.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Final
 from qwenfleet.deployments.engine_host.learned_rate import LearnedRate
 
 SAMPLE_TOKENS: Final = 512
-"""New prompt tokens of one sample. Fewer, behind a prefix that is cached, say more about the step
-that they share: a decode step of an H100 takes as long as some 400 tokens (20 ms, 20,000 tokens/s,
-assumed)."""
+"""New prompt tokens of one sample. Fewer tokens, after a cached prefix, would mostly measure the
+step that they share: a decode step of an H100 takes as long as some 400 tokens (20 ms, 20,000
+tokens/s, assumed)."""
 SAMPLE_STEPS: Final = 16
-"""Decode steps of one sample: a host that is busy takes two steps late and at once."""
+"""Decode steps of one sample: a busy host may read two steps late and at once."""
 LEAST_PREFILL_SHARE: Final = 0.5
-"""Of the time of steps that prefill: the larger part may be what a decode step takes anyway, but a
-GPU that reads its weights once for both hides that."""
+"""Smallest share of a prefilling step's time that counts as prefill: a decode step alone may take
+most of that time, but a GPU that reads its weights once for both hides it."""
 
 
 class RankSpeed:
-    """One rank, as its host sees it: attempts that its core gets, and steps. Times are one clock's
-    seconds."""
+    """One rank as its host sees it: attempts given to its core, and steps. All times are seconds of
+    one clock."""
 
     def __init__(self) -> None:
         self._prefill = LearnedRate()
@@ -30,13 +30,13 @@ class RankSpeed:
         self._held = 0
         self._unanswered = 0
         self._since: float | None = None
-        """Its last step, or when work came to it; None while it has none."""
+        """When the last step ended, or when work came to an idle rank; None while idle."""
         self._had_prompt = False
         """Whether a prompt was unanswered then: one that came later is not in this step."""
         self._has_answered = False
-        """Whether the step at hand answers a prompt."""
+        """Whether the current step answers a prompt."""
         self._is_spoiled = False
-        """Whether the step at hand worked on a prompt of which nobody says how much was new."""
+        """Whether the current step worked on a prompt with an unknown number of new tokens."""
         self._prefill_tokens = 0
         self._prefill_steps = 0
         self._prefill_s = 0.0
@@ -44,7 +44,7 @@ class RankSpeed:
         self._decode_s = 0.0
 
     def came(self, now: float) -> None:
-        """The core was given an attempt."""
+        """Record an attempt given to the core."""
         if not self._held:
             self._since = now
             self._had_prompt = True
@@ -53,8 +53,8 @@ class RankSpeed:
         self._unanswered += 1
 
     def answered(self, new_tokens: int | None) -> None:
-        """The step that ends now made an attempt's first output. `new_tokens` of its prompt were
-        not cached; None when nobody said how many."""
+        """Record an attempt's first output in the step that ends now. `new_tokens` of its prompt
+        were not cached; None if unknown."""
         self._unanswered -= 1
         self._has_answered = True
         if new_tokens is None:
@@ -63,15 +63,15 @@ class RankSpeed:
             self._prefill_tokens += new_tokens
 
     def left(self, *, is_answered: bool) -> None:
-        """The core no longer has an attempt."""
+        """Record that the core no longer has an attempt."""
         self._held -= 1
         if not is_answered:
             self._unanswered -= 1
             self._is_spoiled = True
 
     def stepped(self, now: float, waiting: int = 0) -> None:
-        """The core made a step; what it answered was told before. `waiting` attempts were left in
-        its queue, where nothing prefills them."""
+        """Record a step of the core, after `answered` for each of its first outputs. `waiting`
+        attempts stayed in its queue and were not prefilled."""
         if self._since is not None:  # an idle core's first step has no start
             # Queued prompts were not prefilled; aborted ones may have been.
             has_prompt = self._unanswered > waiting or self._is_spoiled
@@ -80,7 +80,7 @@ class RankSpeed:
                 self._note_prefill(now - self._since, now)
             else:
                 self._note_decode(now - self._since, now)
-        self._since = now if self._held else None  # idle time is no step
+        self._since = now if self._held else None  # do not count idle time
         self._had_prompt = self._unanswered > 0
         self._has_answered = False
 
@@ -101,8 +101,8 @@ class RankSpeed:
             self._decode_steps, self._decode_s = 0, 0.0
 
     def _note_prefill(self, duration_s: float, now: float) -> None:
-        """Prompts that wait together are one sample, once it is large enough; what is still too
-        small when none waits any more is dropped."""
+        """Prompts that are prefilled together form one sample, once it is large enough; a sample
+        that is still too small when no prompt waits is dropped."""
         self._prefill_steps += 1
         self._prefill_s += duration_s
         is_large = self._prefill_tokens >= SAMPLE_TOKENS and not self._is_spoiled

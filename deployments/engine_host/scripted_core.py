@@ -1,8 +1,8 @@
-"""A core that plays tokens from a script: for tests of all that stands before an engine.
+"""ScriptedCore: a core that plays tokens from a script, to test everything in front of an engine.
 
-It batches continuously like vLLM: each step prefills what is new and gives every running attempt
+It batches continuously like vLLM: each step prefills new prompts and gives every running attempt
 one token. Its prefix cache follows vLLM's rules: whole blocks only, never the prompt's last token,
-least recently used blocks go first.
+least recently used blocks are evicted first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEFAULT_MAX_MODEL_LEN: Final = 4096
 
 @dataclass
 class _Play:
-    """One attempt: where in the script it is."""
+    """One attempt and its position in the script."""
 
     prompt_tokens: int
     prefill_tokens: int
@@ -36,14 +36,14 @@ class _Play:
 
 
 class PrefixCache:
-    """Which whole blocks of tokens are held, in order of their last use."""
+    """The whole blocks of tokens that are cached, in order of last use."""
 
     def __init__(self, num_blocks: int = NUM_BLOCKS) -> None:
         self._num_blocks = num_blocks
         self._blocks: OrderedDict[int, None] = OrderedDict()
 
     def hit_tokens(self, prompt: list[int], salt: str | None) -> int:
-        """Tokens of this prompt that need no prefill; the prompt's blocks are held from now on."""
+        """Count this prompt's cached tokens, then cache its blocks."""
         chain = self._chain(prompt, salt)
         hits = 0
         while hits < len(chain) and chain[hits] in self._blocks:
@@ -53,7 +53,7 @@ class PrefixCache:
             self._blocks.move_to_end(block)
         while len(self._blocks) > self._num_blocks:
             self._blocks.popitem(last=False)
-        # The last token is always computed: its logits are what the first output comes from.
+        # The last token is always computed: the first output comes from its logits.
         return min(hits, (len(prompt) - 1) // BLOCK_SIZE) * BLOCK_SIZE
 
     def _chain(self, prompt: list[int], salt: str | None) -> list[int]:
@@ -129,14 +129,14 @@ class ScriptedCore:
 
     @property
     def _kv_usage(self) -> float:
-        """Of blocks that attempts use; those that are only cached are free for the asking."""
+        """Share of blocks in use by attempts; blocks that are only cached count as free."""
         used = sum(-(-(p.prompt_tokens + p.position) // BLOCK_SIZE) for p in self._plays.values())
         return min(1.0, used / NUM_BLOCKS)
 
     def _advance(self, wire_id: str, play: _Play) -> Output:
         limit = self._script.fail_after_tokens
         if limit is not None and self._tokens_made >= limit:
-            raise CoreDead(f"the script ends this engine after {limit} tokens")
+            raise CoreDead(f"the script stopped this engine after {limit} tokens")
         token = self._script.tokens[play.position % len(self._script.tokens)]
         cached = play.cached_tokens if play.prefill_tokens else None
         play.prefill_tokens = 0

@@ -1,5 +1,5 @@
-"""Who is there: records, the actor that keeps them, and its client.
+"""The registry of engines and gateways: records, the actor that keeps them, and its client.
 
-Records and the actor's messages are versioned msgpack and know no Ray. If the registry is away,
-gateways continue with what they know.
+Records and messages are versioned msgpack and independent of Ray. While the registry is
+unavailable, gateways continue with the engines that they know.
 """

@@ -1,7 +1,7 @@
-"""Registry: who is there, in one small detached actor of each fleet.
+"""Registry: the engines and gateways of a fleet, in one small detached actor per fleet.
 
-No request depends on it. It starts empty, and everyone announces again every second at least, so
-that it is complete a second later.
+Requests do not depend on it. It starts empty, and every engine and gateway announces itself at
+least once a second, so that it is complete a second later.
 """
 
 from __future__ import annotations
@@ -45,24 +45,25 @@ from qwenfleet.deployments.telemetry.instruments import Instruments, reporting
 logger = logging.getLogger(__name__)
 
 LAPSE_S: Final = 5.0
-"""Five missed announcements: whoever is silent for this long is no longer listed."""
+"""An engine or gateway that is silent for this long (five missed announcements) is no longer
+listed."""
 CORES_PER_START: Final = 4
-"""An engine start runs two or three vLLM imports, 9 s of CPU each; with fewer cores to each, starts
-only crowd."""
+"""CPU cores per concurrent engine start: each start runs two or three vLLM imports, 9 s of CPU
+each; with fewer cores, starts only slow each other down."""
 
 R = TypeVar("R")
 
 
 class Registry:
-    """The actor's state. `clock` is monotonic seconds."""
+    """The actor's state. `clock` returns monotonic seconds."""
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         count_failures: Callable[[str, int], None] = lambda model, failures: None,
     ) -> None:
-        """`count_failures` is called with each model, and how many starts more its engines gave
-        up."""
+        """`count_failures` is called with a model and how many more of its engines failed to
+        start."""
         self._clock = clock
         self._count_failures = count_failures
         self._models: set[str] = set()
@@ -72,10 +73,10 @@ class Registry:
         self._drains: dict[str, DrainOrder] = {}
         self._packages: dict[str, str] = {}
         self._closed: dict[str, float] = {}
-        """Nodes on which no engine starts, and until when."""
+        """Nodes on which engines must not start, and until when."""
 
     def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
-        """List an engine."""
+        """List an engine and return its orders."""
         if record.model not in self._models:
             self._models.add(record.model)
             self._count_failures(record.model, 0)
@@ -99,20 +100,20 @@ class Registry:
         return Orders(may_load, self._drains.get(record.id))
 
     def drain(self, engine: str, order: DrainOrder) -> None:
-        """The engine gets the order with its next announcement."""
+        """Order an engine to drain; it receives the order with its next announcement."""
         self._drains[engine] = order
 
     def close_node(self, node: str, for_s: float) -> None:
-        """No engine gets its turn to start there for so many seconds."""
+        """Let engines start on this node only after `for_s` seconds."""
         self._closed[node] = self._clock() + for_s
 
     def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
-        """List a gateway. Answers with every engine."""
+        """List a gateway; returns every engine."""
         self._gateways[record.id] = (record, self._clock())
         return self.snapshot().engines
 
     def withdraw(self, id: str) -> None:
-        """An engine or gateway leaves."""
+        """Remove an engine or gateway."""
         self._engines.pop(id, None)
         self._gateways.pop(id, None)
         self._drains.pop(id, None)
@@ -124,8 +125,8 @@ class Registry:
         self.withdraw(failure.engine)
 
     def first_package(self, code: str, uri: str, missing: str = "") -> str:
-        """The package in which this code came first: this one, if in none yet, or in the one that
-        is `missing` now."""
+        """The package in which this code was first deployed. `uri` becomes that package if there is
+        none yet, or if it is `missing` now."""
         if self._packages.get(code, missing) == missing:
             self._packages[code] = uri
         return self._packages[code]
@@ -145,7 +146,7 @@ class Registry:
 
 
 class CountingRegistry(Registry):
-    """The registry of a fleet, which reports what it counts."""
+    """A fleet's registry, which exports its counters as metrics."""
 
     def __init__(self, fleet: str) -> None:
         self._instruments = Instruments(fleet)
@@ -159,8 +160,7 @@ class CountingRegistry(Registry):
 
 
 class RegistryActor:
-    """What Ray runs: a registry that is asked in bytes, and answers in bytes whatever it is
-    asked."""
+    """The Ray actor: takes and returns encoded messages, and answers invalid ones too."""
 
     def __init__(self, fleet: str) -> None:
         self._registry = CountingRegistry(fleet)
@@ -170,11 +170,12 @@ class RegistryActor:
 
 
 def ask(registry: Registry, data: bytes) -> bytes:
-    """One call. A caller that is not understood gets `Refused`, as the caller's log will say."""
+    """Answer one encoded call. A call that cannot be decoded gets `Refused`, which its caller
+    logs."""
     try:
         request = records.decode_request(data)
     except ProtocolError as error:
-        logger.warning("call refused", extra={"reason": error.problem})
+        logger.warning("refused a registry call", extra={"reason": error.problem})
         return records.encode(Refused(error.problem))
     return records.encode(_answer(registry, request))
 

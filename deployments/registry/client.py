@@ -1,11 +1,11 @@
-"""A fleet's registry as others call it: engines and gateways announce themselves, commands ask.
+"""Registry client: engines and gateways announce themselves, commands query.
 
-Calls and answers are the bytes of `registry_records`. Older code has a registry of another name, to
-which records cross by pickle. This code does not find it: commands say that such a fleet does not
-answer, and an update in place (`python -m qwenfleet.deployments` again) starts a registry of its
-own next to it. While Serve replaces the replicas, old gateways know the old engines and new
-gateways the new ones; a new gateway answers 503 until the first new engine is ready. The old
-registry ends when all replicas are new.
+Calls and answers are the encoded messages of `records`. Older code uses a registry of another name,
+whose records are pickled. This code does not find it: commands report that such a fleet does not
+answer, and an in-place update (`python -m qwenfleet.deployments` again) starts a new registry next
+to it. While Serve replaces the replicas, old gateways know the old engines and new gateways the new
+ones; a new gateway answers 503 until the first new engine is ready. The old registry ends when all
+replicas are new.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ NAMESPACE: Final = "qwenfleet"
 ANNOUNCE_INTERVAL_S: Final = 1.0
 CALL_TIMEOUT_S: Final = 5.0
 AWAY: Final = (ray.exceptions.RayError, ValueError)
-"""What the functions below raise while the registry restarts, or when the fleet has none. All of
-them raise ProtocolError when its version is too far from ours."""
+"""Errors that the functions below raise while the registry restarts, or if the fleet has none. All
+of them raise ProtocolError if its version is incompatible with ours."""
 
 A = TypeVar("A", bound=Message)
 
 
 class RegistryClient:
-    """The registry as engines and gateways call it: each call has a deadline and answers None while
-    it is away, or does not understand us."""
+    """The registry as engines and gateways call it: each call has a deadline, and returns nothing
+    while the registry is unavailable or incompatible."""
 
     def __init__(self, fleet: str) -> None:
         self._fleet = fleet
         self._actor: Any = None
         self._problem = ""
-        """Why the last call failed, so that the log says it once."""
+        """Why the last call failed, so that each problem is logged once."""
 
     async def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
-        """What this engine is to do; nothing while the registry is away."""
+        """Announce an engine; returns its orders, empty while the registry is unavailable."""
         return await self._ask(AnnounceEngine(record, node_cores), Orders) or Orders()
 
     async def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
-        """The engines; none while the registry is away."""
+        """Announce a gateway; returns the engines, none while the registry is unavailable."""
         return (await self._ask(AnnounceGateway(record), Engines) or Engines()).engines
 
     async def withdraw(self, id: str) -> None:
@@ -87,37 +87,38 @@ class RegistryClient:
         except (ray.exceptions.RayError, TimeoutError, ValueError, ProtocolError) as error:
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
-                asked = type(request).__name__
-                logger.warning("registry away", extra={"asked": asked, "error": problem})
+                call = type(request).__name__
+                logger.warning("registry unavailable", extra={"call": call, "error": problem})
             self._actor, self._problem = None, problem
             return None
         if self._problem:
-            logger.info("registry answers again")
+            logger.info("registry available again")
         self._problem = ""
         return answer
 
 
 def read(fleet: str) -> Snapshot:
-    """What an existing registry knows. Raises ValueError when the fleet has none."""
+    """Read everything that the registry lists. Raises ValueError if the fleet has no registry."""
     return _ask(_existing(fleet), Read(), Snapshot)
 
 
 def drain(fleet: str, engine: str, order: DrainOrder) -> None:
-    """Order an engine to drain. Raises ValueError when the fleet has no registry."""
+    """Order an engine to drain. Raises ValueError if the fleet has no registry."""
     _ask(_existing(fleet), DrainEngine(engine, order), Done)
 
 
 def close_node(fleet: str, node: str, for_s: float) -> None:
-    """Let no engine start on a node. Raises ValueError when the fleet has no registry."""
+    """Keep engines from starting on a node for `for_s` seconds. Raises ValueError if the fleet has
+    no registry."""
     _ask(_existing(fleet), CloseNode(node, for_s), Done)
 
 
 def first_package(fleet: str, code: str, uri: str) -> str:
-    """The package in which a fleet's replicas run this code. Starts the registry.
+    """The package in which a fleet's replicas run this code. Starts the registry if needed.
 
-    Ray deletes a package when neither a job nor an actor needs it; then this one takes its place.
-    A registry that restarted has forgotten the first one, so that the next deploy moves the
-    replicas, one after the other, into its own package.
+    Ray deletes a package once neither a job nor an actor needs it; then `uri` takes its place. A
+    restarted registry has forgotten the first package, so the next deploy moves the replicas, one
+    after the other, to its own package.
     """
     actor = _actor(fleet)
     first = _ask(actor, FirstPackage(code, uri), Package).uri
@@ -127,31 +128,32 @@ def first_package(fleet: str, code: str, uri: str) -> str:
 
 
 def end(fleet: str) -> None:
-    """Forget the fleet."""
+    """Remove the fleet's registry."""
     with suppress(ValueError):
         ray.kill(ray.get_actor(actor_name(fleet), namespace=NAMESPACE))
     end_legacy(fleet)
 
 
 def end_legacy(fleet: str) -> None:
-    """End the registry of code that spoke pickle, when no replica runs that code any more: one that
-    did would start it again."""
+    """Remove the registry of older code, which used pickle. Call it when no replica runs that code
+    any more: such a replica would start the registry again."""
     with suppress(ValueError):
         ray.kill(ray.get_actor(legacy_name(fleet), namespace=NAMESPACE))
 
 
 def actor_name(fleet: str) -> str:
-    """Another name than `legacy_name`, so that callers in pickle and in bytes never meet."""
+    """The registry's name; different from `legacy_name`, so that callers that use pickle never
+    reach it."""
     return f"{fleet}.registry"
 
 
 def legacy_name(fleet: str) -> str:
-    """The registry's name in older code, whose records cross by pickle."""
+    """The registry's name in older code, whose records are pickled."""
     return f"{fleet}-registry"
 
 
 def fleets() -> list[str]:
-    """The fleets of the Ray cluster that this process has joined, by their registries."""
+    """Names of the fleets that have a registry on the Ray cluster of this process."""
     suffix = actor_name("")
     actors = ray.util.list_named_actors(all_namespaces=True)
     names = [str(actor["name"]) for actor in actors if actor["namespace"] == NAMESPACE]
@@ -159,7 +161,7 @@ def fleets() -> list[str]:
 
 
 def _is_stored(uri: str) -> bool:
-    """Whether Ray still has a package; what a user stores elsewhere is taken to be there."""
+    """True if Ray still has this package; packages stored outside Ray count as present."""
     if not uri.startswith("gcs://"):
         return True
     return bool(internal_kv._internal_kv_exists(uri))
@@ -170,11 +172,11 @@ def _ask(actor: Any, request: Message, kind: type[A]) -> A:
 
 
 def _expect(kind: type[A], data: bytes) -> A:
-    """Raises ProtocolError for any other answer."""
+    """Decode an answer. Raises ProtocolError if it is of another kind."""
     answer = records.decode_answer(data)
     if not isinstance(answer, kind):
         raise ProtocolError(
-            f"the fleet's registry answered {type(answer).__name__} instead of {kind.__name__}"
+            f"the fleet's registry returned {type(answer).__name__} instead of {kind.__name__}"
         )
     return answer
 
@@ -184,7 +186,7 @@ def _existing(fleet: str) -> Any:
 
 
 def _actor(fleet: str) -> Any:
-    """The fleet's registry, started when there is none."""
+    """The fleet's registry; starts it if there is none."""
     return (
         ray.remote(RegistryActor)
         .options(

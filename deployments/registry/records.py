@@ -1,10 +1,10 @@
-"""What a fleet's registry knows and is asked: records, messages, and both as bytes. No Ray.
+"""Records and messages of a fleet's registry, and their encoding. Independent of Ray.
 
-The registry is a detached actor, which may be older or newer than the engines, gateways and
-commands that call it, and Ray's own pickle names modules: an old registry cannot read a class that
-moved. So only bytes cross to it and back, msgpack as on the wire, each message with the version of
-the program that wrote it. Compatibility: fields are only ever added, at the end and with a default;
-a reader ignores fields that it does not know; programs one version apart understand each other.
+The registry is a detached actor that may be older or newer than the engines, gateways and commands
+that call it. Ray's own pickle names modules, so an old registry could not read a class that moved.
+Therefore calls and answers are bytes: msgpack as on the wire, each message with the version of the
+program that wrote it. Compatibility: fields are only ever added, at the end and with a default; a
+reader ignores fields that it does not know; programs one version apart understand each other.
 Anything else is a ProtocolError here, a `Refused` from the registry and a line in the caller's log.
 """
 
@@ -30,12 +30,12 @@ class EngineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     pid: int
     """The process of its EngineHost."""
     state: str
-    """A value of `EngineState`; a newer engine may be in one that we do not know."""
+    """A value of `EngineState`; a newer engine may use one that is unknown here."""
     is_loading: bool = False
-    """Whether it holds one of its node's places for starting engines."""
+    """Whether it holds one of its node's slots for starting engines."""
     host: str = ""
     port: int = 0
-    """Where its wire listens, once it is ready."""
+    """The address that gateways connect to, once it is ready."""
     secret: str = ""
     description: EngineDescription | None = None
     running: int = 0
@@ -44,11 +44,11 @@ class EngineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     """Why it is quarantined or draining."""
     stages: tuple[Stage, ...] = ()
-    """Of its start."""
+    """Stages of its start."""
     pool: str = ""
-    """The model's pool that it belongs to; empty when the model has none."""
+    """The model's pool that it belongs to; empty if the model has none."""
     nodes: tuple[str, ...] = ()
-    """Every node that it spans, `node` among them; empty from an engine that does not say."""
+    """Every node that it spans, including `node`; empty if the engine does not report them."""
 
 
 class GatewayRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,37 +59,37 @@ class GatewayRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     pid: int
     is_ready: bool
     models: tuple[str, ...] = ()
-    """The models that it can answer for now."""
+    """The models that it can serve now."""
     requests: int = 0
     """Requests in flight."""
     stages: tuple[Stage, ...] = ()
-    """Of its start."""
+    """Stages of its start."""
 
 
 class DrainOrder(msgspec.Struct, frozen=True):
-    """Why an engine has to leave, and how long its streams have to move: an operator asks for it,
-    or its node or pod is about to go."""
+    """Why an engine has to drain, and how long its streams have to move. Ordered by an operator, or
+    because its node or pod is about to be removed."""
 
     reason: str
     deadline_s: float
 
 
 class StartFailure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An engine that did not come up."""
+    """An engine that failed to start."""
 
     engine: str
     model: str
     reason: str
     log_file: str | None
     is_final: bool = False
-    """Whether another try would fail in the same way."""
+    """Whether a retry would fail in the same way."""
 
 
 class Message(msgspec.Struct, tag_field="kind", omit_defaults=True):
-    """Anything that is asked of a registry, or that it answers."""
+    """A call to a registry, or its answer."""
 
 
-# What is asked.
+# Calls.
 
 
 class AnnounceEngine(Message, tag="announce_engine"):
@@ -106,7 +106,7 @@ class AnnounceGateway(Message, tag="announce_gateway"):
 
 
 class Withdraw(Message, tag="withdraw"):
-    """An engine or gateway leaves."""
+    """Remove an engine or gateway."""
 
     id: str
 
@@ -116,22 +116,22 @@ class ReportFailure(Message, tag="report_failure"):
 
 
 class DrainEngine(Message, tag="drain_engine"):
-    """The engine gets the order with its next announcement."""
+    """Order an engine to drain; it receives the order with its next announcement."""
 
     engine: str
     order: DrainOrder
 
 
 class CloseNode(Message, tag="close_node"):
-    """Let no engine start on a node for so many seconds."""
+    """Keep engines from starting on a node for `for_s` seconds."""
 
     node: str
     for_s: float
 
 
 class FirstPackage(Message, tag="first_package"):
-    """In which package did this code come first: this one, if in none yet, or in the one that is
-    `missing` now? The answer is Package."""
+    """Ask for the package in which this code was first deployed. `uri` becomes that package if
+    there is none yet, or if it is `missing` now. The answer is Package."""
 
     code: str
     uri: str
@@ -139,10 +139,10 @@ class FirstPackage(Message, tag="first_package"):
 
 
 class Read(Message, tag="read"):
-    """The answer is Snapshot."""
+    """Ask for everything that is listed. The answer is Snapshot."""
 
 
-# What is answered.
+# Answers.
 
 
 class Done(Message, tag="done"):
@@ -150,15 +150,15 @@ class Done(Message, tag="done"):
 
 
 class Orders(Message, tag="orders"):
-    """For an engine."""
+    """Orders for an engine."""
 
     may_load: bool = False
-    """Whether it is its turn: few engines may start on one node at a time."""
+    """Whether it may start loading now: few engines may start on one node at a time."""
     drain: DrainOrder | None = None
 
 
 class Engines(Message, tag="engines"):
-    """For a gateway: who is listed."""
+    """The listed engines, for a gateway."""
 
     engines: tuple[EngineRecord, ...] = ()
 
@@ -168,7 +168,7 @@ class Package(Message, tag="package"):
 
 
 class Snapshot(Message, tag="snapshot"):
-    """All that is listed, and the last failures."""
+    """Everything that is listed, and the latest start failures."""
 
     engines: tuple[EngineRecord, ...]
     gateways: tuple[GatewayRecord, ...]
@@ -176,7 +176,7 @@ class Snapshot(Message, tag="snapshot"):
 
 
 class Refused(Message, tag="refused"):
-    """The registry does not understand the caller."""
+    """The registry could not decode the call."""
 
     reason: str
 
@@ -207,24 +207,24 @@ _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(message: Message) -> bytes:
-    """A message with our version."""
+    """Encode a message, with this program's version."""
     return _encoder.encode(_Envelope(VERSION, msgspec.Raw(_encoder.encode(message))))
 
 
 def decode_request(data: bytes) -> Request:
-    """Raises ProtocolError."""
+    """Decode a call. Raises ProtocolError."""
     try:
         return _requests.decode(_opened(data))
     except _BROKEN as error:
-        raise ProtocolError(f"the call does not decode: {error}") from error
+        raise ProtocolError(f"cannot decode the call: {error}") from error
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Raises ProtocolError, for a registry that refuses too."""
+    """Decode an answer. Raises ProtocolError, also for a `Refused`."""
     try:
         answer = _answers.decode(_opened(data))
     except _BROKEN as error:
-        raise ProtocolError(f"the fleet's registry is not understood: {error}") from error
+        raise ProtocolError(f"cannot decode the answer of the fleet's registry: {error}") from error
     if isinstance(answer, Refused):
         raise ProtocolError(f"the fleet's registry refused the call: {answer.reason}")
     return answer

@@ -1,4 +1,4 @@
-"""Stages: what a process that starts is doing, and how long each part of that took."""
+"""Stages: the parts of a process start, and how long each one took."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import msgspec
 
 
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One part of a start."""
+    """One part of a process start."""
 
     name: str
     began_at: float
-    """Seconds since the epoch, to be compared with other processes of the machine."""
+    """Seconds since the epoch, comparable with other processes of the machine."""
     seconds: float | None = None
-    """None while it lasts."""
+    """Its duration; None while it lasts."""
     detail: str = ""
-    """What it is about, in words; the name says which part it is."""
+    """Free text that follows the name."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.detail}" if self.detail else self.name
 
 
 class StageClock:
-    """One stage follows the other; none is left out between the first and `end`."""
+    """Records consecutive stages, without a pause between the first and `end`."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._stages: list[Stage] = []
 
     def begin(self, name: str, detail: str = "", at: float | None = None) -> None:
-        """The next stage, from now on, or since `at`; the one before is over."""
+        """Begin the next stage now, or as of `at`; this ends the one before."""
         self.end()
         began_at = self._clock() if at is None else at
         self._stages.append(Stage(str(name), began_at, detail=detail))
@@ -47,7 +47,7 @@ class StageClock:
 
 
 def table(processes: Sequence[tuple[str, Sequence[Stage]]]) -> str:
-    """Who did what, from when on and for how long, in order of time; (who, stages) each."""
+    """Render the stages of all processes, given as (name, stages), in order of time."""
     rows = sorted(
         ((stage, who) for who, stages in processes for stage in stages),
         key=lambda row: row[0].began_at,

@@ -1,6 +1,6 @@
 """Everything that touches vLLM: its front end, its cores, and the plugin that resumes streams.
 
-The only room that imports vLLM. Porting to the next vLLM is work here and in
-cluster/vllm_settings; tests/unit/deployments/vllm_adapter/test_surface.py fails when a used part
-of vLLM changes.
+The only room that imports vLLM. A port to the next vLLM changes this room and
+cluster/vllm_settings; tests/unit/deployments/vllm_adapter/test_surface.py fails if a part of vLLM
+that is used here has changed.
 """

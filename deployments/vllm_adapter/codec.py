@@ -1,7 +1,7 @@
-"""Codec: vLLM's requests and outputs as bytes and frames of our wire, and back. Pure.
+"""Codec: converts vLLM's requests and outputs to bytes and frames of the wire, and back. Pure.
 
-`to_wire` runs in an engine, `to_vllm` in a gateway, and each undoes the other: what a plain output
-says crosses as fields of `Output`, everything else as vLLM's own bytes in `Output.extra`.
+`to_wire` runs in an engine, `to_vllm` in a gateway, and each undoes the other: a plain output
+crosses as fields of `Output`, any other one as vLLM's own bytes in `Output.extra`.
 
 vLLM internals used here (0.32): EngineCoreRequest/Output, FinishReason, PrefillStats,
 MsgpackEncoder/Decoder.
@@ -30,21 +30,21 @@ _outputs: Final = MsgpackDecoder(EngineCoreOutput)
 
 
 def encode_request(request: EngineCoreRequest) -> bytes:
-    """What `Submit.request` carries."""
+    """Encode a request for `Submit.request`."""
     return cast(bytes, _encoder.encode(request)[0])
 
 
 def decode_request(payload: bytes) -> EngineCoreRequest:
-    """Raises ValueError, with a sentence, for bytes that are not this vLLM's."""
+    """Decode `Submit.request`. Raises ValueError, with a sentence, if this vLLM cannot read it."""
     try:
         request: EngineCoreRequest = _requests.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"the request does not decode as vLLM's: {error}") from error
+        raise ValueError(f"cannot decode the request as a vLLM request: {error}") from error
     return request
 
 
 def to_wire(output: EngineCoreOutput) -> Output:
-    """An output of a core as it crosses to the gateway."""
+    """Convert a core's output for the wire."""
     is_plain = (
         output.new_logprobs is None
         and output.new_prompt_logprobs_tensors is None
@@ -55,7 +55,7 @@ def to_wire(output: EngineCoreOutput) -> Output:
         and output.prompt_token_id_logprobs is None
         and not output.num_nans_in_logits
     )
-    # trace_headers are only what we gave: no news.
+    # trace_headers are left out: the gateway has them.
     stats = output.prefill_stats
     return Output(
         wire_id=output.request_id,
@@ -68,9 +68,9 @@ def to_wire(output: EngineCoreOutput) -> Output:
 
 
 def to_vllm(flight: Flight, output: Output, *, is_first: bool, shift_s: float) -> EngineCoreOutput:
-    """An output that came for this request, as AsyncLLM wants it. `shift_s` is added to the
-    engine's clock to get ours. What a later attempt says of its prefill and queue is dropped: the
-    front end has heard that from the first one."""
+    """Convert an output from the wire for AsyncLLM. Adding `shift_s` to a time of the engine's
+    clock gives the gateway's. Prefill and queue data of later attempts is dropped: the front end
+    has it from the first one."""
     if output.extra is None:
         reason = output.finish_reason
         return EngineCoreOutput(
@@ -81,7 +81,7 @@ def to_vllm(flight: Flight, output: Output, *, is_first: bool, shift_s: float) -
             prefill_stats=_prefill_stats(flight, output) if is_first else None,
             trace_headers=flight.trace_headers,
         )
-    # Tensors are made over these bytes, and torch wants them writable.
+    # Tensors share these bytes, and torch needs them writable.
     full: EngineCoreOutput = _outputs.decode(bytearray(output.extra))
     full.request_id = flight.request_id
     full.trace_headers = flight.trace_headers
@@ -94,7 +94,7 @@ def to_vllm(flight: Flight, output: Output, *, is_first: bool, shift_s: float) -
 
 
 def scheduled_at(output: EngineCoreOutput) -> float | None:
-    """When the core took the request out of its queue, if this output says so."""
+    """When the core scheduled the request; None if this output does not say."""
     for event in output.events or ():
         if event.type is EngineCoreEventType.SCHEDULED:
             return float(event.timestamp)

@@ -1,5 +1,4 @@
-"""A vLLM EngineCore as a fleet core: started, warmed up and spoken to through vLLM's own async
-client.
+"""VllmCore: a vLLM EngineCore as the core of an engine host, driven by vLLM's own async client.
 
 vLLM internals used here (0.32): EngineCoreClient.make_async_mp_client, Executor.get_class,
 EngineCoreRequest/Outputs, SchedulerStats, RayPrometheusStatLogger, freeze_gc_heap, and what
@@ -47,8 +46,8 @@ IMPORT_POLL_S: Final = 0.25
 
 
 class VllmCore:
-    """Implements `core.Core` over one EngineCoreClient; all data-parallel ranks of the engine are
-    in it."""
+    """Implements `core.Core` over one EngineCoreClient, which covers all data-parallel ranks of the
+    engine."""
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class VllmCore:
         self._traces_url = traces_url
         self._followers = followers
         self._lost_part = ""
-        """What became of a process or node of ours; empty while all is well."""
+        """The process or node that was lost, and why; empty while all are alive."""
         self._is_ending = False
         self._tasks: list[asyncio.Task[None]] = []
         self._stages = stages or StageClock()
@@ -92,7 +91,7 @@ class VllmCore:
         for rank in ranks:
             await warm_up.run(rank)
         await processes.watch(self._member_ended)
-        freeze_gc_heap()  # as vLLM's own server does once it is up
+        freeze_gc_heap()  # as vLLM's own server does after its start
         cache = config.cache_config
         return EngineDescription(
             max_model_len=self._max_model_len,
@@ -123,20 +122,21 @@ class VllmCore:
         try:
             await self._alive.abort_requests_async(wire_ids)
         except EngineDeadError:
-            logger.info("abort after the core's death", extra={"requests": len(wire_ids)})
+            logger.info("core is dead, abort skipped", extra={"requests": len(wire_ids)})
 
     async def probe(self) -> None:
-        """Ask the core for one step of its own; its output comes under an id that no host knows."""
+        """Ask the core for one step. The output's id is unknown to the host, which ignores it."""
         params = SamplingParams(temperature=0.0, max_tokens=1)
         try:
             await self._alive.add_request_async(own_request(f"probe-{next(self._probes)}", params))
         except EngineDeadError:
-            logger.info("probe after the core's death")
+            logger.info("core is dead, probe skipped")
 
     def cpu_s(self) -> float | None:
-        """CPU seconds of the core, its workers and their children so far; None when none is left.
+        """CPU seconds used so far by the core, its workers and their children; None if none is
+        left.
 
-        A child that ended counts as long as its parent lives, so this rarely goes back.
+        A child that has ended counts as long as its parent lives, so the total rarely decreases.
         """
         total = None
         for process in psutil.Process().children(recursive=True):
@@ -180,26 +180,27 @@ class VllmCore:
             await asyncio.wait({import_watch})
 
     async def _follow(self, followers: Followers) -> None:
-        """An engine that lost a node waits for it for ever, unless what is left of it ends too."""
+        """Kill this node's processes when another node is lost: they would wait for it forever."""
         lost_part = await followers.first_end()
-        if self._is_ending:  # it is we who ended them
+        if self._is_ending:  # shutdown() ended them
             return
         self._lost_part = lost_part
-        logger.error("a node of the engine is lost", extra={"reason": self._lost_part})
-        while True:  # a core that is about to start too
+        logger.error("lost a node of the engine", extra={"reason": self._lost_part})
+        while True:  # also a core that is about to start
             processes.kill()
             await asyncio.sleep(1.0)
 
     def _member_ended(self, title: str) -> None:
-        """No rank goes on without the others: end them, which vLLM takes for a dead core."""
+        """Kill all ranks when one ends, because none can continue alone; vLLM then reports a dead
+        core."""
         if not self._is_ending and not self._lost_part:
-            self._lost_part = f"its process {title} ended"
-            logger.error("a process of the engine ended", extra={"title": title})
+            self._lost_part = f"its process {title} exited"
+            logger.error("an engine process exited", extra={"title": title})
             processes.kill()
 
     async def _watch_import(self) -> None:
-        """A core takes its title once vLLM is imported; then it loads weights and compiles."""
-        while not await asyncio.to_thread(_has_core):  # noqa: ASYNC110 # none tells us
+        """Begin the loading stage when a core has set its process title, after importing vLLM."""
+        while not await asyncio.to_thread(_has_core):  # noqa: ASYNC110 # vLLM has no event for it
             await asyncio.sleep(IMPORT_POLL_S)
         self._stages.begin(StartPhase.LOADING)
 
@@ -225,17 +226,17 @@ class VllmCore:
         return list(self._load.values())
 
     def _carry_received(self, request: EngineCoreRequest, tokens: list[int]) -> None:
-        """Hand the tokens of earlier attempts, and no client's, to the plugin in the core. Raises
-        ValueError for an attempt that has nothing left to make."""
+        """Pass the tokens of earlier attempts to the plugin in the core, and never tokens that a
+        client set. Raises ValueError if none are left to generate."""
         params = request.sampling_params
         if params is None:
-            raise ValueError("the request is not one for text")
+            raise ValueError("the request has no sampling parameters: only text generation works")
         extra = {k: v for k, v in (params.extra_args or {}).items() if k != RECEIVED_TOKENS}
         room = self._max_model_len - len(request.prompt_token_ids or ())
         if tokens:
             extra[RECEIVED_TOKENS] = tokens
             if len(tokens) >= min(room, params.max_tokens or room):
-                raise ValueError(f"{len(tokens)} tokens so far leave none to make")
+                raise ValueError(f"no tokens left to generate after {len(tokens)}")
         params.extra_args = extra or None
 
 
@@ -254,6 +255,6 @@ def _vllm_version() -> str:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """What an operator needs of a vLLM start error, without the stack that vLLM appends to some."""
+    """The part of a vLLM start error that an operator needs, without vLLM's stack trace."""
     text = str(error).strip() or type(error).__name__
     return " ".join(text.split("Traceback")[0].split())[:600]

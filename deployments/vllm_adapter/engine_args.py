@@ -1,7 +1,7 @@
-"""A model's configuration and layout as vLLM's engine arguments, on each node of an engine.
+"""Engine arguments: a model's configuration and layout as vLLM takes them, on each node.
 
-vLLM internals used here (0.32): AsyncEngineArgs. It is imported when it is made, not with this
-module: an engine's replica knows its NodePlace before vLLM is imported.
+vLLM internals used here (0.32): AsyncEngineArgs. It is imported on use, not with this module: an
+engine's replica needs NodePlace before vLLM is imported.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ GIB: Final = 1024**3
 
 @dataclass(frozen=True)
 class NodePlace:
-    """One node of an engine that spans several, and where its first node listens."""
+    """One node of an engine that spans several, and the address of its first node."""
 
     node_rank: int
     head: str
     """IP address of the first node."""
     group_port: int
-    """Where torch's process group of one tensor and pipeline parallel group meets."""
+    """Rendezvous port of torch's process group for one tensor and pipeline parallel group."""
     handshake_port: int
-    """Where cores of data parallel ranks on other nodes report."""
+    """Port to which data-parallel cores on other nodes connect."""
 
 
 def sharding_args(layout: Layout, place: NodePlace | None) -> dict[str, Any]:
-    """AsyncEngineArgs of one node; `place` is None when there is only one.
+    """Sharding arguments of one node; `place` is None for an engine on a single node.
 
-    vLLM's mp executor has a worker process per GPU and spans nodes by itself; its ray executor
-    would want a bundle per GPU, of which Ray cannot keep eight together on each of two nodes.
+    vLLM's mp executor runs a worker process per GPU and spans nodes by itself; its ray executor
+    would need a bundle per GPU, and Ray cannot keep eight bundles together on each of two nodes.
     """
     arguments: dict[str, Any] = {
         "tensor_parallel_size": layout.tensor_parallel_size,
@@ -60,8 +60,8 @@ def sharding_args(layout: Layout, place: NodePlace | None) -> dict[str, Any]:
 def engine_args(
     model: ModelConfig, path: str, traces_url: str | None = None, place: NodePlace | None = None
 ) -> AsyncEngineArgs:
-    """The arguments of this model's engine on one node: the configuration's fields, then its
-    `engine_args` as they are."""
+    """All arguments of this model's engine on one node. Raw `engine_args` override defaults; fields
+    of the configuration override both."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 

@@ -1,7 +1,7 @@
 """Followers: the actors that run an engine's ranks on its second and later nodes.
 
-They are children of the engine's replica and fill the other bundles of its placement group, so
-that Ray ends them with it, whatever it dies of.
+They are children of the engine's replica and fill the other bundles of its placement group, so Ray
+ends them with the replica, whatever the cause.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from qwenfleet.deployments.vllm_adapter.engine_args import NodePlace
 logger = logging.getLogger(__name__)
 
 HOST_IP: Final = "VLLM_HOST_IP"
-"""vLLM guesses the address that other nodes reach it at; Ray knows it."""
+"""vLLM would guess the address at which other nodes can reach it; Ray knows it."""
 
 
 @ray.remote
 class Follower:
-    """One later node of one engine."""
+    """The ranks of one engine on one of its later nodes."""
 
     def run(self, model: dict[str, Any], place: NodePlace, traces_url: str | None) -> str:
         """Run this node's ranks until one of them ends; returns why, for the engine's log."""
@@ -43,21 +43,23 @@ class Follower:
             from qwenfleet.deployments.vllm_adapter.node import run_node
 
             title = run_node(config, path, place, traces_url)
-        except Exception as error:  # the process edge: the engine's log says it
-            logger.exception("ranks did not start", extra={"node_rank": place.node_rank})
+        except Exception as error:  # process edge: the engine logs the returned reason
+            logger.exception("failed to start ranks", extra={"node_rank": place.node_rank})
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return f"its process {title} ended"
+        return f"its process {title} exited"
 
 
 class Followers:
-    """The other nodes of one engine, seen from its first."""
+    """The later nodes of one engine, as its first node sees them."""
 
     def __init__(self, head: NodePlace, model: ModelConfig, traces_url: str | None) -> None:
         self.head = head
         group = ray.util.get_current_placement_group()
         if not isinstance(group, PlacementGroup):
             raise EngineStartError(
-                model.id, f"its layout spans {model.sharding.nodes} nodes and it has no placement"
+                model.id,
+                f"its layout spans {model.sharding.nodes} nodes, but its replica has no placement "
+                "group",
             )
         self._actors = []
         self._ends: dict[asyncio.Future[str], int] = {}
@@ -74,12 +76,12 @@ class Followers:
             self._ends[asyncio.wrap_future(end.future())] = rank
 
     async def first_end(self) -> str:
-        """Wait until a node is lost to the engine; says which, and why."""
+        """Wait until the engine loses a node; returns which one and why."""
         done, _ = await asyncio.wait(self._ends, return_when=asyncio.FIRST_COMPLETED)
         end = done.pop()
         error = end.exception()
         reason = end.result() if error is None else type(error).__name__
-        return f"node {self._ends[end]} of the engine is lost: {reason}"
+        return f"lost node {self._ends[end]} of the engine: {reason}"
 
     def end(self) -> None:
         for actor in self._actors:
@@ -87,7 +89,8 @@ class Followers:
 
 
 def start_followers(model: ModelConfig, traces_url: str | None) -> Followers:
-    """Called by an engine on its first node. Raises EngineStartError without a placement group."""
+    """Start the ranks on an engine's later nodes; call it on its first node. Raises
+    EngineStartError without a placement group."""
     address = ray.util.get_node_ip_address()
     os.environ[HOST_IP] = address
     group_port, handshake_port = ports.free_ports(2, address)

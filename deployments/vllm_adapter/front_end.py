@@ -1,5 +1,4 @@
-"""vLLM's OpenAI and Anthropic app for one model, over a ModelClient instead of an engine of its
-own.
+"""FrontEnd: vLLM's OpenAI and Anthropic app for one model, over a ModelClient instead of an engine.
 
 vLLM internals used here (0.32): AsyncLLM, EngineCoreClient.make_async_mp_client, VllmConfig,
 build_app, init_app_state, make_arg_parser, RayPrometheusStatLogger, ObservabilityConfig,
@@ -40,7 +39,7 @@ TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 
 
 class FrontEnd:
-    """One model's app and the AsyncLLM behind it."""
+    """One model's app and the AsyncLLM that it calls."""
 
     def __init__(self, app: ASGIApp, llm: AsyncLLM) -> None:
         self.app = app
@@ -65,7 +64,7 @@ async def build(
             stat_loggers=[RayPrometheusStatLogger],
         )
     app = build_app(arguments, TASKS, config.model_config)
-    # It counts requests by route for /metrics, which is not reachable here.
+    # This layer counts requests by route for /metrics, which is not served here.
     counting: Any = PrometheusInstrumentatorMiddleware
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
     await init_app_state(llm, app.state, arguments, TASKS)
@@ -74,8 +73,8 @@ async def build(
 
 
 def settle() -> None:
-    """What vLLM's own processes do when they are up: keep what will stay out of every later garbage
-    collection, and look settings up once instead of with every token."""
+    """Do as vLLM's own processes do after their start: exclude long-lived objects from later
+    garbage collections, and read settings once instead of for every token."""
     enable_envs_cache()
     freeze_gc_heap()
 
@@ -83,7 +82,7 @@ def settle() -> None:
 def _configure(
     model: ModelConfig, path: str, description: EngineDescription, traces_url: str | None
 ) -> tuple[Namespace, VllmConfig]:
-    """vLLM's serving arguments and a configuration that describes no hardware."""
+    """vLLM's serving arguments, and a configuration without hardware."""
     empty = FlexibleArgumentParser()
     arguments = make_arg_parser(empty).parse_args([])
     arguments.model = path
@@ -99,7 +98,7 @@ def _configure(
     )
     model_config = engine.create_model_config()
     model_config.served_model_name = model.id
-    model_config.quantization = None  # no weights here; a GPU's formats would be refused
+    model_config.quantization = None  # no weights here; vLLM would reject GPU formats
     return arguments, VllmConfig(
         model_config=model_config,
         structured_outputs_config=engine.create_structured_outputs_config(),
@@ -108,7 +107,7 @@ def _configure(
 
 
 def _front_end_args(model: ModelConfig) -> dict[str, Any]:
-    """The engine's arguments that shape prompts and sampling; the others describe its hardware."""
+    """The engine arguments that affect prompts and sampling; the others concern hardware."""
     chosen: dict[str, Any] = {
         name: value for name, value in model.engine_args.items() if name in FRONT_END_ARGS
     }
@@ -123,8 +122,8 @@ def _front_end_args(model: ModelConfig) -> dict[str, Any]:
 
 @contextmanager
 def _engine_core(client: ModelClient) -> Iterator[None]:
-    """AsyncLLM makes its engine client inside its constructor; here that is ours. It
-    makes no tracer provider of its own there: vLLM's spans go to this process's."""
+    """Make AsyncLLM's constructor use `client` as its engine client. It must not create a tracer
+    provider either: vLLM's spans go to this process's provider."""
     names = vars(async_llm)
     init_tracer = names["init_tracer"]
     original = EngineCoreClient.make_async_mp_client

@@ -1,10 +1,9 @@
 """ModelClient: the `engine_core` of an otherwise unchanged AsyncLLM, over every engine of one
 model.
 
-AsyncLLM sees one engine, index 0, for ever: an index that it does not know, or an exception out of
-`get_output_async`, ends every stream of its process (vLLM 0.32 async_llm.py, output_handler). So
-nothing here raises towards the output handler, and a request that cannot go on is told to its
-exchange instead.
+AsyncLLM always sees one engine, index 0: an unknown index, or an exception from `get_output_async`,
+would end every stream of its process (vLLM 0.32 async_llm.py, output_handler). So nothing here
+raises toward the output handler, and a request that cannot continue fails through its exchange.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ from qwenfleet.deployments.wire.frames import Output
 logger = logging.getLogger(__name__)
 
 SEED_BITS: Final = 63
-"""vLLM takes seeds as signed 64-bit integers."""
+"""vLLM's seeds are signed 64-bit integers."""
 
 
 @dataclass
 class _Resources:
-    """What AsyncLLM looks at to see whether its engine lives: the fleet as a whole always does."""
+    """The field that AsyncLLM reads to see whether its engine is alive: the fleet always is."""
 
     engine_dead: bool = False
 
@@ -56,7 +55,7 @@ class ModelClient:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """Takes over what the dispatcher has to say of its requests."""
+        """Becomes the recipient of the dispatcher's outputs and errors."""
         self.engine_ranks_managed = [0]
         self.resources = _Resources()
         self._clock = clock
@@ -111,8 +110,8 @@ class ModelClient:
         for flight, output, is_first in outputs:
             try:
                 full = codec.to_vllm(flight, output, is_first=is_first, shift_s=shift_s)
-            except Exception:  # one odd output must not end the streams of all others
-                logger.exception("output not decoded", extra={"request": flight.request_id})
+            except Exception:  # one bad output must not end all other streams
+                logger.exception("failed to decode output", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
                 self.fail(flight, GatewayFailed())
                 continue
@@ -128,7 +127,7 @@ class ModelClient:
         )
 
     def fail(self, flight: Flight, error: FleetError) -> None:
-        """End a request with an error; one outside any exchange ends as vLLM ends its own."""
+        """End a request with an error, through its exchange; without one, as vLLM ends its own."""
         if flight.exchange is not None:
             flight.exchange.fail(error)
             return
@@ -142,8 +141,7 @@ class ModelClient:
     # One request.
 
     def _seeded(self, params: SamplingParams | None) -> SamplingParams | None:
-        """A request that samples has a seed, so that another engine draws what its own would have
-        drawn."""
+        """Give a request that samples a seed, so that another engine draws the same tokens."""
         if params is None or params.sampling_type is not SamplingType.RANDOM:
             return params
         seeded = copy.copy(params)

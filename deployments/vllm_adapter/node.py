@@ -1,5 +1,4 @@
-"""The part of an engine that runs on its second and later nodes, as `vllm serve --headless` does
-it.
+"""An engine's ranks on its second and later nodes, started as `vllm serve --headless` starts them.
 
 vLLM internals used here (0.32): MultiprocExecutor, CoreEngineProcManager, Executor.get_class.
 """
@@ -18,7 +17,8 @@ from qwenfleet.deployments.vllm_adapter.engine_args import NodePlace, engine_arg
 
 
 def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | None) -> str:
-    """Run this node's ranks until one of them ends, and end the others; returns which it was."""
+    """Run this node's ranks until one ends, then kill the others; returns the title of the one that
+    ended first."""
     config = engine_args(model, path, traces_url, place).create_engine_config(headless=True)
     if config.parallel_config.node_rank_within_dp > 0:
         keeper: MultiprocExecutor | CoreEngineProcManager
@@ -28,13 +28,13 @@ def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | 
         keeper = manager = _start_cores(config)
         started = manager.processes
     title = processes.first_end({p.pid: p.name for p in started if p.pid is not None})
-    processes.kill()  # before the keeper goes: it would give them seconds to go by themselves
+    processes.kill()  # before the keeper is deleted: it would first wait seconds for them
     del keeper
     return title
 
 
 def _start_cores(config: VllmConfig) -> CoreEngineProcManager:
-    """Cores of data parallel ranks of our own."""
+    """Start the cores of this node's data-parallel ranks."""
     parallel = config.parallel_config
     return CoreEngineProcManager(
         local_engine_count=parallel.data_parallel_size_local,

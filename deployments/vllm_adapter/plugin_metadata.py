@@ -1,6 +1,6 @@
-"""What makes vLLM find the resume plugin where qwenfleet runs from a directory.
+"""Plugin metadata: lets vLLM find the resume plugin if qwenfleet runs from a directory.
 
-vLLM finds plugins by the metadata of installed packages. A wheel or `pip install -e` brings ours;
+vLLM finds plugins by the metadata of installed packages. A wheel or `pip install -e` includes ours;
 a Ray job's working directory has none, so an engine writes it before it imports vLLM.
 """
 
@@ -16,12 +16,12 @@ from typing import Final
 GROUP: Final = "vllm.general_plugins"
 NAME: Final = "qwenfleet_resume"
 TARGET: Final = "qwenfleet.deployments.vllm_adapter.resume_plugin:register"
-"""As in pyproject.toml; a test compares."""
+"""The entry point of pyproject.toml; a test compares them."""
 
 
 def ensure(parent: str | None = None) -> None:
-    """Put metadata of the plugin on the path of this process and its children, unless there is
-    some. It stays below `parent`, by default the directory for temporary files."""
+    """Add the plugin's metadata to the Python path of this process and its children, unless it is
+    installed. The files stay in `parent`, by default the directory for temporary files."""
     if NAME in entry_points(group=GROUP).names:
         return
     folder = Path(tempfile.mkdtemp(prefix="qwenfleet-plugin-", dir=parent))

@@ -1,7 +1,7 @@
-"""The processes that vLLM runs below this one, and the moment at which one of them ends.
+"""Processes: vLLM's processes below this one, watched so that the end of one is noticed at once.
 
-vLLM notices a dead worker at once and speaks of it when the others are gone too, for which it
-gives them 4 s twice: one that waits for the dead one inside a collective takes both.
+vLLM itself notices a dead worker at once, but reports it only after the others have ended, for
+which it waits up to 4 s twice: a worker inside a collective with the dead one needs both.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Final
 import psutil
 
 TITLE: Final = "VLLM::"
-"""vLLM 0.32 utils/system_utils.py, set_process_title; then EngineCore_DP0, Worker_TP1 and so on."""
+"""Title prefix (vLLM 0.32 utils/system_utils.py, set_process_title), followed by EngineCore_DP0,
+Worker_TP1 and so on."""
 DISCOVER_S: Final = 2.0
-"""How often processes that started meanwhile are looked for, which reads all of /proc."""
+"""Interval of the search for new processes, which reads all of /proc."""
 
 
 def members() -> dict[int, str]:
-    """Title by process id of vLLM's processes below this one."""
+    """Titles of vLLM's processes below this one, by process id."""
     found = {}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -33,7 +34,7 @@ def members() -> dict[int, str]:
 
 
 async def watch(on_end: Callable[[str], None]) -> None:
-    """Call `on_end` on the running loop with the title of each member of now, once it ends."""
+    """Call `on_end` on the running loop with the title of each current member when it ends."""
     loop = asyncio.get_running_loop()
 
     def ended(descriptor: int, title: str) -> None:
@@ -51,9 +52,9 @@ async def watch(on_end: Callable[[str], None]) -> None:
 
 
 def first_end(started: Mapping[int, str]) -> str:
-    """Wait until one of `started` (names by process id) or any member ends, those that start
-    meanwhile included; returns its title. A process that ends before it has a title is no
-    member."""
+    """Wait until one of `started` (names by process id) or any member ends, including members that
+    start meanwhile; returns its title. A process that ends before it has a title does not count as
+    a member."""
     titles: dict[int, str] = {}
     known: set[int] = set()
     poll = select.poll()
@@ -72,7 +73,7 @@ def first_end(started: Mapping[int, str]) -> str:
 
 
 def kill() -> None:
-    """End every process below this one at once."""
+    """Kill every process below this one."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             process.kill()

@@ -1,4 +1,4 @@
-"""A vLLM plugin that lets a core go on behind output tokens which another core made.
+"""A vLLM plugin that lets a core continue after output tokens which another core made.
 
 vLLM loads it as a general plugin in every core and worker process (entry point `qwenfleet_resume`).
 A request that carries RECEIVED_TOKENS in its `extra_args` then starts in the state that a preempted
@@ -14,9 +14,9 @@ rely on, changes):
   cached tokens than its prompt: it would die where the output of an earlier attempt is cached.
   Prompt logprobs are not asked for again; the first output of the first attempt had them. The V2
   runner needs no more than this: the scheduler gives it all tokens of the request as `prefill`.
-- `StructuredOutputManager._create_grammar`: advances the fresh grammar by the tokens, behind the
-  reasoning gate of `accept_tokens`. A refusal goes the way of a grammar that does not compile: the
-  scheduler ends this one request with an error.
+- `StructuredOutputManager._create_grammar`: advances the fresh grammar by the tokens, after the
+  reasoning gate of `accept_tokens`. A rejection is handled like a grammar that does not compile:
+  the scheduler ends this one request with an error.
 - `CachedRequestState.__post_init__` (V1 runner): the worker's copy of the request starts with the
   tokens too, which vLLM only expects of requests that it has preempted itself.
 - `InputBatch.update_async_output_token_ids` (V1 runner), which `GPUModelRunner._sample` calls just
@@ -60,7 +60,7 @@ class ReceivedTokens(list[int]):
 
 
 class PositionedGenerator(torch.Generator):  # type: ignore[misc]  # mypy does not read torch
-    """A request's generator that is set anew for each of its tokens."""
+    """A request's generator, seeded again for each of its tokens."""
 
     request_seed: int
 
@@ -89,7 +89,7 @@ def register() -> None:
 
 
 def received_tokens(params: SamplingParams | None) -> ReceivedTokens | None:
-    """The tokens that a request with these parameters goes on behind; None when it is new."""
+    """The tokens that a request with these parameters continues after; None if it is new."""
     if params is None or not params.extra_args:
         return None
     tokens = params.extra_args.get(RECEIVED_TOKENS)
@@ -135,7 +135,7 @@ def _advance_grammar(original: Callable[..., StructuredOutputGrammar]) -> Callab
         if start <= len(tokens):
             structured.reasoning_ended = True
             if not grammar.accept_tokens(request.request_id, tokens[start:]):
-                raise ValueError(f"the grammar of {request.request_id} refuses the tokens so far")
+                raise ValueError(f"the grammar of {request.request_id} rejects the tokens so far")
         return grammar
 
     return _create_grammar

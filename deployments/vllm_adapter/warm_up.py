@@ -1,4 +1,4 @@
-"""WarmUp: the first requests of a new core, which compile what it needs and prove that it resumes.
+"""WarmUp: the first requests of a new core, which trigger compilation and prove that it resumes.
 
 vLLM internals used here (0.32): EngineCoreRequest, SamplingParams, and what resume_plugin.py names.
 """
@@ -20,12 +20,12 @@ from qwenfleet.deployments.vllm_adapter.resume_plugin import PLUGIN, RECEIVED_TO
 
 WARM_UP_TOKENS: Final = 3
 WARM_UP_TIMEOUT_S: Final = 600.0
-"""The first sampling or logprobs request compiles: 14.5 s was seen on two busy cores, minutes on a
-GPU."""
+"""The first sampling or logprobs request compiles: 14.5 s was seen on two busy CPU cores, minutes
+on a GPU."""
 
 
 class WarmUp:
-    """Runs on one core before it has other requests."""
+    """Runs on one core before its first client request."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class WarmUp:
         self._next_outputs = next_outputs
 
     async def run(self, rank: int) -> None:
-        """Run what compiles on a rank's first use, sampling and logprobs; then prove that it
+        """Use sampling and logprobs once on a rank, which compiles them, then prove that it
         resumes. Raises EngineStartError.
 
-        The proof holds in any precision: of tokens 1 and 2, 1 is far ahead but may not follow 1.
+        The proof holds in any precision: of tokens 1 and 2, 1 is far ahead but must not follow 1.
         """
         await self._complete(
             f"warm-up-sampling-{rank}",
@@ -72,13 +72,13 @@ class WarmUp:
         if rest != whole[1:]:
             raise EngineStartError(
                 self._model,
-                f"its core does not continue after the tokens of a lost engine: {rest} instead of "
-                f"{whole[1:]} after {whole[:1]}. vLLM loads {PLUGIN} for that: install qwenfleet "
-                f"with pip where the engine runs, and leave VLLM_PLUGINS unset or add {PLUGIN}",
+                f"its core cannot resume a stream: after token {whole[:1]} it made {rest} instead "
+                f"of {whole[1:]}. Resuming needs the vLLM plugin {PLUGIN}: install qwenfleet with "
+                f"pip on the engine's node, and leave VLLM_PLUGINS unset or add {PLUGIN} to it",
             )
 
     async def _complete(self, request_id: str, rank: int, params: SamplingParams) -> list[int]:
-        """The tokens of one request."""
+        """Run one request; returns its tokens."""
         tokens: list[int] = []
         is_finished = False
         try:
@@ -91,7 +91,7 @@ class WarmUp:
         except TimeoutError as error:
             raise EngineStartError(
                 self._model,
-                f"the warm-up made {len(tokens)} tokens in {WARM_UP_TIMEOUT_S:.0f} s",
+                f"its warm-up timed out: {len(tokens)} tokens in {WARM_UP_TIMEOUT_S:.0f} s",
             ) from error
         except CoreDead as error:
             raise EngineStartError(self._model, f"{error} during its warm-up") from error
@@ -101,7 +101,7 @@ class WarmUp:
 def own_request(
     request_id: str, params: SamplingParams, rank: int | None = None
 ) -> EngineCoreRequest:
-    """A request that no client sent; its prompt is of eight tokens that every model has."""
+    """A request of the engine itself, with a prompt of eight tokens that every model has."""
     return EngineCoreRequest(
         request_id=request_id,
         prompt_token_ids=list(range(1, 9)),

@@ -1,4 +1,4 @@
-"""A framed TCP connection: frames of `transport` over asyncio streams."""
+"""Connection: the frames of `frames` over asyncio's TCP streams."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from qwenfleet.deployments.wire.frames import (
 logger = logging.getLogger(__name__)
 
 MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
-"""A peer that leaves this much unread has stopped reading: at 8 KB a step that is 8,000 steps."""
+"""A peer with this much unread data has stopped reading: at 8 KB a step that is 8,000 steps."""
 
 
 class Connection:
-    """A framed TCP connection. `receive` raises ConnectionError when the peer is gone."""
+    """A framed TCP connection. `receive` raises ConnectionError when the peer has disconnected."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -31,7 +31,7 @@ class Connection:
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes that wait for the peer to read."""
+        """Bytes sent but not yet read by the peer."""
         return self._writer.transport.get_write_buffer_size()
 
     def send(self, frame: Frame) -> None:
@@ -40,7 +40,8 @@ class Connection:
             return
         self._writer.write(encode(frame))
         if self.backlog_bytes > MAX_BACKLOG_BYTES:
-            logger.warning("peer does not read", extra={"backlog_bytes": self.backlog_bytes})
+            extra = {"backlog_bytes": self.backlog_bytes}
+            logger.warning("peer stopped reading, closing the connection", extra=extra)
             self._writer.transport.abort()
 
     async def receive(self) -> AnyFrame:
@@ -49,7 +50,7 @@ class Connection:
                 (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
                 if length > MAX_FRAME_BYTES:
                     raise ProtocolError(
-                        f"a frame claims {length} of {MAX_FRAME_BYTES} bytes at most"
+                        f"a frame of {length} bytes exceeds the limit of {MAX_FRAME_BYTES}"
                     )
                 frame = decode(await self._reader.readexactly(length))
             except asyncio.IncompleteReadError as error:
@@ -58,7 +59,7 @@ class Connection:
                 return frame
 
     async def flush(self, timeout_s: float) -> None:
-        """Give queued frames a moment to leave before the process does."""
+        """Send queued frames before the process exits. Raises TimeoutError."""
         self._writer.transport.set_write_buffer_limits(high=0)
         async with asyncio.timeout(timeout_s):
             await self._writer.drain()

@@ -1,4 +1,4 @@
-"""The wire between a gateway and an engine: what is said on it, and as which bytes.
+"""The wire between a gateway and an engine: its frames, and how they are encoded.
 
 One TCP connection per gateway and engine. A frame is a 4-byte big-endian length and a msgpack map
 with a `kind`. Compatibility: fields are only ever added, at the end and with a default; a reader
@@ -30,7 +30,7 @@ class Frame(msgspec.Struct, tag_field="kind", omit_defaults=True):
 
 
 class RankLoad(msgspec.Struct, omit_defaults=True, frozen=True):
-    """What one data-parallel rank of an engine is busy with."""
+    """The current load and speed of one data-parallel rank of an engine."""
 
     dp_rank: int = 0
     running: int = 0
@@ -39,14 +39,13 @@ class RankLoad(msgspec.Struct, omit_defaults=True, frozen=True):
     kv_usage: float = 0.0
     """Share of the KV cache in use, 0 to 1."""
     prefill_tokens_per_s: float = 0.0
-    """New prompt tokens that it prefills per second, as its host has learned; 0 while unknown."""
+    """New prompt tokens prefilled per second, as its host has learned; 0 while unknown."""
     decode_step_s: float = 0.0
-    """How long a step that only decodes takes it; 0 while unknown."""
+    """Seconds of a step that only decodes; 0 while unknown."""
 
 
 class EngineDescription(msgspec.Struct, omit_defaults=True, frozen=True):
-    """Limits of an engine as its core reports them after start; a gateway never computes these
-    itself."""
+    """Limits of an engine, as its core reports them after start; a gateway never computes them."""
 
     max_model_len: int
     block_size: int = 16
@@ -68,7 +67,7 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, froz
     cached_tokens: int | None = None
     """Prompt tokens that needed no prefill; set once, with the first tokens."""
     extra: bytes | None = None
-    """vLLM's whole EngineCoreOutput, when it says more than this."""
+    """vLLM's whole EngineCoreOutput, if it holds more than the fields above."""
 
 
 # Gateway to engine.
@@ -94,15 +93,14 @@ class Submit(Frame, tag="submit"):
     request: bytes
     max_tokens: int | None = None
     output_token_ids: list[int] = []
-    """Tokens that earlier attempts delivered; the engine goes on behind them."""
+    """Tokens that earlier attempts delivered; the engine continues after them."""
     priority: int = 0
     cache_salt: str | None = None
     dp_rank: int | None = None
     is_trial: bool = False
-    """Under suspicion of having killed a core: the host gives the core one such attempt at a
-    time."""
+    """Suspected of having crashed a core: the host gives the core one such attempt at a time."""
     trace_headers: dict[str, str] | None = None
-    """W3C trace context of this attempt; None when it is not traced."""
+    """W3C trace context of this attempt; None if it is not traced."""
 
 
 class Abort(Frame, tag="abort"):
@@ -110,7 +108,7 @@ class Abort(Frame, tag="abort"):
 
 
 class Lease(Frame, tag="lease"):
-    """The gateway lives: keep its requests for another lease."""
+    """The gateway is alive: keep its requests for another lease."""
 
 
 # Engine to gateway.
@@ -125,13 +123,13 @@ class Welcome(Frame, tag="welcome"):
 
 
 class Refused(Frame, tag="refused"):
-    """The engine will not talk to this gateway: wrong secret or protocol."""
+    """The engine refuses this gateway: wrong secret or protocol."""
 
     reason: str
 
 
 class Rejected(Frame, tag="rejected"):
-    """The engine will not run this attempt; it holds nothing for it."""
+    """The engine refuses this attempt and holds nothing for it."""
 
     wire_id: str
     reason: str
@@ -140,26 +138,27 @@ class Rejected(Frame, tag="rejected"):
 
 
 class Trying(Frame, tag="trying"):
-    """The core has this suspect now; sent before it gets it."""
+    """This suspect goes to the core now; sent just before."""
 
     wire_id: str
 
 
 class Outputs(Frame, tag="outputs"):
-    """All that one engine step made for one gateway."""
+    """All outputs of one engine step for one gateway."""
 
     outputs: list[Output]
     load: list[RankLoad] = []
     received: int = 0
-    """How many Submit frames of this connection the load already counts."""
+    """Number of Submit frames of this connection that the load already includes."""
     step: int = 0
     clock_s: float = 0.0
-    """The host's monotonic clock, so that the gateway can restamp engine events by its own."""
+    """The host's monotonic clock, so that the gateway can convert times of engine events to its
+    own."""
 
 
 class Alive(Frame, tag="alive"):
-    """Two separate signs: the host lives (this frame came) and the core made progress (`step`
-    moved)."""
+    """Two separate signs of life: the host is alive (this frame came) and the core makes progress
+    (`step` moved)."""
 
     load: list[RankLoad] = []
     received: int = 0
@@ -168,9 +167,9 @@ class Alive(Frame, tag="alive"):
     """Seconds since the core's last step."""
     clock_s: float = 0.0
     condition: str = "steady"
-    """What the host makes of the core's progress: a value of `bounds.Condition`."""
+    """The host's judgment of the core: a value of `liveness.Condition`."""
     reason: str = ""
-    """Why that is not steady."""
+    """Why the condition is not steady."""
 
 
 class KvEvents(Frame, tag="kv_events"):
@@ -194,25 +193,25 @@ class KvSnapshot(Frame, tag="kv_snapshot"):
 
 
 class Draining(Frame, tag="draining"):
-    """The engine takes no new work and will be gone within `deadline_s` seconds."""
+    """The engine takes no new work and ends within `deadline_s` seconds."""
 
     reason: str
     deadline_s: float = 0.0
 
 
 class Lost(Frame, tag="lost"):
-    """The host ends: its core is dead, unless `is_drained` says that it was asked to go."""
+    """The host ends: its core is dead, or it was drained (`is_drained`)."""
 
     reason: str
     is_drained: bool = False
     is_frozen: bool = False
-    """Whether the core made no progress, and lives."""
+    """Whether the core is alive but made no progress."""
     unanswered: int = 0
-    """Attempts that the core had and had made no token for: what it died of is most likely one."""
+    """Attempts in the core without a token: the cause of the crash is most likely one of them."""
 
     @property
     def loss(self) -> Loss:
-        """What the host's end is to the requests that it ran."""
+        """The kind of loss for the requests that the host ran."""
         if self.is_drained:
             return Loss.DRAINED
         return Loss.FROZEN if self.is_frozen else Loss.CORE_DIED
@@ -240,7 +239,7 @@ _decoder: Final[msgspec.msgpack.Decoder[AnyFrame]] = msgspec.msgpack.Decoder(Any
 
 
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are no message: bad strings and deep nesting included."""
+"""Errors that msgspec raises for invalid bytes, including bad strings and deep nesting."""
 
 
 class _Kind(msgspec.Struct):
@@ -248,13 +247,12 @@ class _Kind(msgspec.Struct):
 
 
 def wire_id(gateway: str, request_id: str, attempt: int) -> str:
-    """The id under which a core knows one attempt; the same id twice kills a core, so it is never
-    reused."""
+    """The id of one attempt in a core. Never reused: a duplicate id crashes a core."""
     return f"{request_id}.{attempt}@{gateway}"
 
 
 def encode(frame: Frame) -> bytes:
-    """Raises ProtocolError for a frame that no reader would accept."""
+    """Raises ProtocolError for a frame that is too large for any reader."""
     body = _encoder.encode(frame)
     if len(body) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a frame of {len(body)} bytes exceeds the limit of {MAX_FRAME_BYTES}")
@@ -262,8 +260,8 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(body: bytes) -> AnyFrame | None:
-    """None for a kind from a newer protocol, which is skipped. Raises ProtocolError for anything
-    broken."""
+    """Decode a frame; None for a kind from a newer protocol, which is skipped. Raises ProtocolError
+    for anything invalid."""
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -272,13 +270,13 @@ def decode(body: bytes) -> AnyFrame | None:
         except _BROKEN:
             kind = None
         if kind is None or kind in _KINDS:
-            raise ProtocolError(f"a frame of kind {kind!r} does not decode: {error}") from error
-        logger.debug("frame kind skipped", extra={"kind": kind})
+            raise ProtocolError(f"cannot decode a frame of kind {kind!r}: {error}") from error
+        logger.debug("skipped a frame of unknown kind", extra={"kind": kind})
         return None
     except _BROKEN as error:
-        raise ProtocolError(f"a frame is not msgpack: {error}") from error
+        raise ProtocolError(f"cannot decode a frame as msgpack: {error}") from error
 
 
 def speaks(protocol: int) -> bool:
-    """Whether a peer of this protocol version and we understand each other."""
+    """True if this program can talk to a peer of this protocol version."""
     return abs(protocol - PROTOCOL_VERSION) <= 1

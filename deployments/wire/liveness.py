@@ -1,5 +1,5 @@
-"""Whether the other end lives: its condition, and how long its silence may last, learned from how
-long it lasted. Pure."""
+"""Liveness: the condition of a core, and bounds on silence that are learned from earlier silence.
+Pure."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from enum import Enum
 from typing import Final
 
 WINDOW_S: Final = 60.0
-"""What was longest is forgotten after one to two windows."""
+"""The longest duration is forgotten after one to two windows."""
 OVERSLEPT_S: Final = 0.5
-"""A watch that wakes this late stood still itself, stopped or without a CPU, and judges nobody."""
+"""A watchdog that wakes up this late stalled itself (stopped, or without CPU) and must not judge
+others."""
 ENOUGH: Final = 20
-"""Samples before a bound trusts them."""
+"""Samples needed before a bound relies on them."""
 
 
 class Condition(Enum):
-    """What a core's pulse says of it."""
+    """The health of a core."""
 
     STEADY = "steady"
     SLOW = "slow"
-    """No new work for it; it keeps its streams."""
+    """It gets no new work and keeps its streams."""
     FROZEN = "frozen"
-    """Its streams go elsewhere."""
+    """Its streams move to other engines."""
 
 
 class LearnedBound:
-    """A factor on the longest of late, between a floor and a ceiling; `unlearned_s` until there
-    are enough samples. All in seconds."""
+    """A multiple of the longest recent duration, between a floor and a ceiling; `unlearned_s` until
+    there are enough samples. All in seconds."""
 
     def __init__(self, factor: float, floor_s: float, ceiling_s: float, unlearned_s: float) -> None:
         self._factor = factor
@@ -39,7 +40,7 @@ class LearnedBound:
         self._window_ends_at = 0.0
 
     def note(self, duration_s: float, now: float) -> None:
-        """It took this long, and ended at `now`."""
+        """Record a duration that ended at `now`."""
         if now >= self._window_ends_at:
             is_next = now < self._window_ends_at + WINDOW_S
             self._earlier_s = self._longest_s if is_next else 0.0

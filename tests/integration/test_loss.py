@@ -79,7 +79,7 @@ def test_streams_outlive_a_killed_host(fleet, running_streams, undisturbed):
     expect_same(strike_midway(fleet, running_streams, kill), undisturbed)
     ((engine, family),) = killed
     fleet.expect_counted(metrics.ENGINE_LOSSES, metrics.RESUMES, metrics.RESUME_GAP_SECONDS)
-    fleet.expect_ready("tiny", 2, gone=engine)
+    fleet.expect_ready("tiny", 2, lost=engine)
     assert not any(process.is_running() for process in family), "its core and workers go with it"
 
 
@@ -92,7 +92,7 @@ def test_streams_leave_an_engine_that_an_operator_drains(fleet, running_streams,
     expect_same(transcripts, undisturbed)
     assert answer.returncode == 0, answer.stderr
     assert f"{engine} is gone" in answer.stdout
-    fleet.expect_ready("tiny", 2, gone=engine)
+    fleet.expect_ready("tiny", 2, lost=engine)
 
 
 def test_a_request_that_finds_no_engine_waits_for_one(fleet):

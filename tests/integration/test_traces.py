@@ -116,4 +116,4 @@ def test_a_stream_that_outlives_its_engine_shows_both_attempts(fleet, collector)
     assert not gateway.is_error
     tokens = [span.attributes["gen_ai.usage.output_tokens"] for span in (first, second, gateway)]
     assert tokens[0] + tokens[1] == tokens[2] == 1500
-    fleet.expect_ready("scripted", 2, gone=gone)
+    fleet.expect_ready("scripted", 2, lost=gone)

@@ -1,4 +1,4 @@
-"""Two vLLM engines of the tiny model, six streams, and a table of the gaps that losses made."""
+"""Two vLLM engines of the tiny model, six streams, and a table of the gaps after losses."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def fleet(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session")
 def streams(fleet: Any, running_streams: Any) -> Callable[[], Any]:
-    """The six streams; each call runs them anew."""
+    """The six streams; each call runs them again."""
     return lambda: running_streams(fleet.url, "tiny", TOKENS)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(streams: Any) -> dict[str, Any]:
-    """What the six streams say when nothing happens."""
+    """Transcripts of the six streams without a disturbance."""
     with streams() as transcripts:
         pass
     return dict(transcripts)

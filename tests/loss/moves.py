@@ -1,8 +1,8 @@
-"""Ray and Serve take engines away from a fleet on two nodes of one machine; scripted engines.
+"""Ray and Serve remove scripted engines from a fleet on two nodes of one machine.
 
-A program of its own, because Ray reads its environment when it is imported. It leaves
-`results.json` in the directory that it is given: for each move what its streams said, their longest
-gap, and how many engines had gone when the last stream ended.
+A separate program, because Ray reads its environment when it is imported. It writes `results.json`
+to the given directory: for each move the text of its streams, their longest gap, and how many
+engines had ended when the last stream did.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever happens to an engine, six streams of six kinds end as if nothing had happened."""
+"""Six streams of six kinds end with the same text after any loss of an engine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ pytestmark = pytest.mark.integration
 
 REPETITIONS = int(os.environ.get("LOSS_REPETITIONS", "20"))
 AFTERMATH_S = 5
-"""A gap that a loss opens begins in this time; later a new engine loads on the same cores."""
+"""A gap caused by a loss begins within this time; later a new engine loads on the same cores."""
 FREEZE_S = 7
-"""Beyond what it takes to notice a frozen process; its streams run on elsewhere by then."""
+"""Longer than it takes to notice a frozen process; its streams run on another engine by then."""
 BURSTS = {"tools"}
-"""vLLM's tool parser waits for whole parameters: this stream has gaps of its own."""
+"""Streams with gaps of their own: vLLM's tool parser waits for whole parameters."""
 
 
 class Victim:
-    """One engine and its processes. Asked for before there is load: two engines at work leave two
+    """One engine and its processes. Create it before there is load: two busy engines leave two CPU
     cores no time to answer."""
 
     def __init__(self, engine):
@@ -45,7 +45,7 @@ def expect_same(transcripts, undisturbed):
 
 
 def disturb(streams, undisturbed, strike, within_s=AFTERMATH_S):
-    """Run the six streams, strike in the middle; the longest gap of any of them."""
+    """Run the six streams and strike in the middle; returns the longest gap of any of them."""
     with streams() as transcripts:
         begin = time.monotonic()
         while min(len(t.times) for name, t in transcripts.items() if name not in BURSTS) < 10:
@@ -61,7 +61,7 @@ def disturb(streams, undisturbed, strike, within_s=AFTERMATH_S):
     )
 
 
-def test_undisturbed_streams_are_long_and_repeat_themselves(streams, undisturbed, gaps):
+def test_undisturbed_streams_are_long_and_reproducible(streams, undisturbed, gaps):
     for name, transcript in undisturbed.items():
         assert transcript.error is None, (name, transcript.error)
         assert len(transcript.times) > 60, (name, transcript)
@@ -75,7 +75,7 @@ def test_sigkill_of_a_host(fleet, streams, undisturbed, gaps, repetition):
     victim = Victim(fleet.ready("tiny")[repetition % 2])
     gap = disturb(streams, undisturbed, victim.host.kill)
     gaps.setdefault("SIGKILL of the host", []).append(gap)
-    fleet.expect_ready("tiny", 2, gone=victim.id)
+    fleet.expect_ready("tiny", 2, lost=victim.id)
     assert not any(process.is_running() for process in victim.family)
 
 
@@ -84,12 +84,12 @@ def test_sigkill_of_a_core_or_worker(fleet, streams, undisturbed, gaps, role):
     victim = Victim(fleet.ready("tiny")[0])
     gap = disturb(streams, undisturbed, victim.process(role).kill)
     gaps.setdefault(f"SIGKILL of the {role}", []).append(gap)
-    fleet.expect_ready("tiny", 2, gone=victim.id)
+    fleet.expect_ready("tiny", 2, lost=victim.id)
     assert not any(process.is_running() for process in victim.family)
 
 
 @pytest.mark.parametrize("role", ["core", "worker", "host"])
-def test_a_zombie_wakes_and_adds_nothing(fleet, streams, undisturbed, gaps, role):
+def test_a_process_that_wakes_up_later_adds_no_tokens(fleet, streams, undisturbed, gaps, role):
     victim = Victim(fleet.ready("tiny")[0])
     frozen = victim.process(role)
 
@@ -115,6 +115,6 @@ def test_an_operator_drains_an_engine(fleet, streams, undisturbed, gaps):
             gap = disturb(streams, undisturbed, lambda: None, within_s=30)
         answer = answer.result()
     assert answer.returncode == 0, answer.stderr
-    assert f"{engine} is gone" in answer.stdout
+    assert f"{engine} stopped" in answer.stdout
     gaps.setdefault("`qwenfleet drain`", []).append(gap)
-    fleet.expect_ready("tiny", 2, gone=engine)
+    fleet.expect_ready("tiny", 2, lost=engine)

@@ -1,4 +1,4 @@
-"""Fleets of sharded engines on CPU; what stock vLLM lacks for that is in plugin/."""
+"""Fleets of sharded engines on CPU; plugin/ adds what stock vLLM lacks for that."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def layouts(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One engine of each layout, each a model of its own."""
+    """One engine of each layout, each as its own model."""
     models = "".join(
         f"  - id: {name}{MODEL}    layout: {layout}\n" for name, layout in LAYOUTS.items()
     )
@@ -37,7 +37,7 @@ def layouts(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def mixed(run_fleet: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One model in two pools of different layout."""
+    """One model in two pools of different layouts."""
     pools = "".join(
         f"      - {{name: {name}, layout: {LAYOUTS[name]}}}\n" for name in ("tp2-ep", "dp2-ep")
     )

@@ -1,7 +1,7 @@
-"""Engines over two nodes, by tensor and by data parallelism, beside one on a single node: ranks
-meet over TCP on one machine, and Ray counts GPUs that are not there.
+"""Engines over two nodes, by tensor and by data parallelism, and one on a single node. Ranks
+communicate over TCP on one machine, and Ray counts GPUs that do not exist.
 
-It leaves `results.json` in the directory that it is given.
+It writes `results.json` to the given directory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SINGLE_CPU = {
     "OMP_NUM_THREADS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""What a CPU engine gets by itself; this one says that it has GPUs."""
+"""Environment that a CPU engine gets by default; these engines claim to have GPUs."""
 
 
 def fleet(port: int) -> FleetConfig:
@@ -64,7 +64,7 @@ def fleet(port: int) -> FleetConfig:
 
 
 def placements() -> list[dict[str, Any]]:
-    """Placement groups of two bundles: their state and how many nodes they are on."""
+    """Placement groups of two bundles: their state and number of nodes."""
     from ray.util import placement_group_table
 
     return [
@@ -102,16 +102,16 @@ def run(session: Session) -> dict[str, Any]:
 
 
 def _strike(session: Session, title: str) -> dict[str, Any]:
-    """Kill a rank on the second node in the middle of six streams; `left over` is what is still
-    there of its engine when that has been replaced."""
+    """Kill a rank on the second node in the middle of six streams. `left over` lists processes of
+    its engine that still run after the engine has been replaced."""
     (victim,) = [p for p in ranks(session) if title in " ".join(p.cmdline())]
     ids = {engine.id for engine in session.engines()}
     family = {engine.id: _family(engine.pid) for engine in session.engines()}
     result = session.disturb(victim.kill)
     session.until(lambda: len(_new(session, ids)) == 1, "another engine")
     session.until(lambda: len(session.engines()) == 3, "no more of the lost one")
-    (gone,) = ids - {engine.id for engine in session.engines()}
-    result["left over"] = [p.name() for p in (*family[gone], victim) if p.is_running()]
+    (lost,) = ids - {engine.id for engine in session.engines()}
+    result["left over"] = [p.name() for p in (*family[lost], victim) if p.is_running()]
     return result
 
 
@@ -124,7 +124,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _pools_at_work(session: Session) -> list[str]:
-    """Pools that had a request of six at the same time."""
+    """Pools that ran one of six concurrent requests."""
     from tests.two_nodes import Stream
 
     streams = [Stream(session.url, BODY) for _ in range(6)]

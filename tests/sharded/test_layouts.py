@@ -1,4 +1,4 @@
-"""Every layout says what one process says: greedy text through the gateway, token by token."""
+"""Every layout generates the same greedy text as one process, token by token, over the gateway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 TOLERANCE = 1e-3
-"""Of a logprob, in float32: sums over ranks are added up in another order."""
+"""Largest difference of a logprob, in float32: sums over ranks have another order."""
 PROMPTS = (
     "def reverse(text):",
     "The quick brown fox jumps over the lazy dog. " * 8,
@@ -51,7 +51,7 @@ def greedy(url, model, prompt):
 
 
 def expect_alike(one, other):
-    """Token by token up to a near-tie, behind which two texts may differ."""
+    """Compare token by token up to a near-tie, after which two texts may differ."""
     assert len(one) == len(other) == 48
     for index, (a, b) in enumerate(zip(one, other, strict=True)):
         if a.token != b.token:
@@ -62,7 +62,7 @@ def expect_alike(one, other):
 
 
 @pytest.mark.parametrize("layout", ["tp2", "tp2-ep", "dp2-ep"])
-def test_a_sharded_engine_says_what_one_process_says(layouts, layout):
+def test_a_sharded_engine_generates_what_one_process_generates(layouts, layout):
     for prompt in PROMPTS:
         expect_alike(greedy(layouts.url, "tp1", prompt), greedy(layouts.url, layout, prompt))
 
@@ -83,7 +83,7 @@ def test_requests_go_to_both_data_parallel_ranks(layouts, expect):
     expect(lambda: used() == {"0", "1"}, 60, "queries of both ranks")
 
 
-def test_a_differing_token_that_is_no_near_tie_is_found():
+def test_a_differing_token_that_is_not_a_near_tie_is_found():
     one = [Step("a", -0.1, -3.0)] * 48
     with pytest.raises(AssertionError):
         expect_alike(one, [Step("b", -0.1, -3.0), *one[1:]])

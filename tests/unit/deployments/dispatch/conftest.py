@@ -1,4 +1,4 @@
-"""A gateway's dispatcher over real engine hosts, and a network that swallows what it is given."""
+"""A gateway's dispatcher over real engine hosts, and a network that can swallow data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.wire.frames import Output
 
 PATIENCE_S = 10.0
-"""Far beyond what any wait here needs: a machine may be busy."""
+"""Far more than any wait here needs, because the machine may be busy."""
 
 
 @dataclass(eq=False)
@@ -41,7 +41,7 @@ class Stream:
 
 
 class Desk:
-    """A gateway's dispatcher, and by hand what stands before it."""
+    """A gateway's dispatcher with a hand-made front end."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Desk:
         return self.dispatcher._roster._links.get(engine.record.id)
 
     async def meet(self, *engines: Any) -> None:
-        """Until each was met; a request that waits for one may have killed it by then."""
+        """Wait until each is connected; a waiting request may have killed it by then."""
         self.dispatcher.update([engine.record for engine in engines])
         links = [self.link(engine) for engine in engines]
         async with asyncio.timeout(PATIENCE_S):
@@ -120,7 +120,7 @@ def desk_class() -> type[Desk]:
 async def new_desk(
     serve_engine: object, wire: WireConfig, metrics: Any
 ) -> AsyncIterator[Callable[..., Desk]]:
-    """Makes gateways; they close before the engines do."""
+    """Create gateways, which close before the engines do."""
     desks: list[Desk] = []
 
     def new(gateway: str = "gw-a", *, wire: WireConfig = wire, clock: Any = time.monotonic) -> Desk:
@@ -133,7 +133,7 @@ async def new_desk(
 
 
 class Relay:
-    """A network between gateways and an engine that may swallow what is sent through it."""
+    """A network between gateways and an engine that can swallow data."""
 
     def __init__(self, record: EngineRecord) -> None:
         self.record = record
@@ -149,7 +149,7 @@ class Relay:
         self.record = replace(self._target, host=host, port=port)
 
     def swallow(self) -> None:
-        """From now on nothing crosses, and nobody is told."""
+        """Drop everything from now on, without closing a connection."""
         self._is_open.clear()
 
     def heal(self) -> None:

@@ -1,4 +1,4 @@
-"""Who owns a request, whose tokens count, and what becomes of one that no engine can take."""
+"""Ownership of requests, whose tokens count, and requests that no engine can take."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_an_abort_reaches_the_core_and_nothing_else(
     await eventually(lambda: engine.core.active == {"kept.0@gw-a"})
 
 
-async def test_outputs_of_an_aborted_request_of_a_stranger_and_of_another_attempt_are_dropped(
+async def test_outputs_of_aborted_unknown_or_earlier_attempts_are_dropped(
     desk: Any, serve_engine: Any, gate: Any, observed_core: Any
 ) -> None:
     engine = await serve_engine(core=observed_core(sleep=gate, num_tokens=FOREVER))
@@ -97,7 +97,7 @@ async def test_an_engine_cannot_answer_for_another(
     assert stream.tokens == [7]
 
 
-async def test_an_attempt_that_was_left_behind_says_nothing_any_more(
+async def test_outputs_of_an_earlier_attempt_are_ignored(
     desk: Any, serve_engine: Any, gate: Any, observed_core: Any, eventually: Any
 ) -> None:
     doomed = await serve_engine(engine="e1", core=observed_core(sleep=gate, num_tokens=FOREVER))
@@ -114,7 +114,7 @@ async def test_an_attempt_that_was_left_behind_says_nothing_any_more(
         desk.dispatcher.on_outputs(link, Outputs([stale]))
         desk.dispatcher.on_rejected(link, Rejected("cmpl-1.0@gw-a", "of old"))
         desk.dispatcher.on_trying(link, Trying("cmpl-1.0@gw-a"))
-    # The lost engine speaks with the key of the new attempt, which it never had.
+    # The lost engine uses the key of the new attempt, which it never had.
     desk.dispatcher.on_outputs(zombie, Outputs([Output("cmpl-1.1@gw-a", [667])]))
     desk.dispatcher.on_rejected(zombie, Rejected("cmpl-1.1@gw-a", "not here"))
     desk.dispatcher.on_trying(zombie, Trying("cmpl-1.1@gw-a"))
@@ -124,7 +124,7 @@ async def test_an_attempt_that_was_left_behind_says_nothing_any_more(
     await eventually(lambda: stream.tokens == [10])
 
 
-async def test_without_an_engine_a_request_waits_and_goes_on_when_one_comes(
+async def test_a_request_without_an_engine_waits_until_one_connects(
     desk: Any, serve_engine: Any, eventually: Any, metrics: Any
 ) -> None:
     streams = [desk.ask(f"cmpl-{index}") for index in range(3)]
@@ -136,10 +136,10 @@ async def test_without_an_engine_a_request_waits_and_goes_on_when_one_comes(
     assert [stream.tokens for stream in streams] == [PLAYED] * 3
     assert [submit.attempt for submit in engine.core.submits] == [0] * 3
     assert desk.dispatcher.num_moving == 0
-    assert metrics.resumes == []  # none of them had been anywhere
+    assert metrics.resumes == []  # none of them had an engine before
 
 
-async def test_a_request_that_is_aborted_while_it_waits_is_not_counted_any_more(
+async def test_a_request_that_is_aborted_while_it_waits_is_no_longer_counted(
     desk: Any, serve_engine: Any, eventually: Any, metrics: Any
 ) -> None:
     desk.ask("dropped")
@@ -163,7 +163,7 @@ def hasty_exchange(metrics: Any) -> Callable[[], Exchange]:
 SSE = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
-async def test_a_deadline_that_passes_while_no_engine_is_there_is_a_503(
+async def test_a_deadline_that_passes_without_an_engine_is_a_503(
     desk: Any, hasty_exchange: Any, new_client: Any, metrics: Any
 ) -> None:
     exchange, client = hasty_exchange(), new_client()
@@ -207,7 +207,7 @@ async def test_a_deadline_that_passes_inside_a_stream_without_an_engine_is_its_l
     assert b"[DONE]" not in client.body
 
 
-async def test_a_request_is_blocked_by_the_lack_of_an_engine_only_while_it_lacks_one(
+async def test_a_request_is_blocked_only_while_no_engine_is_connected(
     desk: Any, serve_engine: Any, hasty_exchange: Any, eventually: Any
 ) -> None:
     exchange = hasty_exchange()
@@ -225,7 +225,7 @@ async def test_a_request_is_blocked_by_the_lack_of_an_engine_only_while_it_lacks
 
 @pytest.fixture
 def serve_picky(serve_engine: Any, observed_core: Any) -> Any:
-    """Starts engines that do not run requests called odd."""
+    """Start engines that refuse requests called odd."""
 
     class Picky(observed_core.Core):  # type: ignore[misc]
         async def add(self, wire_id: str, submit: Submit) -> None:
@@ -239,7 +239,7 @@ def serve_picky(serve_engine: Any, observed_core: Any) -> Any:
     return serve
 
 
-async def test_what_an_engine_cannot_run_ends_with_its_sentence_and_is_tried_nowhere_else(
+async def test_a_request_that_an_engine_cannot_run_fails_with_its_reason_without_a_retry(
     desk: Any, serve_picky: Any, eventually: Any
 ) -> None:
     await desk.meet(await serve_picky("e1"), await serve_picky("e2"))
@@ -277,7 +277,7 @@ async def test_two_gateways_share_engines_under_the_same_request_ids(
     assert not engines[1].core.active
 
 
-async def test_the_work_of_a_gateway_that_falls_silent_is_stopped_and_counted(
+async def test_attempts_of_a_silent_gateway_are_stopped_and_counted(
     new_desk: Any, serve_engine: Any, relay: Any, eventually: Any
 ) -> None:
     wire = WireConfig(lease_s=0.3, heartbeat_s=0.02, connect_timeout_s=5)

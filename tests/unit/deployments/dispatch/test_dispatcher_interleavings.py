@@ -1,7 +1,7 @@
-"""Whatever is lost in whatever order: each token once, one owner at a time, no request forgotten.
+"""Losses in any order: each token once, one owner at a time, no request forgotten.
 
-Real hosts, links and connections on loopback; only time is made up: it passes as soon as nobody has
-anything to do, so that leases and frozen cores cost nothing.
+Real hosts, links and connections on loopback. Only time is simulated: it advances as soon as every
+task waits, so that leases and frozen cores take no real time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POLL_S = 0.5
 WIRE = WireConfig(lease_s=3, heartbeat_s=0.5, connect_timeout_s=2)
 LIMITS = {"max_num_seqs": 3, "max_num_batched_tokens": 64}
 PATIENCE_S = 200.0
-"""Of made-up time."""
+"""Simulated seconds."""
 
 
 class TimePasses(selectors.SelectSelector):
@@ -59,7 +59,7 @@ class MadeUpTime(asyncio.SelectorEventLoop):
 
 
 class Tempo:
-    """A core's sleep, which may stop and may never end."""
+    """A core's sleep, which may pause, or never end."""
 
     def __init__(self) -> None:
         self.is_blown = False
@@ -74,7 +74,7 @@ class Tempo:
 
 
 class WatchedDispatcher(Dispatcher):
-    """Keeps every frame that it was given, so that it can be given it again."""
+    """Keeps every frame that it received, so that tests can replay it."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -87,20 +87,20 @@ class WatchedDispatcher(Dispatcher):
 
 @dataclass(eq=False)
 class Machine:
-    """One engine's process, and the network before it."""
+    """One engine's process, and the network in front of it."""
 
     engine: Any
     tempo: Tempo
     network: Any
     is_listed: bool = True
-    is_gone: bool = False
+    is_dead: bool = False
     is_swallowed: bool = False
     task: asyncio.Task[None] | None = None
 
 
 @dataclass
 class Parts:
-    """What the test folders' conftest files have."""
+    """Fixtures of the test folders' conftest files."""
 
     start_engine: Any
     cores: Any
@@ -128,7 +128,7 @@ class Fleet:
     deaths: int = 0
     harm: int = 0
     moves: int = 0
-    """How often a request may have changed its engine for good reason."""
+    """How often a request may have moved for a good reason."""
     names: Any = field(default_factory=itertools.count)
 
     @property
@@ -156,21 +156,21 @@ class Fleet:
         self.machines.append(machine)
 
     async def _watch(self, machine: Machine) -> None:
-        """A process ends with its core."""
+        """End the process when its core ends."""
         await asyncio.wait({machine.engine.running})
         await self._end(machine)
 
     async def _end(self, machine: Machine) -> None:
-        machine.is_listed, machine.is_gone = False, True
+        machine.is_listed, machine.is_dead = False, True
         await machine.engine.kill()
 
     async def poll(self, desk: Any) -> None:
-        """A gateway asks the registry."""
+        """Give a gateway the registry's records."""
         while True:
             desk.dispatcher.update([m.network.record for m in self.machines if m.is_listed])
             await asyncio.sleep(POLL_S)
 
-    # What may happen. Each takes a number that says to whom.
+    # Operations. Each takes a number that selects its target.
 
     async def ask(self, n: int) -> None:
         prompt = range(n, n + 1 + n % 40)
@@ -185,7 +185,7 @@ class Fleet:
 
     async def kill(self, n: int) -> None:
         machine = self.machines[n % len(self.machines)]
-        self.harm += not machine.is_gone
+        self.harm += not machine.is_dead
         self.moves += 1
         await self._end(machine)
 
@@ -200,7 +200,7 @@ class Fleet:
         machine = self.machines[n % len(self.machines)]
         if machine.is_listed:
             machine.is_listed = False
-            self.moves += 2  # one that comes late is refused
+            self.moves += 2  # a late request is refused
             machine.task = asyncio.create_task(self._drain(machine, [0.0, 1.0, 30.0][n % 3]))
 
     async def _drain(self, machine: Machine, deadline_s: float) -> None:
@@ -228,7 +228,7 @@ class Fleet:
         machine.is_swallowed = False
 
     async def replay(self, n: int) -> None:
-        """A zombie says again what it said once."""
+        """Let a zombie send an earlier frame again."""
         dispatcher = self.desks[n % len(self.desks)].dispatcher
         owners = {key: flight.link for key, flight in dispatcher._by_key.items()}
         stale = [
@@ -240,7 +240,7 @@ class Fleet:
             dispatcher.on_outputs(*stale[n % len(stale)])
 
     async def steal(self, n: int) -> None:
-        """A zombie speaks with the key that its request has at another engine."""
+        """Let a zombie use the key that its request has on another engine."""
         dispatcher = self.desks[n % len(self.desks)].dispatcher
         if dispatcher.frames and dispatcher._by_key:
             link, frame = dispatcher.frames[n % len(dispatcher.frames)]
@@ -252,7 +252,7 @@ class Fleet:
     async def wait(self, n: int) -> None:
         await asyncio.sleep([0.05, 0.15, 0.7, 2.5, 6.0][n % 5])
 
-    # What has to hold.
+    # Invariants.
 
     def check(self) -> None:
         for desk in self.desks:
@@ -282,26 +282,26 @@ class Fleet:
             assert desk.dispatcher._flights[stream.flight.request_id] is stream.flight
 
     async def come_to_rest(self) -> None:
-        """Time passes only when every message was read and answered."""
+        """Let all messages be read and answered: only then does time advance."""
         await asyncio.sleep(0.001)
 
     def active(self) -> list[str]:
-        """What cores work on that live and can be reached."""
-        reachable = [m for m in self.machines if not m.is_gone and not m.is_swallowed]
+        """Attempts that living, reachable cores work on."""
+        reachable = [m for m in self.machines if not m.is_dead and not m.is_swallowed]
         return [key for machine in reachable for key in machine.engine.core.active]
 
     def check_cores(self) -> None:
-        """At rest, no core works on what nobody owns, and no two on one request."""
+        """At rest, cores work only on owned attempts, and never two on one request."""
         owned = {key for desk in self.desks for key in desk.dispatcher._by_key}
-        assert set(self.active()) <= owned, "work for nobody"
+        assert set(self.active()) <= owned, "work on an attempt without an owner"
         requests = [(key.split(".")[0], key.split("@")[1]) for key in self.active()]
         assert len(requests) == len(set(requests)), "two owners"
         for desk in self.desks:
             for flight in desk.dispatcher._moving.values():
-                assert flight.link is None or flight.link.is_leaving, "kept from going on"
+                assert flight.link is None or flight.link.is_leaving, "kept from moving"
 
     async def settle(self) -> None:
-        """Faults stop and a healthy engine is there."""
+        """Stop all faults and add a healthy engine: everything must finish."""
         for machine in self.machines:
             machine.network.heal()
             machine.is_swallowed = False
@@ -319,7 +319,7 @@ class Fleet:
             assert not desk.dispatcher._moving
             assert desk.dispatcher.num_moving == 0
         for machine in self.machines:
-            assert not machine.engine.host._attempts or machine.is_gone, "held for nobody"
+            assert not machine.engine.host._attempts or machine.is_dead, "held without an owner"
 
     async def until(self, is_true: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""A stream outlives its engine, however that goes: each token once, in order, and an audit line."""
+"""A stream outlives its engine after any loss: each token once, in order, and an audit line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PLAYED = list(range(60))
 BRISK = WireConfig(lease_s=0.5, heartbeat_s=0.02, connect_timeout_s=5)
 PATIENT = WireConfig(lease_s=3600, heartbeat_s=0.02, connect_timeout_s=5)
 FROZEN_S = 31.0
-"""Longer than a core may take for a step while its bound is not learned."""
+"""Longer than a core may take for a step before its bound is learned."""
 
 
 class Scene:
-    """A gateway, an engine that will be lost, one step at a time, and one that will not."""
+    """A gateway, a doomed engine that runs one step at a time, and a safe one."""
 
     def __init__(self, desk: Any, doomed: Any, gate: Any, network: Any, safe: Any) -> None:
         self.desk = desk
@@ -36,8 +36,8 @@ class Scene:
         self.background: list[asyncio.Task[None]] = []
 
     async def streams(self, count: int, tokens: int, eventually: Any) -> list[Any]:
-        """So many streams on the doomed engine, each this many tokens along; then its gate is shut
-        and the other engine is there."""
+        """Start `count` streams on the doomed engine and run each to `tokens` tokens; then close
+        its gate and connect the safe engine."""
         await self.desk.meet(self.network)
         streams = [self.desk.ask(f"cmpl-{index}") for index in range(count)]
         await eventually(lambda: len(self.doomed.core.active) == count)
@@ -53,7 +53,8 @@ async def scene(
     new_desk: Any, serve_engine: Any, observed_core: Any, gate: Any, relay: Any, request: Any,
     clock: Any, new_gate: Any,
 ) -> Scene:  # fmt: skip
-    """`request.param` may name the wire, and whether the doomed engine has the test's clock."""
+    """A scene; `request.param` may set the wire, and whether the doomed engine has the test's
+    clock."""
     wire, clocks = getattr(request, "param", None) or (PATIENT, {"clock": clock})
     core = observed_core(sleep=gate, **SCRIPT)
     doomed = await serve_engine(engine="doomed", core=core, wire=wire, **clocks)
@@ -81,7 +82,7 @@ async def drain(scene: Scene, clock: Any) -> None:
 
 
 async def cut(scene: Scene, clock: Any) -> None:
-    """A drain without the time to move anything."""
+    """Drain without time to move a stream."""
     await scene.doomed.host.drain("spot notice", 0)
 
 
@@ -98,7 +99,7 @@ async def swallow(scene: Scene, clock: Any) -> None:
 
 
 async def abort_in_the_engine(scene: Scene, clock: Any) -> None:
-    """A core that is being shut down says so of all that it runs."""
+    """Let the core abort its requests, as it does during a shutdown."""
     host, core = scene.doomed.host, scene.doomed.core
     keys = sorted(core.active)
     await core.abort(keys)
@@ -127,7 +128,7 @@ SILENCES = [
     indirect=["scene"],
 )
 @pytest.mark.parametrize("tokens", [0, 7])
-async def test_every_stream_goes_on_elsewhere_with_each_token_once_and_in_order(
+async def test_every_stream_resumes_on_another_engine_with_each_token_once_and_in_order(
     scene: Scene, ruin: Ruin, loss: Loss, tokens: int, clock: Any, metrics: Any, eventually: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -155,38 +156,38 @@ async def test_every_stream_goes_on_elsewhere_with_each_token_once_and_in_order(
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[Any]]:
+def messages(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[Any]]:
     caplog.set_level(logging.INFO, "qwenfleet.deployments.dispatch.audit")
     return lambda text: [record for record in caplog.records if record.getMessage() == text]
 
 
 async def test_a_lost_engine_is_logged_and_counted_once_with_its_requests(
-    scene: Scene, eventually: Any, metrics: Any, clock: Any, told: Any
+    scene: Scene, eventually: Any, metrics: Any, clock: Any, messages: Any
 ) -> None:
     streams = await scene.streams(3, 1, eventually)
     await end_core(scene, clock)
     await eventually(lambda: all(stream.is_over for stream in streams))
-    (line,) = told("engine lost")
+    (line,) = messages("engine lost")
     assert line.levelno == logging.WARNING
     assert (line.engine, line.loss, line.requests) == ("doomed", "core_died", 3)
     assert line.reason == "the fuse blew"
     assert metrics.losses == [("coder", "core_died")]
 
 
-async def test_an_engine_that_drained_and_went_is_no_loss(
-    scene: Scene, eventually: Any, metrics: Any, clock: Any, told: Any
+async def test_an_engine_that_ends_after_its_drain_is_not_counted_as_lost(
+    scene: Scene, eventually: Any, metrics: Any, clock: Any, messages: Any
 ) -> None:
     streams = await scene.streams(2, 1, eventually)
     await drain(scene, clock)
     await eventually(lambda: all(stream.is_over for stream in streams))
     await asyncio.gather(*scene.background)
     await eventually(lambda: scene.desk.link(scene.doomed) is None)
-    assert told("engine lost") == []
+    assert messages("engine lost") == []
     assert metrics.losses == []
 
 
-async def test_a_gap_runs_from_the_last_token_to_the_next_over_every_engine_between(
-    scene: Scene, new_desk: Any, clock: Any, eventually: Any, metrics: Any, told: Any,
+async def test_a_gap_is_measured_from_token_to_token_over_all_engines_in_between(
+    scene: Scene, new_desk: Any, clock: Any, eventually: Any, metrics: Any, messages: Any,
     serve_engine: Any, observed_core: Any, new_gate: Any,
 ) -> None:  # fmt: skip
     scene.desk = new_desk("gw-timed", wire=PATIENT, clock=clock)
@@ -205,12 +206,12 @@ async def test_a_gap_runs_from_the_last_token_to_the_next_over_every_engine_betw
     await eventually(lambda: stream.is_over)
     assert stream.tokens == PLAYED
     assert metrics.resumes == [("reset", 3.5)]
-    (line,) = told("request resumed")
+    (line,) = messages("request resumed")
     assert (line.from_engine, line.to_engine, line.attempt) == ("doomed", "third", 2)
     assert (line.tokens, line.gap_s) == (3, 3.5)
 
 
-async def test_a_resumed_request_carries_its_tokens_and_is_otherwise_the_same(
+async def test_a_resumed_request_is_its_original_plus_its_tokens(
     scene: Scene, clock: Any, eventually: Any
 ) -> None:
     (stream,) = await scene.streams(1, 4, eventually)
@@ -224,7 +225,7 @@ async def test_a_resumed_request_carries_its_tokens_and_is_otherwise_the_same(
         assert getattr(later, name) == getattr(first, name)
 
 
-async def test_a_frozen_engine_that_thaws_is_used_again(
+async def test_a_frozen_engine_that_recovers_is_used_again(
     scene: Scene, clock: Any, eventually: Any
 ) -> None:
     (stream,) = await scene.streams(1, 2, eventually)
@@ -271,7 +272,7 @@ def only(meet: Any, *engines: Any) -> Any:
     return meet_those
 
 
-async def test_streams_of_the_last_engine_leave_it_frozen_when_another_one_comes(
+async def test_streams_of_a_frozen_last_engine_move_when_another_one_connects(
     scene: Scene, clock: Any, eventually: Any
 ) -> None:
     meet, scene.desk.meet = scene.desk.meet, only(scene.desk.meet, scene.network)
@@ -302,7 +303,7 @@ async def test_a_slow_engine_keeps_its_streams_and_gets_no_new_work(
 
 @pytest.fixture
 def serve_refusing(serve_engine: Any, observed_core: Any) -> Any:
-    """Starts engines whose core takes nothing while their host lives, for so many times."""
+    """Start engines whose core refuses `times` attempts while their host lives."""
 
     async def serve(times: int) -> Any:
         class Refusing(observed_core.Core):  # type: ignore[misc]
@@ -311,7 +312,7 @@ def serve_refusing(serve_engine: Any, observed_core: Any) -> Any:
             async def add(self, wire_id: str, submit: Any) -> None:
                 if self.refusals < times:
                     self.refusals += 1
-                    raise CoreDead("the core's process is gone")
+                    raise CoreDead("the core's process has died")
                 await super().add(wire_id, submit)
 
         return await serve_engine(engine="bad", core=Refusing(observed_core.model(**SCRIPT)))
@@ -319,7 +320,7 @@ def serve_refusing(serve_engine: Any, observed_core: Any) -> Any:
     return serve
 
 
-async def test_what_an_engine_refused_goes_to_another_one_even_if_that_has_more_to_do(
+async def test_a_refused_request_goes_to_another_engine_even_if_that_is_busier(
     serve_engine: Any, serve_refusing: Any, new_desk: Any, eventually: Any
 ) -> None:
     bad, good = await serve_refusing(1000), await serve_engine(engine="good", num_tokens=10**6)
@@ -335,7 +336,7 @@ async def test_what_an_engine_refused_goes_to_another_one_even_if_that_has_more_
     assert not any(stream.flight.suspicion.core_deaths for stream in streams)
 
 
-async def test_the_only_engine_is_asked_again(
+async def test_a_refused_request_is_retried_on_the_only_engine(
     serve_refusing: Any, new_desk: Any, eventually: Any
 ) -> None:
     desk = new_desk()

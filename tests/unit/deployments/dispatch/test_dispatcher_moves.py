@@ -1,4 +1,4 @@
-"""Streams leave an engine at the pace of those that take them, interactive first."""
+"""Streams leave an engine as fast as the others can take them, interactive first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PATIENT = {"lease_s": 3600}
 
 @pytest.fixture
 def serve_gated(serve_engine: Any, observed_core: Any, new_gate: Any) -> Any:
-    """Starts engines that step when the test says so: (engine, gate). They know how many streams
-    and prompt tokens they ever held at once."""
+    """Start engines whose steps the test controls: (engine, gate). They record the most streams and
+    prompt tokens that they held at once."""
 
     class Counting(observed_core.Core):  # type: ignore[misc]
         most_streams = 0
@@ -38,7 +38,7 @@ def asked(engine: Any) -> list[str]:
     return [submit.request_id for submit in engine.core.submits]
 
 
-async def test_a_drain_moves_interactive_streams_first_and_never_more_than_there_is_room_for(
+async def test_a_drain_moves_interactive_streams_first_and_only_as_many_as_fit(
     new_desk: Any, serve_gated: Any, eventually: Any, metrics: Any
 ) -> None:
     leaving, _ = await serve_gated("leaving")
@@ -63,7 +63,7 @@ async def test_a_drain_moves_interactive_streams_first_and_never_more_than_there
     await asyncio.wait_for(draining, 10)
 
 
-async def test_streams_that_somebody_reads_go_before_those_that_have_not_begun(
+async def test_started_streams_move_before_those_without_tokens(
     new_desk: Any, serve_gated: Any, eventually: Any
 ) -> None:
     leaving, gate = await serve_gated("leaving")
@@ -86,7 +86,7 @@ async def test_streams_that_somebody_reads_go_before_those_that_have_not_begun(
     assert asked(single) == ["urgent", "r0", "r1", "n0", "n1"]
 
 
-async def test_prompts_that_move_wait_for_room_in_the_prefill_steps(
+async def test_moving_prompts_wait_for_room_in_the_prefill_steps(
     new_desk: Any, serve_gated: Any, eventually: Any
 ) -> None:
     leaving, _ = await serve_gated("leaving")
@@ -103,9 +103,9 @@ async def test_prompts_that_move_wait_for_room_in_the_prefill_steps(
         heard_at = desk.link(taking)._heard_at
         await eventually(lambda heard_at=heard_at: desk.link(taking)._heard_at > heard_at)
     assert asked(taking) == ["s0", "s1"]
-    gate.step(2)  # a step may have begun before the second of them came
+    gate.step(2)  # a step may have begun before the second one arrived
     await eventually(lambda: "s2" in asked(taking))
-    assert "s3" not in asked(taking)  # it does not fit behind s2; and s4 does not overtake it
+    assert "s3" not in asked(taking)  # it does not fit after s2, and s4 does not overtake it
     assert "s4" not in asked(taking)
     gate.open()
     await eventually(lambda: all(stream.is_over for stream in streams))
@@ -113,7 +113,7 @@ async def test_prompts_that_move_wait_for_room_in_the_prefill_steps(
     await asyncio.wait_for(draining, 10)
 
 
-async def test_what_a_drain_could_not_move_finishes_where_it_is(
+async def test_streams_that_a_drain_cannot_move_finish_on_their_engine(
     new_desk: Any, serve_gated: Any, eventually: Any, metrics: Any
 ) -> None:
     leaving, gate = await serve_gated("leaving")
@@ -139,7 +139,7 @@ async def test_what_a_drain_could_not_move_finishes_where_it_is(
     assert desk.dispatcher.num_moving == 0
 
 
-async def test_streams_that_were_about_to_leave_stay_when_their_engine_is_well_again(
+async def test_streams_that_wait_to_move_stay_if_their_engine_recovers(
     new_desk: Any, serve_gated: Any, eventually: Any, clock: Any, wire: Any
 ) -> None:
     frozen, gate = await serve_gated("frozen", clock=clock, wire=wire.model_copy(update=PATIENT))
@@ -184,7 +184,7 @@ async def test_a_drain_with_two_gateways_moves_the_streams_of_both(
     assert [stream.tokens for stream in streams] == [PLAYED] * 6
 
 
-async def test_a_node_that_goes_after_its_notice_is_held_against_nobody(
+async def test_a_node_lost_after_its_notice_makes_no_request_a_suspect(
     new_desk: Any, serve_gated: Any, eventually: Any, metrics: Any
 ) -> None:
     desk = new_desk()

@@ -14,7 +14,7 @@ ADDRESS = "10.0.0.7"
 
 
 @pytest.mark.parametrize("sign", ["taint", "pod deletion"])
-async def test_streams_leave_an_engine_whose_node_or_pod_goes(
+async def test_streams_leave_an_engine_whose_node_or_pod_is_being_removed(
     sign: str,
     kubernetes_api: Any,
     new_desk: Any,

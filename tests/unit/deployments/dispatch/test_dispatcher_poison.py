@@ -1,4 +1,4 @@
-"""A prompt that kills its engine kills one more at most, and nobody else pays for it."""
+"""A prompt that kills its engine kills at most one more, and other requests finish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POISON = [6, 6, 6]
 
 @pytest.fixture
 def serve_mortal(serve_engine: Any, observed_core: Any) -> Any:
-    """Starts engines whose core dies in the step after it gets POISON."""
+    """Start engines whose core dies in the step after it receives POISON."""
 
     class Mortal(observed_core.Core):  # type: ignore[misc]
         is_dying = False
@@ -44,7 +44,7 @@ def serve_mortal(serve_engine: Any, observed_core: Any) -> Any:
 
 @pytest.fixture
 def serve_gated(serve_engine: Any, observed_core: Any, new_gate: Any) -> Any:
-    """Starts engines that step, and die, when the test says so: (engine, gate)."""
+    """Start engines whose steps and death the test controls: (engine, gate)."""
 
     async def serve(name: str, **fields: Any) -> Any:
         gate = new_gate()
@@ -59,7 +59,7 @@ def dead(engines: list[Any]) -> int:
 
 
 @pytest.mark.parametrize("gateways", [1, 2])
-async def test_a_poisonous_prompt_kills_one_more_engine_at_most_and_all_innocents_finish(
+async def test_a_poisonous_prompt_kills_at_most_one_more_engine_and_innocents_finish(
     serve_mortal: Any, new_desk: Any, eventually: Any, gateways: int
 ) -> None:
     engines = [await serve_mortal(f"e{index}") for index in range(4)]
@@ -78,7 +78,7 @@ async def test_a_poisonous_prompt_kills_one_more_engine_at_most_and_all_innocent
     assert dead(engines) == 2
 
 
-async def test_after_a_conviction_the_innocents_wait_for_an_engine(
+async def test_innocents_wait_for_an_engine_after_a_conviction(
     serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal("e1"), await serve_mortal("e2")]
@@ -95,7 +95,7 @@ async def test_after_a_conviction_the_innocents_wait_for_an_engine(
     assert desk.dispatcher.num_moving == 0
 
 
-async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(
+async def test_a_prompt_that_kills_whole_hosts_kills_at_most_four(
     serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal(f"e{index}") for index in range(5)]
@@ -103,7 +103,7 @@ async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(
     await desk.meet(*engines)
 
     async def die_with_its_core(engine: Any) -> None:
-        """No word from the host: what a kernel panic looks like."""
+        """Kill the host without a message, as a kernel panic does."""
         while not engine.core.is_dying:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await engine.kill()
@@ -117,11 +117,11 @@ async def test_a_prompt_that_takes_the_host_along_kills_four_at_most(
             watch.cancel()
     assert isinstance(poison.error, RequestKillsEngines)
     assert [stream.tokens for stream in streams] == [PLAYED] * 10
-    # Four when the host's word that the trial began was lost with it.
+    # Four if the host's Trying frame was lost with it.
     assert sum(engine.core.is_dying for engine in engines) in (3, 4)
 
 
-async def test_an_innocent_does_not_pay_for_many_that_are_tried_before_it(
+async def test_an_innocent_survives_many_guilty_trials_before_its_own(
     serve_mortal: Any, new_desk: Any, eventually: Any
 ) -> None:
     engines = [await serve_mortal("e0")]
@@ -138,7 +138,7 @@ async def test_an_innocent_does_not_pay_for_many_that_are_tried_before_it(
     assert dead(engines) == 6  # the first, and one for each of them
 
 
-async def test_suspects_are_tried_singly_on_one_engine(
+async def test_suspects_are_tried_one_at_a_time_on_one_engine(
     serve_gated: Any, new_desk: Any, eventually: Any
 ) -> None:
     crashing, fuse = await serve_gated("e0")
@@ -183,7 +183,7 @@ async def test_a_new_request_does_not_wait_for_the_trials(
     await eventually(lambda: new.is_over and all(stream.is_over for stream in suspects))
 
 
-async def test_a_trial_that_a_drain_broke_off_is_no_trial_any_more(
+async def test_a_trial_that_a_drain_interrupts_does_not_count(
     serve_gated: Any, new_desk: Any, eventually: Any
 ) -> None:
     (x, x_fuse), (e0, e0_fuse) = await serve_gated("x"), await serve_gated("e0")
@@ -216,7 +216,7 @@ async def test_a_trial_that_a_drain_broke_off_is_no_trial_any_more(
     await draining
 
 
-async def test_a_suspect_does_not_wander_between_frozen_engines(
+async def test_a_suspect_does_not_move_between_frozen_engines(
     serve_gated: Any, new_desk: Any, eventually: Any, clock: Any, wire: Any
 ) -> None:
     patient = wire.model_copy(update={"lease_s": 3600})
@@ -236,7 +236,7 @@ async def test_a_suspect_does_not_wander_between_frozen_engines(
     await eventually(lambda: owner.condition is Condition.FROZEN)
     await eventually(lambda: stream.flight.link not in {owner, None})
     other = {"a": a, "b": b}[stream.flight.link.engine]
-    await eventually(lambda: other.core.active)  # or the clock goes on before its work came
+    await eventually(lambda: other.core.active)  # or the clock advances before its work arrives
     clock.advance(31)
     await eventually(
         lambda: all(desk.link(engine).condition is Condition.FROZEN for engine in (a, b))

@@ -1,4 +1,4 @@
-"""Engines of two speeds behind one gateway: each gets what it can do in the same time."""
+"""Engines of two speeds at one gateway: each gets the work that it can do in the same time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ SLOW = {"step_s": 2**-8, "prefill_tokens_per_s": 2.0**13}
 
 @pytest.fixture
 def serve_timed(serve_engine: Any, observed_core: Any, new_gate: Any, clock: Any) -> Any:
-    """Starts engines that live by a clock of their own, and step once their gate opens:
-    (engine, gate)."""
+    """Start engines with a clock of their own that step once their gate opens: (engine, gate)."""
 
     async def serve(name: str, speed: dict[str, float], **fields: Any) -> Any:
         gate, own_clock = new_gate(), type(clock)()
@@ -37,7 +36,7 @@ def serve_timed(serve_engine: Any, observed_core: Any, new_gate: Any, clock: Any
 
 @pytest.fixture
 def learn(new_desk: Any, eventually: Any) -> Any:
-    """Gives each engine, alone, enough to do to show its speed."""
+    """Give each engine, alone, enough work to show its speed."""
 
     async def learn(engine: Any, gate: Any) -> None:
         gate.open()
@@ -55,7 +54,7 @@ def learn(new_desk: Any, eventually: Any) -> Any:
 
 
 def unlike(count: int) -> list[list[int]]:
-    """Prompts that share no prefix, with one another or with what was learned from."""
+    """Prompts that share no prefix with each other or with those learned from."""
     return [[100 + index] * PROMPT for index in range(count)]
 
 
@@ -65,7 +64,7 @@ def knows(desk: Any, engine: Any, speed: dict[str, float]) -> bool:
     return known == speed
 
 
-async def test_new_requests_queue_for_the_same_time_at_both(
+async def test_new_requests_wait_equally_long_on_both_engines(
     new_desk: Any, serve_timed: Any, learn: Any, eventually: Any
 ) -> None:
     (fast, fast_gate), (slow, slow_gate) = [
@@ -85,7 +84,7 @@ async def test_new_requests_queue_for_the_same_time_at_both(
     assert [stream.tokens for stream in streams] == [list(TOKENS)] * 40
 
 
-async def test_an_engine_that_is_not_known_yet_gets_as_much_as_the_others(
+async def test_an_engine_of_unknown_speed_gets_an_equal_share(
     new_desk: Any, serve_timed: Any, learn: Any, eventually: Any
 ) -> None:
     known, gate = await serve_timed("known", FAST)
@@ -99,7 +98,7 @@ async def test_an_engine_that_is_not_known_yet_gets_as_much_as_the_others(
     assert (owners.count("known"), owners.count("new")) == (10, 10)
 
 
-async def test_streams_that_move_wait_for_room_that_is_measured_in_seconds(
+async def test_moving_streams_wait_for_room_measured_in_seconds(
     new_desk: Any, serve_timed: Any, learn: Any, eventually: Any
 ) -> None:
     limits = {"max_num_batched_tokens": 2000}
@@ -119,7 +118,7 @@ async def test_streams_that_move_wait_for_room_that_is_measured_in_seconds(
     await eventually(lambda: len(fast.core.submits) + len(slow.core.submits) == 7)
     heard_at = desk.link(slow)._heard_at
     await eventually(lambda: desk.link(slow)._heard_at > heard_at + 0.05)
-    # Two steps of 2,000 tokens take an engine of middle speed, 20,480 tokens/s, 0.195 s.
+    # Two steps of 2,000 tokens take 0.195 s at the median speed of 20,480 tokens/s.
     assert (len(fast.core.submits), len(slow.core.submits)) == (6, 1)
     fast_gate.open(), slow_gate.open()
     await eventually(lambda: all(stream.is_over for stream in streams))

@@ -46,7 +46,7 @@ def events(span: Any) -> list[str]:
 
 
 async def ended(recorder: Any, exchange: Exchange) -> Any:
-    """The request's own span, when the engines have told all."""
+    """The request's own span, after the engines have reported all of theirs."""
     assert exchange.span is not None
     with exchange.span:
         pass
@@ -56,7 +56,7 @@ async def ended(recorder: Any, exchange: Exchange) -> Any:
     return recorder.only("POST /v1/completions")
 
 
-async def test_an_attempt_is_the_requests_child_and_the_engines_span_the_attempts(
+async def test_the_attempts_span_is_a_child_of_the_request_and_parent_of_the_engines(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(spans=recorder.spans, num_tokens=5)
@@ -88,12 +88,12 @@ async def test_an_attempt_is_the_requests_child_and_the_engines_span_the_attempt
         )
     assert host.attributes["gen_ai.request.model"] == "coder"
     assert not attempt.links
-    # What the core gets is the context of its host's span.
+    # The core gets the context of its host's span.
     (submit,) = engine.core.submits
     assert f"-{host.context.span_id:016x}-" in submit.trace_headers["traceparent"]
 
 
-async def test_a_resumed_stream_has_two_attempts_and_the_second_says_why(
+async def test_a_resumed_stream_has_two_attempts_and_the_second_records_the_cause(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     doomed = await serve_engine(engine="doomed", num_tokens=FOREVER)
@@ -116,18 +116,18 @@ async def test_a_resumed_stream_has_two_attempts_and_the_second_says_why(
     (link,) = second.links
     assert link.context.span_id == first.context.span_id
     assert link.attributes == {"qwenfleet.loss": "reset"}
-    told = second.attributes
-    assert (told["qwenfleet.moved_by"], told["qwenfleet.moved_from"]) == ("reset", "doomed")
-    assert (told["qwenfleet.engine"], told["qwenfleet.attempt"]) == ("safe", 1)
-    assert told["qwenfleet.tokens_before"] == first.attributes["gen_ai.usage.output_tokens"] >= 3
-    assert told["qwenfleet.tokens_before"] + told["gen_ai.usage.output_tokens"] == 40
-    assert told["qwenfleet.gap_s"] >= 0
+    resumed = second.attributes
+    assert (resumed["qwenfleet.moved_by"], resumed["qwenfleet.moved_from"]) == ("reset", "doomed")
+    assert (resumed["qwenfleet.engine"], resumed["qwenfleet.attempt"]) == ("safe", 1)
+    assert resumed["qwenfleet.tokens_before"] == first.attributes["gen_ai.usage.output_tokens"] >= 3
+    assert resumed["qwenfleet.tokens_before"] + resumed["gen_ai.usage.output_tokens"] == 40
+    assert resumed["qwenfleet.gap_s"] >= 0
     assert events(first) == events(second) == ["first_token"]
-    assert told["qwenfleet.end"] == "length"
+    assert resumed["qwenfleet.end"] == "length"
     assert not is_error(second)
 
 
-async def test_a_drained_attempt_moved_in_good_order(
+async def test_a_drained_attempt_is_not_an_error(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     leaving = await serve_engine(engine="leaving", spans=recorder.spans, num_tokens=FOREVER)
@@ -146,7 +146,7 @@ async def test_a_drained_attempt_moved_in_good_order(
     assert recorder.only("engine").attributes["qwenfleet.end"] == "stopped"
 
 
-async def test_an_attempt_that_nobody_wants_any_more_is_aborted(
+async def test_the_span_of_an_aborted_request_ends_as_aborted(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     desk = new_desk()
@@ -161,7 +161,7 @@ async def test_an_attempt_that_nobody_wants_any_more_is_aborted(
     assert (host.attributes["qwenfleet.end"], is_error(host)) == ("stopped", False)
 
 
-async def test_an_attempt_that_no_core_runs_is_an_error(
+async def test_the_span_of_a_rejected_attempt_is_an_error(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any,
     observed_core: Any,
 ) -> None:  # fmt: skip
@@ -202,7 +202,7 @@ async def test_a_core_that_dies_ends_the_spans_of_its_host(
         assert span.attributes["qwenfleet.end"] == "core_died"
 
 
-async def test_a_gateway_that_ends_closes_the_spans_of_its_attempts(
+async def test_a_gateway_ends_the_spans_of_its_attempts_at_shutdown(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any
 ) -> None:
     desk = new_desk()
@@ -215,7 +215,7 @@ async def test_a_gateway_that_ends_closes_the_spans_of_its_attempts(
     assert recorder.only("attempt").attributes["qwenfleet.end"] == "aborted"
 
 
-async def test_when_the_core_took_a_request_from_its_queue_is_told_in_the_past(
+async def test_the_time_at_which_a_core_scheduled_a_request_is_recorded_afterwards(
     new_desk: Any, serve_engine: Any, recorder: Any, traced: Any, eventually: Any,
     observed_core: Any,
 ) -> None:  # fmt: skip

@@ -46,7 +46,7 @@ async def until_closed(connection: Connection) -> None:
         await connection.receive()
 
 
-async def test_after_welcome_the_engine_is_known_and_idle(
+async def test_after_welcome_the_engine_is_described_and_idle(
     serve_engine: Any, connect: Any, eventually: Any
 ) -> None:
     engine = await serve_engine()
@@ -100,12 +100,12 @@ async def test_targets_count_submits_that_the_engine_has_not_seen(
         return [(target.streams, target.queued_prefill_tokens) for target in link.targets()]
 
     assert loads() == [(1, 100), (2, 27)]
-    # The engine's word now holds the first two; the third is still on its way.
+    # The engine's load now includes the first two; the third is still in flight.
     frames.put_nowait(Alive([RankLoad(0, 1, 0, 60), RankLoad(1, 1)], received=2))
     await eventually(lambda: loads() == [(1, 60), (2, 7)])
     frames.put_nowait(Alive([RankLoad(0), RankLoad(1, 2)], received=3))
     await eventually(lambda: loads() == [(0, 0), (2, 0)])
-    # A frame without load changes nothing but what was seen.
+    # A frame without load changes only the number of seen submits.
     link.submit(submit("d", 5))
     frames.put_nowait(Alive(received=4))
     await eventually(lambda: loads() == [(0, 0), (2, 0)])
@@ -124,7 +124,7 @@ async def test_outputs_reach_the_dispatcher_and_aborts_the_core(
     await eventually(lambda: not engine.core.active)
 
 
-async def test_a_rejected_attempt_is_told(
+async def test_a_rejected_attempt_is_reported(
     serve_engine: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=100_000)
@@ -235,12 +235,16 @@ async def _say_drained(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("lose", "loss", "reason"),
     [
-        pytest.param(lose_by_refusal, Loss.RESET, "refused us.*secret", id="refusal"),
+        pytest.param(lose_by_refusal, Loss.RESET, "refused the connection.*secret", id="refusal"),
         pytest.param(lose_by_nobody_there, Loss.RESET, "refused|Connect call", id="nobody there"),
         pytest.param(behaving(_hang_up_at_once), Loss.RESET, "closed the", id="hang-up at once"),
         pytest.param(behaving(_never_greet, BRISK), Loss.SILENT, "silent", id="no greeting"),
-        pytest.param(behaving(_greet_oddly), Loss.RESET, "greeted with Alive", id="odd greeting"),
-        pytest.param(behaving(_speak_the_future), Loss.RESET, "protocol 9", id="far protocol"),
+        pytest.param(
+            behaving(_greet_oddly), Loss.RESET, "sent Alive instead of Welcome", id="odd greeting"
+        ),
+        pytest.param(
+            behaving(_speak_the_future), Loss.RESET, "uses protocol version 9", id="far protocol"
+        ),
         pytest.param(behaving(_reset), Loss.RESET, "closed the connection", id="reset"),
         pytest.param(behaving(_fall_silent, BRISK), Loss.SILENT, "silent", id="silence"),
         pytest.param(behaving(_send_garbage), Loss.RESET, "protocol broken", id="garbage"),
@@ -249,14 +253,14 @@ async def _say_drained(connection: Connection) -> None:
         pytest.param(behaving(_say_drained), Loss.DRAINED, "^scaled down$", id="drained"),
     ],
 )
-async def test_whatever_ends_a_link_is_told_once_with_its_kind_and_reason(
+async def test_every_end_of_a_link_is_reported_once_with_its_kind_and_reason(
     connect: Any, impostor: Any, serve_engine: Any, events: Any,
     lose: Any, loss: Loss, reason: str,
 ) -> None:  # fmt: skip
     link, running = await lose(connect, impostor, serve_engine)
     await asyncio.wait_for(asyncio.shield(running), 10)
-    ((told, why),) = events.losses
-    assert told is loss
+    ((lost, why),) = events.losses
+    assert lost is loss
     assert re.search(reason, why)
     assert not link.is_open
 
@@ -275,9 +279,7 @@ async def test_a_cancelled_link_is_lost_once(
     await eventually(lambda: not engine.core.active)
 
 
-async def test_a_link_that_never_opened_leaves_no_connection_behind(
-    impostor: Any, connect: Any
-) -> None:
+async def test_a_link_that_never_opened_leaves_no_connection(impostor: Any, connect: Any) -> None:
     was_closed = asyncio.Event()
 
     async def behave(connection: Connection) -> None:
@@ -291,7 +293,7 @@ async def test_a_link_that_never_opened_leaves_no_connection_behind(
     await asyncio.wait_for(was_closed.wait(), 10)
 
 
-async def test_a_draining_engine_is_marked_and_still_heard(
+async def test_a_draining_engine_is_marked_and_its_outputs_still_count(
     impostor: Any, connect: Any, events: Any, eventually: Any
 ) -> None:
     async def behave(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""What a link makes of an engine's words: its condition, its drain, and how long it may be
+"""A link's state from an engine's frames: its condition, its drain, and how long it may be
 silent."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qwenfleet.deployments.wire.liveness import ENOUGH, Condition
 
 
 class Speaker:
-    """A host by hand, which says what the test says."""
+    """A hand-made host that sends what the test gives it."""
 
     def __init__(self) -> None:
         self.frames: asyncio.Queue[Frame] = asyncio.Queue()
@@ -59,7 +59,7 @@ def link_to(
     return link_to
 
 
-async def test_the_condition_follows_the_hosts_word_and_every_change_is_news_and_a_log_line(
+async def test_the_condition_follows_the_host_and_every_change_is_logged(
     speaker: Speaker, link_to: Any, events: Any, eventually: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "qwenfleet.deployments.dispatch.link")
@@ -81,7 +81,7 @@ async def test_the_condition_follows_the_hosts_word_and_every_change_is_news_and
     assert [line.reason for line in lines] == ["it is slow", "it is frozen", ""]
 
 
-async def test_a_condition_from_the_future_counts_as_steady(
+async def test_a_condition_of_a_newer_host_counts_as_steady(
     speaker: Speaker, link_to: Any, events: Any, eventually: Any
 ) -> None:
     link, _ = await link_to(speaker)
@@ -90,7 +90,7 @@ async def test_a_condition_from_the_future_counts_as_steady(
     assert link.condition is Condition.STEADY
 
 
-async def test_a_drain_is_news_once_and_its_reason_stays(
+async def test_a_drain_is_reported_once_and_its_reason_stays(
     speaker: Speaker, link_to: Any, events: Any, eventually: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "qwenfleet.deployments.dispatch.link")
@@ -102,13 +102,13 @@ async def test_a_drain_is_news_once_and_its_reason_stays(
     assert (link.is_leaving, link.reason) == (True, "spot notice")
     line: Any = caplog.records[0]
     assert (line.getMessage(), line.engine, line.reason) == (
-        "engine drains",
+        "engine is draining",
         "engine-1",
         "spot notice",
     )
 
 
-async def test_a_trial_is_told(
+async def test_a_trial_is_reported(
     speaker: Speaker, link_to: Any, events: Any, eventually: Any
 ) -> None:
     await link_to(speaker)
@@ -141,7 +141,7 @@ async def test_targets_carry_the_speed_and_the_kv_usage_of_their_rank(
     ]
 
 
-async def test_a_host_that_talked_often_is_missed_sooner_than_one_that_is_not_known_yet(
+async def test_silence_of_a_host_with_known_intervals_is_noticed_sooner(
     speaker: Speaker, link_to: Any, events: Any, eventually: Any
 ) -> None:
     wire = WireConfig(lease_s=300, heartbeat_s=0.02, connect_timeout_s=30)

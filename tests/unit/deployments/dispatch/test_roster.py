@@ -1,4 +1,4 @@
-"""A gateway's links, and which of them may take work."""
+"""A gateway's links, and which of them can take work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEADY, SLOW, FROZEN = Condition
 
 
 class Events:
-    """What a dispatcher would hear; it takes lost links off the roster, as that does."""
+    """Records link events and removes lost links from the roster, as a dispatcher does."""
 
     def __init__(self) -> None:
         self.roster: Roster | None = None
@@ -65,7 +65,7 @@ async def new_roster(wire: WireConfig, events: Events) -> AsyncIterator[Callable
 
 @pytest_asyncio.fixture
 async def roster(new_roster: Any, serve_engine: Any, eventually: Any) -> Roster:
-    """Connected to three engines."""
+    """A roster connected to three engines."""
     roster: Roster = new_roster()
     roster.update([(await serve_engine(engine=name)).record for name in ("e1", "e2", "e3")])
     await eventually(lambda: len(roster.usable()) == 3)
@@ -76,7 +76,7 @@ def usable(roster: Roster) -> list[str]:
     return sorted(link.engine for link in roster.usable())
 
 
-async def test_only_engines_of_its_model_that_can_be_reached_are_met_and_each_once(
+async def test_only_reachable_engines_of_the_model_are_connected_and_each_once(
     new_roster: Any, serve_engine: Any, eventually: Any
 ) -> None:
     roster = new_roster()
@@ -91,7 +91,7 @@ async def test_only_engines_of_its_model_that_can_be_reached_are_met_and_each_on
     link = roster.link("engine-1")
     roster.update(records)
     assert roster.link("engine-1") is link
-    assert roster.usable() == []  # not before it said Welcome
+    assert roster.usable() == []  # not before its Welcome
     assert roster.description is None
     await eventually(lambda: usable(roster) == ["engine-1"])
     description: Any = roster.description
@@ -99,7 +99,7 @@ async def test_only_engines_of_its_model_that_can_be_reached_are_met_and_each_on
     assert list(roster._links) == ["engine-1"]
 
 
-async def test_a_quarantined_engine_is_met_for_it_may_be_the_last(
+async def test_a_quarantined_engine_is_connected_because_it_may_be_the_last(
     new_roster: Any, serve_engine: Any, eventually: Any
 ) -> None:
     roster = new_roster()
@@ -107,7 +107,7 @@ async def test_a_quarantined_engine_is_met_for_it_may_be_the_last(
     await eventually(lambda: usable(roster) == ["engine-1"])
 
 
-async def test_a_lost_engine_is_tried_again_after_a_pause(
+async def test_a_lost_engine_is_retried_after_a_pause(
     new_roster: Any, serve_engine: Any, clock: Any, events: Events, eventually: Any
 ) -> None:
     roster = new_roster(clock)
@@ -121,7 +121,7 @@ async def test_a_lost_engine_is_tried_again_after_a_pause(
     await eventually(lambda: usable(roster) == ["engine-1"])
 
 
-async def test_an_engine_is_tried_again_while_the_registry_is_away(
+async def test_an_engine_is_retried_while_the_registry_is_unavailable(
     new_roster: Any, serve_engine: Any, clock: Any, eventually: Any
 ) -> None:
     roster = new_roster(clock)
@@ -136,7 +136,7 @@ async def test_an_engine_is_tried_again_while_the_registry_is_away(
     await eventually(lambda: roster.usable())
 
 
-async def test_a_lost_link_does_not_take_the_one_after_it_along(
+async def test_losing_an_old_link_keeps_its_successor(
     new_roster: Any, serve_engine: Any, clock: Any, events: Events, eventually: Any
 ) -> None:
     roster = new_roster(clock)
@@ -153,7 +153,7 @@ async def test_a_lost_link_does_not_take_the_one_after_it_along(
     assert roster.link("engine-1") is new
 
 
-async def test_steady_engines_go_before_slow_and_those_before_frozen(roster: Roster) -> None:
+async def test_steady_engines_are_preferred_to_slow_and_slow_to_frozen(roster: Roster) -> None:
     roster.link("e1").condition = SLOW
     roster.link("e2").condition = FROZEN
     assert usable(roster) == ["e3"]

@@ -1,4 +1,4 @@
-"""Routing takes the least predicted seconds, whatever the fleet looks like."""
+"""Routing takes the least predicted seconds in any fleet."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_target_that_is_worse_in_every_respect_is_never_chosen(
     lengths,
     randoms,
 )
-def test_engines_of_which_nothing_tells_them_apart_are_compared_by_tokens(
+def test_engines_of_equal_speed_are_compared_by_tokens(
     fleet: list[Target], length: int, rng: random.Random
 ) -> None:
     def tokens(target: Target) -> int:
@@ -136,11 +136,11 @@ def test_a_long_prompt_ahead_outweighs_a_few_streams() -> None:
     assert choose([prefilling, decoding], 1000, random.Random(0)) is decoding
 
 
-def test_a_longer_queue_of_a_faster_engine_is_preferred_when_it_is_the_shorter_wait() -> None:
+def test_the_longer_queue_of_a_faster_engine_wins_if_its_wait_is_shorter() -> None:
     fast = Target("fast", 0, 1, queued_prefill_tokens=30_000, prefill_tokens_per_s=30_000)
     slow = Target("slow", 0, 1, queued_prefill_tokens=12_000, prefill_tokens_per_s=10_000)
     assert choose([fast, slow], 0, random.Random(0)) is fast
-    # The prompt's own length counts too: it is what an idle engine takes.
+    # The prompt's own length counts too: an idle engine needs that long.
     idle = slow._replace(queued_prefill_tokens=0)
     assert choose([fast, idle], 10_000, random.Random(0)) is idle
     assert choose([fast, idle], 20_000, random.Random(0)) is fast
@@ -153,7 +153,7 @@ def test_among_decoding_engines_the_faster_step_takes_more_streams() -> None:
     assert choose([fast._replace(streams=7), slow], 0, random.Random(0)) is slow
 
 
-def test_an_unknown_engine_counts_as_fast_as_the_middle_one() -> None:
+def test_an_engine_of_unknown_speed_counts_as_having_the_median() -> None:
     known = [Target(f"e{rate}", 0, 0, 0, 0, 0, rate, 1 / rate) for rate in (100.0, 200.0, 900.0)]
     assert middle_speed(known) == Speed(200.0, 1 / 200)
     unknown = Target("unknown", 0, 0, 0)
@@ -171,7 +171,7 @@ def test_an_unknown_engine_counts_as_fast_as_the_middle_one() -> None:
         (Target("e", 0, 0, 0, prefill_tokens_per_s=300, decode_step_s=0.05), 15),
     ],
 )
-def test_what_a_stream_is_worth_in_prompt_tokens_is_assumed_until_both_speeds_are_known(
+def test_the_weight_of_a_stream_is_assumed_until_both_speeds_are_known(
     target: Target, stream_tokens: float
 ) -> None:
     middle = middle_speed([target])
@@ -179,7 +179,7 @@ def test_what_a_stream_is_worth_in_prompt_tokens_is_assumed_until_both_speeds_ar
     assert one_stream_s * middle.prefill_tokens_per_s == pytest.approx(stream_tokens)
 
 
-def test_speeds_that_make_no_sense_count_as_unknown() -> None:
+def test_invalid_speeds_count_as_unknown() -> None:
     for wrong in (-5.0, float("nan")):
         target = Target("e", 0, 3, 100, prefill_tokens_per_s=wrong, decode_step_s=wrong)
         plain = Target("e", 0, 3, 100)
@@ -201,15 +201,15 @@ def test_a_full_kv_cache_costs_a_wait_and_one_with_room_costs_nothing() -> None:
 
 def test_a_full_engine_is_preferred_only_to_a_longer_wait() -> None:
     full = Target("full", 0, 0, 0, 0, 0, 1000.0, 0.02, kv_usage=1.0)
-    behind = Target("behind", 0, 0, 2000, 0, 0, 1000.0, 0.02)
-    assert choose([full, behind], 10, random.Random(0)) is behind
-    longer = behind._replace(queued_prefill_tokens=3000)
+    queued = Target("queued", 0, 0, 2000, 0, 0, 1000.0, 0.02)
+    assert choose([full, queued], 10, random.Random(0)) is queued
+    longer = queued._replace(queued_prefill_tokens=3000)
     assert choose([full, longer], 10, random.Random(0)) is full
 
 
 def simulate(rates: list[float], prompt: int, arrivals: int, every_s: float) -> Counter[str]:
-    """Prompts that come at a fixed pace to engines that each prefill at their own rate: tokens
-    that each engine got."""
+    """Send prompts at a fixed pace to engines of different prefill rates; returns the tokens that
+    each engine got."""
     fleet = [Target(f"e{i}", 0, 0, 0, prefill_tokens_per_s=rate) for i, rate in enumerate(rates)]
     rng, got = random.Random(1), Counter[str]()
     for _ in range(arrivals):
@@ -233,7 +233,7 @@ def test_with_little_to_do_the_fast_rank_does_it_alone() -> None:
     assert got == {"e0": 100_000}
 
 
-def test_ranks_of_equal_speed_share_alike() -> None:
+def test_ranks_of_equal_speed_share_equally() -> None:
     got = simulate([4000.0] * 3, 1000, 3000, every_s=1000 / 12_000)
     assert all(tokens == pytest.approx(1_000_000, rel=0.05) for tokens in got.values())
 

@@ -1,4 +1,4 @@
-"""Room for streams that move: one engine's queue is no longer than another's, in seconds."""
+"""Room for moving streams: no engine's queue grows longer than another's, in seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_full_engine_has_no_room() -> None:
     assert not has_room(target._replace(streams=8), 10, MIDDLE)
 
 
-def test_an_engine_that_names_no_limits_has_room() -> None:
+def test_an_engine_without_limits_has_room() -> None:
     assert has_room(Target("e", 0, streams=10_000, queued_prefill_tokens=10**9), 10**6, MIDDLE)
 
 

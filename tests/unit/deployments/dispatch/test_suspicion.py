@@ -1,4 +1,4 @@
-"""Who is held responsible for a crash: the one that was alone with the core, and hardly another."""
+"""Blame for a crash: the request that was alone in the core, and almost never another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def suspicion() -> Suspicion:
     return Suspicion()
 
 
-def test_whoever_was_aboard_when_a_core_died_is_tried(suspicion: Suspicion) -> None:
+def test_every_request_of_a_dead_core_is_tried(suspicion: Suspicion) -> None:
     assert suspicion.crashed(is_core_death=True) is TRIAL
     assert suspicion.is_suspect
 
@@ -36,10 +36,10 @@ def test_the_one_on_trial_when_the_next_core_dies_is_convicted(suspicion: Suspic
     assert suspicion.crashed(is_core_death=True) is CONVICTED
 
 
-def test_one_that_waited_for_its_trial_is_tried_again(suspicion: Suspicion) -> None:
+def test_a_suspect_that_waited_for_its_trial_is_still_tried(suspicion: Suspicion) -> None:
     for _ in range(100):
         assert suspicion.crashed(is_core_death=True) is TRIAL
-    assert suspicion.core_deaths == 1  # the others never had it
+    assert suspicion.core_deaths == 1  # the other cores never ran it
 
 
 def test_a_token_clears_a_suspect(suspicion: Suspicion) -> None:
@@ -51,13 +51,13 @@ def test_a_token_clears_a_suspect(suspicion: Suspicion) -> None:
     assert suspicion.crashed(is_core_death=False) is FREE
 
 
-def test_a_host_that_vanishes_is_no_prompts_doing_at_first(suspicion: Suspicion) -> None:
+def test_a_vanished_host_is_not_blamed_on_a_prompt_at_first(suspicion: Suspicion) -> None:
     assert suspicion.crashed(is_core_death=False) is FREE
     assert not suspicion.is_suspect
     assert suspicion.crashed(is_core_death=False) is TRIAL
 
 
-def test_hosts_that_vanish_between_tokens_are_never_held_against_a_request(
+def test_hosts_that_vanish_between_tokens_never_count_against_a_request(
     suspicion: Suspicion,
 ) -> None:
     for _ in range(100):
@@ -65,7 +65,7 @@ def test_hosts_that_vanish_between_tokens_are_never_held_against_a_request(
         suspicion.cleared()
 
 
-def test_silent_crashes_convict_at_the_third_without_a_token(suspicion: Suspicion) -> None:
+def test_a_third_silent_crash_without_a_token_convicts(suspicion: Suspicion) -> None:
     assert MAX_UNPROVEN == 3
     assert suspicion.crashed(is_core_death=False) is FREE
     assert suspicion.crashed(is_core_death=False) is TRIAL
@@ -78,7 +78,9 @@ def test_without_a_trial_silent_crashes_alone_never_convict(suspicion: Suspicion
     assert verdicts == [FREE] + [TRIAL] * 19
 
 
-def test_one_that_kills_after_its_first_token_runs_out_of_trials(suspicion: Suspicion) -> None:
+def test_a_request_that_kills_after_its_first_token_runs_out_of_trials(
+    suspicion: Suspicion,
+) -> None:
     assert MAX_CORE_DEATHS == 4
     for _ in range(MAX_CORE_DEATHS - 1):
         assert suspicion.crashed(is_core_death=True) is TRIAL
@@ -112,7 +114,7 @@ class Passenger:
 def ride_until_cleared(
     aboard: list[Passenger], rng: random.Random, *, tells: bool
 ) -> tuple[int, list[Passenger]]:
-    """One crash and all trials after it: the cores that died, and those that go on freely."""
+    """One crash and all trials after it: the cores that died, and the requests that were freed."""
     deaths = 0
     waiting = list(aboard)
     while True:
@@ -154,7 +156,7 @@ def test_a_prompt_that_kills_every_core_it_runs_on_kills_one_more_at_most(
 
 @given(st.integers(0, 20), st.randoms(use_true_random=False))
 @settings(max_examples=200)
-def test_a_prompt_that_takes_the_host_along_kills_three_at_most(
+def test_a_prompt_that_kills_whole_hosts_kills_at_most_three(
     innocents: int, rng: random.Random
 ) -> None:
     poison = Passenger(is_poison=True)
@@ -165,7 +167,7 @@ def test_a_prompt_that_takes_the_host_along_kills_three_at_most(
     assert len(left) == innocents
 
 
-def test_one_that_was_not_alone_on_its_trial_is_tried_again(suspicion: Suspicion) -> None:
+def test_a_suspect_that_was_not_alone_on_trial_is_tried_again(suspicion: Suspicion) -> None:
     suspicion.crashed(is_core_death=True)
     suspicion.is_on_trial = True
     assert suspicion.crashed(is_core_death=True, was_alone=False) is Verdict.TRIAL
@@ -173,7 +175,7 @@ def test_one_that_was_not_alone_on_its_trial_is_tried_again(suspicion: Suspicion
     assert suspicion.crashed(is_core_death=True, was_alone=True) is Verdict.CONVICTED
 
 
-def test_tokens_in_peace_pay_for_earlier_deaths(suspicion: Suspicion) -> None:
+def test_enough_tokens_without_a_crash_clear_earlier_deaths(suspicion: Suspicion) -> None:
     for _ in range(10 * MAX_CORE_DEATHS):
         assert suspicion.crashed(is_core_death=True) is Verdict.TRIAL
         suspicion.cleared(CLEAN_TOKENS)

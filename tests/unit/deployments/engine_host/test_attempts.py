@@ -1,4 +1,4 @@
-"""What a host holds: for whom, and which suspect may run."""
+"""The attempts that a host holds, their gateways, and which suspect may run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit, wire_id
 
 
 class Gateways:
-    """Sessions by gateway, and submits of theirs."""
+    """Sessions by gateway, and their submits."""
 
     def __init__(self) -> None:
         self.attempts = Attempts()
@@ -36,7 +36,7 @@ class Gateways:
         return Session(gateway, connection, leased_until=0)
 
     def answer(self, output: Output, now: float = 0) -> Session | None:
-        """Whose it is; None when nobody wants it any more."""
+        """The attempt's gateway; None if it is no longer held."""
         taken = self.attempts.take(CoreStep([output], []), now)
         return next(iter(taken), None)
 
@@ -71,7 +71,7 @@ def test_suspects_are_tried_one_at_a_time_in_their_order_across_gateways(
     assert len(gateways.attempts) == 3  # cleared, they go on
 
 
-def test_a_suspect_does_not_hold_up_others_and_their_tokens_do_not_clear_it(
+def test_a_suspect_does_not_block_others_and_their_tokens_do_not_clear_it(
     gateways: Gateways,
 ) -> None:
     tried, waits = gateways.suspect("tried"), gateways.suspect("waits")
@@ -91,7 +91,7 @@ def test_a_trial_that_is_dropped_lets_the_next_one_go(gateways: Gateways) -> Non
     assert gateways.on_trial() == second
 
 
-def test_a_suspect_that_was_dropped_before_its_trial_is_passed_over(gateways: Gateways) -> None:
+def test_a_suspect_that_was_dropped_before_its_trial_is_skipped(gateways: Gateways) -> None:
     first, second, third = (gateways.suspect(name) for name in ("first", "second", "third"))
     assert gateways.on_trial() == first
     gateways.attempts.drop(second)
@@ -99,7 +99,7 @@ def test_a_suspect_that_was_dropped_before_its_trial_is_passed_over(gateways: Ga
     assert gateways.on_trial() == third
 
 
-def test_what_was_dropped_is_forgotten_and_dropping_it_again_is_nothing(
+def test_a_dropped_attempt_is_forgotten_and_a_second_drop_does_nothing(
     gateways: Gateways,
 ) -> None:
     key, _ = gateways.add("x")
@@ -121,7 +121,7 @@ def test_the_last_output_of_an_attempt_ends_it(gateways: Gateways) -> None:
     assert gateways.attempts.are_none.is_set()
 
 
-def test_a_hand_over_moves_what_is_named_and_nothing_else(gateways: Gateways) -> None:
+def test_a_hand_over_moves_only_the_named_attempts(gateways: Gateways) -> None:
     (kept, _), (left, _) = gateways.add("kept"), gateways.add("left")
     suspect = gateways.suspect("suspect")
     before, after = gateways.sessions["gw-a"], gateways.session("gw-a")
@@ -147,7 +147,7 @@ def test_load_counts_what_the_scheduler_does_not_know_yet(gateways: Gateways) ->
     ]
 
 
-def test_suspects_that_wait_for_their_trial_are_load_too(gateways: Gateways) -> None:
+def test_suspects_that_wait_for_their_trial_count_as_load(gateways: Gateways) -> None:
     for name in ("x", "y", "z"):
         gateways.suspect(name)
     gateways.on_trial()
@@ -161,7 +161,7 @@ def test_the_schedulers_own_queue_counts_when_it_is_longer(gateways: Gateways) -
     ]
 
 
-def test_each_rank_is_as_fast_as_its_own_steps_show(clock: Any) -> None:
+def test_each_rank_has_the_speed_of_its_own_steps(clock: Any) -> None:
     attempts, gateways = Attempts(clock), Gateways()
     session, ranks = gateways.session("gw-a"), [RankLoad(0), RankLoad(1), RankLoad(2)]
     speeds = {0: (0.25, 1 / 128), 1: (0.5, 1 / 64)}  # seconds of a prefill, of a decode step
@@ -201,7 +201,7 @@ def test_a_suspect_that_waits_for_its_trial_takes_no_time(clock: Any) -> None:
 @pytest.mark.parametrize(
     "first", [{"cached_tokens": None}, {"token_ids": [], "cached_tokens": 0, "finish_reason": 4}]
 )
-def test_an_answer_that_tells_no_cached_tokens_or_has_no_token_shows_no_speed(
+def test_an_output_without_cached_tokens_or_tokens_is_not_a_speed_sample(
     clock: Any, first: dict[str, Any]
 ) -> None:
     attempts, session = Attempts(clock), Gateways().session("gw-a")
@@ -215,7 +215,7 @@ def test_an_answer_that_tells_no_cached_tokens_or_has_no_token_shows_no_speed(
     assert attempts.load([RankLoad()]) == [RankLoad()]
 
 
-def test_the_schedulers_queue_tells_waiting_from_prefill(clock: Any) -> None:
+def test_the_schedulers_queue_separates_waiting_from_prefill(clock: Any) -> None:
     attempts, session = Attempts(clock), Gateways().session("gw-a")
 
     def step(key: str, seconds: float, waiting: int, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""An engine host with a scripted core, spoken to over real connections."""
+"""An engine host with a scripted core, over real connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_two_gateways_each_get_their_own_tokens_in_order(
     engine = await serve_engine(tokens=tuple(range(20)), num_tokens=20)
     a, b = await dial(engine.record, "gw-a"), await dial(engine.record, "gw-b")
     keys = [(peer, peer.submit(name)) for name in ("x", "y") for peer in (a, b)]
-    # The same request id from two gateways: two attempts, told apart by their wire ids.
+    # The same request id from two gateways: two attempts with different wire ids.
     assert len({key for _, key in keys}) == 4
     streams: dict[str, list[int]] = {}
     for peer in (a, b):
@@ -54,7 +54,7 @@ async def test_one_step_is_one_frame_for_each_gateway(
     peer = await dial(engine.record)
     keys = {peer.submit("x"), peer.submit("y"), peer.submit("z")}
     await eventually(lambda: core.active == keys)
-    gate.step(2)  # a step may have begun before the last of them came
+    gate.step(2)  # a step may have begun before the last one arrived
     frame = await peer.receive(Outputs)
     while len(frame.outputs) < 3:
         frame = await peer.receive(Outputs)
@@ -81,7 +81,7 @@ async def test_a_wrong_secret_is_refused(serve_engine: Any, dial: Any) -> None:
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOL_VERSION - 2, PROTOCOL_VERSION + 2])
-async def test_a_protocol_too_far_away_is_refused_with_both_versions(
+async def test_an_incompatible_protocol_is_refused_with_both_versions(
     serve_engine: Any, dial: Any, protocol: int
 ) -> None:
     engine = await serve_engine()
@@ -102,9 +102,7 @@ async def test_a_gateway_one_version_apart_is_served(
     assert await peer.tokens(peer.submit("x")) == [10, 11, 12, 13, 14]
 
 
-async def test_welcome_tells_who_the_engine_is_and_what_it_can_do(
-    serve_engine: Any, dial: Any
-) -> None:
+async def test_welcome_describes_the_engine_and_its_limits(serve_engine: Any, dial: Any) -> None:
     engine = await serve_engine(engine="engine-7")
     peer = await dial(engine.record, greets=False)
     peer.connection.send(Hello("gw-a", engine.record.secret))
@@ -113,7 +111,7 @@ async def test_welcome_tells_who_the_engine_is_and_what_it_can_do(
     assert welcome.description.max_model_len == 4096
 
 
-async def test_a_stranger_that_does_not_say_hello_is_cut(serve_engine: Any, dial: Any) -> None:
+async def test_a_connection_without_hello_is_closed(serve_engine: Any, dial: Any) -> None:
     engine = await serve_engine()
     peer = await dial(engine.record, greets=False)
     peer.submit("x")
@@ -121,13 +119,13 @@ async def test_a_stranger_that_does_not_say_hello_is_cut(serve_engine: Any, dial
     assert engine.core.submits == []
 
 
-async def test_a_stranger_that_says_nothing_is_cut(serve_engine: Any, dial: Any, wire: Any) -> None:
+async def test_a_silent_connection_is_closed(serve_engine: Any, dial: Any, wire: Any) -> None:
     engine = await serve_engine(wire=wire.model_copy(update={"connect_timeout_s": 0.05}))
     peer = await dial(engine.record, greets=False)
     await peer.until_closed()
 
 
-async def test_a_gateway_that_sends_engine_frames_is_cut_and_its_work_stops(
+async def test_a_gateway_that_sends_engine_frames_is_disconnected_and_its_attempts_stop(
     serve_engine: Any, dial: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=100_000)
@@ -139,7 +137,7 @@ async def test_a_gateway_that_sends_engine_frames_is_cut_and_its_work_stops(
     await eventually(lambda: not engine.core.active)
 
 
-async def test_the_same_attempt_again_is_rejected_and_the_first_goes_on(
+async def test_a_duplicate_attempt_is_rejected_and_the_first_continues(
     serve_engine: Any, dial: Any
 ) -> None:
     engine = await serve_engine(tokens=tuple(range(200)), num_tokens=200)
@@ -154,7 +152,7 @@ async def test_the_same_attempt_again_is_rejected_and_the_first_goes_on(
     assert len(engine.core.submits) == 1
 
 
-async def test_a_second_attempt_is_another_one(serve_engine: Any, dial: Any) -> None:
+async def test_a_second_attempt_of_a_request_runs_separately(serve_engine: Any, dial: Any) -> None:
     engine = await serve_engine(num_tokens=100_000)
     peer = await dial(engine.record)
     keys = {peer.submit("x", attempt=0), peer.submit("x", attempt=1)}
@@ -163,7 +161,7 @@ async def test_a_second_attempt_is_another_one(serve_engine: Any, dial: Any) -> 
         seen |= {output.wire_id for output in (await peer.receive(Outputs)).outputs}
 
 
-async def test_what_the_core_cannot_run_is_rejected_with_its_sentence(
+async def test_an_attempt_that_the_core_cannot_run_is_rejected_with_its_reason(
     serve_engine: Any, dial: Any, observed_core: Any
 ) -> None:
     class Picky(observed_core.Core):  # type: ignore[misc]
@@ -223,7 +221,7 @@ async def test_load_counts_prompt_tokens_until_their_first_output(
     assert [(rank.queued_prefill_tokens, rank.running) for rank in outputs.load] == [(0, 2)]
 
 
-async def test_a_stuck_core_shows_as_a_live_host_without_progress(
+async def test_a_stuck_core_shows_as_a_living_host_without_progress(
     serve_engine: Any, dial: Any, gate: Any, observed_core: Any, clock: Any
 ) -> None:
     engine = await serve_engine(core=observed_core(sleep=gate), clock=clock)
@@ -239,7 +237,7 @@ async def test_a_stuck_core_shows_as_a_live_host_without_progress(
     assert (alive.step, alive.step_age_s, alive.clock_s) == (step, 7, clock.now)
 
 
-async def test_the_death_of_the_core_is_told_to_every_gateway_and_ends_the_host(
+async def test_the_death_of_the_core_is_reported_to_every_gateway_and_ends_the_host(
     serve_engine: Any, dial: Any
 ) -> None:
     engine = await serve_engine(num_tokens=50, fail_after_tokens=8)
@@ -252,7 +250,7 @@ async def test_the_death_of_the_core_is_told_to_every_gateway_and_ends_the_host(
     assert sum(len(f.outputs) for f in a.seen if isinstance(f, Outputs)) == 8
 
 
-async def test_a_draining_engine_says_so_finishes_its_streams_and_ends(
+async def test_a_draining_engine_announces_it_finishes_its_streams_and_ends(
     serve_engine: Any, dial: Any, gate: Any, observed_core: Any
 ) -> None:
     engine = await serve_engine(core=observed_core(sleep=gate))
@@ -274,9 +272,7 @@ async def test_a_draining_engine_says_so_finishes_its_streams_and_ends(
     await draining
 
 
-async def test_a_drain_cuts_what_is_not_finished_by_its_deadline(
-    serve_engine: Any, dial: Any
-) -> None:
+async def test_a_drain_interrupts_streams_at_its_deadline(serve_engine: Any, dial: Any) -> None:
     engine = await serve_engine(num_tokens=100_000)
     peer = await dial(engine.record)
     await peer.tokens(peer.submit("x"), 1)
@@ -284,7 +280,7 @@ async def test_a_drain_cuts_what_is_not_finished_by_its_deadline(
     assert (await peer.receive(Lost)).reason == "spot notice"
 
 
-async def test_a_drain_ends_by_the_shortest_notice_that_comes_meanwhile(
+async def test_the_shortest_notice_during_a_drain_sets_its_end(
     serve_engine: Any, dial: Any
 ) -> None:
     engine = await serve_engine(num_tokens=100_000)
@@ -303,7 +299,7 @@ async def test_a_drain_ends_by_the_shortest_notice_that_comes_meanwhile(
     engine.host.hasten("too late", 0.0)
 
 
-async def test_new_work_is_refused_while_draining_and_others_may_run_it(
+async def test_new_attempts_are_refused_while_draining_and_other_engines_can_run_them(
     serve_engine: Any, dial: Any, gate: Any, observed_core: Any
 ) -> None:
     engine = await serve_engine(core=observed_core(sleep=gate))
@@ -322,14 +318,14 @@ async def test_new_work_is_refused_while_draining_and_others_may_run_it(
     assert [submit.request_id for submit in engine.core.submits] == ["x"]
 
 
-async def test_a_gateway_that_greets_after_the_drain_began_is_told_of_it(
+async def test_a_gateway_that_connects_during_a_drain_is_notified(
     serve_engine: Any, dial: Any, gate: Any, observed_core: Any
 ) -> None:
     engine = await serve_engine(core=observed_core(sleep=gate))
     busy = await dial(engine.record)
     busy.submit("x")
     late = await dial(engine.record, "gw-late", greets=False)
-    await busy.receive(Alive)  # the host took the connection of the other, too
+    await busy.receive(Alive)  # the host has accepted the other connection, too
     draining = asyncio.create_task(engine.host.drain("scaled down", 20.0))
     await busy.receive(Draining)
     late.connection.send(Hello("gw-late", engine.record.secret))
@@ -341,12 +337,12 @@ async def test_a_gateway_that_greets_after_the_drain_began_is_told_of_it(
     await draining
 
 
-async def test_a_core_that_takes_nothing_refuses_for_now_and_a_wrong_request_for_ever(
+async def test_a_dead_core_refuses_for_now_and_an_invalid_request_is_refused_for_good(
     serve_engine: Any, dial: Any, observed_core: Any
 ) -> None:
     class Failing(observed_core.Core):  # type: ignore[misc]
         async def add(self, wire_id: str, submit: Submit) -> None:
-            raise CoreDead("gone") if submit.request_id == "x" else ValueError("odd")
+            raise CoreDead("dead") if submit.request_id == "x" else ValueError("odd")
 
     engine = await serve_engine(core=Failing(observed_core.model()))
     peer = await dial(engine.record)
@@ -355,5 +351,5 @@ async def test_a_core_that_takes_nothing_refuses_for_now_and_a_wrong_request_for
         peer.submit(name)
         rejected = await peer.receive(Rejected)
         answers[name] = (rejected.reason, rejected.is_final)
-    assert answers == {"x": ("gone", False), "y": ("odd", True)}
+    assert answers == {"x": ("dead", False), "y": ("odd", True)}
     assert len(engine.host._attempts) == 0

@@ -1,4 +1,4 @@
-"""No engine works for nobody: leases, closed connections and gateways that come back."""
+"""Engines stop abandoned attempts: leases, closed connections and reconnecting gateways."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_a_closed_connection_stops_the_work_of_that_gateway_only(
     assert await b.tokens(kept, 3)
 
 
-async def test_a_lapsed_lease_stops_the_work_and_closes_the_connection(
+async def test_an_expired_lease_stops_the_attempts_and_closes_the_connection(
     serve_engine: Any, dial: Any, eventually: Any, clock: Any
 ) -> None:
     engine = await serve_engine(num_tokens=FOREVER, clock=clock)
@@ -37,7 +37,7 @@ async def test_a_lapsed_lease_stops_the_work_and_closes_the_connection(
     await peer.until_closed()
 
 
-async def test_a_gateway_that_sends_leases_keeps_its_work(
+async def test_a_gateway_that_renews_its_lease_keeps_its_attempts(
     serve_engine: Any, dial: Any, clock: Any
 ) -> None:
     engine = await serve_engine(num_tokens=FOREVER, clock=clock)
@@ -54,7 +54,7 @@ async def test_a_gateway_that_sends_leases_keeps_its_work(
     assert await leasing.tokens(kept, 1)
 
 
-async def test_a_gateway_that_comes_back_keeps_what_it_owns_and_loses_the_rest(
+async def test_a_reconnected_gateway_keeps_the_attempts_that_it_owns(
     serve_engine: Any, dial: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(tokens=tuple(range(200)), num_tokens=200)
@@ -72,7 +72,7 @@ async def test_a_gateway_that_comes_back_keeps_what_it_owns_and_loses_the_rest(
     assert all(o.wire_id == kept for f in after.seen if isinstance(f, Outputs) for o in f.outputs)
 
 
-async def test_the_old_connection_of_a_gateway_that_came_back_takes_nothing_with_it(
+async def test_the_old_connection_of_a_reconnected_gateway_ends_no_attempts(
     serve_engine: Any, dial: Any
 ) -> None:
     engine = await serve_engine(num_tokens=FOREVER)
@@ -101,7 +101,7 @@ async def test_a_gateway_cannot_claim_the_work_of_another(
     assert engine.core.active == {key}
 
 
-async def test_welcome_is_the_first_frame_also_while_old_work_is_being_stopped(
+async def test_welcome_is_the_first_frame_even_while_old_attempts_are_being_stopped(
     serve_engine: Any, dial: Any, observed_core: Any
 ) -> None:
     is_stopping = asyncio.Event()
@@ -124,7 +124,7 @@ async def test_welcome_is_the_first_frame_also_while_old_work_is_being_stopped(
     assert await after.tokens(kept, 3)
 
 
-async def test_a_finished_attempt_is_owned_by_nobody(
+async def test_a_finished_attempt_has_no_owner(
     serve_engine: Any, dial: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=3)
@@ -136,7 +136,7 @@ async def test_a_finished_attempt_is_owned_by_nobody(
     await eventually(lambda: not engine.core.active)
 
 
-async def test_work_that_ends_with_the_engine_itself_is_no_orphan(
+async def test_attempts_that_end_with_the_engine_are_not_orphans(
     serve_engine: Any, dial: Any
 ) -> None:
     dying = await serve_engine(num_tokens=FOREVER, fail_after_tokens=3)

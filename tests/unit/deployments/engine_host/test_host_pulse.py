@@ -1,4 +1,4 @@
-"""A host watches its core, tries suspects singly, and gives a stuck core up."""
+"""A host watches its core, tries suspects one at a time, and replaces a stuck core."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENT = WireConfig(lease_s=3600, heartbeat_s=0.02, connect_timeout_s=5)
 
 @pytest.fixture
 def serve_stuck(serve_engine: Any, observed_core: Any, gate: Any, clock: Any) -> Any:
-    """Starts an engine whose core steps when `gate` says so, and counts probes and CPU seconds."""
+    """Start an engine whose steps `gate` controls, and count probes and CPU seconds."""
 
     class Metered(observed_core.Core):  # type: ignore[misc]
         probes = 0
@@ -45,7 +45,7 @@ async def until(peer: Any, condition: str) -> Alive:
             return alive
 
 
-async def test_a_stuck_core_is_slow_then_frozen_is_probed_once_and_thaws_with_its_step(
+async def test_a_stuck_core_is_slow_then_frozen_probed_once_and_recovers_with_its_step(
     serve_stuck: Any, dial: Any, gate: Any, clock: Any
 ) -> None:
     engine = await serve_stuck()
@@ -69,7 +69,7 @@ async def test_a_stuck_core_is_slow_then_frozen_is_probed_once_and_thaws_with_it
     assert (thawed.reason, engine.host.quarantine) == ("", "")
 
 
-async def test_a_core_that_burns_for_fifteen_seconds_is_only_slow(
+async def test_a_core_that_uses_the_cpu_for_fifteen_seconds_is_only_slow(
     serve_stuck: Any, dial: Any, clock: Any
 ) -> None:
     engine = await serve_stuck()
@@ -88,7 +88,7 @@ async def test_a_core_that_burns_for_fifteen_seconds_is_only_slow(
     assert seen == {"steady", "slow"}
 
 
-async def test_a_core_that_stays_frozen_is_given_up_and_every_gateway_is_told(
+async def test_a_core_that_stays_frozen_is_replaced_and_every_gateway_is_notified(
     serve_stuck: Any, dial: Any, clock: Any
 ) -> None:
     engine = await serve_stuck()
@@ -124,7 +124,7 @@ async def test_an_idle_engine_is_steady_and_is_not_blamed_for_its_pause(
     assert (await peer.receive(Outputs)).outputs
 
 
-async def test_suspects_of_two_gateways_get_the_core_one_at_a_time_and_are_told_before(
+async def test_suspects_of_two_gateways_run_one_at_a_time_and_are_announced_first(
     serve_stuck: Any, dial: Any, gate: Any, eventually: Any
 ) -> None:
     engine = await serve_stuck()
@@ -145,7 +145,7 @@ async def test_suspects_of_two_gateways_get_the_core_one_at_a_time_and_are_told_
 
 
 @pytest.mark.parametrize("ending", ["abort", "hang-up"])
-async def test_a_trial_that_its_gateway_ends_lets_the_next_suspect_go(
+async def test_a_trial_that_its_gateway_ends_makes_room_for_the_next_suspect(
     serve_stuck: Any, dial: Any, eventually: Any, ending: str
 ) -> None:
     engine = await serve_stuck()
@@ -163,7 +163,7 @@ async def test_a_trial_that_its_gateway_ends_lets_the_next_suspect_go(
     assert engine.host.orphans == (ending == "hang-up")
 
 
-async def test_a_drained_engine_waits_for_suspects_that_had_no_trial_yet(
+async def test_a_draining_engine_waits_for_suspects_without_a_trial(
     serve_stuck: Any, dial: Any, gate: Any, eventually: Any
 ) -> None:
     engine = await serve_stuck()

@@ -1,4 +1,4 @@
-"""What a host learns of its core's speed reaches every gateway with the load."""
+"""The speed that a host learns of its core reaches every gateway with the load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENS_PER_S = 8192.0
 
 @pytest.fixture
 def serve_timed(serve_engine: Any, observed_core: Any, clock: Any) -> Callable[..., Awaitable[Any]]:
-    """Starts engines whose steps take the script's time by the test's clock, and none by ours."""
+    """Start engines whose steps take the script's time on the test's clock, and no real time."""
 
     async def sleep(seconds: float) -> None:
         clock.advance(seconds)
@@ -36,7 +36,7 @@ def speeds(load: list[RankLoad]) -> tuple[float, float]:
     return rank.prefill_tokens_per_s, rank.decode_step_s
 
 
-async def test_speeds_come_with_outputs_and_with_signs_of_life_to_every_gateway(
+async def test_speeds_reach_every_gateway_with_outputs_and_heartbeats(
     serve_timed: Any, dial: Any
 ) -> None:
     engine = await serve_timed(num_tokens=2 * SAMPLE_STEPS)
@@ -63,7 +63,7 @@ async def test_a_cached_prefix_does_not_make_an_engine_look_fast(
     assert speeds(engine.host.load) == (TOKENS_PER_S, STEP_S)
 
 
-async def test_aborted_prompts_and_pauses_leave_the_speed_as_it_is(
+async def test_aborted_prompts_and_pauses_do_not_change_the_speed(
     serve_timed: Any, dial: Any, clock: Any, eventually: Any
 ) -> None:
     engine = await serve_timed(num_tokens=100_000)

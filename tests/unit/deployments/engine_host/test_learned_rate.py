@@ -1,4 +1,4 @@
-"""A rate is what its samples of late say, whatever single ones claim."""
+"""A rate follows its recent samples, and single outliers hardly move it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qwenfleet.deployments.engine_host.learned_rate import (
 )
 
 GRID_ERROR = 2 ** (0.5 / GRID) - 1
-"""What telling an estimate on the grid adds to its error, 9 %."""
+"""The error that rounding to the grid adds, 9 %."""
 
 
 def near(value: float, error: float = 0.01) -> object:
@@ -66,25 +66,25 @@ def test_a_change_by_any_factor_up_to_100_is_learned_within_a_dozen_half_lives(
 
 
 @given(st.floats(0.5, 2e6), st.floats(0.95, 1.05))
-def test_like_engines_are_told_as_one_or_as_neighbours_on_the_grid(per_s: float, by: float) -> None:
-    told = []
+def test_similar_engines_have_equal_or_neighboring_estimates(per_s: float, by: float) -> None:
+    rates = []
     for value in (per_s, per_s * by):
         rate = LearnedRate()
         for _ in range(ENOUGH):
             rate.note(value, 1.0, 0.0)
         assert rate.per_s(0.0) == near(value)
-        told.append(rate.per_s(0.0))
-    assert max(told) / min(told) <= 2 ** (1 / GRID) * 1.001
+        rates.append(rate.per_s(0.0))
+    assert max(rates) / min(rates) <= 2 ** (1 / GRID) * 1.001
 
 
-def test_a_sample_without_duration_is_none() -> None:
+def test_a_sample_without_duration_is_ignored() -> None:
     rate = LearnedRate()
     for _ in range(2 * ENOUGH):
         rate.note(100.0, 0.0, 0.0)
     assert rate.per_s(0.0) == 0
 
 
-def test_a_rate_is_known_until_nothing_confirmed_it_for_so_long() -> None:
+def test_a_rate_is_forgotten_after_a_time_without_samples() -> None:
     rate = LearnedRate()
     for _ in range(ENOUGH):
         assert rate.per_s(0.0) == 0

@@ -1,4 +1,4 @@
-"""Slow is not frozen: a core's pulse, with a clock and a CPU meter of the test's own."""
+"""Slow is not frozen: a core's pulse, with the test's own clock and CPU meter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Patient:
         self.seen: list[Condition] = []
 
     def live(self, seconds: float, *, load: float = 0.0, has_work: bool = True) -> Condition:
-        """Without a step for this long, using this share of a CPU core."""
+        """Go without a step for this long, using this share of a CPU core."""
         for _ in range(round(2 * seconds)):
             self.now += 0.5
             if self.cpu_s is not None:
@@ -97,19 +97,19 @@ def test_the_first_steps_may_take_long(patient: Patient) -> None:
     assert fresh.live(0.5) is FROZEN
 
 
-def test_a_core_that_burns_for_ever_is_given_up(patient: Patient) -> None:
+def test_a_core_that_uses_the_cpu_forever_becomes_frozen(patient: Patient) -> None:
     assert patient.live(CEILING_S, load=1.0) is SLOW
     assert patient.live(0.5, load=1.0) is FROZEN
 
 
-def test_a_core_that_stops_to_burn_is_judged_as_idle(patient: Patient) -> None:
+def test_a_core_that_stops_using_the_cpu_is_judged_as_idle(patient: Patient) -> None:
     assert patient.live(10, load=1.0) is SLOW
     assert patient.live(0.5, load=0.0) is FROZEN
-    # What it burns afterwards is no step.
+    # CPU use afterwards does not count as a step.
     assert patient.live(5, load=1.0) is FROZEN
 
 
-def test_an_idle_core_without_work_is_steady_for_ever(patient: Patient) -> None:
+def test_an_idle_core_without_work_stays_steady(patient: Patient) -> None:
     assert patient.live(500, has_work=False) is STEADY
     patient.pulse.work_came(patient.now)
     assert patient.live(SLOW_FLOOR_S) is STEADY
@@ -131,14 +131,14 @@ def test_a_freeze_at_most_doubles_the_bound(patient: Patient) -> None:
     assert patient.live(2 * FROZEN_FLOOR_S) is FROZEN
 
 
-def test_a_host_that_stood_still_judges_nothing(patient: Patient) -> None:
+def test_a_host_that_stalled_does_not_judge(patient: Patient) -> None:
     patient.now += 130
     patient.pulse.excuse(patient.now)
     assert patient.pulse.look(patient.now, has_work=True, cpu_s=None) is STEADY
     assert patient.pulse.age_s(patient.now) == 0
 
 
-def test_a_slow_step_teaches(patient: Patient) -> None:
+def test_a_slow_step_raises_the_bound(patient: Patient) -> None:
     patient.live(5, load=1.0)
     patient.step()
     assert patient.pulse.bound_s == pytest.approx(8 * 5.02)
@@ -153,7 +153,7 @@ def test_a_frozen_core_stays_frozen_without_work_until_it_steps(patient: Patient
     assert patient.live(10, has_work=False) is STEADY
 
 
-def test_a_slow_core_whose_work_was_taken_is_steady(patient: Patient) -> None:
+def test_a_slow_core_whose_work_was_moved_is_steady(patient: Patient) -> None:
     assert patient.live(1.5) is SLOW
     assert patient.live(0.5, has_work=False) is STEADY
     assert patient.pulse.reason == ""
@@ -162,7 +162,7 @@ def test_a_slow_core_whose_work_was_taken_is_steady(patient: Patient) -> None:
 def test_the_reason_has_the_figures(patient: Patient) -> None:
     patient.live(4)
     assert patient.pulse.reason == (
-        "no step for 4.0 s, the longest of late took 0.02 s, its processes do not use the CPU"
+        "no step for 4.0 s (longest recent step: 0.02 s); its processes do not use the CPU"
     )
     patient.step()
     patient.live(3, load=1.0)
@@ -179,7 +179,7 @@ def test_the_reason_has_the_figures(patient: Patient) -> None:
         max_size=30,
     )
 )
-def test_a_core_that_burns_is_never_frozen_before_the_ceiling_and_a_step_always_thaws(
+def test_a_busy_core_is_never_frozen_before_the_ceiling_and_a_step_always_makes_it_steady(
     events: list[tuple[str, float, float]],
 ) -> None:
     patient = Patient()

@@ -1,4 +1,4 @@
-"""A rank's speed is learned from its work, and from nothing else."""
+"""A rank's speed is learned from its work only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.deployments.engine_host.learned_rate import ENOUGH, FORGET_S, GRI
 from qwenfleet.deployments.engine_host.rank_speed import SAMPLE_STEPS, SAMPLE_TOKENS, RankSpeed
 
 GRID_ERROR = 2 ** (0.5 / GRID) - 1
-"""What telling an estimate on the grid adds to its error, 9 %."""
+"""The error that rounding to the grid adds, 9 %."""
 
 
 def near(value: float, error: float = 0.01) -> object:
@@ -21,7 +21,7 @@ def near(value: float, error: float = 0.01) -> object:
 
 
 class Engine:
-    """A rank that takes `step_s` for each step, and longer by what it prefills."""
+    """A rank that takes `step_s` for each step, plus the time of its prefill."""
 
     def __init__(self, tokens_per_s: float = 10_000.0, step_s: float = 0.02) -> None:
         self.speed = RankSpeed()
@@ -36,8 +36,8 @@ class Engine:
         stall_s: float = 0,
         waiting: int = 0,
     ) -> None:
-        """One step that answers these prompts, each by its tokens that are not cached; None when
-        nobody says how many. `new_tokens` is for a step that prefills and answers nothing."""
+        """One step that answers these prompts, each given by its uncached tokens, or None if
+        unknown. `new_tokens` is for a step that prefills without an answer."""
         worked = sum(tokens or 0 for tokens in prompts) if new_tokens is None else new_tokens
         self.now += self.step_s + worked / self.tokens_per_s + stall_s
         for tokens in prompts:
@@ -53,7 +53,7 @@ class Engine:
             self.speed.left(is_answered=is_answered)
 
     def serve(self, prompt: int, steps: int = 0) -> None:
-        """One prompt, and so many steps behind it."""
+        """One prompt, followed by that many steps."""
         self.come()
         self.step(prompt)
         for _ in range(steps):
@@ -82,7 +82,7 @@ def test_nothing_is_known_before_there_are_enough_samples() -> None:
 
 @pytest.mark.parametrize("step_s", [0.002, 0.02])
 @pytest.mark.parametrize("tokens_per_s", [500.0, 10_000.0])
-def test_both_speeds_are_those_of_the_engine(tokens_per_s: float, step_s: float) -> None:
+def test_both_speeds_match_the_engine(tokens_per_s: float, step_s: float) -> None:
     engine, rng = Engine(tokens_per_s, step_s), random.Random(0)
     for _ in range(40):
         engine.serve(rng.randrange(SAMPLE_TOKENS, 20_000), steps=30)
@@ -90,7 +90,7 @@ def test_both_speeds_are_those_of_the_engine(tokens_per_s: float, step_s: float)
     assert engine.decode == near(step_s)
 
 
-def test_a_long_prompt_is_one_sample_over_all_of_its_steps_beside_running_streams() -> None:
+def test_a_long_prompt_is_one_sample_over_all_steps_with_running_streams() -> None:
     engine = Engine()
     engine.come()
     engine.step(5000)
@@ -98,7 +98,7 @@ def test_a_long_prompt_is_one_sample_over_all_of_its_steps_beside_running_stream
         engine.step()
     for _ in range(10):
         engine.come()
-        engine.step()  # it came too late for the step that ran
+        engine.step()  # it arrived too late for the running step
         for _ in range(11):
             engine.step(new_tokens=8192)
         engine.step(100_000, new_tokens=100_000 - 11 * 8192)
@@ -106,7 +106,7 @@ def test_a_long_prompt_is_one_sample_over_all_of_its_steps_beside_running_stream
     assert engine.decode == near(0.02)
 
 
-def test_prompts_that_wait_together_are_one_sample() -> None:
+def test_prompts_that_are_prefilled_together_are_one_sample() -> None:
     engine = Engine()
     for _ in range(2 * ENOUGH):
         engine.come(4)
@@ -114,11 +114,11 @@ def test_prompts_that_wait_together_are_one_sample() -> None:
             engine.step(SAMPLE_TOKENS // 4)
         engine.end(4)
         engine.step()
-    # Steps of 128 tokens take 33 ms, 20 of them in any case; no decode step was seen to tell.
+    # Steps of 128 tokens take 33 ms, of which 20 ms are decode; no decode step was seen alone.
     assert engine.prefill == near(SAMPLE_TOKENS / 4 / (0.02 + SAMPLE_TOKENS / 4 / 10_000))
 
 
-def test_cached_prompts_and_small_ones_say_nothing_of_the_prefill_rate() -> None:
+def test_cached_and_small_prompts_do_not_change_the_prefill_rate() -> None:
     engine = Engine()
     for new_tokens in (16, 100, SAMPLE_TOKENS - 1) * 20:
         engine.serve(new_tokens, steps=5)
@@ -132,7 +132,7 @@ def test_cached_prompts_and_small_ones_say_nothing_of_the_prefill_rate() -> None
     assert engine.prefill == known
 
 
-def test_small_prompts_beside_a_running_stream_do_not_add_up_to_a_sample() -> None:
+def test_small_prompts_with_a_running_stream_do_not_add_up_to_a_sample() -> None:
     engine = Engine()
     engine.come()
     engine.step(100)
@@ -146,13 +146,13 @@ def test_small_prompts_beside_a_running_stream_do_not_add_up_to_a_sample() -> No
     assert engine.decode == near(0.02)
 
 
-def test_a_full_engine_is_not_slow_at_the_prompts_that_wait_for_a_place() -> None:
+def test_queued_prompts_do_not_make_a_full_engine_look_slow() -> None:
     engine = Engine()
     engine.come()
     engine.step(5000)
     for _ in range(5 * ENOUGH):
         engine.come(2)
-        engine.step(waiting=1)  # they came too late for the step that ran
+        engine.step(waiting=1)  # they arrived too late for the running step
         for _ in range(500):
             engine.step(waiting=2)
         engine.step(new_tokens=2500, waiting=1)
@@ -164,7 +164,7 @@ def test_a_full_engine_is_not_slow_at_the_prompts_that_wait_for_a_place() -> Non
     assert engine.decode == near(0.02)
 
 
-def test_prompts_that_come_together_are_prefilled_in_turn_while_others_wait() -> None:
+def test_prompts_that_arrive_together_are_prefilled_in_turn_while_others_wait() -> None:
     engine = Engine()
     for _ in range(3 * ENOUGH):
         engine.come(3)
@@ -179,7 +179,7 @@ def test_prompts_that_come_together_are_prefilled_in_turn_while_others_wait() ->
     assert engine.decode == near(0.02)
 
 
-def test_time_without_work_is_no_sample() -> None:
+def test_idle_time_is_not_a_sample() -> None:
     engine = Engine()
     for _ in range(20):
         engine.serve(5000, steps=SAMPLE_STEPS)
@@ -188,7 +188,7 @@ def test_time_without_work_is_no_sample() -> None:
     assert engine.decode == near(0.02)
 
 
-def test_time_between_an_abort_and_the_next_attempt_is_no_sample() -> None:
+def test_time_between_an_abort_and_the_next_attempt_is_not_a_sample() -> None:
     engine = Engine()
     for _ in range(20):
         engine.come()
@@ -199,7 +199,7 @@ def test_time_between_an_abort_and_the_next_attempt_is_no_sample() -> None:
 
 
 @pytest.mark.parametrize("stalled", range(6))
-def test_one_compilation_hardly_shows_wherever_it_falls(stalled: int) -> None:
+def test_one_compilation_hardly_changes_the_speed(stalled: int) -> None:
     engine = Engine()
     for index in range(7):
         stall_s = 15.0 if index == stalled else 0.0
@@ -209,12 +209,12 @@ def test_one_compilation_hardly_shows_wherever_it_falls(stalled: int) -> None:
             engine.step(stall_s=stall_s if step == 3 else 0)
         engine.end()
         engine.step()
-    # Clipped, it is one sample of four times the length.
+    # After clipping, it is one sample of four times the length.
     assert 10_000 / 2 < engine.prefill < 10_000 * (1 + GRID_ERROR) * 1.2
     assert 0.02 / (1 + GRID_ERROR) * 0.9 < engine.decode < 2 * 0.02
 
 
-def test_a_prompt_that_was_aborted_or_not_explained_takes_its_time_with_it() -> None:
+def test_an_aborted_or_unexplained_prompt_drops_its_sample() -> None:
     engine = Engine()
     for _ in range(20):
         engine.come()
@@ -224,7 +224,7 @@ def test_a_prompt_that_was_aborted_or_not_explained_takes_its_time_with_it() -> 
         engine.end(is_answered=False)
         engine.step(new_tokens=8000)
         engine.come()
-        engine.step(None, new_tokens=30_000)  # a stream from elsewhere
+        engine.step(None, new_tokens=30_000)  # a resumed stream
         engine.come(2)
         engine.step(1000, None, new_tokens=31_000)
         engine.end(4)
@@ -232,7 +232,7 @@ def test_a_prompt_that_was_aborted_or_not_explained_takes_its_time_with_it() -> 
     assert engine.prefill == near(10_000, error=0.05)
 
 
-def test_an_engine_that_became_slower_or_faster_is_learned_anew() -> None:
+def test_a_change_of_speed_is_learned() -> None:
     engine = Engine()
     for factor in (1.0, 0.25, 2.0):
         engine.tokens_per_s, engine.step_s = 10_000 * factor, 0.02 / factor
@@ -242,7 +242,7 @@ def test_an_engine_that_became_slower_or_faster_is_learned_anew() -> None:
         assert engine.decode == near(0.02 / factor, error=0.05)
 
 
-def test_what_nothing_confirms_is_forgotten_and_learned_from_the_start() -> None:
+def test_an_unconfirmed_speed_is_forgotten_and_learned_again() -> None:
     engine = Engine(tokens_per_s=20.0)
     for _ in range(ENOUGH):
         engine.serve(5000)
@@ -259,14 +259,14 @@ def test_what_nothing_confirms_is_forgotten_and_learned_from_the_start() -> None
     assert engine.prefill == near(10_000, error=0.05)
 
 
-def test_a_rank_whose_prefill_hides_its_decode_is_not_taken_for_more_than_twice_as_fast() -> None:
+def test_a_rank_whose_prefill_hides_its_decode_counts_as_at_most_twice_as_fast() -> None:
     engine = Engine(tokens_per_s=1e9, step_s=0.05)  # a GPU: 600 tokens cost no more than none
     for _ in range(20):
         engine.serve(600, steps=SAMPLE_STEPS)
     assert engine.prefill == near(2 * 600 / 0.05)
 
 
-def test_a_host_that_takes_two_steps_at_once_learns_the_same() -> None:
+def test_two_steps_read_at_once_teach_the_same_speed() -> None:
     engine = Engine()
     engine.come()
     engine.step(5000)
@@ -278,7 +278,7 @@ def test_a_host_that_takes_two_steps_at_once_learns_the_same() -> None:
 
 
 @given(st.lists(st.sampled_from(["come", "answer", "unclear", "end", "abort", "step", "idle"])))
-def test_whatever_happens_speeds_are_none_or_positive_and_counts_come_back_to_zero(
+def test_speeds_are_never_negative_and_counts_return_to_zero(
     events: list[str],
 ) -> None:
     speed, now, waiting, running = RankSpeed(), itertools.count(0.0, 0.01), 0, 0

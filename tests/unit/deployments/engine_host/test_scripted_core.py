@@ -1,4 +1,4 @@
-"""The scripted core keeps vLLM's rules where tests of the fleet rely on them."""
+"""The scripted core follows those rules of vLLM on which fleet tests rely."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_hit_is_whole_blocks_of_a_common_prefix_short_of_the_last_token(
     assert hit == min(common, len(second) - 1) // BLOCK_SIZE * BLOCK_SIZE
 
 
-def test_tenants_with_different_salts_share_nothing() -> None:
+def test_tenants_with_different_salts_share_no_blocks() -> None:
     cache = PrefixCache()
     prompt = list(range(64))
     cache.hit_tokens(prompt, "tenant-1")
@@ -51,7 +51,7 @@ def test_tenants_with_different_salts_share_nothing() -> None:
     assert cache.hit_tokens(prompt, "tenant-1") == 48
 
 
-def test_the_least_recently_used_blocks_go_first() -> None:
+def test_the_least_recently_used_blocks_are_evicted_first() -> None:
     cache = PrefixCache(num_blocks=4)
     old, new = [1] * 33, [2] * 33
     cache.hit_tokens(old, None)
@@ -67,7 +67,7 @@ def test_the_least_recently_used_blocks_go_first() -> None:
     st.none() | st.integers(1, 20),
     st.integers(0, 19).map(lambda count: list(range(count))),
 )
-def test_an_answer_goes_on_behind_what_earlier_attempts_delivered(
+def test_an_answer_continues_after_the_tokens_of_earlier_attempts(
     num_tokens: int, max_tokens: int | None, delivered: list[int]
 ) -> None:
     length = min(num_tokens, max_tokens or num_tokens)
@@ -109,7 +109,7 @@ async def test_prefill_takes_the_time_of_the_tokens_that_are_not_cached(observed
     assert waits == pytest.approx([0.5 + 0.8, 0.5, 0.5 + 0.16, 0.5])
 
 
-async def test_cached_tokens_are_told_once_with_the_first_output(observed_core: Any) -> None:
+async def test_cached_tokens_are_reported_once_with_the_first_output(observed_core: Any) -> None:
     core = observed_core(num_tokens=3)
     for expected in ([0, None, None], [64, None, None]):
         await core.add("x", submit(list(range(80))))
@@ -117,7 +117,7 @@ async def test_cached_tokens_are_told_once_with_the_first_output(observed_core: 
         assert [output.cached_tokens for output in outputs] == expected
 
 
-async def test_only_what_runs_uses_the_kv_cache(observed_core: Any) -> None:
+async def test_only_running_attempts_use_the_kv_cache(observed_core: Any) -> None:
     core = observed_core(num_tokens=2)
     await core.add("x", submit(list(range(10 * BLOCK_SIZE - 1))))
     await core.add("y", submit(list(range(5))))

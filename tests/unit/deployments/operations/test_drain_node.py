@@ -143,7 +143,8 @@ def test_an_unknown_node_is_refused_with_the_nearest_names(
 ) -> None:
     assert cli.main(["drain", "--node", "gpu1"]) == 1
     printed = capsys.readouterr().err
-    assert printed == "qwenfleet: node 'gpu1' does not exist. Did you mean gpu-1 or gpu-2 or gpu-3?\n"
+    names = "gpu-1 or gpu-2 or gpu-3"
+    assert printed == f"qwenfleet: node 'gpu1' does not exist. Did you mean {names}?\n"
 
 
 def test_who_may_not_cordon_is_told_the_verb_and_the_resource_before_a_stream_moves(

@@ -1,4 +1,4 @@
-"""The registry's state, with a clock of the test's own and no Ray."""
+"""The registry's state, with the test's own clock and without Ray."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def registry(clock: Any) -> Registry:
     return Registry(clock)
 
 
-def test_who_announces_is_listed(registry: Registry) -> None:
+def test_an_announcement_lists_its_engine_or_gateway(registry: Registry) -> None:
     ready = engine(state="ready", host="10.0.0.1", port=99, secret="s")
     registry.announce_engine(ready, FEW_CORES)
     registry.announce_gateway(gateway())
@@ -55,19 +55,21 @@ def test_who_announces_is_listed(registry: Registry) -> None:
     assert snapshot.failures == ()
 
 
-def test_a_gateway_that_announces_itself_is_told_the_engines(registry: Registry) -> None:
+def test_a_gateway_receives_the_engines_when_it_announces_itself(registry: Registry) -> None:
     assert registry.announce_gateway(gateway()) == ()
     registry.announce_engine(engine("e0"), 2)
     assert [record.id for record in registry.announce_gateway(gateway())] == ["e0"]
 
 
-def test_the_last_word_of_an_engine_counts(registry: Registry) -> None:
+def test_the_latest_announcement_of_an_engine_counts(registry: Registry) -> None:
     registry.announce_engine(engine(state="ready"), FEW_CORES)
     registry.announce_engine(engine(state="draining"), FEW_CORES)
     assert [record.state for record in registry.snapshot().engines] == ["draining"]
 
 
-def test_who_is_silent_for_five_seconds_is_no_longer_listed(registry: Registry, clock: Any) -> None:
+def test_an_engine_or_gateway_silent_for_five_seconds_is_no_longer_listed(
+    registry: Registry, clock: Any
+) -> None:
     assert LAPSE_S == 5.0
     registry.announce_engine(engine("early"), FEW_CORES)
     registry.announce_gateway(gateway("early"))
@@ -90,7 +92,7 @@ def test_with_few_cores_one_engine_of_a_node_loads_at_a_time(registry: Registry)
     assert loading == {"first", "elsewhere"}
 
 
-def test_the_loader_keeps_its_place_until_it_is_ready(registry: Registry) -> None:
+def test_a_loading_engine_keeps_its_slot_until_it_is_ready(registry: Registry) -> None:
     assert may_load(registry, "first")
     assert not may_load(registry, "second")
     assert may_load(registry, "first", is_loading=True)
@@ -104,13 +106,13 @@ def test_with_many_cores_several_engines_load_at_a_time(registry: Registry) -> N
     assert answers == [True, True, True, False, False]
 
 
-def test_a_registry_that_starts_empty_learns_who_loads(registry: Registry) -> None:
+def test_an_empty_registry_learns_which_engines_are_loading(registry: Registry) -> None:
     registry.announce_engine(engine("first", is_loading=True), FEW_CORES)
     assert not may_load(registry, "second")
 
 
 @pytest.mark.parametrize("ending", ["withdraw", "failure", "silence"])
-def test_a_loader_that_goes_gives_its_place_to_the_next(
+def test_a_loading_engine_that_leaves_frees_its_slot(
     registry: Registry, clock: Any, ending: str
 ) -> None:
     registry.announce_engine(engine("first"), FEW_CORES)
@@ -125,7 +127,7 @@ def test_a_loader_that_goes_gives_its_place_to_the_next(
     assert [record.id for record in registry.snapshot().engines] == ["second"]
 
 
-def test_failures_are_kept_after_their_engine_is_gone(registry: Registry, clock: Any) -> None:
+def test_failures_are_kept_after_their_engine_has_left(registry: Registry, clock: Any) -> None:
     failure = StartFailure("engine-1", "coder", "out of memory", "/logs/engine.log")
     registry.announce_engine(engine(), FEW_CORES)
     registry.report_failure(failure)
@@ -144,7 +146,7 @@ def test_only_the_last_failures_are_kept(registry: Registry) -> None:
     assert kept == tuple(failures[-len(kept) :])
 
 
-def test_withdraw_removes_engines_and_gateways_and_ignores_strangers(registry: Registry) -> None:
+def test_withdraw_removes_engines_and_gateways_and_ignores_unknown_ids(registry: Registry) -> None:
     registry.announce_engine(engine(), FEW_CORES)
     registry.announce_gateway(gateway())
     for name in ("engine-1", "gw-1", "nobody"):
@@ -152,7 +154,7 @@ def test_withdraw_removes_engines_and_gateways_and_ignores_strangers(registry: R
     assert registry.snapshot() == replace(registry.snapshot(), engines=(), gateways=())
 
 
-def test_a_ready_engine_forgives_its_models_failures(registry: Registry) -> None:
+def test_a_ready_engine_clears_its_models_failures(registry: Registry) -> None:
     for model in ("coder", "helper"):
         registry.report_failure(StartFailure("e0", model, "no memory", None))
     registry.report_failure(StartFailure("gw-1", "coder", "no such parser", None, is_final=True))
@@ -161,7 +163,7 @@ def test_a_ready_engine_forgives_its_models_failures(registry: Registry) -> None
     assert left == [("helper", False), ("coder", True)]
 
 
-def test_a_drain_order_is_told_with_every_announcement_until_the_engine_is_gone(
+def test_a_drain_order_is_sent_with_every_announcement_until_the_engine_leaves(
     registry: Registry,
 ) -> None:
     order = DrainOrder("an operator drains it", 60.0)
@@ -176,7 +178,7 @@ def test_a_drain_order_is_told_with_every_announcement_until_the_engine_is_gone(
     assert registry.announce_engine(engine("e1", state="ready"), FEW_CORES).drain is None
 
 
-def test_an_order_that_comes_before_the_engine_waits_for_it(registry: Registry) -> None:
+def test_an_order_given_before_the_engine_announces_itself_is_kept(registry: Registry) -> None:
     order = DrainOrder("an operator drains it", 1.0)
     registry.drain("e1", order)
     assert registry.announce_engine(engine("e1"), FEW_CORES) == Orders(may_load=True, drain=order)
@@ -189,7 +191,7 @@ def test_the_second_order_counts(registry: Registry) -> None:
     assert answer.drain == DrainOrder("at once", 0.0)
 
 
-def test_a_quarantined_engine_forgives_nothing(registry: Registry) -> None:
+def test_a_quarantined_engine_does_not_clear_failures(registry: Registry) -> None:
     registry.report_failure(StartFailure("e0", "coder", "no memory", None))
     registry.announce_engine(engine("e1", state="quarantined", reason="slow"), FEW_CORES)
     assert len(registry.snapshot().failures) == 1

@@ -59,7 +59,7 @@ class Answer:
 
 
 class Actor:
-    """A fleet's registry, which may speak another version."""
+    """A fleet's registry, which may have another version."""
 
     def __init__(self) -> None:
         self.state = Registry()
@@ -94,18 +94,18 @@ async def test_an_engine_and_a_gateway_announce_themselves(actor: Actor) -> None
     assert actor.state.snapshot().gateways == ()
 
 
-async def test_a_registry_that_is_away_is_asked_again_and_said_once(
+async def test_an_unavailable_registry_is_retried_and_logged_once(
     actor: Actor, problems: Any
 ) -> None:
     client = RegistryClient("demo")
     actor.failure = ray.exceptions.ActorDiedError()
     for _ in range(3):
         assert await client.announce_gateway(GATEWAY) == ()
-    assert problems() == ["registry away"]
+    assert problems() == ["registry unavailable"]
     actor.failure = None
     await client.announce_engine(ENGINE, 8)
     assert len(await client.announce_gateway(GATEWAY)) == 1
-    assert problems() == ["registry away", "registry answers again"]
+    assert problems() == ["registry unavailable", "registry available again"]
 
 
 @pytest.mark.parametrize("apart", [1, -1])
@@ -115,19 +115,19 @@ async def test_a_registry_one_version_apart_is_understood(actor: Actor, apart: i
     assert [engine.id for engine in registry.read("demo").engines] == ["e1"]
 
 
-async def test_a_registry_too_far_apart_ends_no_engine_and_no_gateway(
+async def test_an_incompatible_registry_ends_neither_engines_nor_gateways(
     actor: Actor, problems: Any
 ) -> None:
     actor.version = VERSION + 2
     client = RegistryClient("demo")
     assert await client.announce_engine(ENGINE, 8) == Orders()
     assert await client.announce_gateway(GATEWAY) == ()
-    assert problems() == ["registry away"]
+    assert problems() == ["registry unavailable"]
     with pytest.raises(ProtocolError, match=f"version {VERSION + 2} cannot be read"):
         registry.read("demo")
 
 
-async def test_a_caller_too_far_apart_is_refused_by_the_registry(
+async def test_an_incompatible_caller_is_refused_by_the_registry(
     actor: Actor, problems: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def newer(message: records.Message) -> bytes:
@@ -138,12 +138,12 @@ async def test_a_caller_too_far_apart_is_refused_by_the_registry(
     client = RegistryClient("demo")
     monkeypatch.setattr(registry, "records", SimpleNamespace(**{**vars(records), "encode": newer}))
     assert await client.announce_engine(ENGINE, 8) == Orders()
-    assert problems() == ["call refused", "registry away"]
+    assert problems() == ["refused a registry call", "registry unavailable"]
     assert f"messages of version {VERSION + 2} cannot be read" in str(caplog.records[-1].__dict__)
     assert actor.state.snapshot().engines == ()
 
 
-async def test_commands_ask_and_order(actor: Actor) -> None:
+async def test_commands_read_and_give_orders(actor: Actor) -> None:
     await RegistryClient("demo").announce_engine(ENGINE, 8)
     order = DrainOrder("an operator drains it", 60.0)
     registry.drain("demo", "e1", order)
@@ -152,10 +152,10 @@ async def test_commands_ask_and_order(actor: Actor) -> None:
     assert orders == Orders(may_load=False, drain=order)
 
 
-def test_a_command_finds_no_registry_of_a_fleet_that_pickles(
+def test_a_command_does_not_find_the_registry_of_a_fleet_that_pickles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Code before the messages and code after them never call each other's actor."""
+    """Code that pickles and code that sends messages never call each other's actor."""
 
     def get_actor(name: str, namespace: str) -> Any:
         if name == legacy_name("demo"):
@@ -171,7 +171,7 @@ def test_a_command_finds_no_registry_of_a_fleet_that_pickles(
     assert killed == ["the old one"]
 
 
-def test_fleets_are_named_by_their_registries_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fleets_are_listed_by_their_registries_only(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [actor_name("demo"), legacy_name("old"), "SERVE_CONTROLLER_ACTOR"]
     actors = [{"name": name, "namespace": registry.NAMESPACE} for name in names]
     actors.append({"name": actor_name("other"), "namespace": "another"})

@@ -1,4 +1,4 @@
-"""Records and messages cross between versions: what is new is ignored, what is too new refused."""
+"""Records and messages cross versions: new fields are ignored, incompatible versions refused."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ FAILURE = StartFailure("e0", "coder", "no memory", None)
 
 
 def written_by(version: int, message: dict[str, Any]) -> bytes:
-    """A message as a program of that version would write it."""
+    """Encode a message as a program of that version would."""
     return msgspec.msgpack.encode([version, message])
 
 
 def tree_of(message: records.Message) -> dict[str, Any]:
-    """A message as maps and lists, to be changed as another version would."""
+    """A message as maps and lists, so that a test can change it like another version."""
     _, tree = msgspec.msgpack.decode(records.encode(message))
     assert isinstance(tree, dict)
     return tree
@@ -73,7 +73,7 @@ def tree_of(message: records.Message) -> dict[str, Any]:
     ],
     ids=lambda request: type(request).__name__,
 )
-def test_a_request_crosses_unchanged(request_: Request) -> None:
+def test_a_request_survives_a_round_trip(request_: Request) -> None:
     assert records.decode_request(records.encode(request_)) == request_
 
 
@@ -88,11 +88,11 @@ def test_a_request_crosses_unchanged(request_: Request) -> None:
     ],
     ids=lambda answer: type(answer).__name__,
 )
-def test_an_answer_crosses_unchanged(answer: Answer) -> None:
+def test_an_answer_survives_a_round_trip(answer: Answer) -> None:
     assert records.decode_answer(records.encode(answer)) == answer
 
 
-def test_a_record_of_the_next_version_is_read_without_what_is_new_in_it() -> None:
+def test_a_record_of_the_next_version_is_read_without_its_new_fields() -> None:
     tree = tree_of(AnnounceEngine(ENGINE, 8))
     tree["record"] |= {"zone": "eu-1", "stages": [{"name": "x", "began_at": 1.0, "core": 3}]}
     tree["urgency"] = 2
@@ -102,7 +102,7 @@ def test_a_record_of_the_next_version_is_read_without_what_is_new_in_it() -> Non
     assert request.record == msgspec.structs.replace(ENGINE, stages=stages)
 
 
-def test_a_record_of_the_version_before_gets_defaults_for_what_it_lacks() -> None:
+def test_a_record_of_the_previous_version_gets_defaults_for_missing_fields() -> None:
     tree = tree_of(AnnounceEngine(ENGINE, 8))
     for name in ("stages", "nodes", "description"):
         del tree["record"][name]
@@ -111,7 +111,7 @@ def test_a_record_of_the_version_before_gets_defaults_for_what_it_lacks() -> Non
     assert (request.record.nodes, request.record.description) == ((), None)
 
 
-def test_a_state_that_only_a_newer_engine_has_does_not_break_the_list() -> None:
+def test_an_unknown_engine_state_does_not_break_the_list() -> None:
     tree = tree_of(Engines((ENGINE, ENGINE)))
     tree["engines"][0]["state"] = "hibernating"
     answer = records.decode_answer(written_by(records.VERSION + 1, tree))
@@ -120,31 +120,31 @@ def test_a_state_that_only_a_newer_engine_has_does_not_break_the_list() -> None:
 
 
 @pytest.mark.parametrize("apart", [-2, 2, 40])
-def test_versions_further_apart_are_refused_with_both_numbers(apart: int) -> None:
+def test_incompatible_versions_are_refused_with_both_numbers(apart: int) -> None:
     version = records.VERSION + apart
     for decode in (records.decode_request, records.decode_answer):
         with pytest.raises(ProtocolError, match=f"version {version} .* version {records.VERSION}"):
             decode(written_by(version, {"kind": "read"}))
 
 
-def test_a_kind_that_only_a_newer_program_knows_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="does not decode"):
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="cannot decode the call"):
         records.decode_request(written_by(records.VERSION + 1, {"kind": "hibernate"}))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\x92\x01\xc1", b"\x92\x01\xa2\xff\xff"])
-def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
+def test_invalid_bytes_are_refused(data: bytes) -> None:
     for decode in (records.decode_request, records.decode_answer):
         with pytest.raises(ProtocolError):
             decode(data)
 
 
-def test_a_refusal_is_said_with_its_reason() -> None:
+def test_a_refusal_is_reported_with_its_reason() -> None:
     with pytest.raises(ProtocolError, match="refused the call: too old"):
         records.decode_answer(records.encode(Refused("too old")))
 
 
-def test_records_come_without_ray() -> None:
+def test_records_do_not_import_ray() -> None:
     code = (
         "import sys; import qwenfleet.deployments.registry.records; "
         "assert not {'ray', 'vllm', 'torch'} & set(sys.modules)"

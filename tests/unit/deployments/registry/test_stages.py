@@ -1,4 +1,4 @@
-"""Stages of a start: none is left out, each has its time, and processes are told in one table."""
+"""Stages of a start: complete, timed, and shown for all processes in one table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_each_stage_lasts_until_the_next_begins(clock: Any) -> None:
     assert stages.stages[-1] == Stage("loading", began_at + 9, 2.0)
 
 
-def test_a_clock_that_was_never_begun_has_no_stages(clock: Any) -> None:
+def test_a_clock_without_a_stage_has_no_stages(clock: Any) -> None:
     stages = StageClock(clock)
     stages.end()
     assert stages.stages == ()
@@ -48,11 +48,11 @@ def test_the_table_is_in_order_of_time_and_counts_from_the_first() -> None:
     ]
 
 
-def test_nothing_to_tell_is_an_empty_table() -> None:
+def test_a_table_without_stages_is_empty() -> None:
     assert table([("serve", ())]) == ""
 
 
-def test_what_a_stage_waits_for_is_told_and_no_part_of_its_name(clock: Any) -> None:
+def test_the_detail_of_a_stage_is_shown_and_not_part_of_its_name(clock: Any) -> None:
     stages = StageClock(clock)
     stages.begin(StartPhase.HELD, "node a is cordoned")
     (held,) = stages.stages

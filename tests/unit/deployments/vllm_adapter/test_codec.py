@@ -1,4 +1,4 @@
-"""What a core says reaches vLLM's front end unchanged, by whichever of the two encodings."""
+"""A core's outputs reach vLLM's front end unchanged, in either encoding."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def crossed(made: EngineCoreOutput, *, is_first: bool = True) -> EngineCoreOutpu
 
 
 @pytest.mark.parametrize("reason", [None, *FinishReason])
-def test_a_plain_output_crosses_without_vllms_bytes(reason: FinishReason | None) -> None:
+def test_a_plain_output_crosses_the_wire_without_vllms_bytes(reason: FinishReason | None) -> None:
     made = output(finish_reason=reason, stop_reason="\n")
     assert codec.to_wire(made).extra is None
     came = crossed(made)
@@ -50,13 +50,13 @@ def test_a_plain_output_crosses_without_vllms_bytes(reason: FinishReason | None)
     assert came.trace_headers == {"t": "1"}
 
 
-def test_the_numbers_of_our_finish_reasons_are_vllms() -> None:
+def test_our_finish_reasons_have_vllms_numbers() -> None:
     assert {reason.name: reason.value for reason in FinishReason} == {
         reason.name: reason.value for reason in labels.FinishReason
     }
 
 
-def test_an_unknown_finish_reason_is_refused_rather_than_guessed() -> None:
+def test_an_unknown_finish_reason_is_an_error() -> None:
     with pytest.raises(ValueError, match="99"):
         codec.to_vllm(
             flight(),
@@ -66,7 +66,7 @@ def test_an_unknown_finish_reason_is_refused_rather_than_guessed() -> None:
         )
 
 
-def test_cached_tokens_are_said_with_the_first_output_only() -> None:
+def test_cached_tokens_are_reported_with_the_first_output_only() -> None:
     stats = PrefillStats()
     stats.set(num_prompt_tokens=5, num_local_cached_tokens=4, num_external_cached_tokens=0)
     made = output(prefill_stats=stats)
@@ -76,7 +76,7 @@ def test_cached_tokens_are_said_with_the_first_output_only() -> None:
     assert later.prefill_stats is None
 
 
-def test_events_cross_as_vllms_bytes_and_move_to_our_clock() -> None:
+def test_events_cross_as_vllms_bytes_and_are_converted_to_our_clock() -> None:
     kinds = [EngineCoreEventType.QUEUED, EngineCoreEventType.SCHEDULED]
     made = output(events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds])
     assert codec.to_wire(made).extra is not None
@@ -88,7 +88,7 @@ def test_events_cross_as_vllms_bytes_and_move_to_our_clock() -> None:
     assert codec.scheduled_at(output()) is None
 
 
-def test_a_request_comes_out_as_it_went_in() -> None:
+def test_a_vllm_request_survives_a_round_trip() -> None:
     request = EngineCoreRequest(
         request_id="cmpl-1",
         prompt_token_ids=None,
@@ -106,6 +106,6 @@ def test_a_request_comes_out_as_it_went_in() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x81\xa1\xff\x01", b"\x93\x01\x02\x03"])
-def test_bytes_that_are_no_request_are_refused_with_a_sentence(payload: bytes) -> None:
-    with pytest.raises(ValueError, match="does not decode as vLLM's"):
+def test_bytes_that_are_not_a_request_are_refused_with_a_reason(payload: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot decode the request as a vLLM request"):
         codec.decode_request(payload)

@@ -11,7 +11,7 @@ from qwenfleet.deployments.vllm_adapter.engine_args import NodePlace, sharding_a
 PLACE = NodePlace(1, "10.0.0.1", 4000, 4001)
 
 
-def test_a_layout_on_one_node_names_no_other() -> None:
+def test_a_layout_on_one_node_sets_no_node_arguments() -> None:
     arguments = sharding_args(Layout.parse("TP4xDP2+EP8"), None)
     assert arguments == {
         "tensor_parallel_size": 4,
@@ -22,7 +22,7 @@ def test_a_layout_on_one_node_names_no_other() -> None:
     }
 
 
-def test_a_node_of_several_knows_its_rank_and_where_the_first_listens() -> None:
+def test_each_of_several_nodes_gets_its_rank_and_the_first_nodes_address() -> None:
     arguments = sharding_args(Layout.parse("TP8xDP2+EP16@2"), PLACE)
     assert arguments["distributed_executor_backend"] == "mp"
     assert (arguments["nnodes"], arguments["node_rank"]) == (2, 1)
@@ -33,13 +33,13 @@ def test_a_node_of_several_knows_its_rank_and_where_the_first_listens() -> None:
     )
 
 
-def test_experts_are_balanced_when_the_layout_asks_for_it() -> None:
+def test_experts_are_balanced_if_the_layout_asks_for_it() -> None:
     layout = Layout(tensor_parallel_size=8, expert_parallel=True, expert_load_balancing=True)
     assert sharding_args(layout, None)["enable_eplb"] is True
 
 
 def test_a_replica_knows_its_place_before_vllm_is_imported() -> None:
-    """The import takes 9 s of CPU, and engines of a node take turns at it."""
+    """The import takes 9 s of CPU, and the engines of a node take turns."""
     name = "qwenfleet.deployments.vllm_adapter.engine_args"
     code = f"import sys, {name}; assert 'vllm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

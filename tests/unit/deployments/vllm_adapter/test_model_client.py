@@ -92,7 +92,7 @@ def link_to(client: ModelClient, engine: Any) -> Any:
 
 @pytest.fixture
 def meet(client: ModelClient, eventually: Any) -> Callable[..., Any]:
-    """Connects the client to engines."""
+    """Connect the client to engines."""
 
     async def meet(*engines: Any) -> None:
         client._dispatcher.update([engine.record for engine in engines])
@@ -106,7 +106,7 @@ def meet(client: ModelClient, eventually: Any) -> Callable[..., Any]:
 
 
 async def outputs_of(client: ModelClient, name: str) -> list[EngineCoreOutput]:
-    """To the end of this request."""
+    """All outputs of this request, to its end."""
     collected: list[EngineCoreOutput] = []
     while not (collected and collected[-1].finished):
         step = await asyncio.wait_for(client.get_output_async(), 10)
@@ -127,7 +127,7 @@ def seed_of(submit: Any) -> int | None:
 
 
 async def send(client: ModelClient, wanted: EngineCoreRequest, exchange: Exchange | None) -> None:
-    """As AsyncLLM does it in the task of an exchange."""
+    """Send a request as AsyncLLM does in the task of an exchange."""
     context = copy_context()
     context.run(exchange_module._current.set, exchange)
     await asyncio.get_running_loop().create_task(client.add_request_async(wanted), context=context)
@@ -158,7 +158,7 @@ async def test_a_request_runs_to_its_end_under_its_own_id(
     assert all(output.prefill_stats is None for output in outputs[1:])
 
 
-async def test_the_engine_gets_the_request_and_the_original_stays_as_it_was(
+async def test_the_engine_gets_the_request_and_the_original_is_unchanged(
     client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     engine = await serve_engine()
@@ -176,7 +176,7 @@ async def test_the_engine_gets_the_request_and_the_original_stays_as_it_was(
     assert (submit.priority, submit.cache_salt, submit.dp_rank) == (3, "tenant-1", 0)
     carried = MsgpackDecoder(EngineCoreRequest).decode(submit.request)
     assert carried.prompt_token_ids is None
-    assert carried.sampling_params == original.sampling_params  # greedy or seeded: as it was
+    assert carried.sampling_params == original.sampling_params  # unchanged if greedy or seeded
     assert carried.request_id == "cmpl-1"
 
 
@@ -205,14 +205,14 @@ async def test_a_request_that_samples_gets_a_seed_and_one_of_its_own_keeps_it(
         seed = seeds[name]
         assert seed is not None
         assert 0 <= seed < 2**63
-    # The front end's own are as they were.
+    # The front end's own parameters are unchanged.
     assert {name: MsgpackEncoder().encode(wanted) for name, wanted in originals.items()} == before
     params = originals["drawn"].sampling_params
     assert params is not None
     assert params.seed is None
 
 
-async def test_every_attempt_carries_the_same_request_and_the_seed_drawn_at_first(
+async def test_every_attempt_has_the_same_request_and_seed(
     client: ModelClient, serve_engine: Any, meet: Any
 ) -> None:
     doomed = await serve_engine(num_tokens=FOREVER)
@@ -231,7 +231,7 @@ async def test_every_attempt_carries_the_same_request_and_the_seed_drawn_at_firs
     assert later.output_token_ids[: len(received)] == received
 
 
-async def test_after_a_resume_the_front_end_sees_one_request_whose_prefill_is_told_once(
+async def test_after_a_resume_the_front_end_sees_one_request_and_one_prefill(
     client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, metrics: Any
 ) -> None:
     script = {"tokens": tuple(range(100)), "num_tokens": 100}
@@ -249,7 +249,7 @@ async def test_after_a_resume_the_front_end_sees_one_request_whose_prefill_is_to
     assert collected[-1].finish_reason is FinishReason.STOP
     assert len(safe.core.submits) == 1
     assert (exchange.prompt_tokens, exchange.output_tokens) == (len(PROMPT), 100)
-    assert exchange.cached_tokens == 0  # what the second engine had of it is no news
+    assert exchange.cached_tokens == 0  # the second engine's cached tokens do not count
     assert (len(metrics.ttfts), len(metrics.gaps)) == (1, 99)
 
 
@@ -284,7 +284,7 @@ async def test_a_refused_request_fails_its_exchange_only(
     assert "does not run odd requests" in str(refused)
     await client.add_request_async(request())
     assert len(await outputs_of(client, "cmpl-1")) == 5
-    # One outside any exchange ends as vLLM ends its own.
+    # A request without an exchange ends as vLLM ends its own.
     await client.add_request_async(request("odd"))
     assert (await outputs_of(client, "odd"))[-1].finish_reason is FinishReason.ERROR
 
@@ -301,7 +301,7 @@ async def test_an_abort_reaches_the_core(
     await eventually(lambda: engine.core.active == {"kept.0@gw-a"})
 
 
-async def test_the_fleet_lives_whatever_becomes_of_its_engines(
+async def test_the_fleet_is_alive_whatever_happens_to_its_engines(
     client: ModelClient, serve_engine: Any, meet: Any, eventually: Any
 ) -> None:
     assert client._dispatcher.description is None
@@ -318,7 +318,7 @@ async def test_the_fleet_lives_whatever_becomes_of_its_engines(
     assert await client.get_supported_tasks_async() == ("generate",)
 
 
-async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
+async def test_a_whole_vllm_output_is_converted_to_the_gateways_clock(
     serve_engine: Any, new_client: Any, clock: Any, eventually: Any, gate: Any,
     observed_core: Any,
 ) -> None:  # fmt: skip
@@ -342,7 +342,7 @@ async def test_a_whole_output_of_vllm_passes_with_the_gateways_clock(
     assert output.events[0].timestamp == clock() - 10  # ten seconds before the step, as it was
 
 
-async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
+async def test_queue_events_of_later_attempts_are_dropped(
     serve_engine: Any, client: ModelClient, meet: Any, gate: Any, observed_core: Any
 ) -> None:
     """vLLM keeps the first time that a request was scheduled, and the last that it was queued."""
@@ -354,16 +354,16 @@ async def test_a_later_attempts_queue_is_no_news_to_the_front_end(
         "cmpl-1.0@gw-a", [7], events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds]
     )
     extra = bytes(MsgpackEncoder(size_threshold=1 << 40).encode(whole)[0])  # type: ignore[arg-type]
-    told = []
+    event_types = []
     for _ in range(2):
         frame = Outputs([Output("cmpl-1.0@gw-a", [7], extra=extra)])
         client._dispatcher.on_outputs(link_to(client, engine), frame)
         output = await next_output(client)
-        told.append([event.type for event in output.events or ()])
-    assert told == [kinds, [EngineCoreEventType.SCHEDULED]]
+        event_types.append([event.type for event in output.events or ()])
+    assert event_types == [kinds, [EngineCoreEventType.SCHEDULED]]
 
 
-async def test_vllms_own_span_gets_its_trace_back_with_every_output_and_the_core_another(
+async def test_vllms_span_and_the_core_get_different_trace_contexts(
     client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, recorder: Any
 ) -> None:
     engine = await serve_engine(num_tokens=3, spans=recorder.spans)

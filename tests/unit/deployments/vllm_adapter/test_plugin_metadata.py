@@ -26,7 +26,7 @@ print(before, child.stdout.strip())
 """
 
 
-def test_it_says_what_the_package_says() -> None:
+def test_the_metadata_matches_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     plugins = project["entry-points"][plugin_metadata.GROUP]
     assert plugins == {plugin_metadata.NAME: plugin_metadata.TARGET}
@@ -36,7 +36,7 @@ def test_it_says_what_the_package_says() -> None:
 def test_children_of_a_process_without_an_installed_qwenfleet_find_the_plugin(
     tmp_path: Path,
 ) -> None:
-    code = tmp_path / "code"  # a checkout that was installed has metadata beside the code
+    code = tmp_path / "code"  # an installed checkout has metadata next to its code
     code.mkdir()
     (code / "qwenfleet").symlink_to(ROOT / "qwenfleet")
     found = subprocess.run(

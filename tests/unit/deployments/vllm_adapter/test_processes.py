@@ -48,7 +48,7 @@ def test_members_are_those_that_vllm_titled(worker: subprocess.Popen[bytes]) -> 
     assert other.pid not in titles
 
 
-def test_the_end_of_one_member_is_told_once_and_the_others_stay(
+def test_the_end_of_one_member_is_reported_once_and_the_others_stay(
     worker: subprocess.Popen[bytes], core: subprocess.Popen[bytes]
 ) -> None:
     async def watch() -> None:
@@ -64,7 +64,7 @@ def test_the_end_of_one_member_is_told_once_and_the_others_stay(
 
 
 @pytest.mark.parametrize("starts", ["before", "meanwhile"])
-def test_the_first_end_is_waited_for(
+def test_first_end_waits_for_the_first_member_to_end(
     starts: str, core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(family, "DISCOVER_S", 0.05)
@@ -82,13 +82,13 @@ def test_the_first_end_is_waited_for(
         pass
 
 
-def test_a_process_that_ended_before_it_had_a_title_is_an_end_too() -> None:
+def test_a_started_process_that_ends_without_a_title_counts() -> None:
     with subprocess.Popen(["true"]) as short:
         assert family.first_end({short.pid: "EngineCore_DP1"}) == "EngineCore_DP1"
     assert family.first_end({short.pid: "EngineCore_DP1"}) == "EngineCore_DP1", "and is reaped"
 
 
-def test_all_below_this_process_are_ended(
+def test_kill_ends_all_processes_below_this_one(
     worker: subprocess.Popen[bytes], core: subprocess.Popen[bytes]
 ) -> None:
     family.kill()

@@ -1,4 +1,4 @@
-"""The plugin's patches without an engine, and a guard that names what moved under them."""
+"""The plugin's patches without an engine, and a guard that names changed parts of vLLM."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ FINGERPRINTS = {
         "GPUModelRunner._update_states": "5a99c7d085dc",
     },
 }
-"""Of all that is patched, and of what the patches count on."""
+"""Fingerprints of everything that is patched or that the patches rely on."""
 
 PROMPT = list(range(100, 140))
 BLOCK = 16
@@ -83,7 +83,7 @@ A, B, C, THINK, THOUGHT, END = range(len(VOCABULARY))
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    """In this process as in a core's: vLLM is patched for good."""
+    """Patch vLLM in this process for good, as in a core's process."""
     init_none_hash(sha256)
     register()
 
@@ -94,7 +94,7 @@ def text_of(module: str) -> str:
     assert spec is not None
     assert spec.submodule_search_locations
     source = Path(spec.submodule_search_locations[0], module)
-    assert source.is_file(), f"there is no vllm/{module} any more: review resume_plugin"
+    assert source.is_file(), f"vllm/{module} was removed: review resume_plugin"
     return source.read_text()
 
 
@@ -104,12 +104,12 @@ def tree_of(module: str) -> ast.Module:
 
 
 def fingerprint(module: str, name: str) -> str:
-    """Of a function's text without its comments and empty lines."""
+    """Hash of a function's text without comments and empty lines."""
     body: list[ast.stmt] = tree_of(module).body
     for part in name.split("."):
         kinds = (ast.ClassDef, ast.FunctionDef)
         found = [node for node in body if isinstance(node, kinds) and node.name == part]
-        assert found, f"there is no {part} in vllm/{module} any more: review resume_plugin"
+        assert found, f"{part} was removed from vllm/{module}: review resume_plugin"
         body = found[-1].body
     text = ast.get_source_segment(text_of(module), found[-1])
     assert text is not None
@@ -166,7 +166,7 @@ def test_a_resumed_request_is_as_if_it_had_made_the_tokens_itself():
     assert core.prompt_token_ids == PROMPT
 
 
-def test_a_resumed_request_asks_for_no_prompt_logprobs_again():
+def test_a_resumed_request_does_not_ask_for_prompt_logprobs_again():
     assert to_request(core_request([1], prompt_logprobs=2)).sampling_params.prompt_logprobs is None
     assert to_request(core_request(prompt_logprobs=2)).sampling_params.prompt_logprobs == 2
 
@@ -220,7 +220,7 @@ class Reasoner:
 
 def manager(reasoner=None):
     made = object.__new__(StructuredOutputManager)
-    made.backend = Backend()  # type: ignore[assignment]  # all of one that a new grammar needs
+    made.backend = Backend()  # type: ignore[assignment]  # the part that a new grammar needs
     made.enable_in_reasoning = False
     made.reasoner_cls = reasoner
     made.tokenizer = None
@@ -241,26 +241,26 @@ def grammar_behind(tokens, reasoner=None):
     return grammar, request.structured_output_request.reasoning_ended
 
 
-def test_a_grammar_goes_on_behind_the_received_tokens():
+def test_a_grammar_continues_after_the_received_tokens():
     assert allowed_next(grammar_behind(None)[0]) == {A}
     assert allowed_next(grammar_behind([A])[0]) == {B}
     assert allowed_next(grammar_behind([A, B, C])[0]) == {END}
 
 
-def test_a_grammar_sees_nothing_of_the_reasoning_before_it():
+def test_a_grammar_does_not_see_the_reasoning_before_it():
     grammar, reasoning_ended = grammar_behind([THINK, B, THOUGHT, A], Reasoner)
     assert allowed_next(grammar) == {B}
     assert reasoning_ended
 
 
-def test_a_grammar_waits_while_the_reasoning_goes_on():
+def test_a_grammar_waits_until_the_reasoning_ends():
     grammar, reasoning_ended = grammar_behind([THINK, B, C], Reasoner)
     assert allowed_next(grammar) == {A}
     assert not reasoning_ended
 
 
-def test_tokens_that_a_grammar_refuses_fail_its_compilation_without_being_told():
-    with pytest.raises(ValueError, match="grammar of r refuses") as refused:
+def test_tokens_that_a_grammar_rejects_fail_its_compilation_and_are_not_shown():
+    with pytest.raises(ValueError, match="grammar of r rejects") as refused:
         grammar_behind([A, C])
     assert str([A, C]) not in str(refused.value)
 
@@ -287,7 +287,7 @@ def test_a_worker_starts_with_the_received_tokens():
     assert state_of(to_request(core_request())).output_token_ids == []
 
 
-def test_a_workers_tokens_are_its_own():
+def test_a_worker_has_its_own_copy_of_the_tokens():
     request = to_request(core_request([7, 8]))
     state_of(request).output_token_ids.append(9)
     assert received_tokens(request.sampling_params) == [7, 8]
@@ -337,7 +337,7 @@ def test_the_noise_of_a_partial_prefill_is_not_missed_later():
     assert draws(batch) == first
 
 
-def test_seeds_and_neighbours_draw_apart():
+def test_each_seed_draws_its_own_tokens_whatever_else_is_in_the_batch():
     states = [
         state_of(to_request(core_request(seed=seed)), str(seed)) for seed in (1, 2, 2**63 - 1)
     ]

@@ -1,4 +1,4 @@
-"""What we touch of vLLM is still there, read from the sources: nothing of vLLM is imported."""
+"""The parts of vLLM that we use still exist. Checked in the sources, without importing vLLM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ASYNC_LLM_PATHS = [
     "abort",
     "errored",
 ]
-"""All that a text request meets in AsyncLLM, from its start to its abort."""
+"""The methods of AsyncLLM that a text request passes through, from start to abort."""
 
 
 @cache
@@ -34,13 +34,13 @@ def tree_of(module: str) -> ast.Module:
     assert spec is not None
     assert spec.submodule_search_locations
     source = Path(spec.submodule_search_locations[0], module)
-    assert source.is_file(), f"vLLM moved: there is no vllm/{module}"
+    assert source.is_file(), f"vLLM changed: vllm/{module} is missing"
     return ast.parse(source.read_text())
 
 
 def class_of(tree: ast.Module, name: str) -> ast.ClassDef:
     found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    assert found, f"vLLM moved: class {name} is gone"
+    assert found, f"vLLM changed: class {name} is missing"
     return found[0]
 
 
@@ -59,9 +59,9 @@ def fields_of(module: str, name: str) -> set[str]:
 
 
 def used_of_engine_core(method: str) -> set[str]:
-    """Attributes that AsyncLLM takes of its engine core in this method."""
+    """Attributes of its engine core that AsyncLLM uses in this method."""
     methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
-    assert method in methods, f"vLLM moved: there is no AsyncLLM.{method}"
+    assert method in methods, f"vLLM changed: AsyncLLM.{method} is missing"
     return {
         node.attr
         for node in ast.walk(methods[method])
@@ -85,12 +85,12 @@ def offered_by_the_model_client() -> frozenset[str]:
 
 
 @pytest.mark.parametrize("method", ASYNC_LLM_PATHS)
-def test_async_llm_asks_its_engine_core_for_nothing_that_we_lack(method: str) -> None:
+def test_the_model_client_has_everything_that_async_llm_uses(method: str) -> None:
     missing = used_of_engine_core(method) - offered_by_the_model_client()
-    assert not missing, f"vLLM moved: AsyncLLM.{method} uses engine_core.{sorted(missing)}"
+    assert not missing, f"vLLM changed: AsyncLLM.{method} uses engine_core.{sorted(missing)}"
 
 
-def test_async_llm_still_uses_all_that_the_fleet_client_offers_it() -> None:
+def test_async_llm_still_uses_everything_that_the_model_client_offers() -> None:
     used = set().union(*map(used_of_engine_core, ASYNC_LLM_PATHS))
     offered = {
         "abort_requests_async",
@@ -101,10 +101,10 @@ def test_async_llm_still_uses_all_that_the_fleet_client_offers_it() -> None:
         "resources",
         "shutdown",
     }
-    assert used == offered, f"vLLM moved: {sorted(used ^ offered)}"
+    assert used == offered, f"vLLM changed: {sorted(used ^ offered)}"
 
 
-def test_async_llm_makes_its_engine_core_where_we_put_ours() -> None:
+def test_async_llm_creates_its_engine_core_where_we_replace_it() -> None:
     methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
     calls = [
         ast.unparse(node.func)
@@ -112,16 +112,16 @@ def test_async_llm_makes_its_engine_core_where_we_put_ours() -> None:
         if isinstance(node, ast.Call)
     ]
     made = calls.count("EngineCoreClient.make_async_mp_client")
-    assert made == 1, "vLLM moved: AsyncLLM makes its engine core in another way"
+    assert made == 1, "vLLM changed: AsyncLLM makes its engine core in another way"
 
 
-def test_async_llm_sees_death_only_where_we_say_that_the_fleet_lives() -> None:
+def test_async_llm_checks_only_the_death_flag_that_we_provide() -> None:
     methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
     reported = ast.unparse(methods["errored"])
-    assert "self.engine_core.resources.engine_dead" in reported, "vLLM moved: AsyncLLM.errored"
+    assert "self.engine_core.resources.engine_dead" in reported, "vLLM changed: AsyncLLM.errored"
 
 
-def test_async_llm_traces_as_its_configuration_says_and_makes_its_tracer_where_we_take_it() -> None:
+def test_async_llm_creates_its_tracer_where_we_replace_it() -> None:
     tree = tree_of("v1/engine/async_llm.py")
     text = ast.unparse(functions_of(class_of(tree, "AsyncLLM"))["__init__"])
     for used in (
@@ -129,7 +129,7 @@ def test_async_llm_traces_as_its_configuration_says_and_makes_its_tracer_where_w
         "init_tracer('vllm.llm_engine', tracing_endpoint)",
         "tracing_enabled=tracing_endpoint is not None",
     ):
-        assert used in text, f"vLLM moved: AsyncLLM does not say {used}"
+        assert used in text, f"vLLM changed: AsyncLLM does not say {used}"
 
 
 def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None:
@@ -137,8 +137,8 @@ def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None
     reported = ast.unparse(functions_of(owner)["do_tracing"])
     assert "extract_trace_context(engine_core_output.trace_headers)" in reported
     made = ast.unparse(tree_of("tracing/otel.py"))
-    assert "tracer = trace.get_tracer(__name__)" in made, "vLLM moved: its spans' provider"
-    assert "os.environ.get('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT')" in made, "vLLM moved: a core's"
+    assert "tracer = trace.get_tracer(__name__)" in made, "vLLM changed: its spans' provider"
+    assert "os.environ.get('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT')" in made, "vLLM changed: a core's"
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,18 @@ def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None
         ("EngineCoreEvent", "type timestamp"),
     ],
 )
-def test_vllms_messages_still_have_the_fields_that_we_touch(name: str, fields: str) -> None:
+def test_vllms_messages_still_have_the_fields_that_we_use(name: str, fields: str) -> None:
     missing = set(fields.split()) - fields_of("v1/engine/__init__.py", name)
-    assert not missing, f"vLLM moved: {name} has no {sorted(missing)} any more"
+    assert not missing, f"vLLM changed: {name} has no {sorted(missing)} any more"
 
 
-def test_vllms_sampling_parameters_still_have_the_fields_that_we_touch() -> None:
+def test_vllms_sampling_parameters_still_have_the_fields_that_we_use() -> None:
     touched = {"extra_args", "prompt_logprobs", "seed", "_bad_words_token_ids"}
     missing = touched - fields_of("sampling_params.py", "SamplingParams")
-    assert not missing, f"vLLM moved: SamplingParams has no {sorted(missing)} any more"
+    assert not missing, f"vLLM changed: SamplingParams has no {sorted(missing)} any more"
 
 
-def test_a_core_on_cpus_keeps_its_worker_when_we_ask_and_takes_its_title_after_its_imports() -> (
-    None
-):
+def test_a_cpu_core_keeps_its_worker_process_and_sets_its_title_after_imports() -> None:
     reported = ast.unparse(tree_of("platforms/cpu.py"))
     asked = "os.environ.get('VLLM_ENABLE_V1_MULTIPROCESSING', '1') == '1'"
     assert f"{asked} and parallel_config.distributed_executor_backend == 'uni'" in reported
@@ -182,11 +180,11 @@ def test_a_core_on_cpus_keeps_its_worker_when_we_ask_and_takes_its_title_after_i
 def test_vllms_app_still_counts_requests_by_route() -> None:
     reported = ast.unparse(tree_of("entrypoints/serve/instrumentator/metrics.py"))
     assert "Instrumentator(" in reported, (
-        "vLLM moved: front_end.py has nothing to take out any more"
+        "vLLM changed: front_end.py has nothing to take out any more"
     )
 
 
-def test_vllms_finish_reasons_are_ours() -> None:
+def test_vllms_finish_reasons_match_ours() -> None:
     reasons = class_of(tree_of("v1/engine/__init__.py"), "FinishReason")
     known = dict(
         ast.unparse(line).split(" = ") for line in reasons.body if isinstance(line, ast.Assign)

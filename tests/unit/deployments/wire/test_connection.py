@@ -44,7 +44,7 @@ async def test_frames_arrive_whole_and_in_order_however_the_bytes_are_cut(pair: 
     assert [await connection.receive() for _ in sent] == sent
 
 
-async def test_a_frame_of_an_unknown_kind_is_passed_over(pair: Pair) -> None:
+async def test_a_frame_of_an_unknown_kind_is_skipped(pair: Pair) -> None:
     connection, peer, _ = pair
     body = b"\x81\xa4kind\xa6future"
     peer.write(len(body).to_bytes(4, "big") + body + encode(Lease()))
@@ -63,17 +63,17 @@ async def test_an_end_in_the_middle_of_a_frame_is_a_reset(pair: Pair, bytes_sent
 async def test_a_length_over_the_limit_is_refused_before_it_is_read(pair: Pair) -> None:
     connection, peer, _ = pair
     peer.write((frames.MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
-    with pytest.raises(ProtocolError, match="claims 268435457"):
+    with pytest.raises(ProtocolError, match="268435457 bytes exceeds"):
         await asyncio.wait_for(connection.receive(), 10)
 
 
-async def test_a_peer_that_does_not_read_is_cut(
+async def test_a_peer_that_does_not_read_is_disconnected(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, _, peer_reader = pair
     monkeypatch.setattr("qwenfleet.deployments.wire.connection.MAX_BACKLOG_BYTES", 256 * 1024)
     frame = Abort(["x" * 64 * 1024])
-    # The kernel's own buffers take some megabytes before anything waits here.
+    # The kernel's buffers take some megabytes before data waits here.
     for _ in range(2000):
         connection.send(frame)
         await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_a_peer_that_reads_slowly_is_kept(
         assert await asyncio.wait_for(peer_reader.readexactly(size), 10) == encode(frame)
 
 
-async def test_flush_waits_until_the_frames_have_left(pair: Pair) -> None:
+async def test_flush_waits_until_the_frames_are_sent(pair: Pair) -> None:
     connection, _, peer_reader = pair
     frame = Abort(["x" * 8 * 1024 * 1024])
     connection.send(frame)

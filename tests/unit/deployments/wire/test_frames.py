@@ -1,4 +1,4 @@
-"""What crosses the wire comes out as it went in, and what is no frame is a ProtocolError."""
+"""Frames cross the wire unchanged, and invalid bytes are a ProtocolError."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 
 
 def values_of(annotation: Any) -> st.SearchStrategy[Any]:
-    """Values of a field, from its type: a new field or kind is covered without a new test."""
+    """Values for a field of this type: new fields and kinds are covered without a new test."""
     if annotation in SCALARS:
         return SCALARS[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -71,12 +71,12 @@ def body_of(frame: Frame) -> bytes:
 
 
 @given(frames)
-def test_every_frame_comes_out_as_it_went_in(frame: AnyFrame) -> None:
+def test_every_frame_survives_a_round_trip(frame: AnyFrame) -> None:
     assert decode(body_of(frame)) == frame
 
 
 @given(frames)
-def test_a_frame_is_announced_by_its_length(frame: AnyFrame) -> None:
+def test_a_frame_begins_with_its_length(frame: AnyFrame) -> None:
     whole = encode(frame)
     assert int.from_bytes(whole[:4], "big") == len(whole) - 4
 
@@ -89,7 +89,9 @@ def test_fields_of_a_newer_peer_are_ignored(frame: AnyFrame, extra: dict[str, An
 
 
 @given(structs(Output), st.lists(INT64, min_size=1, max_size=3))
-def test_an_output_of_a_newer_peer_has_its_news_behind_ours(output: Output, news: Any) -> None:
+def test_new_fields_of_a_newer_peers_output_follow_the_known_ones(
+    output: Output, news: Any
+) -> None:
     complete = msgspec.structs.replace(output, extra=output.extra or b"x")
     row = [*msgspec.msgpack.decode(msgspec.msgpack.encode(complete)), *news]
     body = msgspec.msgpack.encode({"kind": "outputs", "outputs": [row]})
@@ -176,13 +178,13 @@ def test_garbage_is_a_protocol_error_or_skipped(body: bytes) -> None:
         "no map",
         "no kind",
         "kind is a number",
-        "id is no utf-8",
-        "kind is no utf-8",
+        "id is not UTF-8",
+        "kind is not UTF-8",
         "too deep",
         "too deep in a newer kind",
     ],
 )
-def test_what_is_no_frame_is_a_protocol_error(body: bytes) -> None:
+def test_invalid_bytes_are_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(body)
 

@@ -1,4 +1,4 @@
-"""A bound is learned from the longest of late, and never leaves its floor and ceiling."""
+"""A bound is learned from the longest recent duration, and stays between floor and ceiling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def teach(bound: LearnedBound, duration_s: float, now: float, times: int = ENOUG
         bound.note(duration_s, now)
 
 
-def test_with_few_samples_it_is_what_is_allowed_while_nothing_is_known(bound: LearnedBound) -> None:
+def test_with_few_samples_the_unlearned_bound_holds(bound: LearnedBound) -> None:
     assert bound.seconds == UNLEARNED_S
     teach(bound, 0.01, now=0, times=ENOUGH - 1)
     assert bound.seconds == UNLEARNED_S
@@ -30,12 +30,12 @@ def test_with_few_samples_it_is_what_is_allowed_while_nothing_is_known(bound: Le
     assert bound.seconds == FLOOR_S
 
 
-def test_a_long_sample_counts_at_once_also_while_few_are_known(bound: LearnedBound) -> None:
+def test_a_long_sample_counts_at_once_even_with_few_samples(bound: LearnedBound) -> None:
     bound.note(10, 0)
     assert bound.seconds == 40
 
 
-def test_it_is_a_factor_on_the_longest(bound: LearnedBound) -> None:
+def test_the_bound_is_a_multiple_of_the_longest_sample(bound: LearnedBound) -> None:
     teach(bound, 0.5, now=0)
     bound.note(2.0, 1)
     teach(bound, 0.5, now=2)
@@ -43,7 +43,7 @@ def test_it_is_a_factor_on_the_longest(bound: LearnedBound) -> None:
     assert bound.seconds == 8.0
 
 
-def test_nothing_lifts_it_above_its_ceiling(bound: LearnedBound) -> None:
+def test_the_bound_never_exceeds_its_ceiling(bound: LearnedBound) -> None:
     teach(bound, 50, now=0)
     assert bound.seconds == CEILING_S
 
@@ -58,14 +58,16 @@ def test_the_longest_is_forgotten_after_one_to_two_windows(bound: LearnedBound) 
     assert bound.seconds == FLOOR_S
 
 
-def test_after_a_long_pause_nothing_of_before_counts(bound: LearnedBound) -> None:
+def test_after_a_long_pause_earlier_samples_do_not_count(bound: LearnedBound) -> None:
     teach(bound, 2.0, now=0)
     bound.note(0.1, 10 * WINDOW_S)
     assert bound.longest_s == 0.1
 
 
 @given(st.lists(st.tuples(durations, st.floats(0, 500)), max_size=80))
-def test_it_stays_between_its_floor_and_its_ceiling(samples: list[tuple[float, float]]) -> None:
+def test_the_bound_stays_between_its_floor_and_its_ceiling(
+    samples: list[tuple[float, float]],
+) -> None:
     bound = LearnedBound(4.0, FLOOR_S, CEILING_S, UNLEARNED_S)
     now = 0.0
     for duration_s, pause_s in samples:
