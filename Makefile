@@ -69,8 +69,9 @@ check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "ruff check" $(BIN)/ruff check .
 	@.ci/stage "import rules" $(BIN)/lint-imports --no-logo
 	@.ci/stage "codespell" $(BIN)/codespell
+	@.ci/stage "word list" $(BIN)/python .ci/word_list.py
 	@.ci/stage "mypy qwenfleet" $(BIN)/mypy -p qwenfleet
-	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py .ci/chart_tools.py .ci/lock.py
+	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py .ci/chart_tools.py .ci/lock.py .ci/word_list.py
 
 clean: ## remove .venv, caches and build outputs from this checkout
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -234,6 +234,8 @@ def install_locked(environment: Environment) -> None:
         build = ["--no-build-isolation", "--use-pep517"] if index else []
         environment.install("--no-deps", "--require-hashes", *build, *arguments)
     say("installing qwenfleet")
+    # What an older pip left in the checkout would still name the plugin by its old path.
+    shutil.rmtree(ROOT / "qwenfleet.egg-info", ignore_errors=True)
     environment.install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     if not environment.imports("transformers.modeling_utils"):
         raise SetupError(

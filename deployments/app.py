@@ -13,7 +13,7 @@ from ray.serve import Application, Deployment
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, dump
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig, Replicas
 from qwenfleet.cluster.config.slo import SloConfig
-from qwenfleet.cluster.doctor import packages
+from qwenfleet.cluster.local import version
 from qwenfleet.cluster.planner.fleet_checks import check_fleet
 from qwenfleet.cluster.planner.fleet_defaults import completed
 from qwenfleet.deployments.engine import DRAIN_S, Engine
@@ -139,7 +139,7 @@ def _front_end_args(model: ModelConfig) -> dict[str, Any]:
 def _version(view: dict[str, Any]) -> dict[str, Any]:
     """Serve's own option, which it keeps to itself: without it a deployment that is run again
     restarts every replica. With `serveConfigV2` Serve puts its hash of all arguments there."""
-    text = json.dumps([packages.own_version(), view], sort_keys=True)
+    text = json.dumps([version.own_version(), view], sort_keys=True)
     return {"version": hashlib.sha256(text.encode()).hexdigest()[:16], "_internal": True}
 
 

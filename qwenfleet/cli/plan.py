@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from pydantic import ValidationError
 from rich.console import Console
 
-from qwenfleet.cli import plan_options
+from qwenfleet.cli import plan_wording
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.hardware import discovery
 from qwenfleet.cluster.hardware.accelerators import find_accelerator
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
     try:
         return _run(options, ray_nodes)
     except PlanError as error:
-        error.word(plan_options.WORDING)
+        error.word(plan_wording.WORDING)
         raise
 
 
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace, ray_nodes: RayNodes) -> int:
     if len(refusals) == len(requests):
         raise refusals[0]
     for refusal in refusals:
-        refusal.word(plan_options.WORDING)
+        refusal.word(plan_wording.WORDING)
         print(f"qwenfleet: {refusal}", file=sys.stderr)
     return 0
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ from ray.experimental import internal_kv
 from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.doctor import packages
 from qwenfleet.deployments import __main__ as command
 from qwenfleet.deployments.app import application
 from qwenfleet.deployments.operations import deploy
@@ -90,30 +88,6 @@ def test_replicas_run_from_the_package_that_is_given() -> None:
         assert deployment.ray_actor_options["runtime_env"]["working_dir"] == "gcs://one.zip"
     plain: Any = application(FleetConfig())._bound_deployment
     assert "working_dir" not in plain.ray_actor_options["runtime_env"]
-
-
-def test_a_checkout_s_own_version_comes_before_what_is_installed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    project = tmp_path / "pyproject.toml"
-    monkeypatch.setattr(packages, "_root", lambda: tmp_path)
-    monkeypatch.setattr(metadata, "version", lambda name: f"{name} 1.0")
-    assert packages.own_version() == "qwenfleet 1.0"  # from a wheel
-    project.write_text('[project]\nname = "another"\nversion = "3.0"\n')
-    assert packages.own_version() == "qwenfleet 1.0"
-    project.write_text('[project]\nname = "qwenfleet"\nversion = "2.0"\n')
-    assert packages.own_version() == "2.0"
-
-
-def test_a_copy_without_metadata_has_an_unknown_version(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def absent(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(packages, "_root", lambda: tmp_path)
-    monkeypatch.setattr(metadata, "version", absent)
-    assert packages.own_version() == "unknown"
 
 
 def test_a_file_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
