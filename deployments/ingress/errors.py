@@ -82,7 +82,7 @@ class WrongKey(KeyRefused):
     """The key is not one of the fleet's; it is not part of the sentence."""
 
     def __str__(self) -> str:
-        return "the API key is none of this fleet's. Check it, or ask the operator for one."
+        return "the API key is not valid for this fleet. Check it, or ask the operator for one."
 
 
 class UnknownModel(RequestError):

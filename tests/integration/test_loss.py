@@ -91,7 +91,7 @@ def test_streams_leave_an_engine_that_an_operator_drains(fleet, running_streams,
         answer = drained.result(timeout=120)
     expect_same(transcripts, undisturbed)
     assert answer.returncode == 0, answer.stderr
-    assert f"{engine} is gone" in answer.stdout
+    assert f"{engine} stopped" in answer.stdout
     fleet.expect_ready("tiny", 2, gone=engine)
 
 

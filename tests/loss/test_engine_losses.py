@@ -115,6 +115,6 @@ def test_an_operator_drains_an_engine(fleet, streams, undisturbed, gaps):
             gap = disturb(streams, undisturbed, lambda: None, within_s=30)
         answer = answer.result()
     assert answer.returncode == 0, answer.stderr
-    assert f"{engine} is gone" in answer.stdout
+    assert f"{engine} stopped" in answer.stdout
     gaps.setdefault("`qwenfleet drain`", []).append(gap)
     fleet.expect_ready("tiny", 2, gone=engine)

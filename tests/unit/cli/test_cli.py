@@ -130,7 +130,7 @@ def test_status_without_a_fleet_says_how_to_start_one(capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "qwenfleet: no fleet of yours runs on this machine. Start one with `qwenfleet serve`.\n"
+        "qwenfleet: you have no running fleet on this machine. Start one with `qwenfleet serve`.\n"
     )
 
 
@@ -196,12 +196,12 @@ def test_drain_hands_on_what_was_asked_and_says_what_happens(
 
     def answer(fleet: RunningFleet, engine: str, **options: Any) -> None:
         asked.append((fleet.name, engine, options["deadline_s"], options["is_forced"]))
-        options["say"]("e1 is gone")
+        options["say"]("e1 stopped")
 
     monkeypatch.setattr(drain, "drain", answer)
     assert cli.main(["drain", "e1", *arguments]) == 0
     assert asked == [("demo", "e1", *expected)]
-    assert capsys.readouterr().out == "e1 is gone\n"
+    assert capsys.readouterr().out == "e1 stopped\n"
 
 
 @pytest.mark.usefixtures("answering_fleet")

@@ -113,7 +113,7 @@ def test_an_address_of_another_machine_needs_no_fleet_here(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "no fleet of yours runs on this machine. Start one with `qwenfleet serve`."),
+        ([], "you have no running fleet on this machine. Start one with `qwenfleet serve`."),
         (["--url", "x:1"], "'x:1' is no address of metrics. Write it like"),
         (["--url", "http://x", "--port", "1"], "--port is given beside --url"),
     ],
@@ -131,9 +131,7 @@ def test_what_cannot_be_read_is_one_sentence(
 def test_a_fleet_of_another_name_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     run_a_fleet(7)
     assert cli.main(["top", "--fleet", "other"]) == 1
-    printed = (
-        "no fleet of yours called 'other' runs there. These do: 'demo' at http://127.0.0.1:8000."
-    )
+    printed = "you have no running fleet called 'other'. Running: 'demo' at http://127.0.0.1:8000."
     assert capsys.readouterr().err == f"qwenfleet: {printed}\n"
 
 
@@ -225,7 +223,7 @@ def test_it_lives_through_the_fleets_end_and_ends_without_a_trace(fleet: Any, nu
         terminal.read_until("completed")
         for path in fleets.state_directory().glob("*.json"):
             path.unlink()
-        terminal.read_until("no fleet of yours runs on this machine")
+        terminal.read_until("you have no running fleet on this machine")
         run_a_fleet(fleet.port, "again")
         terminal.read_until("again at http://127.0.0.1:8000")
         assert terminal.end(number) == 0

@@ -119,7 +119,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "the request has no API key. Send the header 'Authorization: Bearer KEY' or "
         "'x-api-key: KEY'.",
     ),
-    (WrongKey(), "the API key is none of this fleet's. Check it, or ask the operator for one."),
+    (WrongKey(), "the API key is not valid for this fleet. Check it, or ask the operator for one."),
     (UnknownModel("x", ("a",)), "model 'x' is not served here. Set 'model' to 'a'."),
     (UnknownRoute("GET", "/x"), "there is no route GET /x. Try POST /v1/chat/completions."),
     (

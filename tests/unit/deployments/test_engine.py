@@ -13,7 +13,7 @@ from qwenfleet.deployments import engine as module
 from qwenfleet.deployments.registry.records import DrainOrder
 from qwenfleet.deployments.telemetry.tracing import NoTracing
 
-OPERATOR = DrainOrder("an operator drains its node", 600.0)
+OPERATOR = DrainOrder("its node is drained by an operator", 600.0)
 SPOT = DrainOrder("node n1 has the taint spot", 25.0)
 
 
