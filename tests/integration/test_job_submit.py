@@ -213,10 +213,10 @@ def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
         httpx.get(f"http://127.0.0.1:{cluster.port}/v1/models", timeout=5).raise_for_status()
 
 
-def test_what_is_wrong_is_one_sentence(cluster):
-    gone = cluster.submit("fleet.yaml", "--stop")
-    assert gone.returncode != 0
-    assert "this Ray cluster does not run fleet 'job'" in gone.stdout + gone.stderr
+def test_failed_job_prints_one_sentence(cluster):
+    stopped = cluster.submit("fleet.yaml", "--stop")
+    assert stopped.returncode != 0
+    assert "this Ray cluster does not run fleet 'job'" in stopped.stdout + stopped.stderr
 
     (cluster.work / "wrong.yaml").write_text("models:\n  - id: tiny\n    repliccas: {min: 1}\n")
     wrong = cluster.submit("wrong.yaml")

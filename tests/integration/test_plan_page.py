@@ -95,7 +95,7 @@ def _read_port(file: Path, process: subprocess.Popen[bytes]) -> int:
             return int(lines[0])
         assert process.poll() is None, "the browser ended"
         time.sleep(0.05)
-    raise AssertionError("the browser said no port in 20 s")
+    raise AssertionError("the browser printed no port within 20 s")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ async def test_lists_rows_memory_and_commands_follow_each_other(open_page):
     )
 
 
-async def test_what_does_not_fit_is_said_and_no_row_is_shown(open_page):
+async def test_model_that_does_not_fit_shows_the_reason_and_no_rows(open_page):
     opened = await open_page()
     await opened.choose("model", "Qwen/Qwen3-Coder-480B-A35B-Instruct")
     await opened.choose("accelerator", "H100")

@@ -75,7 +75,7 @@ def test_sigkill_of_a_host(fleet, streams, undisturbed, gaps, repetition):
     victim = Victim(fleet.ready("tiny")[repetition % 2])
     gap = disturb(streams, undisturbed, victim.host.kill)
     gaps.setdefault("SIGKILL of the host", []).append(gap)
-    fleet.expect_ready("tiny", 2, gone=victim.id)
+    fleet.expect_ready("tiny", 2, without=victim.id)
     assert not any(process.is_running() for process in victim.family)
 
 
@@ -84,7 +84,7 @@ def test_sigkill_of_a_core_or_worker(fleet, streams, undisturbed, gaps, role):
     victim = Victim(fleet.ready("tiny")[0])
     gap = disturb(streams, undisturbed, victim.process(role).kill)
     gaps.setdefault(f"SIGKILL of the {role}", []).append(gap)
-    fleet.expect_ready("tiny", 2, gone=victim.id)
+    fleet.expect_ready("tiny", 2, without=victim.id)
     assert not any(process.is_running() for process in victim.family)
 
 
@@ -117,4 +117,4 @@ def test_an_operator_drains_an_engine(fleet, streams, undisturbed, gaps):
     assert answer.returncode == 0, answer.stderr
     assert f"{engine} stopped" in answer.stdout
     gaps.setdefault("`qwenfleet drain`", []).append(gap)
-    fleet.expect_ready("tiny", 2, gone=engine)
+    fleet.expect_ready("tiny", 2, without=engine)

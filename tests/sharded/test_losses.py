@@ -69,7 +69,7 @@ def test_streams_outlive_a_rank(mixed, streams, undisturbed, gaps, expect, pool,
         if name not in BURSTS
     )
     gaps.setdefault(f"SIGKILL of {title}", []).append(longest)
-    mixed.expect_ready("tiny", 2, gone=engine["id"])
+    mixed.expect_ready("tiny", 2, without=engine["id"])
     assert other["id"] in {engine["id"] for engine in mixed.ready("tiny")}, "it lives on"
     assert not any(process.is_running() for process in family)
     expect(lambda: resumes(mixed) > before, 60, "resumes are counted")

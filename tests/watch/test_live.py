@@ -156,7 +156,7 @@ def test_the_loss_of_the_only_engine_of_a_model_fires_until_the_next_is_ready(
 def see_the_loss(watched: Watched, expect: Any, engine: str) -> None:
     expect(lambda: ("QwenfleetNoEngine", "coder") in watched.firing(), 60, "the alert fires")
     assert ("QwenfleetNoEngine", ODD) not in watched.firing()
-    watched.fleet.expect_ready("coder", 1, gone=engine)
+    watched.fleet.expect_ready("coder", 1, without=engine)
     expect(lambda: ("QwenfleetNoEngine", "coder") not in watched.firing(), 60, "it is over")
     lost = watched.ask('sum(ray_qwenfleet_engine_losses_total{model="coder", loss="reset"})')
     assert float(lost[0]["value"][1]) >= 1
