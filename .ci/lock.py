@@ -1,8 +1,8 @@
 """Writes requirements/ and helm/image/constraints.txt: every package at one version, with hashes.
 
-Reads the ranges of pyproject.toml. Runs with any Python that the project supports: uv resolves, in
-a small environment of its own under build/lock. Pins that still fit stay as they are, unless
---upgrade asks for the newest of everything.
+Reads the ranges of pyproject.toml. Runs with any Python that the project supports: uv resolves in
+its own small environment under build/lock. Pins that still fit are kept, unless --upgrade asks for
+the newest versions.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def pins(text: str) -> list[Pin]:
 
 
 def merged(found: Mapping[Target, Sequence[Pin]]) -> list[Pin]:
-    """One list for all machines: a pin that only some of them need gets a marker."""
+    """Merge the pins of all machines; a pin that only some of them need gets a marker."""
     users: dict[Pin, set[Target]] = {}
     for target, pins_there in found.items():
         for pin in pins_there:
@@ -106,7 +106,7 @@ def merged(found: Mapping[Target, Sequence[Pin]]) -> list[Pin]:
 
 
 def marker_of(targets: set[Target]) -> str:
-    """True on these of the supported machines, and on no other of them."""
+    """Return a marker that is true on exactly these of the supported machines."""
     pythons, machines = ({target[index] for target in targets} for index in (0, 1))
     if len(targets) < len(pythons) * len(machines):
         return " or ".join(marker_of({target}) for target in sorted(targets))
@@ -127,14 +127,14 @@ def project() -> dict[str, Any]:
 
 
 def ranges(extra: str | None = None) -> list[str]:
-    """What pyproject.toml asks for; with an extra, what that adds."""
+    """Return the requirements of pyproject.toml, or those that an extra adds."""
     tree = project()["project"]
     texts: list[str] = tree["optional-dependencies"][extra] if extra else tree["dependencies"]
     return texts
 
 
 def inputs_digest() -> str:
-    """Changes with each range that the locks follow from; their first lines carry it."""
+    """Return a digest of all inputs of the locks; each lock has it in its header."""
     tree = project()
     asked = {
         "dependencies": tree["project"]["dependencies"],
@@ -167,7 +167,7 @@ def torch_version() -> str:
 
 
 def torch_report(python: str, machine: str) -> dict[str, Any] | None:
-    """What pip would install as the CPU build of torch there, or None if it finds none."""
+    """Return pip's report on the CPU build of torch for that machine; None if pip finds none."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps"]
     command += ["--ignore-installed", "--report", "-", "--only-binary", ":all:"]
     command += ["--python-version", python, "--platform", f"manylinux_2_28_{machine}"]
@@ -181,9 +181,9 @@ def torch_report(python: str, machine: str) -> dict[str, Any] | None:
 
 
 def lock_torch() -> list[str]:
-    """Write the hashes of the CPU builds that can be seen from here; answers what torch needs.
+    """Write the hashes of the CPU builds that pip finds here; return torch's requirements.
 
-    A hash that an earlier run saw on another machine stays while the version does.
+    Hashes that an earlier run found on another machine are kept until the version changes.
     """
     version = torch_version()
     known = {pin.marker: pin for pin in read("torch-cpu.txt") if pin.version == version}
@@ -198,7 +198,7 @@ def lock_torch() -> list[str]:
             known[marker] = Pin("torch", version, marker, (f"sha256:{digest}",))
             needs = found["metadata"].get("requires_dist", [])
     if not needs:
-        raise SystemExit(f"lock: pip finds no torch {version} here; make this machine reach one")
+        raise SystemExit(f"lock: pip cannot find torch {version}; configure an index that has it")
     write(
         "torch-cpu.txt",
         "The CPU builds of torch whose hash is known. A Python that is not here gets the same "
@@ -209,7 +209,8 @@ def lock_torch() -> list[str]:
 
 
 def stand_in_for_torch(needs: Sequence[str]) -> Path:
-    """A folder with a wheel of torch's metadata alone: uv resolves every Python with one file."""
+    """Return a folder with a wheel of torch's metadata only, so that uv resolves every Python with
+    one file."""
     folder, version = WORK / "wheels", torch_version()
     folder.mkdir(parents=True, exist_ok=True)
     metadata = f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
@@ -224,7 +225,7 @@ def stand_in_for_torch(needs: Sequence[str]) -> Path:
 
 
 def index_options() -> list[str]:
-    """uv does not read pip's settings; of these, the index is the one that it must share."""
+    """Return pip's index as uv options: uv does not read pip's settings."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     settings = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.findall(r"(?:\.|^)index-url='([^']+)'", settings, re.MULTILINE)
@@ -238,11 +239,12 @@ def resolve(
     preferred: Iterable[Pin] = (),
     fitting: str = "",
 ) -> list[Pin]:
-    """What these requirements come to, resolved for each machine that the project supports.
+    """Resolve these requirements for each machine that the project supports.
 
-    `preferred` versions are kept if they fit; those of the resolution `fitting` are the only ones.
-    uv's universal resolution would be one run, but it reads one wheel of each version: it misses
-    what intel-openmp needs on Linux alone, and takes a cuda-python that Python 3.13 cannot install.
+    `preferred` versions are kept if they fit; with `fitting`, only versions of that resolution are
+    allowed. uv's universal resolution would be one run, but it reads one wheel per version: it
+    misses what intel-openmp needs on Linux only, and picks a cuda-python that Python 3.13 cannot
+    install.
     """
     source = WORK / f"{name}.in"
     source.write_text("\n".join(asked) + "\n", encoding="utf-8")
@@ -268,7 +270,7 @@ def resolve(
 
     first, *others = TARGETS
     found = {first: run(first, preferred)}
-    with ThreadPoolExecutor(max_workers=4) as pool:  # they wait for the index most of the time
+    with ThreadPoolExecutor(max_workers=4) as pool:  # mostly waiting for the index
         answers = pool.map(lambda target: run(target, found[first]), others)
         found.update(zip(others, list(answers), strict=True))
     return merged(found)
@@ -280,7 +282,7 @@ def without(found: Iterable[Pin], others: Iterable[Pin]) -> list[Pin]:
 
 
 def lock_cpu(is_upgrade: bool) -> list[Pin]:
-    """The laptop and the development environment, in two files that fit each other."""
+    """Lock the laptop and the development environment, in two files that fit together."""
     options = ["--find-links", str(stand_in_for_torch(lock_torch()))]
     for name in ("torch", *TORCH_COMPANIONS):
         options += ["--no-emit-package", name]
@@ -314,7 +316,7 @@ def lock_others(whole: Sequence[Pin], is_upgrade: bool) -> None:
 
 
 def write_image_constraints(whole: Sequence[Pin]) -> None:
-    """What the images add to vLLM's own packages: our direct dependencies, as they are locked."""
+    """Write what the images add to vLLM's own packages: our direct dependencies, as locked."""
     names = {HAPROXY, *map(distribution, ranges())}
     lines = [
         f"{pin.name}=={pin.version}\n"
@@ -326,7 +328,7 @@ def write_image_constraints(whole: Sequence[Pin]) -> None:
 
 
 def lock_npm() -> None:
-    """The packages of requirements/npm, each with its integrity and without an address."""
+    """Lock the packages of requirements/npm, each with its integrity hash and without a URL."""
     if not shutil.which("npm"):
         print("npm is missing: the locks in requirements/npm stay as they are", flush=True)
         return
@@ -337,7 +339,7 @@ def lock_npm() -> None:
 
 
 def distribution(text: str) -> str:
-    """The normalized name in a requirement."""
+    """Return the normalized name in a requirement."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -345,7 +347,7 @@ def distribution(text: str) -> str:
 
 
 def enter_own_environment() -> None:
-    """Go on with the Python under build/lock, which has uv."""
+    """Continue with the Python under build/lock, which has uv."""
     folder = WORK / "venv"
     python = folder / "bin" / "python"
     if Path(sys.prefix) == folder:

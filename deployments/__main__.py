@@ -1,7 +1,7 @@
-"""`python -m qwenfleet.deployments fleet.yaml`: a fleet onto the Ray cluster around this process.
+"""`python -m qwenfleet.deployments fleet.yaml`: deploys a fleet on this process's Ray cluster.
 
-Made for `ray job submit`: the job ends when all engines are ready, and the fleet stays. Run again,
-it changes what the file changed; `--stop` removes the fleet.
+Made for `ray job submit`: the job ends when all engines are ready, and the fleet keeps running. A
+second run applies the changes of the file; `--stop` removes the fleet.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from qwenfleet.cluster.planner.fleet_checks import check_fleet
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 3600.0
-"""A 480B model loads in minutes from a local disk, and in most of an hour from the Hub."""
+"""A 480B model loads in minutes from a local disk, and takes up to an hour from the Hub."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The result is the exit status; a failure is one sentence on stderr."""
+    """Return the exit status; a failure prints one sentence on stderr."""
     options = _parser().parse_args(arguments)
     try:
         config = load.load(options.config)
@@ -43,17 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m qwenfleet.deployments",
-        description="Deploy a fleet on the Ray cluster that this runs in, and wait until its "
-        "engines are ready.",
+        description="Deploy a fleet on the current Ray cluster and wait until its engines are "
+        "ready.",
     )
-    parser.add_argument("config", metavar="FILE", help="the fleet, as YAML")
+    parser.add_argument("config", metavar="FILE", help="the fleet's YAML file")
     parser.add_argument("--stop", action="store_true", help="remove the fleet instead")
     parser.add_argument(
         "--timeout",
         type=float,
         default=START_TIMEOUT_S,
         metavar="SECONDS",
-        help="give up waiting after this, and leave the fleet to go on (default 3600)",
+        help="stop waiting after this; the fleet keeps starting (default 3600)",
     )
     return parser
 

@@ -1,5 +1,4 @@
-"""The Serve application: one gateway deployment, and one engine deployment for each pool of each
-model."""
+"""Builds the Serve application: one gateway deployment, and one engine deployment per pool."""
 
 from __future__ import annotations
 
@@ -25,15 +24,17 @@ from qwenfleet.deployments.telemetry.logs import REPLICA_LOG
 logger = logging.getLogger(__name__)
 
 ROLE_LABEL = "qwenfleet.io/role"
-"""A Ray label with which a cluster keeps nodes for engines or for gateways; without it a node takes
-both."""
+"""Ray label that reserves a node for engines or for gateways; a node without it takes both."""
 START_ATTEMPTS = 3
-"""A start that fails three times in a row fails for a reason that a fourth does not cure."""
+"""After three failed starts in a row, a fourth would fail for the same reason."""
 
 
 def build(config: dict[str, Any]) -> Application:
-    """What `import_path: qwenfleet.deployments.app:build` deploys; `args` is the FleetConfig as a
-    mapping. Serve calls it with nothing else. Raises FleetError for what cannot work."""
+    """Build the application of `import_path: qwenfleet.deployments.app:build`.
+
+    Serve passes `args`, the FleetConfig as a mapping. Raises FleetError for a configuration that
+    cannot work.
+    """
     fleet = FleetConfig.model_validate(config)
     for sentence in check_fleet(fleet):
         logger.warning("configuration: %s", sentence)
@@ -41,15 +42,15 @@ def build(config: dict[str, Any]) -> Application:
 
 
 def application(config: FleetConfig, working_dir: str | None = None) -> Application:
-    """The fleet's application. Its replicas run from the package `working_dir`; None: from the
-    job's, or what is installed."""
+    """Build the fleet's application. Its replicas run from the package `working_dir`; None: from
+    the job's package or the installed one."""
     fleet = completed(config)
     engines = [
         _engine(fleet, pool, f"engine-{index}{f'-{name}' if name else ''}", name, working_dir)
         for index, model in enumerate(fleet.models)
         for pool, name in zip(model.engine_pools, _pool_names(model), strict=True)
     ]
-    view = _of_gateway(fleet)
+    view = _gateway_view(fleet)
     gateway = cast(Deployment, Gateway).options(
         **_version(view),
         name="gateway",
@@ -75,8 +76,8 @@ def _pool_names(model: ModelConfig) -> list[str]:
 def _engine(
     fleet: FleetConfig, pool: ModelConfig, name: str, pool_name: str, working_dir: str | None
 ) -> Application:
-    """The deployment of one pool's engines."""
-    view = _of_engine(fleet, pool)
+    """Build the deployment of one pool's engines."""
+    view = _engine_view(fleet, pool)
     return (
         cast(Deployment, Engine)
         .options(
@@ -94,23 +95,23 @@ def _engine(
     )
 
 
-# A replica restarts when its version changes, so that is made of no more than what concerns it: a
-# change of the engines' number restarts nothing, and one of an engine's memory no gateway.
+# A replica restarts when its version changes, so the version covers only what the replica uses: a
+# new number of engines restarts nothing, and a new engine memory size restarts no gateway.
 
 
-def _of_engine(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
+def _engine_view(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
     view = fleet.model_copy(
         update={
             "models": (model.model_copy(update={"replicas": Replicas(), "slo": None}),),
             "gateway": GatewayConfig(host=fleet.gateway.host),
-            "auth": "none",  # nobody asks an engine for a key: another one restarts none
+            "auth": "none",  # engines check no keys, so new keys restart no engine
             "slo": SloConfig(),
         }
     )
     return dump(view)
 
 
-def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
+def _gateway_view(fleet: FleetConfig) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "replicas": Replicas(),
         "script": None,
@@ -119,7 +120,7 @@ def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
         "layout": None,
         "env": {},
         "pools": (),
-        "slo": None,  # comes as user_config, whose change restarts nothing
+        "slo": None,  # passed as user_config: a change restarts nothing
     }
     models = tuple(
         model.model_copy(update=plain | {"engine_args": _front_end_args(model)})
@@ -131,14 +132,14 @@ def _of_gateway(fleet: FleetConfig) -> dict[str, Any]:
 
 
 def _front_end_args(model: ModelConfig) -> dict[str, Any]:
-    """Without those of the hardware, so that other machines or another layout, from which the
-    planner's arguments follow, restart no gateway."""
+    """Return the engine arguments that gateways use. Arguments that the planner derives from
+    machines and layout are left out, so that a new layout restarts no gateway."""
     return {name: model.engine_args[name] for name in FRONT_END_ARGS if name in model.engine_args}
 
 
 def _version(view: dict[str, Any]) -> dict[str, Any]:
-    """Serve's own option, which it keeps to itself: without it a deployment that is run again
-    restarts every replica. With `serveConfigV2` Serve puts its hash of all arguments there."""
+    """Return Serve's internal version option. Without it, redeploying restarts every replica.
+    With `serveConfigV2`, Serve sets it to a hash of all arguments."""
     text = json.dumps([version.own_version(), view], sort_keys=True)
     return {"version": hashlib.sha256(text.encode()).hexdigest()[:16], "_internal": True}
 
@@ -149,8 +150,8 @@ def _runtime_env(environment: dict[str, str], working_dir: str | None) -> dict[s
 
 
 def _placement(pool: ModelConfig, runtime_env: dict[str, Any]) -> dict[str, Any]:
-    """One bundle for each node of one engine, with all its GPUs there; the replica is in the
-    first."""
+    """Return one bundle per node of an engine, with all its GPUs of that node. The replica runs in
+    the first bundle."""
     bundle = node_bundle(pool)
     selector = {ROLE_LABEL: "!gateway"}
     options: dict[str, Any] = {

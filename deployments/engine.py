@@ -1,9 +1,9 @@
 """Engine: the Serve deployment of one model's engines; its replica process is the EngineHost.
 
-Serve's constructor call returns when the engine has answered its warm-up, so that Serve's HEALTHY
-means what it says. When the core dies the process follows at once: Serve sees a dead actor and
-starts another, where a failing health check would take half a minute (facts: Serve asks every 10 s
-and wants three).
+The constructor returns after the engine has answered its warm-up, so Serve's HEALTHY means that
+the engine serves. When the core dies, the process exits at once: Serve sees a dead actor and
+starts another. A failing health check would take half a minute (Serve checks every 10 s and
+requires three failures).
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ logger = logging.getLogger(__name__)
 CORE_DEAD_EXIT_CODE: Final = 70
 """EX_SOFTWARE of sysexits.h."""
 DRAIN_S: Final = 10.0
-"""How long a stopping engine lets its streams leave; inside Serve's graceful_shutdown_timeout_s.
-What has not left then waits in its gateway."""
+"""Time for streams to move when Serve stops an engine; within graceful_shutdown_timeout_s. Streams
+that have not moved by then wait in their gateway."""
 
 
 @serve.deployment
 class Engine:
-    """One engine of one model, from the queue for a start to its last announcement."""
+    """One engine of one model, from waiting for its start to its last announcement."""
 
     async def __init__(  # type: ignore[misc] # Serve awaits it
         self, config: dict[str, Any], model: str, pool: str = ""
@@ -75,14 +75,14 @@ class Engine:
         self._tracing = tracing_of(self._fleet, service=ENGINE_SERVICE, instance=self._id)
         self._state = EngineState.STARTING
         self._reason = ""
-        self._gone_at = math.inf
-        """When a drain ends at the latest, on the monotonic clock."""
+        self._drain_until = math.inf
+        """Latest end of the drain, on the monotonic clock."""
         self._drain_began = math.inf
         self._stages = StageClock()
         self._stages.begin(StartPhase.QUEUED)
         self._may_load = asyncio.Event()
         self._has_news = asyncio.Event()
-        """Set when the next announcement should not wait."""
+        """Set to send the next announcement at once."""
         self._host: EngineHost | None = None
         self._core: Core | None = None
         self._address = ("", 0)
@@ -106,13 +106,13 @@ class Engine:
             watch.on_departure(self._depart)
 
     async def check_health(self) -> None:
-        """A replica whose announcements or core ended has no use."""
+        """Fail if a background task has ended, so that Serve replaces the replica."""
         for task in self._tasks:
             if task.done():
-                raise RuntimeError(f"engine {self._id}: a task of it ended")
+                raise RuntimeError(f"engine {self._id}: a background task ended")
 
     async def __del__(self) -> None:
-        """Serve awaits this when it stops the replica: let the streams leave, then go."""
+        """Drain, then shut down. Serve awaits this when it stops the replica."""
         await self._drain(DrainOrder("the engine is being stopped", DRAIN_S))
         for task in self._tasks:
             task.cancel()
@@ -124,16 +124,16 @@ class Engine:
     async def _drain(self, order: DrainOrder) -> None:
         self._state, self._reason = EngineState.DRAINING, order.reason
         self._drain_began = time.monotonic()
-        self._gone_at = self._drain_began + order.deadline_s
+        self._drain_until = self._drain_began + order.deadline_s
         if self._host is not None:
             await self._host.drain(order.reason, order.deadline_s)
 
     def _leave(self, order: DrainOrder) -> None:
-        """Of several orders the one that leaves the least time counts."""
-        gone_at = time.monotonic() + order.deadline_s
-        if gone_at >= self._gone_at:  # as each repetition of one is
+        """Start or shorten a drain. Of several orders, the earliest deadline wins."""
+        until = time.monotonic() + order.deadline_s
+        if until >= self._drain_until:  # includes a repeated order
             return
-        self._gone_at, self._reason = gone_at, order.reason
+        self._drain_until, self._reason = until, order.reason
         logger.info("drain ordered", extra={"engine": self._id, "reason": order.reason})
         if self._state is not EngineState.DRAINING:
             self._state = EngineState.DRAINING
@@ -142,12 +142,13 @@ class Engine:
             self._host.hasten(order.reason, order.deadline_s)
 
     def _depart(self, departure: Departure) -> None:
-        """A pod or node of this engine is about to go."""
+        """Drain because a pod or node of this engine is about to stop."""
         self._leave(DrainOrder(departure.reason, departure.deadline_s))
 
     async def _obey(self) -> None:
-        """Drain and end; Serve starts another engine in this one's place."""
-        await self._drain(DrainOrder(self._reason, max(0.0, self._gone_at - time.monotonic())))
+        """Drain, then end the process; Serve starts another engine in its place."""
+        left_s = max(0.0, self._drain_until - time.monotonic())
+        await self._drain(DrainOrder(self._reason, left_s))
         for task in self._tasks:  # an announcement would list this engine again
             if task is not asyncio.current_task():
                 task.cancel()
@@ -190,14 +191,14 @@ class Engine:
         try:
             await self._host.run()
         except CoreDead as dead:
-            logger.error("engine core dead", extra={"engine": self._id, "reason": str(dead)})
-        except Exception:  # the process ends with it: Serve starts another
+            logger.error("engine core died", extra={"engine": self._id, "reason": str(dead)})
+        except Exception:  # end the process: Serve starts another
             logger.exception("engine host failed", extra={"engine": self._id})
         await self._send_last_spans()
         os._exit(CORE_DEAD_EXIT_CODE)
 
     async def _give_up(self, error: Exception) -> None:
-        """Tell whoever waits for this engine why it will not come."""
+        """Report to the registry why this engine does not start."""
         reason = error.reason if isinstance(error, EngineStartError) else str(error)
         self._tasks[0].cancel()
         if self._core is not None:
@@ -224,9 +225,9 @@ class Engine:
 
     def _report(self, record: EngineRecord) -> None:
         self._metrics.record(record, [] if self._host is None else self._host.load)
-        if self._gone_at < math.inf:
+        if self._drain_until < math.inf:
             for_s = time.monotonic() - self._drain_began
-            self._metrics.draining(record, for_s, self._gone_at - self._drain_began)
+            self._metrics.draining(record, for_s, self._drain_until - self._drain_began)
         if self._host is not None:
             self._metrics.orphans(self._model.id, self._host.orphans)
 
@@ -259,7 +260,7 @@ class Engine:
 def _make_core(
     model: ModelConfig, traces_url: str | None, stages: StageClock, followers: Followers | None
 ) -> Core:
-    """The core that the configuration asks for. Imports vLLM only when it is needed: 9 s of CPU."""
+    """Make the configured core. vLLM is imported only if needed: the import takes 9 s of CPU."""
     if model.engine == "scripted":
         from qwenfleet.deployments.engine_host.scripted_core import ScriptedCore
 
@@ -268,7 +269,7 @@ def _make_core(
     path = sources.locate(model.resolved_source, lambda text: logger.info(text))
     stages.begin(StartPhase.IMPORTING_VLLM)
     plugin_metadata.ensure()
-    # vLLM's set-up of logging closes every handler there is; its core processes still want it.
+    # vLLM's logging setup closes all handlers of this process; its core processes still need it.
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     from qwenfleet.deployments.vllm_adapter.core import VllmCore
 

@@ -1,7 +1,6 @@
 """Gateway: the Serve ingress, which joins its HTTP application to the fleet.
 
-It answers HTTP before any engine is there; beside that, vLLM is imported and each model's app
-built.
+It answers HTTP before any engine is ready. Meanwhile it imports vLLM and builds each model's app.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from qwenfleet.deployments.telemetry.tracing import tracing_of
 logger = logging.getLogger(__name__)
 
 MEET_INTERVAL_S: Final = 0.5
-"""How late a gateway meets an engine that is listed."""
+"""Delay until a gateway connects to a newly listed engine, at most."""
 
 SERVE_TIMEOUT_S: Final = 30.0
-"""Serve's controller starts this very replica, so that it is there."""
+"""Wait for Serve's controller; it runs, since it started this replica."""
 
 
 @serve.deployment
@@ -58,23 +57,25 @@ class Gateway:
         self._tracing = tracing_of(self._config, service="qwenfleet-gateway", instance=self._id)
         self._app = GatewayApp(self._config, self._metrics, self._tracing.spans)
         self._listed: tuple[EngineRecord, ...] = ()
-        self._was_told = asyncio.Event()
-        """Set when the registry has answered, or is away."""
+        self._has_listing = asyncio.Event()
+        """Set after each call to the registry, whether it answered or not."""
         self._dispatchers: dict[str, Dispatcher] = {}
         """By model."""
         self._stages = StageClock()
         self._tasks: list[asyncio.Task[None]] = []
 
     def reconfigure(self, config: dict[str, Any]) -> None:
-        """Serve calls this with `user_config` before the first request and at each change of it,
-        which restarts nothing."""
+        """Take new objectives without a restart. Serve calls this with `user_config` before the
+        first request and at each change."""
         objectives = config["objectives"]
-        self._metrics.promise({m: SloConfig.model_validate(o) for m, o in objectives.items()})
+        self._metrics.set_objectives(
+            {m: SloConfig.model_validate(o) for m, o in objectives.items()}
+        )
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Serve awaits this once, after the constructor; HTTP is answered from its return on.
+        """Start the tasks and return the app. Serve awaits this once, after the constructor.
 
-        Raises ConfigError when Serve listens for other machines and nothing says who may ask.
+        Raises ConfigError if Serve listens beyond loopback and `auth` is not set.
         """
         if self._config.auth is None:
             self._config.check_guarded(await _serve_host())
@@ -85,7 +86,8 @@ class Gateway:
         return self._app
 
     async def __del__(self) -> None:
-        """Serve awaits this when it stops the replica."""
+        """Send the last report and leave the registry. Serve awaits this when it stops the
+        replica."""
         for task in self._tasks:
             task.cancel()
         with reporting():
@@ -94,14 +96,14 @@ class Gateway:
         await asyncio.to_thread(self._tracing.close)
 
     def check_health(self) -> None:
-        """A gateway whose tasks ended can never serve again: let Serve replace it."""
+        """Fail if a background task has ended, so that Serve replaces the gateway."""
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"gateway {self._id}: {task.exception()}")
 
     async def _join(self) -> None:
-        """Import vLLM off the loop, meet the engines, build each model's app as its first engine is
-        met."""
+        """Import vLLM off the loop, connect to engines, and build each model's app when its first
+        engine is connected."""
         self._stages.begin("importing vLLM")
         await asyncio.to_thread(
             importlib.import_module, "qwenfleet.deployments.vllm_adapter.front_end"
@@ -117,8 +119,8 @@ class Gateway:
             self._dispatchers[served.config.id] = served.engines = dispatcher
         self._stages.begin("waiting for an engine")
         while True:
-            await self._was_told.wait()
-            self._was_told.clear()
+            await self._has_listing.wait()
+            self._has_listing.clear()
             for served in self._app.models.values():
                 await self._meet(served, self._listed)
 
@@ -138,9 +140,9 @@ class Gateway:
             built = await front_end.build(
                 served.config, path, description, client, self._config.traces_url
             )
-        except Exception as error:  # one model's templates or parsers must not end the others
+        except Exception as error:  # one model's template or parser must not stop the others
             served.is_broken = True
-            logger.exception("model's app not built", extra={"model": served.config.id})
+            logger.exception("model app failed to build", extra={"model": served.config.id})
             await self._registry.report_failure(
                 StartFailure(self._id, served.config.id, str(error), self._log_file, is_final=True)
             )
@@ -164,13 +166,14 @@ class Gateway:
             with reporting():
                 self._app.report()
             self._listed = await self._registry.announce_gateway(record)
-            self._was_told.set()
+            self._has_listing.set()
             await asyncio.sleep(MEET_INTERVAL_S)
 
 
 async def _serve_host() -> str:
-    """Where Serve listens for HTTP: on a cluster its own options say that, not our file."""
-    # Names of ray 2.60 `serve/_private/constants.py`; a replica asks its controller just so.
+    """Return the address on which Serve listens for HTTP. On a cluster, Serve's own options decide
+    that, not the fleet's file."""
+    # Names from ray 2.60 `serve/_private/constants.py`; replicas ask their controller this way.
     async with asyncio.timeout(SERVE_TIMEOUT_S):
         controller = await asyncio.to_thread(
             ray.get_actor, "SERVE_CONTROLLER_ACTOR", namespace="serve"
@@ -180,10 +183,10 @@ async def _serve_host() -> str:
 
 
 def _log_end(task: asyncio.Task[None]) -> None:
-    """The tasks of a gateway run for ever; one that ends takes the gateway's health with it."""
+    """Log why a task ended: tasks run forever, so the health check fails from now on."""
     if not task.cancelled() and task.exception() is not None:
-        logger.error("gateway left the fleet", exc_info=task.exception())
+        logger.error("gateway task failed", exc_info=task.exception())
 
 
 def _log(text: str) -> None:
-    logger.info("model source", extra={"step": text})
+    logger.info("locating model", extra={"step": text})

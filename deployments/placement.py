@@ -1,4 +1,4 @@
-"""Placement: what an engine takes of each of its nodes, and which nodes Ray gave it."""
+"""Placement: the resources of an engine on each of its nodes, and the nodes that Ray chose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Bundle = dict[str, float]
 
 
 def node_bundle(model: ModelConfig) -> Bundle:
-    """What an engine takes of each of its nodes: all its GPUs there in one bundle."""
+    """Return an engine's resources on one node: all its GPUs there in one bundle."""
     if model.accelerator is None:
         return {"CPU": 1}
     gpus = float(model.sharding.gpus_per_node)
@@ -22,7 +22,7 @@ def node_bundle(model: ModelConfig) -> Bundle:
 
 
 def actor_resources(bundle: Mapping[str, float]) -> dict[str, Any]:
-    """The bundle as options of the Ray actor that fills it."""
+    """Return the options of the Ray actor that uses the whole bundle."""
     others = {name: value for name, value in bundle.items() if name not in {"CPU", "GPU"}}
     options: dict[str, Any] = {"num_cpus": bundle["CPU"]}
     if "GPU" in bundle:
@@ -31,8 +31,11 @@ def actor_resources(bundle: Mapping[str, float]) -> dict[str, Any]:
 
 
 def engine_nodes() -> dict[str, str]:
-    """Ids and addresses of the Ray nodes that this process's engine spans: those of its replica's
-    placement group, or without one its own. Blocks: it asks the GCS."""
+    """Return ids and addresses of the Ray nodes of this process's engine.
+
+    They come from the replica's placement group; without one, it is this node. Blocks on a call to
+    the GCS.
+    """
     chosen = {ray.get_runtime_context().get_node_id()}
     group = ray.util.get_current_placement_group()
     if isinstance(group, PlacementGroup):

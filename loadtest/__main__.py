@@ -1,4 +1,4 @@
-"""`python -m qwenfleet.loadtest`: benchmarks of servers that it starts on this machine."""
+"""`python -m qwenfleet.loadtest`: starts servers on this machine and benchmarks them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwenfleet.loadtest import metrics_cost, overhead, overhead_table, peers, sc
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 after an error told in a sentence, 2 for wrong arguments."""
+    """Return the exit status: 0, 1 after an error message, 2 for invalid arguments."""
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -35,9 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m qwenfleet.loadtest", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
-        "overhead", help="vLLM's own server against a fleet of one engine: rates, TTFT, CPU"
+        "overhead", help="compare vLLM's own server with a fleet of one engine: rates, TTFT, CPU"
     )
-    command.add_argument("--json", metavar="FILE", type=Path, help="write the cases there too")
+    command.add_argument("--json", metavar="FILE", type=Path, help="also write the cases to FILE")
     command.add_argument("--runs", type=_count, default=2, help="starts of each server (default 2)")
     command.add_argument(
         "--seconds", type=_seconds, default=5.0, help="how long each case runs (default 5)"
@@ -45,19 +45,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--peers",
         action="store_true",
-        help="also vLLM's server without our settings, and of vllm-router, smg and ray.serve.llm "
-        "those that are installed",
+        help="also run vLLM's server without our settings, and vllm-router, smg and ray.serve.llm "
+        "if installed",
     )
     command.set_defaults(command=_overhead)
     command = commands.add_parser(
-        "gateways", help="how far 1, 2 and 4 gateways carry before scripted engines"
+        "gateways", help="measure the throughput of 1, 2 and 4 gateways with scripted engines"
     )
-    command.add_argument("--json", metavar="FILE", type=Path, help="write the points there too")
+    command.add_argument("--json", metavar="FILE", type=Path, help="also write the points to FILE")
     command.add_argument(
         "--seconds", type=_seconds, default=10.0, help="how long each fleet is loaded (default 10)"
     )
     command.set_defaults(command=_gateways)
-    command = commands.add_parser("metrics", help="what metrics cost a gateway")
+    command = commands.add_parser("metrics", help="measure the CPU that metrics cost a gateway")
     command.add_argument(
         "--seconds", type=_seconds, default=10.0, help="how long the fleet is loaded (default 10)"
     )
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs: 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs, 1 or more")
     return int(text)
 
 
@@ -110,7 +110,7 @@ def _metrics(options: argparse.Namespace) -> None:
 
 
 def _check_writable(file: Path | None) -> None:
-    """An unwritable file is told before the minutes, not after."""
+    """Raise OSError for an unwritable file before the benchmark runs, not after."""
     if file is not None:
         file.open("a").close()
 

@@ -17,12 +17,12 @@ FIGURES: Final = (
     "latency_p99_ms",
     "cpu_ms_per_request",
 )
-"""Fields of a Case of which several runs have a median."""
+"""Fields of a Case that are medians over several runs."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the JSON of a benchmark lists. Latencies are of requests without an error."""
+    """One entry in the JSON of a benchmark. Latencies cover requests without an error."""
 
     server: str
     stream: bool
@@ -31,7 +31,7 @@ class Case:
     requests_per_s: float
     tokens_per_s: float
     ttft_p50_ms: float | None
-    """Of an answer that is not streamed, the time to its whole body; None when none came."""
+    """Without streaming, the time to the whole body; None if every request failed."""
     latency_p50_ms: float | None
     latency_p99_ms: float | None
     cpu_ms_per_request: float
@@ -46,7 +46,7 @@ class Case:
 
 
 def measured(server: str, load: Workload, sample: Sample) -> Case:
-    """The figures of one run."""
+    """Compute the figures of one run."""
     good = [answer for answer in sample.answers if not answer.error]
     latencies = [answer.latency_s for answer in good]
     return Case(
@@ -65,7 +65,7 @@ def measured(server: str, load: Workload, sample: Sample) -> Case:
 
 
 def percentile_ms(values_s: Sequence[float], share: float) -> float | None:
-    """The value that `share` of all do not exceed, by nearest rank, in milliseconds."""
+    """Return the percentile `share` by nearest rank, in milliseconds."""
     if not values_s:
         return None
     rank = max(1, -int(-share * len(values_s) // 1))
@@ -73,7 +73,8 @@ def percentile_ms(values_s: Sequence[float], share: float) -> float | None:
 
 
 def median(runs: Sequence[Case]) -> Case:
-    """The median of each figure over runs of one load on one server; errors are added up."""
+    """Return the median of each figure over runs of one load on one server, and the sum of
+    errors."""
     values: dict[str, Any] = {}
     for figure in FIGURES:
         known = [value for run in runs if (value := getattr(run, figure)) is not None]

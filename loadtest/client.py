@@ -18,10 +18,10 @@ REQUEST_TIMEOUT_S: Final = 120.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request. Times are seconds from its sending."""
+    """The result of one request. Times are seconds since it was sent."""
 
     ttft_s: float
-    """To a stream's first token, or to the whole body."""
+    """Time to a stream's first token, or to the whole body."""
     latency_s: float
     tokens: int
     error: str = ""
@@ -32,7 +32,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    """What is read of an answer or an event."""
+    """The fields that are read from an answer or an event."""
 
     choices: list[Any] = []
     usage: _Usage | None = None
@@ -43,13 +43,13 @@ _FAULTS: Final = (
     aiohttp.ClientError,
     HttpProcessingError,
     TimeoutError,
-    ValueError,  # of which msgspec.DecodeError is one
+    ValueError,  # includes msgspec.DecodeError
     RecursionError,  # JSON that is nested too deep
 )
 
 
 def session(concurrency: int) -> aiohttp.ClientSession:
-    """Connections that are kept open, one for each request in flight."""
+    """Return a session with one persistent connection per concurrent request."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=concurrency),
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
@@ -57,7 +57,7 @@ def session(concurrency: int) -> aiohttp.ClientSession:
 
 
 def completion(model: str, *, max_tokens: int, is_stream: bool, rng: random.Random) -> bytes:
-    """The body of a greedy completion of exactly `max_tokens` behind a prompt of its own."""
+    """Return the body of a greedy completion of exactly `max_tokens` after a random prompt."""
     body: dict[str, Any] = {
         "model": model,
         "prompt": "".join(rng.choices(string.ascii_lowercase, k=PROMPT_CHARACTERS)),
@@ -72,7 +72,7 @@ def completion(model: str, *, max_tokens: int, is_stream: bool, rng: random.Rand
 
 
 async def ask(http: aiohttp.ClientSession, url: str, body: bytes, *, is_stream: bool) -> Answer:
-    """Send one completion and read its answer to the end. Errors are told in the answer."""
+    """Send one completion and read its answer to the end. Errors are returned in the answer."""
     started_at = time.perf_counter()
     try:
         async with http.post(

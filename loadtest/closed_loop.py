@@ -1,4 +1,4 @@
-"""A closed loop: so many clients, each of which sends a request when its last is answered."""
+"""Closed loop: each client sends its next request when the last one is answered."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run of a load gave."""
+    """The result of one run of a load."""
 
     answers: tuple[Answer, ...]
     elapsed_s: float
     cpu_s: float
-    """CPU time that the server's processes took meanwhile."""
+    """CPU time of the server's processes during the run."""
 
 
 async def run(
@@ -44,7 +44,7 @@ async def run(
     server_cpu_s: Callable[[], float],
     rng: random.Random,
 ) -> Sample:
-    """Send one round unmeasured, then requests for `seconds` and until the last is answered."""
+    """Send one unmeasured round, then requests for `seconds`; wait for the last answer."""
 
     async def send() -> Answer:
         body = client.completion(

@@ -1,5 +1,4 @@
-"""What metrics cost a gateway: the CPU time of counting, against that of all a loaded gateway
-does."""
+"""Cost of metrics: the CPU time of counting, compared with all CPU time of a loaded gateway."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ REQUESTS: Final = 5_000
 REPORTS: Final = 500
 MODEL: Final = "coder"
 REPORTS_PER_S: Final = 2.0
-"""`deployments/gateway.py` MEET_INTERVAL_S."""
+"""From MEET_INTERVAL_S in `deployments/gateway.py`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class EventCost:
     report_s: float
 
     def cores(self, tokens_per_s: float, requests_per_s: float) -> float:
-        """CPU seconds per second of one gateway."""
+        """Return CPU seconds per second of one gateway."""
         return (
             self.token_s * tokens_per_s
             + self.request_s * requests_per_s
@@ -40,7 +39,7 @@ class EventCost:
 
 
 def measure(*, seconds: float, say: Say) -> str:
-    """A sentence for README. Raises BenchmarkError for a fleet that does not start."""
+    """Return a sentence for the docs. Raises BenchmarkError if the fleet does not start."""
     (point,) = scaling.measure((1,), seconds=seconds, say=say)
     cost = counted_in_a_worker()
     case, gateway = point.case, point.cores["gateway"]
@@ -54,7 +53,7 @@ def measure(*, seconds: float, say: Say) -> str:
 
 
 def counted_in_a_worker() -> EventCost:
-    """Ray's metrics work in its workers only."""
+    """Run `count` in a Ray worker: Ray's metrics work only there."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
 
@@ -95,7 +94,7 @@ def count() -> EventCost:
 
 
 def _cpu_s(event: Callable[[], None], times: int) -> float:
-    event()  # Ray makes its instruments at the first
+    event()  # the first call creates Ray's instruments
     began = time.process_time()
     for _ in range(times):
         event()

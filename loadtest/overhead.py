@@ -1,4 +1,4 @@
-"""What qwenfleet costs over vLLM's own server: the same closed-loop load on both, in turn."""
+"""Overhead of qwenfleet over vLLM's own server: the same closed-loop load on both, in turn."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Results:
 
     cases: tuple[Case, ...]
     idle_cpu_ms_per_s: dict[str, float]
-    """CPU time that a server takes without a request, per second."""
+    """CPU time per second of an idle server."""
     runs: int
 
 
@@ -50,10 +50,10 @@ def measure(
     loads: Sequence[Workload],
     say: Say,
 ) -> Results:
-    """Run every server `runs` times, in turn, so that a drift of the machine meets all alike. One
-    of `others` that does not start is told and left out from then on.
+    """Run every server `runs` times, in turn, so that drift of the machine affects all alike.
 
-    Raises BenchmarkError for a server that does not start.
+    If one of `others` does not start, it is reported and left out from then on. Raises
+    BenchmarkError if one of `starts` does not start.
     """
     process_tree.adopt_orphans()
     cases_of: dict[tuple[str, Workload], list[Case]] = {}
@@ -83,7 +83,7 @@ def measure(
 def _run(
     start: Start, run: int, seconds: float, loads: Sequence[Workload], say: Say
 ) -> tuple[str, float, list[Case]]:
-    """One start of one server: its name, its CPU time without a request, and all loads."""
+    """Start one server and run all loads; return its name, its idle CPU time and the cases."""
     with workspace() as directory:
         before_s = time.monotonic()
         with start(directory) as server:
@@ -98,7 +98,7 @@ def _run(
 
 
 def line(case: Case) -> str:
-    """One case in one line, for those who watch."""
+    """Format one case as a progress line."""
     ttft = "none" if case.ttft_p50_ms is None else f"{case.ttft_p50_ms:.1f} ms"
     return (
         f"{case.server}: {case.load}: {case.requests_per_s:.1f} requests/s, TTFT p50 {ttft}, "
@@ -108,7 +108,7 @@ def line(case: Case) -> str:
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """For a server's files; it stays when the server fails, because its log is there."""
+    """Make a folder for a server's files. It is kept if the server fails, for its log."""
     directory = Path(tempfile.mkdtemp(prefix="qwenfleet-loadtest-"))
     yield directory
     shutil.rmtree(directory)

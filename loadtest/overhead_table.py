@@ -1,4 +1,4 @@
-"""The overhead benchmark's results as Markdown tables."""
+"""Renders the overhead benchmark's results as Markdown tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BASELINE = "vllm"
 
 
 def render(results: Results) -> str:
-    """One table for each server but vLLM's own, beside that."""
+    """Render one table per server, compared with vLLM's own."""
     by_server: dict[str, list[Case]] = {}
     for case in results.cases:
         by_server.setdefault(case.server, []).append(case)
@@ -55,7 +55,7 @@ def _row(base: Case, case: Case) -> str:
 
 
 def _pair(base: float | None, value: float | None) -> list[str]:
-    """Both values and the difference."""
+    """Format both values and the difference."""
     if base is None or value is None:
         return [*("-" if v is None else f"{v:.1f}" for v in (base, value)), "-"]
     return [f"{base:.1f}", f"{value:.1f}", f"{value - base:+.1f}"]

@@ -1,5 +1,4 @@
-"""Other ways to put a front before vLLM, started for comparison where they are installed:
-`pip install -e .[peers]`."""
+"""Other routers for vLLM, started for comparison if installed with `pip install -e .[peers]`."""
 
 from __future__ import annotations
 
@@ -19,18 +18,18 @@ from qwenfleet.loadtest.servers import Server
 
 ROUTER_OPTIONS: Final = {
     "vllm-router": ["--policy", "round_robin"],
-    # Its own tokenizer and its polls of the engine serve policies that are not used here.
+    # Its tokenizer and load monitoring serve policies that are not used here.
     "smg": [
         *("--policy", "round_robin", "--backend", "vllm", "--disable-tokenizer-autoload"),
         *("--disable-load-monitoring", "--shutdown-grace-period-secs", "0"),
     ],
 }
 SERVE_LLM_PORTS: Final = 30
-"""Ray Serve's own listeners take the ports behind the one that answers."""
+"""Ports reserved for Ray Serve's own listeners, after the first one."""
 
 
 def installed(say: Say) -> list[Start]:
-    """Every peer that this environment has; `say` names those that it has not."""
+    """Return every installed peer; report the missing ones with `say`."""
     found: list[Start] = []
     for name, start in (("vllm-router", _vllm_router), ("smg", _smg)):
         if _program(name) is None:
@@ -45,13 +44,13 @@ def installed(say: Say) -> list[Start]:
 
 
 def _program(name: str) -> str | None:
-    """In the environment that runs us, or on the PATH."""
+    """Find the program in this Python's environment or on the PATH."""
     return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
 
 
 @contextmanager
 def _router(name: str, verbs: Sequence[str], directory: Path) -> Iterator[Server]:
-    """A router before vLLM's own server; it takes an engine that is up already at once."""
+    """Run a router in front of vLLM's own server, which is already up."""
     with servers.vllm(directory) as engine:
         port, metrics_port = free_ports(2, "127.0.0.1")
         program = _program(name)

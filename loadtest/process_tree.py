@@ -1,4 +1,4 @@
-"""CPU time of every process that descends from this one, by the operating system's count."""
+"""CPU time of all descendants of this process, as counted by the operating system."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def adopt_orphans() -> None:
-    """Be the parent of descendants whose own parent ends, so that they stay in the tree."""
+    """Become the parent of orphaned descendants, so that they stay in the tree."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "this kernel gives orphans to nobody but init")
+        raise OSError(ctypes.get_errno(), "this kernel does not support PR_SET_CHILD_SUBREAPER")
 
 
 def cpu_s(root: psutil.Process | None = None) -> float:
-    """User and system time so far of all descendants of `root` (this process when it is None),
-    those included that ended."""
+    """Return user and system time of all descendants of `root` (default: this process), including
+    ended ones."""
     root = root or psutil.Process()
     return sum(cpu_s_by(lambda command: "all", root).values()) + sum(root.cpu_times()[2:4])
 
 
 def cpu_s_by(kind_of: Callable[[str], str], root: psutil.Process | None = None) -> dict[str, float]:
-    """The same, by kind of process; `kind_of` is given a process's command line. Children of `root`
-    that it has waited for are left out: nobody knows what they were."""
+    """Return CPU time by kind of process; `kind_of` gets a process's command line. Children that
+    `root` has already waited for are left out: their kind is not known."""
     totals: dict[str, float] = defaultdict(float)
     for process in (root or psutil.Process()).children(recursive=True):
         with suppress(psutil.Error):
@@ -43,11 +43,11 @@ def _command(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.ZombieProcess:
-        return process.name()  # it ended and is not waited for yet; its time still counts
+        return process.name()  # ended but not yet waited for; its time still counts
 
 
 def reap(processes: Iterable[psutil.Process]) -> None:
-    """Collect those of these that we adopted and that have ended."""
+    """Wait for adopted processes that have ended."""
     for process in processes:
         with suppress(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)

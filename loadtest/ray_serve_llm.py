@@ -1,7 +1,7 @@
 """`python -m qwenfleet.loadtest.ray_serve_llm PORT FILE`: ray.serve.llm with one engine on CPU.
 
-It makes FILE when the engine answers and runs until SIGTERM. Direct streaming is chosen by Ray's
-own environment variables.
+It creates FILE when the engine answers, and runs until SIGTERM. Ray's own environment variables
+select direct streaming.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from qwenfleet.loadtest import servers
 
 
 def main(port: int, ready: Path) -> None:
-    """Needs ray[serve], vLLM and pyarrow."""
+    """Run the server. Needs ray[serve], vLLM and pyarrow."""
     os.environ |= {
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    # Ray reads its environment when it is imported.
+    # Ray reads its environment at import.
     import ray
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app

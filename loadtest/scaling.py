@@ -1,5 +1,4 @@
-"""How far gateways carry: 1, 2 and 4 of them before scripted engines, which make tokens for next to
-nothing."""
+"""Throughput of 1, 2 and 4 gateways with scripted engines, whose tokens cost almost no CPU."""
 
 from __future__ import annotations
 
@@ -18,26 +17,26 @@ GATEWAYS: Final = (1, 2, 4)
 ENGINES: Final = 2
 LOAD: Final = Workload(is_stream=True, max_tokens=256, concurrency=64)
 STEP_S: Final = 0.004
-"""32 streams on each engine make 8,000 tokens per second, which no gateway keeps up with."""
+"""32 streams on each engine make 8,000 tokens per second, more than a gateway can handle."""
 KINDS: Final = {"gateway": ":gateway", "engine": ":engine-", "haproxy": "haproxy"}
-"""What a process's command line has in it."""
+"""Text in the command line of each kind of process."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One number of gateways."""
+    """The measurement of one number of gateways."""
 
     gateways: int
     case: Case
     cores: dict[str, float]
-    """How many cores each kind of process kept busy, this client included."""
+    """Cores used by each kind of process, including this client."""
 
     def as_json(self) -> dict[str, Any]:
         return {"gateways": self.gateways, "cores": self.cores, **asdict(self.case)}
 
 
 def measure(gateways: Sequence[int], *, seconds: float, say: Say) -> list[Point]:
-    """Raises BenchmarkError for a fleet that does not start."""
+    """Measure each number of gateways. Raises BenchmarkError if a fleet does not start."""
     process_tree.adopt_orphans()
     points = []
     for count in gateways:
@@ -51,7 +50,7 @@ def measure(gateways: Sequence[int], *, seconds: float, say: Say) -> list[Point]
 
 
 def render(points: Sequence[Point]) -> str:
-    """A Markdown table, one row for each number of gateways."""
+    """Render a Markdown table with one row per number of gateways."""
     kinds = list(points[0].cores) if points else []
     rows = [
         "| gateways | tokens/s | TTFT p50, ms | latency p99, ms | errors "

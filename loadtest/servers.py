@@ -1,6 +1,9 @@
-"""The servers that a benchmark compares: each started by its users' command, on loopback, with the
-same model, engine settings and threads. A fleet compiles here, as vLLM does unless it is told not
-to; the embedded models' own default starts sooner and does not."""
+"""The servers that a benchmark compares.
+
+Each is started by its normal command, on loopback, with the same model, engine settings and
+threads. The fleet compiles the model here, as vLLM does by default; the default for embedded models
+does not, to start sooner.
+"""
 
 from __future__ import annotations
 
@@ -36,26 +39,26 @@ MAX_MODEL_LEN: Final = 4096
 KV_CACHE_BYTES: Final = 2**30
 _ENGINE: Final = ModelConfig(id=MODEL)
 ENGINE_ENVIRONMENT: Final = engine_environment(FleetConfig(models=(_ENGINE,)), _ENGINE)
-"""What qwenfleet gives the one engine of a fleet on this machine."""
+"""Environment of the engine in a fleet of one engine on this machine."""
 START_TIMEOUT_S: Final = 600.0
 """Five imports of vLLM on two busy cores took 215 s (ray.serve.llm)."""
 STOP_TIMEOUT_S: Final = 60.0
 GRACE_S: Final = 5.0
-"""What a server leaves behind has so long to end by itself."""
+"""How long leftover processes of a server may take to end."""
 _POOL: Final = urllib3.PoolManager(retries=False)
-"""Without the environment's proxies, which would come between us and loopback."""
+"""Ignores the environment's proxies, which would also get requests to loopback."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, with its completions API at `url`."""
+    """A running server with a completions API at `url`."""
 
     name: str
     url: str
 
 
 def load(server: Server, traffic: Workload, seconds: float, rng: random.Random) -> Sample:
-    """One load on one running server."""
+    """Run one load on one running server."""
     return asyncio.run(
         closed_loop.run(
             traffic,
@@ -70,14 +73,14 @@ def load(server: Server, traffic: Workload, seconds: float, rng: random.Random) 
 
 @contextmanager
 def vllm(directory: Path) -> Iterator[Server]:
-    """vLLM's own server with one engine, set as a fleet's engine is."""
+    """Run vLLM's own server with the settings of a fleet's engine."""
     with _vllm("vllm", ENGINE_ENVIRONMENT, directory) as server:
         yield server
 
 
 @contextmanager
 def vllm_as_it_comes(directory: Path) -> Iterator[Server]:
-    """The same without what qwenfleet sets in an engine's environment."""
+    """Run vLLM's own server without the environment that qwenfleet sets."""
     with _vllm("vllm as it comes", {"HF_HUB_OFFLINE": "1"}, directory) as server:
         yield server
 
@@ -100,7 +103,7 @@ def _vllm(name: str, environment: Mapping[str, str], directory: Path) -> Iterato
 
 @contextmanager
 def fleet(directory: Path) -> Iterator[Server]:
-    """A fleet of one gateway and one engine."""
+    """Run a fleet with one gateway and one engine."""
     model = {
         "id": MODEL,
         "replicas": {"min": 1},
@@ -114,7 +117,7 @@ def fleet(directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def configured_fleet(name: str, directory: Path, config: Mapping[str, object]) -> Iterator[Server]:
-    """`qwenfleet serve` with this configuration, on a port of its own."""
+    """Run `qwenfleet serve` with this configuration on a free port."""
     (port,) = free_ports(1, "127.0.0.1")
     gateway = config.get("gateway", {})
     assert isinstance(gateway, Mapping)
@@ -136,10 +139,10 @@ def running(
     *,
     ready: str | Callable[[], bool],
 ) -> Iterator[None]:
-    """Start a server, wait until it is `ready` (a path that answers 200, or a claim), and end every
-    process of it afterwards.
+    """Start a server, wait until it is `ready` (a path that answers 200, or a function), and end
+    all its processes afterwards.
 
-    Raises BenchmarkError when it ends or does not answer in time.
+    Raises BenchmarkError if it ends or does not answer in time.
     """
     log = directory / f"{server.name}.log"
     before = set(psutil.Process().children(recursive=True))
@@ -172,7 +175,7 @@ def running(
 
 
 def answers(url: str) -> bool:
-    """Whether a GET of this URL is answered with 200 now."""
+    """Whether a GET of this URL returns 200 now."""
     try:
         return _POOL.request("GET", url, timeout=5.0, redirect=False).status == 200
     except urllib3.exceptions.HTTPError:

@@ -1,4 +1,4 @@
-"""The Python scripts in .ci as modules: that folder is no package."""
+"""Loads the Python scripts in .ci as modules: that folder is not a package."""
 
 from __future__ import annotations
 

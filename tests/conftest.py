@@ -1,4 +1,4 @@
-"""How integration tests run a fleet: by the commands that its users type."""
+"""Runs a fleet for integration tests with the commands that users type."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ START_S = 480
 
 @dataclass
 class Fleet:
-    """The running fleet, as its users see it."""
+    """A running fleet, as its users see it."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -61,7 +61,7 @@ class Fleet:
         return [engine for engine in self.status()["engines"] if engine["model"] == model]
 
     def expect_counted(self, *metrics: Metric) -> None:
-        """Fails unless these have counted something soon: Ray's agent reports every few seconds."""
+        """Fail unless these count something soon: Ray's agent reports every few seconds."""
         wanted = {m.exported + "_count" * (m.kind == "histogram") for m in metrics}
 
         def are_there() -> bool:
@@ -79,7 +79,7 @@ class Fleet:
         return [engine for engine in self.engines(model) if engine["state"] == "ready"]
 
     def expect_ready(self, model: str, count: int, *, lost: str = "") -> None:
-        """Fails unless `count` engines are ready in time. `lost` is the id of a killed one, which
+        """Fail unless `count` engines are ready in time. `lost` is the id of a killed one, which
         is still listed for 5 s."""
 
         def are_ready() -> bool:
@@ -89,17 +89,17 @@ class Fleet:
         wait_until(are_ready, START_S, f"{count} engines ready")
 
     def running(self, model: str) -> int:
-        """Requests that the engines of a model work on."""
+        """Return the number of requests in the engines of a model."""
         return sum(engine["running"] + engine["waiting"] for engine in self.engines(model))
 
     def expect_idle(self, model: str) -> None:
-        """Fails unless the engines stop working soon. An engine announces itself each second;
-        reading that takes a process which imports Ray, on two cores that may be busy."""
+        """Fail unless the engines are idle soon. An engine announces itself each second; reading
+        that starts a process that imports Ray, on two cores that may be busy."""
         wait_until(lambda: self.running(model) == 0, 12, f"engines of {model} stop")
 
 
 def wait_until(claim: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Poll until the claim holds; fails with `what` when it does not in time."""
+    """Poll until the claim holds; fail with `what` if it does not in time."""
     give_up_at = time.monotonic() + timeout_s
     while not claim():
         if time.monotonic() > give_up_at:
@@ -109,8 +109,8 @@ def wait_until(claim: Callable[[], bool], timeout_s: float, what: str) -> None:
 
 @dataclass
 class Transcript:
-    """What a client was told in one answer, put together from its events, and when each event with
-    tokens came. Where one event ends and the next begins is a matter of speed."""
+    """The content of one answer, joined from its events, and the time of each event with tokens.
+    The split into events depends on speed."""
 
     texts: dict[int, str] = field(default_factory=dict)
     """By choice."""
@@ -123,7 +123,7 @@ class Transcript:
     times: list[float] = field(default_factory=list)
 
     def differences(self, other: Transcript) -> list[str]:
-        """What was not told alike. Logprobs may differ by the rounding of float32."""
+        """Return the fields that differ. Logprobs may differ by the rounding of float32."""
         names = ("texts", "tools", "finish", "usage", "end", "error")
         unlike = [name for name in names if getattr(self, name) != getattr(other, name)]
         if self.logprobs != {
@@ -133,7 +133,7 @@ class Transcript:
         return unlike
 
     def longest_gap(self, moment: float, within_s: float) -> float:
-        """Seconds between two token events, of gaps that a loss at this moment can have opened."""
+        """Return the longest gap in seconds that a loss at this moment can have caused."""
         return max(
             (
                 end - begin

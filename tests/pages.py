@@ -47,7 +47,7 @@ def read(name: str) -> str:
 
 
 def blocks(*kinds: str) -> list[Block]:
-    """Of all pages; of every kind when none is given."""
+    """Return the blocks of all pages, of the given kinds or of every kind."""
     return [
         Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
         for page in WITH_BLOCKS

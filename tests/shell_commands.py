@@ -44,7 +44,7 @@ def check(words: list[str]) -> None:
         words = words[1:]
     program = words[0].removeprefix(".venv/bin/")
     if "/" in program:
-        assert os.access(ROOT / program, os.X_OK), f"{program} is no program of this project"
+        assert os.access(ROOT / program, os.X_OK), f"{program} is not a program of this project"
         return
     checker = CHECKERS.get(program)
     assert checker is not None, f"nothing checks `{program}`: add a check, or mark it as `text`"
@@ -127,7 +127,7 @@ def check_hf(words: list[str]) -> None:
 def check_docker(words: list[str]) -> None:
     values = dict(itertools.pairwise(words))
     if words[0] == "run":
-        assert f"={words[-1]}\n" in RECIPE, "it is no base of helm/image/Dockerfile"
+        assert f"={words[-1]}\n" in RECIPE, "it is not a base of helm/image/Dockerfile"
         return
     assert words[0] == "build"
     assert words[-1] == "."

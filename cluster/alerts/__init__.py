@@ -1,4 +1,4 @@
 """Recording rules and alerts as code; `rule_file` writes them as YAML for Prometheus.
 
-Imports metric names and labels only. Pure: a wrong rule fails in `promtool` and in tests/watch.
+Imports metric names and labels only. Pure: `promtool` and tests/watch find a wrong rule.
 """

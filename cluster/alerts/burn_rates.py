@@ -1,12 +1,12 @@
-"""Alerts on the objectives: how fast a model's error budget burns.
+"""Burn-rate alerts: how fast a model spends its error budget.
 
-Factors and windows are those of the Google SRE Workbook, chapter 5, "Multiwindow, Multi-Burn-Rate
-Alerts", for a period of 30 days: 14.4 times as fast as allowed for an hour is 2 % of the budget, 6
+Factors and windows follow the Google SRE Workbook, chapter 5, "Multiwindow, Multi-Burn-Rate
+Alerts", for a period of 30 days: 14.4 times the allowed rate for an hour is 2 % of the budget, 6
 times for six hours 5 %, 3 times for a day and once for three days 10 %. The short window, a twelfth
-of the long one, ends the alert soon after the trouble.
+of the long one, ends the alert soon after the problem.
 
 A budget of 1 - objective burns at most 1 / (1 - objective) times as fast as allowed: an objective
-below 0.93 is paged for at 6 times only, one below 0.83 never, which then is what was asked for.
+below 0.93 pages only at 6 times, and one below 0.83 never pages.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from qwenfleet.cluster.alerts.rule import Alert, Group
+from qwenfleet.cluster.alerts.rule import MODEL, Alert, Group
 
 MIN_BAD_EVENTS: Final = 10
-"""In the long window: a count of 10 is known to a third (1 / sqrt(10)); of less, chance would wake
-somebody at night for one failed request of three."""
+"""Minimum in the long window: a count of 10 has an error of a third (1 / sqrt(10)). With fewer, one
+failed request of three would page someone."""
 MIN_REQUESTS: Final = 10
-"""In the long window, for inter-token gaps: one slow stream makes thousands of bad ones."""
+"""Minimum in the long window for inter-token gaps: one slow stream has thousands of bad ones."""
 
 
 @dataclass(frozen=True)
 class Burn:
-    """A factor, above which the budget burns in both windows."""
+    """A burn rate that must be exceeded in both windows."""
 
     factor: float
     long: str
@@ -35,12 +35,12 @@ class Burn:
 
 @dataclass(frozen=True)
 class Objective:
-    """One kind of objective, and its alert."""
+    """One kind of objective and its alert."""
 
     slo: str
     alert: str
     bad: str
-    """What a bad event is, for a sentence that begins with a share."""
+    """The bad event, as in "too many requests fail"."""
 
 
 BURNS: Final[dict[Literal["page", "ticket"], tuple[Burn, Burn]]] = {
@@ -49,13 +49,13 @@ BURNS: Final[dict[Literal["page", "ticket"], tuple[Burn, Burn]]] = {
 }
 OBJECTIVES: Final = (
     Objective("availability", "QwenfleetAvailabilityBurn", "requests fail"),
-    Objective("ttft", "QwenfleetTtftBurn", "first tokens come late"),
+    Objective("ttft", "QwenfleetTtftBurn", "first tokens are late"),
     Objective("inter_token", "QwenfleetInterTokenBurn", "tokens stall"),
 )
 
 
 def groups() -> tuple[Group, ...]:
-    """All of them."""
+    """Return the burn-rate alerts."""
     return (Group("qwenfleet-slo-alerts", tuple(_alerts())),)
 
 
@@ -67,15 +67,15 @@ def _alerts() -> Iterator[Alert]:
                 objective.alert,
                 severity,
                 "\nor\n".join(_burns(objective.slo, burn) for burn in burns),
-                f"Too many {objective.bad} at model {{{{ $labels.model }}}}",
-                f"Of fleet {{{{ $labels.fleet }}}}, model {{{{ $labels.model }}}}, so many "
-                f"{objective.bad} that the {objective.slo} objective's budget of 30 days burns "
-                f"{{{{ $value | humanize }}}} times as fast as it may (over {windows}).",
+                f"Too many {objective.bad} for model {{{{ $labels.model }}}}",
+                f"{MODEL}: {objective.bad} so often that the 30-day error budget of the "
+                f"{objective.slo} objective burns {{{{ $value | humanize }}}} times as fast as "
+                f"allowed (over {windows}).",
             )
 
 
 def _burns(slo: str, burn: Burn) -> str:
-    """Of each model, the factor over the long window."""
+    """Return PromQL for the burn rate over the long window, by model."""
     parts = [
         f'qwenfleet:slo_bad:ratio_rate{burn.long}{{slo="{slo}"}} '
         f"/ qwenfleet:slo_budget:ratio > {burn.factor}",

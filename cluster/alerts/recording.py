@@ -1,7 +1,7 @@
 """The recording rules that alerts, dashboards and `qwenfleet top` share.
 
-Counters and histograms are summed over processes, quantiles taken of the sums: a mean of quantiles
-is none. A window without events has no value.
+Counters and histograms are summed over processes before quantiles are taken: a mean of quantiles
+is not a quantile. A window without events has no value.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Final
 from qwenfleet.cluster.alerts.rule import Group, Recording
 
 WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h")
-"""Of the bad share, read from the counters themselves."""
+"""Windows of the share of bad events, read from the counters."""
 LONG_WINDOWS: Final = ("1d", "3d")
-"""Read from what was recorded: three days of every process's counters are millions of samples."""
+"""Windows read from recorded series: three days of every process's counters are millions of
+samples."""
 QUANTILES: Final = ("0.5", "0.9", "0.99")
 HISTOGRAMS: Final = (
     "time_to_first_token_seconds",
@@ -23,13 +24,13 @@ HISTOGRAMS: Final = (
     "request_seconds",
 )
 ENGINES_AND_GATEWAYS: Final = 'deployment=~"gateway|engine-.+"'
-"""The deployments of a fleet; its application has the fleet's name (deployments/app.py)."""
+"""Deployments of a fleet; its application has the fleet's name (deployments/app.py)."""
 FLEETS: Final = "and on (fleet) group by (fleet) (last_over_time(ray_qwenfleet_build_info[1h]))"
-"""Other applications of a Ray cluster, which may have deployments of these names, are no fleets."""
+"""Leaves out other applications of a Ray cluster, which may have deployments of the same names."""
 
 
 def groups() -> tuple[Group, ...]:
-    """All of them."""
+    """Return the recording rules."""
     return (
         Group("qwenfleet-slo", tuple(_objectives())),
         Group("qwenfleet-slo-long", tuple(_long_objectives()), interval="1m"),
@@ -43,7 +44,7 @@ def _objectives() -> Iterator[Recording]:
         "qwenfleet:slo_events:rate5m",
         "sum by (fleet, model, slo, verdict) (rate(ray_qwenfleet_slo_events_total[5m]))",
     )
-    # A gauge that is missing for one scrape must not end an alert.
+    # A gauge missing in one scrape must not end an alert.
     yield Recording(
         "qwenfleet:slo_budget:ratio",
         "1 - max by (fleet, model, slo) (last_over_time(ray_qwenfleet_slo_objective_ratio[5m]))",
@@ -67,7 +68,7 @@ def _long_objectives() -> Iterator[Recording]:
 
 
 def _recorded_share(window: str) -> str:
-    """Sums of rates, not a mean of shares: a share of a quiet hour weighs as much as its events."""
+    """Divide sums of rates instead of averaging shares: a quiet hour must weigh little."""
     return (
         "sum by (fleet, model, slo) "
         f'(sum_over_time(qwenfleet:slo_events:rate5m{{verdict="bad"}}[{window}]))\n'
@@ -88,7 +89,7 @@ def _traffic() -> Iterator[Recording]:
         )
     for histogram in HISTOGRAMS:
         for quantile in QUANTILES:
-            # `>= 0` leaves out NaN, the quantile of no events.
+            # `>= 0` drops NaN, the quantile of no events.
             yield Recording(
                 f"qwenfleet:{histogram}:quantile5m",
                 f"histogram_quantile({quantile}, sum by (fleet, model, le) "
@@ -107,7 +108,7 @@ def _engines() -> Iterator[Recording]:
         "sum by (fleet, model) "
         "(ray_qwenfleet_engine_waiting_requests or ray_qwenfleet_moving_requests)",
     )
-    # A new Ray cluster's controller is there long before a process of the fleet is.
+    # A new Ray cluster's controller reports long before a process of the fleet does.
     yield Recording(
         "qwenfleet:sessions",
         "count by (fleet) (group by (fleet, SessionName) (\n"
@@ -116,8 +117,8 @@ def _engines() -> Iterator[Recording]:
         '"(.+)")\n'
         f")) {FLEETS}",
     )
-    # While a RayService is upgraded there are two Ray clusters, each a session with its own wishes;
-    # and for some seconds two controllers of one session, when one takes over from the other.
+    # During a RayService upgrade there are two Ray clusters, each a session with its own targets.
+    # When a controller takes over, one session has two controllers for some seconds.
     yield Recording(
         "qwenfleet:replicas_wanted",
         "sum by (fleet, deployment) (max by (fleet, deployment, SessionName) (label_replace(\n"

@@ -1,4 +1,4 @@
-"""The rule file: all recording rules and alerts, as the YAML that Prometheus reads."""
+"""The Prometheus rule file: all recording rules and alerts as YAML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qwenfleet.cluster.alerts.watching import WATCHING
 
 
 def groups() -> tuple[Group, ...]:
-    """Recording rules and alerts."""
+    """Return the groups of recording rules and alerts."""
     return (
         *recording.groups(),
         *burn_rates.groups(),
@@ -22,10 +22,11 @@ def groups() -> tuple[Group, ...]:
 
 
 def alerts() -> tuple[Alert, ...]:
-    """All alerts; one name may have several rules."""
+    """Return all alerts; a name can have several rules."""
     return tuple(rule for group in groups() for rule in group.rules if isinstance(rule, Alert))
 
 
 def rules(scale: float = 1.0) -> str:
-    """The rule file. `scale` shortens windows, intervals and waits: 1/60 makes minutes of hours."""
+    """Return the rule file. `scale` shortens windows, intervals and waits: with 1/60, hours become
+    minutes."""
     return to_yaml(groups(), scale)

@@ -1,4 +1,4 @@
-"""Alerts on streams that are lost or moved, full KV caches and growing queues."""
+"""Alerts on lost and moved streams, full KV caches and growing queues."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ STREAMS: Final = (
         "sum by (fleet, model) "
         f'(increase(ray_qwenfleet_requests_total{{outcome="{Outcome.ENGINE_LOST}"}}[15m])) > 0',
         "Streams of model {{ $labels.model }} were lost",
-        f"{MODEL}, about {{{{ $value | humanize }}}} requests of the last 15 minutes ended because "
-        "no engine could go on with them.",
+        f"{MODEL}: about {{{{ $value | humanize }}}} requests ended within the last 15 minutes "
+        "because no engine could continue them.",
     ),
     Alert(
         "QwenfleetStreamsResumed",
@@ -26,9 +26,9 @@ STREAMS: Final = (
         " > 0.05\n"
         "  and sum by (fleet, model) "
         f'(increase(ray_qwenfleet_resumes_total{{loss!="{Loss.DRAINED}"}}[30m])) >= 10',
-        "Many streams of model {{ $labels.model }} change engines",
-        f"{MODEL}, in half an hour {{{{ $value | humanizePercentage }}}} as many streams went on "
-        "at another engine, without a drain, as requests ended.",
+        "Many streams of model {{ $labels.model }} resume on other engines",
+        f"{MODEL}: within 30 minutes, resumes without a drain were "
+        "{{ $value | humanizePercentage }} of the requests that ended.",
     ),
     # 0.9 as in gateway-api-inference-extension, tools/alerts/alert.yaml.
     Alert(
@@ -43,8 +43,8 @@ STREAMS: Final = (
         "  and sum by (fleet, model, deployment) "
         "(max_over_time(ray_qwenfleet_engine_waiting_requests[5m])) > 0",
         "The KV caches of {{ $labels.deployment }} are full",
-        f"{MODEL}, deployment {{{{ $labels.deployment }}}}: engines' KV caches have been "
-        "{{ $value | humanizePercentage }} full for 15 minutes, and requests wait.",
+        f"{MODEL}, deployment {{{{ $labels.deployment }}}}: the KV caches have been nearly full "
+        "for 15 minutes, now {{ $value | humanizePercentage }} on average, and requests wait.",
         "15m",
     ),
     Alert(
@@ -60,9 +60,9 @@ STREAMS: Final = (
         "      > on (fleet, model)\n"
         '    max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="ttft"})\n'
         "  )",
-        "Requests of model {{ $labels.model }} queue",
-        f"{MODEL}, requests that wait: {{{{ $value }}}}. Some did all of the last 15 minutes, and "
-        "the queue grows or takes longer than a first token may.",
+        "The queue of model {{ $labels.model }} is growing or slow",
+        f"{MODEL}: waiting requests: {{{{ $value }}}}. The queue has not been empty for 15 "
+        "minutes, and it grows or takes longer than slo.ttft_s.",
         "5m",
     ),
 )

@@ -1,5 +1,4 @@
 """Grafana dashboards as code, rendered to JSON for the chart.
 
-Imports metric names and labels only. Pure; needs grafana-foundation-sdk, which only developers
-have.
+Imports metric names and labels only. Pure; needs grafana-foundation-sdk, a development dependency.
 """

@@ -1,4 +1,4 @@
-"""The capacity page: what was asked for, what is there, and how used it is, down to the GPUs."""
+"""The capacity dashboard: replicas wanted and ready, and use of nodes and GPUs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GPU: Final = "{{ip}} {{GpuIndex}} {{GpuDeviceName}}"
 
 
 def _group(expr: str) -> str:
-    """With the begin of a node's group: a node of no group has its long id there."""
+    """Add a label `group`, cut to 16 characters: a node without a group has a long id there."""
     return f'label_replace({expr}, "group", "$1", "node_type", "(.{{0,16}}).*")'
 
 
@@ -53,22 +53,22 @@ REPLICAS: Final = Row(
     (
         Panel(
             "Replicas wanted",
-            "What Serve's controller wants of each deployment, now.",
+            "Replicas that Serve's controller wants for each deployment now.",
             COUNT,
             (Query(f"qwenfleet:replicas_wanted{{{FLEET}}}", "{{deployment}}"),),
             width=6,
         ),
         Panel(
             "Replicas ready",
-            "Healthy replicas. Below what is wanted for longer than a start takes: look at nodes "
-            "and GPUs below, and at Pending pods.",
+            "Healthy replicas. If they stay below the wanted number for longer than a start takes, "
+            "check the nodes and GPUs below and pending pods.",
             COUNT,
             (Query(f"qwenfleet:replicas_ready{{{FLEET}}}", "{{deployment}}"),),
             width=6,
         ),
         Panel(
             "Nodes",
-            "Nodes of the Ray cluster by their group, as Ray's head counts them.",
+            "Nodes of the Ray cluster by group, as counted by Ray's head.",
             COUNT,
             (
                 Query(
@@ -80,8 +80,8 @@ REPLICAS: Final = Row(
             is_stacked=True,
         ),
         Panel(
-            "Nodes that come or failed",
-            "Nodes that the autoscaler has asked for, and those that it lost or never got.",
+            "Nodes pending and failed",
+            "Nodes that the autoscaler has requested, and nodes that it lost or did not get.",
             COUNT,
             (
                 Query(
@@ -105,31 +105,31 @@ MACHINES: Final = Row(
             "CPU in use",
             RATIO,
             {"": "ray_node_cpu_utilization / 100"},
-            "All cores of a node. At 100 % gateways and engines' own threads fall behind.",
+            "All cores of a node. At 100 %, gateways and engine threads are delayed.",
         ),
         _resource(
-            "CPUs booked",
+            "CPUs reserved",
             "CPU",
-            "What Ray has promised to actors, and has left; it says nothing of real use.",
+            "CPUs that Ray has reserved for actors, and free ones. Independent of actual use.",
         ),
         _nodes(
             "Memory in use",
             BYTES,
             {"used": "ray_node_mem_used", "of": "ray_node_mem_total"},
-            "Of the node, or of its pod. Ray kills workers shortly before it is full.",
+            "Memory of the node or its pod. Ray kills workers shortly before it is full.",
         ),
         _nodes(
             "Disk free",
             BYTES,
             {"": "ray_node_disk_free"},
-            "Where Ray keeps its files. Weights, caches and logs fill it.",
+            "Free space on the disk of Ray's files. Weights, caches and logs fill it.",
             width=12,
         ),
         _nodes(
             "Network",
             "binBps",
             {"in": "ray_node_network_receive_speed", "out": "ray_node_network_send_speed"},
-            "Weights that are fetched show as the node's full speed.",
+            "Traffic by node. Downloads of weights use the full bandwidth.",
             width=12,
         ),
     ),
@@ -138,16 +138,17 @@ GPUS: Final = Row(
     "GPUs, NVIDIA and AMD",
     (
         _resource(
-            "GPUs booked",
+            "GPUs reserved",
             "GPU",
-            "GPUs that engines hold, and those left for more.",
+            "GPUs that Ray has reserved for engines, and free ones.",
             needs="a GPU",
         ),
         _gpus(
             "GPU in use",
             RATIO,
             cluster("ray_node_gpus_utilization") + " / 100",
-            "Share of the time in which a kernel ran; 100 % is busy, not necessarily full.",
+            "Share of time with a running kernel. At 100 %, the GPU is busy but not necessarily "
+            "saturated.",
         ),
         _gpus(
             "GPU memory in use",
@@ -158,21 +159,21 @@ GPUS: Final = Row(
             + " + "
             + cluster("ray_node_gram_available")
             + ")",
-            "Engines take their share at the start and keep it: a change is an engine that came, "
-            "went, or died and left memory behind.",
+            "Engines reserve their share at start and keep it. A change means that an engine "
+            "started, stopped, or died without freeing memory.",
         ),
         _gpus(
             "GPU power",
             WATT,
             cluster("ray_node_gpu_power_milliwatts") + " / 1000",
-            "Near its limit a GPU slows its clock. Idle power under load means that it waits.",
+            "Near its limit, a GPU lowers its clock. Idle power under load means that it waits.",
             width=12,
         ),
         _gpus(
             "GPU temperature",
             CELSIUS,
             cluster("ray_node_gpu_temperature_celsius"),
-            "Ray reads it of NVIDIA's GPUs only. A GPU far above its neighbours slows all ranks.",
+            "Ray reports it for NVIDIA GPUs only. One hot GPU slows all ranks of its engine.",
             width=12,
         ),
     ),

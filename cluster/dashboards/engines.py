@@ -1,4 +1,4 @@
-"""The engines' page: which are in which state, how full they are, what they have learned."""
+"""The engines dashboard: state, load, start times and vLLM's own metrics of each engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def _gauge(name: str) -> str:
 
 
 def _none_yet(expr: str, otherwise: str) -> str:
-    """vLLM's counters have no series before their first event: 0 where `otherwise` has one."""
+    """Return 0 where `otherwise` has a series: vLLM's counters have none before their first
+    event."""
     return f"({expr} or {otherwise} * 0)"
 
 
@@ -49,8 +50,8 @@ STATES: Final = Row(
     (
         Panel(
             "State of each engine",
-            "Blue starts, green is ready, red is quarantined after a failure and takes nothing "
-            "new, orange drains. A lane that ends is an engine that is gone.",
+            "Blue: starting. Green: ready. Red: quarantined after a failure, takes no new "
+            "requests. Orange: draining. A lane ends when its engine has stopped.",
             "none",
             (Query(f"max by ({BY_ENGINE}) ({_STATE})", NAME),),
             kind="states",
@@ -66,48 +67,49 @@ LOAD: Final = Row(
             "Running requests",
             metrics.ENGINE_RUNNING,
             COUNT,
-            "The running batch. Engines of one deployment that differ for long point at routing.",
+            "Size of the running batch. A lasting difference within a deployment suggests a "
+            "routing problem.",
         ),
         _level(
             "Waiting requests",
             metrics.ENGINE_WAITING,
             COUNT,
-            "Queued within an engine. More than a few for minutes: too few engines, or a full KV "
-            "cache.",
+            "Requests queued in an engine. More than a few for minutes mean too few engines or a "
+            "full KV cache.",
         ),
         _level(
             "KV cache in use",
             metrics.ENGINE_KV_USAGE,
             RATIO,
-            "Near 100 % the engine preempts requests and does their work twice.",
+            "Near 100 %, the engine preempts requests and computes them again.",
             max=1.0,
         ),
         _level(
             "Prefill rate, learned",
             metrics.ENGINE_PREFILL_RATE,
             TOKENS_PER_S,
-            "Prompt tokens per second, as routing believes; 0 while unknown. One engine below its "
-            "like has a slow machine.",
+            "Prompt tokens per second, as estimated for routing; 0 while unknown. An engine below "
+            "its peers runs on a slow machine.",
         ),
         _level(
             "Decode step, learned",
             metrics.ENGINE_DECODE_STEP,
             SECONDS,
-            "Time of a step that only decodes, as routing believes; 0 while unknown.",
+            "Time of a decode-only step, as estimated for routing; 0 while unknown.",
         ),
         Panel(
             "Drains",
-            "How long a draining engine has been at it, and how long it may take; then what still "
-            "runs there is cut.",
+            "How long an engine has been draining, and its limit. At the limit, requests that "
+            "still run there are interrupted.",
             SECONDS,
             (
                 Query(
                     f"max by ({BY_ENGINE}) ({of_engines(metrics.ENGINE_DRAIN_SECONDS)})",
-                    f"{NAME} at it",
+                    f"{NAME} draining",
                 ),
                 Query(
                     f"max by ({BY_ENGINE}) ({of_engines(metrics.ENGINE_DRAIN_GRACE)})",
-                    f"{NAME} may take",
+                    f"{NAME} limit",
                 ),
             ),
             needs="a drain",
@@ -119,8 +121,8 @@ START: Final = Row(
     (
         Panel(
             "Phases of each engine's start",
-            "What the start took, phase by phase. Loading is the disk or the network, warming up "
-            "is compilation; cache_dir keeps what was compiled.",
+            "Duration of each phase. Loading depends on disk or network, warming up on "
+            "compilation; cache_dir keeps compiled code.",
             SECONDS,
             (
                 Query(
@@ -137,12 +139,12 @@ START: Final = Row(
     ),
 )
 VLLM: Final = Row(
-    "As vLLM sees it",
+    "vLLM's own metrics",
     (
         Panel(
             "Requests in vLLM",
-            "What vLLM's scheduler runs and keeps waiting; it differs from the load above by one "
-            "report at most.",
+            "Running and waiting requests in vLLM's scheduler; at most one report apart from the "
+            "load above.",
             COUNT,
             (
                 Query(_gauge("num_requests_running"), "{{ReplicaId}} running"),
@@ -151,8 +153,8 @@ VLLM: Final = Row(
         ),
         Panel(
             "Preemptions",
-            "Requests thrown out of a full KV cache, to be computed again. Any steady rate: fewer "
-            "sequences at a time (max_num_seqs), or more engines.",
+            "Requests evicted from a full KV cache, to be computed again. At a steady rate, lower "
+            "max_num_seqs or add engines.",
             "suffix: /s",
             (
                 Query(
@@ -163,7 +165,7 @@ VLLM: Final = Row(
         ),
         Panel(
             "Prefix cache hits",
-            "Share of looked-up prompt tokens that the engine's prefix cache held.",
+            "Share of prompt tokens found in the engine's prefix cache.",
             RATIO,
             (
                 Query(
@@ -176,8 +178,8 @@ VLLM: Final = Row(
         ),
         Panel(
             "Waiting by reason",
-            "capacity waits for room in the batch or the KV cache; deferred waits for something "
-            "that is fetched first.",
+            "capacity: waiting for room in the batch or the KV cache. deferred: waiting for "
+            "data to be fetched first.",
             COUNT,
             (
                 Query(
@@ -191,8 +193,8 @@ VLLM: Final = Row(
         ),
         Panel(
             "Prompt tokens looked up",
-            "Prompt tokens that each engine was asked for, cached or not. Engines of one "
-            "deployment should be alike.",
+            "Prompt tokens sent to each engine, cached or not. Engines of one deployment should "
+            "have similar rates.",
             TOKENS_PER_S,
             (Query(_rate("prefix_cache_queries_total"), "{{ReplicaId}}"),),
             width=12,
@@ -202,7 +204,7 @@ VLLM: Final = Row(
 ENGINES_PAGE: Final = Dashboard(
     "qwenfleet-engines",
     "qwenfleet / Engines",
-    "Engine by engine: state, load, start, and vLLM's own series.",
+    "Each engine: state, load, start, and vLLM's own metrics.",
     (STATES, LOAD, START, VLLM),
     has_deployments=True,
 )

@@ -1,4 +1,4 @@
-"""The gateways' page: what they carry, what they see of the engines, what they cost."""
+"""The gateways dashboard: load, usable engines, CPU and memory, and HAProxy."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ WORK: Final = Row(
         _level(
             "Requests in progress",
             metrics.IN_PROGRESS,
-            "Per gateway process. Very unequal ones point at HAProxy or at long-lived connections.",
+            "By gateway process. Large differences suggest a problem with HAProxy or long-lived "
+            "connections.",
         ),
         _level(
-            "Requests that wait for an engine",
+            "Requests waiting for an engine",
             metrics.MOVING_REQUESTS,
-            "Wait for an engine, or for their turn to leave one. Should go back to 0 in seconds.",
+            "Waiting for an engine, or to move to another one. Should return to 0 in seconds.",
         ),
         _level(
             "Usable engines",
             metrics.USABLE_ENGINES,
-            "Engines that this gateway can send new requests to. Gateways that disagree do not "
-            "all reach every engine.",
+            "Engines that accept new requests from this gateway. If gateways differ, some cannot "
+            "reach every engine.",
         ),
     ),
 )
@@ -56,8 +57,8 @@ PROCESS: Final = Row(
     (
         Panel(
             "CPU of gateways",
-            "A gateway is one Python process: at 1 core it is full, and tokens come late. Sums all "
-            "gateways of a node.",
+            "A gateway is one Python process: at 1 core it is saturated and tokens are late. Sum "
+            "of all gateways of a node.",
             CORES,
             (
                 Query(
@@ -70,8 +71,7 @@ PROCESS: Final = Row(
         ),
         Panel(
             "Memory of gateways",
-            "Resident memory of all gateways of a node. Steady growth without growing traffic is a "
-            "leak.",
+            "Resident memory of all gateways of a node. Steady growth at steady traffic is a leak.",
             BYTES,
             (
                 Query(
@@ -81,8 +81,8 @@ PROCESS: Final = Row(
             ),
         ),
         Panel(
-            "Lag of the event loop",
-            "How late a gateway's event loop is, as Serve measures it. Tokens are late by as much.",
+            "Event loop lag",
+            "Delay of a gateway's event loop, as measured by Serve. Tokens are delayed as much.",
             SECONDS,
             (
                 Query(
@@ -98,8 +98,8 @@ PROCESS: Final = Row(
         ),
         Panel(
             "Clock against Prometheus",
-            "Age of the time that each process last reported. Up to 20 s is the way of a report; "
-            "below 0 the node's clock is ahead, far above it is behind, or the process hangs.",
+            "Age of the clock that each process last reported. Reports take up to 20 s. Below 0: "
+            "the node's clock is ahead. Far above: it is late, or the process hangs.",
             SECONDS,
             (
                 Query(
@@ -114,9 +114,9 @@ PROCESS: Final = Row(
             width=12,
         ),
         Panel(
-            "Tasks of the event loop",
-            "Open tasks of each gateway: they follow requests in progress. A rise without that is "
-            "work that never ends.",
+            "Event loop tasks",
+            "Open tasks of each gateway; they follow requests in progress. A rise at steady "
+            "traffic means tasks that never end.",
             COUNT,
             (
                 Query(
@@ -135,7 +135,7 @@ HTTP: Final = Row(
     (
         Panel(
             "HTTP answers by status",
-            "As HAProxy counts them, so that requests which reached no gateway are there too.",
+            "As counted by HAProxy, including requests that did not reach a gateway.",
             REQUESTS_PER_S,
             (
                 Query(
@@ -148,7 +148,8 @@ HTTP: Final = Row(
         ),
         Panel(
             "HTTP requests open",
-            "At HAProxy, by node. More than gateways have in progress: they are kept waiting.",
+            "Open requests at HAProxy, by node. If gateways have fewer in progress, HAProxy queues "
+            "requests.",
             COUNT,
             (
                 Query(
@@ -160,9 +161,9 @@ HTTP: Final = Row(
             ),
         ),
         Panel(
-            "HAProxy processes and targets it lacks",
-            "One process per node; two for long are an old one that still has streams. Lacking "
-            "targets are gateways that Serve knows and HAProxy does not.",
+            "HAProxy processes and missing targets",
+            "One process per node; a second one still serves old streams. Missing targets are "
+            "gateways that Serve lists and HAProxy does not.",
             COUNT,
             (
                 Query(
@@ -171,7 +172,7 @@ HTTP: Final = Row(
                 ),
                 Query(
                     "sum by (NodeAddress) (" + cluster("ray_serve_haproxy_target_mismatch") + ")",
-                    "lacking {{NodeAddress}}",
+                    "missing {{NodeAddress}}",
                 ),
             ),
         ),
@@ -180,6 +181,6 @@ HTTP: Final = Row(
 GATEWAY_PAGE: Final = Dashboard(
     "qwenfleet-gateway",
     "qwenfleet / Gateways",
-    "Gateways and what is before them: load, clocks, CPU, memory, HAProxy.",
+    "Gateways and HAProxy: load, clocks, CPU and memory.",
     (WORK, PROCESS, HTTP),
 )

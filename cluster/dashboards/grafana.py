@@ -1,6 +1,6 @@
-"""Makes Grafana's JSON of our dashboards; grafana-foundation-sdk is needed for development only.
+"""Renders the dashboards as Grafana JSON; grafana-foundation-sdk is a development dependency.
 
-The SDK holds the types of Grafana 10.1; later Grafanas read that and migrate it.
+The SDK has the types of Grafana 10.1; later versions of Grafana migrate them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 DASHBOARDS: Final = (OVERVIEW, MODEL_PAGE, ENGINES_PAGE, GATEWAY_PAGE, CAPACITY)
 RUNBOOKS: Final = "RUNBOOKS_URL/"
-"""The chart puts the address of the runbooks in its place."""
+"""Placeholder that the chart replaces with the URL of the runbooks."""
 STATE_COLORS: Final = ("blue", "green", "red", "orange")
-"""In the order of the states."""
+"""Colors, in the order of the states."""
 INTERVALS: Final = "1m,2m,5m,15m,1h,6h"
 
 
 def render(dashboard: Dashboard) -> str:
-    """The JSON that Grafana imports; the same each time."""
+    """Return the JSON for Grafana; the output is deterministic."""
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
     return json.dumps(_build(dashboard), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
@@ -68,7 +68,7 @@ def _source() -> DataSourceRef:
 
 
 def _links(dashboard: Dashboard) -> list[Any]:
-    """To the other dashboards, with variables and time, and to the runbooks."""
+    """Return links to the other dashboards, with variables and time range, and to the runbooks."""
     from grafana_foundation_sdk.builders.dashboard import DashboardLink
     from grafana_foundation_sdk.models.dashboard import DashboardLinkType
 
@@ -88,7 +88,7 @@ def _links(dashboard: Dashboard) -> list[Any]:
 
 
 def _variables(has_deployments: bool) -> list[Any]:
-    """Source, fleet, models and window; the same for all, and deployments for one."""
+    """Return the variables: source, fleet, models, window and, if asked for, deployments."""
     from grafana_foundation_sdk.builders import dashboard as sdk
     from grafana_foundation_sdk.models.dashboard import VariableOption
 
@@ -122,7 +122,7 @@ def _query_variable(name: str, label: str, query: str) -> Any:
 
 
 def _choice(name: str, label: str, query: str) -> Any:
-    """Several values at once, all of them at first."""
+    """Return a multi-value variable with all values selected by default."""
     from grafana_foundation_sdk.models.dashboard import VariableOption
 
     everything = VariableOption(selected=True, text="All", value="$__all")
@@ -131,7 +131,7 @@ def _choice(name: str, label: str, query: str) -> Any:
 
 
 def _panel(panel: Panel) -> Any:
-    """What all kinds have in common, on what the kind asks for."""
+    """Build the panel of its kind, and set what all kinds share."""
     from grafana_foundation_sdk.builders import prometheus
     from grafana_foundation_sdk.builders.dashboard import ThresholdsConfig
     from grafana_foundation_sdk.models.dashboard import (
@@ -196,7 +196,7 @@ def _stat(panel: Panel) -> Any:
 
 
 def _table(panel: Panel) -> Any:
-    """Grafana makes a matrix of the rows that Prometheus sends."""
+    """Build a table panel: Grafana groups Prometheus's rows into a matrix."""
     from grafana_foundation_sdk.builders import table
     from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 

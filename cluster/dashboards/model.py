@@ -1,4 +1,4 @@
-"""One model's page: what its users ask for, what they wait for, what they are refused."""
+"""The model dashboard: requests, latency, tokens, resumes and rejections of a model."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from qwenfleet.cluster.metrics import Metric
 LENGTHS: Final = {
     "Prompt length": (
         "request_prompt_tokens",
-        "What vLLM was asked to read, of completed requests. Long prompts cost prefill and make "
-        "others wait for tokens.",
+        "Prompt tokens of completed requests. Long prompts take prefill time and delay the tokens "
+        "of others.",
     ),
     "Answer length": (
         "request_generation_tokens",
-        "What vLLM generated per completed request. Many at the limit are cut answers.",
+        "Tokens generated per completed request. Many at the limit are truncated answers.",
     ),
 }
 
@@ -82,16 +82,16 @@ MODEL_PAGE: Final = Dashboard(
             (
                 Panel(
                     "Requests by outcome",
-                    "How requests ended. unavailable means no engine in time, engine_lost that "
-                    "none could go on; refused ones are explained beside.",
+                    "How requests ended. unavailable: no engine in time. engine_lost: no engine "
+                    "could continue. The next panel shows why requests were refused.",
                     REQUESTS_PER_S,
                     (Query(f"{rate(metrics.REQUESTS, 'outcome')} > 0", "{{outcome}}"),),
                     is_stacked=True,
                 ),
                 Panel(
                     "Rejections by reason",
-                    "Requests answered with an error, by its code: what clients do wrong, or what "
-                    "the fleet lacks.",
+                    "Requests answered with an error, by error code: client errors or missing "
+                    "capacity.",
                     REQUESTS_PER_S,
                     (Query(rate(metrics.REJECTIONS, "reason"), "{{reason}}"),),
                     is_stacked=True,
@@ -99,7 +99,7 @@ MODEL_PAGE: Final = Dashboard(
                 ),
                 Panel(
                     "Requests in progress",
-                    "In progress at gateways, and those of them that wait for an engine.",
+                    "Requests in progress at gateways, and those of them waiting for an engine.",
                     COUNT,
                     (
                         Query(f"sum by (model) ({of_fleet(metrics.IN_PROGRESS)})", "{{model}}"),
@@ -122,17 +122,17 @@ MODEL_PAGE: Final = Dashboard(
                 _percentiles(
                     "Time between tokens",
                     metrics.ITL_SECONDS,
-                    "Between two token events of one request, gaps of resumes among them.",
+                    "Between two token events of one request, including gaps from resumes.",
                 ),
                 _percentiles(
                     "Time in queue",
                     metrics.QUEUE_SECONDS,
-                    "Until an engine began with the request. When it grows, add engines.",
+                    "Until an engine starts on the request. If it grows, add engines.",
                 ),
                 _percentiles(
                     "Whole requests",
                     metrics.REQUEST_SECONDS,
-                    "Completed requests, from body to end: they follow the length of answers.",
+                    "Completed requests, from body to end; depends on the length of answers.",
                 ),
             ),
         ),
@@ -141,22 +141,22 @@ MODEL_PAGE: Final = Dashboard(
             (
                 Panel(
                     "Tokens in and out",
-                    "Prompt tokens sent to engines and tokens generated: the model's real load.",
+                    "Prompt tokens sent to engines, and generated tokens: the model's load.",
                     TOKENS_PER_S,
                     _TOKENS,
                 ),
                 Panel(
                     "Prompt tokens from cache",
-                    "Share of prompt tokens that an engine's prefix cache held. A fall means "
-                    "longer waits at the same traffic.",
+                    "Share of prompt tokens found in a prefix cache. If it falls, latency rises at "
+                    "the same traffic.",
                     RATIO,
                     (Query(_CACHED, "{{model}}"),),
                     max=1.0,
                 ),
                 Panel(
                     "Routing decisions",
-                    "What became of requests: sent at once, made to wait, moved to another engine, "
-                    "or put on trial because engines died under them.",
+                    "Routing of requests: sent at once, queued, moved to another engine, or run in "
+                    "isolation because engines crashed while running them.",
                     REQUESTS_PER_S,
                     (Query(rate(metrics.ROUTING, "decision"), "{{decision}}"),),
                 ),
@@ -167,14 +167,14 @@ MODEL_PAGE: Final = Dashboard(
             (
                 Panel(
                     "Requests resumed",
-                    "Requests that went on at another engine, by why they left theirs.",
+                    "Requests that continued on another engine, by reason.",
                     REQUESTS_PER_S,
                     (Query(rate(metrics.RESUMES, "model, loss"), "{{loss}} {{model}}"),),
                     width=12,
                 ),
                 Panel(
-                    "Gap of a resume",
-                    "What a user of a resumed stream saw: the time between two tokens around it.",
+                    "Resume gap",
+                    "Time between the last token before a resume and the first token after it.",
                     SECONDS,
                     (
                         Query(
@@ -188,14 +188,14 @@ MODEL_PAGE: Final = Dashboard(
             ),
         ),
         Row(
-            "As vLLM sees it",
+            "vLLM's own metrics",
             (
                 _lengths("Prompt length"),
                 _lengths("Answer length"),
                 Panel(
                     "Requests by how they finished",
-                    "vLLM's own word: stop, length (cut at the limit), abort (the client left, or "
-                    "the request moved).",
+                    "vLLM's finish reason: stop, length (truncated at the limit), abort (the "
+                    "client disconnected, or the request moved).",
                     REQUESTS_PER_S,
                     (
                         Query(
@@ -210,7 +210,7 @@ MODEL_PAGE: Final = Dashboard(
                 _of_vllm_time(
                     "Prefill, by vLLM",
                     "request_prefill_time_seconds",
-                    "From the first step that worked on a request to its first token.",
+                    "From the first step of a request to its first token.",
                 ),
                 _of_vllm_time(
                     "Decode, by vLLM",

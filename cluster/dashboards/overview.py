@@ -1,4 +1,4 @@
-"""The fleet's first page: do its users get what they were promised, and if not, since when."""
+"""The overview dashboard: whether the fleet meets its objectives, and if not, since when."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ OBJECTIVES: Final = Row(
     (
         Panel(
             "Error budget left, 30 days",
-            "Share of the bad events that the objective allows in 30 days and that are still to be "
-            "had. Below 0 the promise is broken: stop risky changes. Of as many days as Prometheus "
-            "keeps, when it keeps fewer; its own default is 15.",
+            "Share of the 30-day error budget that is left. Below 0, the objective is missed: stop "
+            "risky changes. If Prometheus keeps fewer days (15 by default), it covers only those.",
             RATIO,
             (Query(rule("qwenfleet:slo_budget_left:ratio30d"), "{{model}} {{slo}}"),),
             kind="stat",
@@ -53,26 +52,26 @@ OBJECTIVES: Final = Row(
         ),
         Panel(
             "Burn rate, 1 hour",
-            "How many times faster than allowed the budget is being spent: at 1 it lasts exactly "
-            "30 days, at 14.4 two. Fast burns page.",
+            "How many times faster than allowed the budget is spent: at 1 it lasts exactly 30 "
+            "days, at 14.4 two days. Fast burns page.",
             "suffix: x",
             (Query(_burn("1h"), "{{model}} {{slo}}"),),
         ),
         Panel(
             "Burn rate, 6 hours",
-            "The same over 6 hours: what the hour shows as a spike and this does not is over.",
+            "The same over 6 hours. A spike that shows only in the 1-hour panel was short.",
             "suffix: x",
             (Query(_burn("6h"), "{{model}} {{slo}}"),),
         ),
         Panel(
             "Bad events, 5 minutes",
-            "Share of requests that failed, and of first and later tokens that came too late.",
+            "Share of requests that failed, and of first and later tokens that were late.",
             RATIO,
             (Query(rule("qwenfleet:slo_bad:ratio_rate5m"), "{{model}} {{slo}}"),),
         ),
         Panel(
-            "Promised share of good events",
-            "The objectives in force, from the fleet's configuration.",
+            "Objectives: share of good events",
+            "The objectives in effect, from the fleet's configuration.",
             RATIO,
             (Query(f"max by (model, slo) ({of_fleet(metrics.SLO_OBJECTIVE)})", "{{slo}}"),),
             kind="table",
@@ -82,8 +81,8 @@ OBJECTIVES: Final = Row(
             column="slo",
         ),
         Panel(
-            "Longest good time",
-            "A first token, a later token or an engine's start that takes longer is a bad event.",
+            "Objectives: longest good time",
+            "A first token, a later token or an engine start that takes longer is a bad event.",
             SECONDS,
             (Query(f"max by (model, slo) ({of_fleet(metrics.SLO_THRESHOLD)})", "{{slo}}"),),
             kind="table",
@@ -99,7 +98,8 @@ TRAFFIC: Final = Row(
     (
         Panel(
             "Requests by outcome",
-            "Requests that ended. All but completed, refused and disconnected is ours to mend.",
+            "Requests by how they ended. All but completed, refused and disconnected are failures "
+            "of the fleet.",
             REQUESTS_PER_S,
             (
                 Query(
@@ -111,14 +111,14 @@ TRAFFIC: Final = Row(
         ),
         Panel(
             "Requests in progress",
-            "Requests that gateways work on, by model. A rise at steady traffic is a queue.",
+            "Requests in progress at gateways, by model. A rise at steady traffic is a queue.",
             COUNT,
             (Query(f"sum by (model) ({of_fleet(metrics.IN_PROGRESS)})", "{{model}}"),),
             is_stacked=True,
         ),
         Panel(
             "Tokens",
-            "Prompt tokens sent, those of them that a prefix cache held, and tokens generated.",
+            "Prompt tokens sent, prompt tokens found in a prefix cache, and generated tokens.",
             TOKENS_PER_S,
             (Query(f"sum by (kind) ({rule('qwenfleet:tokens:rate2m')})", "{{kind}}"),),
         ),
@@ -130,23 +130,23 @@ LATENCY: Final = Row(
         _latency(
             "Time to first token",
             "time_to_first_token_seconds",
-            "What a user waits before anything moves. Compare with the queue: the rest is prefill.",
+            "How long a user waits for the first token. The time beyond the queue is prefill.",
         ),
         _latency(
             "Time between tokens",
             "inter_token_seconds",
-            "How smoothly text flows. It grows with the running batch and with long prefills.",
+            "How smoothly text streams. Grows with the running batch and with long prefills.",
         ),
         _latency(
             "Time in queue",
             "queue_seconds",
-            "From a request's body to the step in which an engine began with it. Growth means that "
-            "engines are too few.",
+            "From a request's body to the first step of an engine on it. Growth means too few "
+            "engines.",
         ),
         _latency(
             "Whole requests",
             "request_seconds",
-            "Completed requests from body to end; it follows how much users ask for.",
+            "Completed requests, from body to end; depends on how many tokens users ask for.",
         ),
     ),
 )
@@ -155,8 +155,8 @@ ENGINES: Final = Row(
     (
         Panel(
             "Engines by state",
-            "Only ready engines take new requests. Starting ones that never get ready, or "
-            "quarantined ones, are on the engines' page.",
+            "Only ready engines take new requests. For engines stuck in another state, see the "
+            "Engines dashboard.",
             COUNT,
             (
                 Query(
@@ -168,8 +168,8 @@ ENGINES: Final = Row(
         ),
         Panel(
             "Replicas wanted and ready",
-            "What Serve wants of each deployment, and what is healthy. A gap that stays means that "
-            "nodes or GPUs are missing.",
+            "Replicas that Serve wants for each deployment, and healthy ones. A lasting gap means "
+            "missing nodes or GPUs.",
             COUNT,
             (
                 Query(f"qwenfleet:replicas_wanted{{{FLEET}}}", "{{deployment}} wanted"),
@@ -178,7 +178,7 @@ ENGINES: Final = Row(
         ),
         Panel(
             "KV cache in use",
-            "The fullest engine of each model. Near 100 % engines preempt: requests wait or start "
+            "The fullest engine of each model. Near 100 %, engines preempt: requests wait or start "
             "over.",
             RATIO,
             (Query(f"max by (model) ({of_fleet(metrics.ENGINE_KV_USAGE)})", "{{model}}"),),
@@ -191,32 +191,32 @@ LOSSES: Final = Row(
     (
         Panel(
             "Engines lost",
-            "By how. Each gateway counts what it sees, so that the rate grows with gateways; "
-            "drained ones left as asked.",
+            "Lost engines by reason. Each gateway counts its own losses, so the rate grows with "
+            "the number of gateways; drained engines stopped on request.",
             "suffix: /s",
             (Query(rate(metrics.ENGINE_LOSSES, "loss"), "{{loss}}"),),
             width=6,
         ),
         Panel(
             "Requests resumed",
-            "Requests that went on at another engine behind their tokens so far; users saw a gap.",
+            "Requests that continued on another engine after their last token; users saw a gap.",
             REQUESTS_PER_S,
             (Query(rate(metrics.RESUMES, "loss"), "{{loss}}"),),
             width=6,
         ),
         Panel(
-            "Requests stopped by us",
-            "Cut at the end of a drain's time, or stopped because their gateway had gone.",
+            "Requests interrupted or aborted",
+            "Interrupted at a drain deadline, or aborted because their gateway disconnected.",
             REQUESTS_PER_S,
             (
-                Query(rate(metrics.DRAIN_CUTS, "model"), "cut {{model}}"),
-                Query(rate(metrics.ORPHANS, "model"), "orphaned {{model}}"),
+                Query(rate(metrics.DRAIN_CUTS, "model"), "interrupted {{model}}"),
+                Query(rate(metrics.ORPHANS, "model"), "aborted {{model}}"),
             ),
             width=6,
         ),
         Panel(
             "Processes by version",
-            "More than one version at a time is an upgrade under way, or one that got stuck.",
+            "More than one version at a time means an upgrade in progress, or a stuck one.",
             COUNT,
             (
                 Query(

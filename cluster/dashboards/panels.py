@@ -1,4 +1,4 @@
-"""What a dashboard is made of, as plain data; `dashboards` makes Grafana's objects of it."""
+"""Dashboards, rows, panels and queries as plain data; `grafana` renders them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELSIUS: Final = "celsius"
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL with Grafana's variables, and what a series of it is called in the legend."""
+    """PromQL with Grafana's variables, and the legend of its series."""
 
     expr: str
     legend: str
@@ -36,7 +36,7 @@ class Panel:
 
     title: str
     description: str
-    """What an operator reads from it."""
+    """What it tells an operator."""
     unit: str
     queries: tuple[Query, ...]
     kind: Kind = "timeseries"
@@ -45,16 +45,16 @@ class Panel:
     is_stacked: bool = False
     max: float | None = None
     steps: tuple[tuple[float | None, str], ...] = ()
-    """Colours by value: each from its value up, the first from None."""
+    """Color thresholds: each applies from its value up; the first value is None."""
     row: str = ""
     column: str = ""
     needs: Need = ""
-    """What its series only exist with; "" is any fleet under load."""
+    """What its series require; "" means that any fleet under load has them."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Panels under one heading, laid out from left to right."""
+    """Panels under one heading, from left to right."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -62,16 +62,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One dashboard; its uid is its address in Grafana and the name of its file."""
+    """One dashboard; its uid is its Grafana URL and its file name."""
 
     uid: str
     title: str
     description: str
     rows: tuple[Row, ...]
     has_deployments: bool = False
-    """Whether one can choose deployments too."""
+    """Whether the dashboard has a deployment variable."""
 
     def panels(self) -> Iterator[Panel]:
-        """All of them, from the top."""
+        """Yield all panels, from the top."""
         for row in self.rows:
             yield from row.panels

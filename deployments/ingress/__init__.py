@@ -1,5 +1,5 @@
-"""One HTTP request, from its first byte to its last.
+"""HTTP requests, from first byte to last.
 
-Knows neither vLLM nor Ray. Imports telemetry. Failures end here: a `RequestError` becomes an HTTP
-status or the last event of a stream.
+Does not depend on vLLM or Ray. Imports telemetry. Failures end here: a `RequestError` becomes an
+HTTP status or the last event of a stream.
 """

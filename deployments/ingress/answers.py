@@ -1,4 +1,4 @@
-"""How each API family wants an error told: as an HTTP body, and inside a stream that has begun."""
+"""Errors in the format of each API family: as an HTTP body, or inside a stream that has begun."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ANTHROPIC_TYPES: Final = {
 
 
 class Family(Enum):
-    """Whose conventions a route follows."""
+    """API conventions that a route follows."""
 
     OPENAI = "openai"
     RESPONSES = "responses"
@@ -37,16 +37,16 @@ def family_of(path: str) -> Family:
 
 
 def error_body(error: FleetError, family: Family) -> bytes:
-    """The JSON body of an HTTP error."""
+    """Return the JSON body of an HTTP error."""
     if family is Family.ANTHROPIC:
         return msgspec.json.encode(_anthropic(error))
     return msgspec.json.encode({"error": _openai(error)})
 
 
 def error_event(error: FleetError, family: Family, sequence: int = 0) -> bytes:
-    """The last server-sent event of a stream that failed; no `[DONE]` follows it.
+    """Return the last server-sent event of a failed stream; `[DONE]` does not follow it.
 
-    `sequence` counts the events before it, which the Responses API numbers from 0.
+    `sequence` is the number of events before it: the Responses API numbers events from 0.
     """
     match family:
         case Family.ANTHROPIC:
@@ -65,7 +65,7 @@ def error_event(error: FleetError, family: Family, sequence: int = 0) -> bytes:
 
 
 def keep_alive(family: Family) -> bytes:
-    """What tells a client and its proxies that a silent stream lives."""
+    """Return the event that keeps a silent stream open in clients and proxies."""
     if family is Family.ANTHROPIC:
         return b'event: ping\ndata: {"type": "ping"}\n\n'
     return b": ping\n\n"

@@ -1,4 +1,4 @@
-"""The answers to an HTTP request that is not served; each sentence is for the client.
+"""Errors that answer an HTTP request; each sentence is for the client.
 
 RequestError
 ├── MalformedBody     400
@@ -27,11 +27,11 @@ from qwenfleet.cluster.errors import FleetError
 
 
 class RequestError(FleetError):
-    """What one HTTP request is answered with; its sentence may be shown to the client."""
+    """An error that answers one HTTP request; its sentence may be shown to the client."""
 
 
 class MalformedBody(RequestError):
-    """The body is not what the route takes."""
+    """The body is not valid for the route."""
 
     status = 400
     kind = "invalid_request_error"
@@ -61,7 +61,7 @@ class ModelRequired(RequestError):
 
 
 class KeyRefused(RequestError):
-    """The fleet wants an API key, and the request has none that it knows."""
+    """The fleet requires an API key, and the request has no valid one."""
 
     status = 401
     kind = "invalid_request_error"
@@ -79,10 +79,10 @@ class MissingKey(KeyRefused):
 
 
 class WrongKey(KeyRefused):
-    """The key is not one of the fleet's; it is not part of the sentence."""
+    """The key is not one of the fleet's; the sentence does not show it."""
 
     def __str__(self) -> str:
-        return "the API key is none of this fleet's. Check it, or ask the operator for one."
+        return "the API key is not valid for this fleet. Check it, or ask the operator for one."
 
 
 class UnknownModel(RequestError):
@@ -114,11 +114,11 @@ class UnknownRoute(RequestError):
         self.path = path
 
     def __str__(self) -> str:
-        return f"there is no route {self.method} {self.path}. Try POST /v1/chat/completions."
+        return f"route {self.method} {self.path} does not exist. Try POST /v1/chat/completions."
 
 
 class BodyTooLarge(RequestError):
-    """The body is larger than `gateway.max_body_bytes`; its size is None until it was read."""
+    """The body is larger than `gateway.max_body_bytes`; its size is None if not known."""
 
     status = 413
     kind = "invalid_request_error"
@@ -138,7 +138,7 @@ class BodyTooLarge(RequestError):
 
 
 class Unavailable(RequestError):
-    """A model that is served, but by no engine now."""
+    """The model is configured, but no engine serves it now."""
 
     status = 503
     kind = "service_unavailable"
@@ -150,7 +150,7 @@ class Unavailable(RequestError):
 
 
 class ModelLoading(Unavailable):
-    """The model is configured, but its first engine is still starting."""
+    """The first engine of the model is still starting."""
 
     code = "model_loading"
 
@@ -159,7 +159,7 @@ class ModelLoading(Unavailable):
 
 
 class NoEngine(Unavailable):
-    """The model had engines, and none of them is there now."""
+    """All engines of the model have been lost."""
 
     code = "no_engine"
 
@@ -168,7 +168,7 @@ class NoEngine(Unavailable):
 
 
 class EngineRefused(RequestError):
-    """An engine will not run the request, and no other would."""
+    """An engine rejected the request; any other would reject it as well."""
 
     code = "engine_refused"
 
@@ -180,15 +180,16 @@ class EngineRefused(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"engine '{self.engine}' of model '{self.model}' does not run this request: "
-            f"{self.reason}. Tell the operator: gateway and engine may be of two versions."
+            f"engine '{self.engine}' of model '{self.model}' rejected this request: "
+            f"{self.reason}. Tell the operator: gateway and engine may have different versions."
         )
 
 
 class RequestKillsEngines(RequestError):
-    """Engines died under this request: twice, the second time on trial, or too often by far.
+    """Engines crashed while running this request: twice, the second time in isolation, or four
+    times in all.
 
-    A status that SDKs do not retry: each try would cost another engine.
+    SDKs do not retry this status: each try would cost another engine.
     """
 
     status = 422
@@ -201,13 +202,13 @@ class RequestKillsEngines(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"engines of model '{self.model}' crashed while they worked on this request, so it "
-            "is not tried again. Change it before you send it again, and tell the operator."
+            f"engines of model '{self.model}' crashed while running this request, so it is not "
+            "tried again. Change it before you send it again, and tell the operator."
         )
 
 
 class DeadlineExceeded(RequestError):
-    """The request ran into `gateway.request_timeout_s`."""
+    """The request took longer than its deadline, at most `gateway.request_timeout_s`."""
 
     status = 504
     kind = "timeout"
@@ -219,7 +220,7 @@ class DeadlineExceeded(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"the request was not finished within {self.timeout_s:g} s. "
+            f"the request did not finish within {self.timeout_s:g} s. "
             "Ask for fewer tokens, or try again when the fleet is less busy."
         )
 
@@ -238,15 +239,18 @@ class BodyTimeout(RequestError):
     def __str__(self) -> str:
         return (
             f"the request body was not complete within {self.timeout_s:g} s. Send less, or check "
-            "the network on the way."
+            "the network."
         )
 
 
 class GatewayFailed(RequestError):
-    """The gateway met an error that it did not foresee; its log has the stack."""
+    """The gateway hit an unexpected error; its log has the stack trace."""
 
     def __str__(self) -> str:
-        return "the gateway failed on this request. Send it again, or ask the operator for its log."
+        return (
+            "the gateway failed to process this request. Send it again, or ask the operator to "
+            "check the gateway log."
+        )
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -1,12 +1,12 @@
 """Exchange: one HTTP request and its response, from the body's last byte to the answer's.
 
-It gives the request what vLLM's app does not know: a deadline, keep-alives while a stream is
-silent, and an ending that the client can read when the engine is lost.
+It adds what vLLM's app lacks: a deadline, keep-alives while a stream is silent, and a readable end
+when the engine is lost.
 
-Who may touch an exchange, all on the gateway's event loop: `GatewayApp` makes it and runs it once.
-The `ModelClient` finds it in a context variable, because vLLM passes nothing through; it notes
-prompts, steps and tokens there, and ends it by `fail`. The `Dispatcher` sets `blocked_by`. A
-`Flight` carries it between the two. Only the exchange sets its outcome.
+Users of an exchange, all on the gateway's event loop: `GatewayApp` makes it and runs it once. The
+`ModelClient` finds it in a context variable, because vLLM passes nothing through; it notes prompts,
+steps and tokens, and ends it with `fail`. The `Dispatcher` sets `blocked_by`. A `Flight` carries it
+between the two. Only the exchange sets its outcome.
 """
 
 from __future__ import annotations
@@ -38,20 +38,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ABORT_GRACE_S: Final = 1.0
-"""vLLM's app stops by itself when it is told of a disconnect; what has not after this is
-cancelled."""
+"""Time for vLLM's app to stop by itself after a disconnect; then it is cancelled."""
 
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 
 def current_exchange() -> Exchange | None:
-    """The exchange in whose task we run; None outside of any."""
+    """Return the exchange of the current task; None outside an exchange."""
     return _current.get()
 
 
 class Exchange:
-    """Runs one app call. Times are seconds of `clock`; token counts are noted by the model
-    client."""
+    """Runs one app call. Times are seconds of `clock`; the model client notes token counts."""
 
     def __init__(
         self,
@@ -66,20 +64,20 @@ class Exchange:
         makes_tokens: bool = True,
         is_clients_deadline: bool = False,
     ) -> None:
-        """`makes_tokens` is False for a route that no engine works for, which no objective judges;
-        `is_clients_deadline` says that the client chose `timeout_s`."""
+        """`makes_tokens` is False for a route that needs no engine, which no objective judges.
+        `is_clients_deadline` is True if the client chose `timeout_s`."""
         self.model = model
         self.family = family
         self.span = span
         self.started_at = clock()
         self.is_queued = True
-        """Until an engine began to work on it."""
+        """Whether an engine has yet to start on it."""
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
         self.outcome: Outcome | None = None
         self.blocked_by: Callable[[], FleetError | None] = lambda: None
-        """Says at the deadline what it waited for, when that was more than time."""
+        """Returns, at the deadline, the error that kept the request waiting, if any."""
         self._makes_tokens = makes_tokens
         self._is_clients_deadline = is_clients_deadline
         self._timeout_s = timeout_s
@@ -98,24 +96,24 @@ class Exchange:
         self._sent_at = self.started_at
 
     def fail(self, error: FleetError) -> None:
-        """End the exchange with this error; the first one counts."""
+        """End the exchange with this error; only the first one counts."""
         if not self._failure.done():
             self._failure.set_result(error)
 
     def note_prompt(self, count: int) -> None:
-        """So many tokens go to an engine."""
+        """Note that `count` prompt tokens go to an engine."""
         self.prompt_tokens += count
         self._metrics.tokens(self.model, prompt=count)
 
     def note_scheduled(self, at: float) -> None:
-        """An engine began to work on it; only the first one ends the queue."""
+        """Note that an engine began to work on it; only the first one ends the queue time."""
         if self.is_queued:
             self.is_queued = False
             self._metrics.queued(self.model, max(0.0, at - self.started_at))
 
     def note_tokens(self, count: int, cached: int, now: float, gap_s: float | None) -> None:
-        """New tokens of one of its sequences came at `now`, `gap_s` seconds after the last of that
-        sequence; None: they are its first. `cached` prompt tokens needed no prefill."""
+        """Note new tokens of one of its sequences at `now`, `gap_s` seconds after the last ones of
+        that sequence; None: they are its first. `cached` prompt tokens needed no prefill."""
         self.output_tokens += count
         self.cached_tokens += cached
         self._metrics.tokens(self.model, cached=cached, output=count)
@@ -156,7 +154,7 @@ class Exchange:
             self._record()
 
     async def _watch(self, call: asyncio.Future[None], hang_up: asyncio.Future[None]) -> None:
-        """Wait for the app, the client, the engine or the clock, whichever ends the exchange."""
+        """Wait until the app, the client, the engine or the deadline ends the exchange."""
         deadline = self.started_at + self._timeout_s
         while True:
             now = self._clock()
@@ -167,11 +165,11 @@ class Exchange:
                 timeout=max(0.0, wake_at - now),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if self._failure.done():
+            if self._failure.done():  # the engine was lost, or rejected it
                 return await self._answer(self._failure.result())
             if call.done():
                 return await self._settle(call)
-            if hang_up.done():
+            if hang_up.done():  # the client disconnected
                 self.outcome = Outcome.DISCONNECTED
                 return None
             now = self._clock()
@@ -182,21 +180,21 @@ class Exchange:
                 await self._put(answers.keep_alive(self.family), more=True)
 
     def _next_look(self, now: float) -> float:
-        """When a keep-alive may be due; a stream may begin at any time."""
+        """Return when a keep-alive may be due; a stream may begin at any time."""
         due = self._sent_at + self._keep_alive_s
         return due if due > now else now + self._keep_alive_s
 
     @property
     def _is_silent(self) -> bool:
-        """Whether a keep-alive would stand between two events of an open stream."""
+        """Whether a keep-alive fits between two events of an open stream."""
         is_open = self._is_stream and not self._is_finished
         return is_open and self._is_between_events and not self._is_sending
 
     async def _settle(self, call: asyncio.Future[None]) -> None:
-        """The app is through; an exception of its own becomes an error that the client can read."""
+        """Record how the app ended; turn its exception into an error that the client can read."""
         failure = asyncio.CancelledError() if call.cancelled() else call.exception()
         if failure is not None or not self._is_finished:
-            logger.error("app failed", exc_info=failure, extra={"model": self.model})
+            logger.error("model app failed", exc_info=failure, extra={"model": self.model})
             await self._answer(GatewayFailed())
             return
         self.outcome = outcome_of_status(self._status)
@@ -218,7 +216,7 @@ class Exchange:
         )
 
     async def _answer(self, error: FleetError) -> None:
-        """Tell the client, as far as its response has come."""
+        """Send the error as a response, as a stream's last event, or as the end of a body."""
         self.outcome = outcome_of(
             error,
             has_output=self.output_tokens > 0,
@@ -241,10 +239,10 @@ class Exchange:
                 else:
                     await self._put(b"", more=False)
         except TimeoutError:
-            logger.info("client does not read", extra={"model": self.model})
+            logger.info("client stopped reading", extra={"model": self.model})
 
     async def _forward(self, message: Message) -> None:
-        """What the app sends, until the exchange ended otherwise."""
+        """Pass on what the app sends, until the exchange has ended otherwise."""
         if self._is_finished or self._failure.done() or self._over.is_set():
             return
         if message["type"] == "http.response.start":
@@ -270,7 +268,7 @@ class Exchange:
 
 
 async def respond(send: Send, error: FleetError, family: Family) -> None:
-    """A whole HTTP response that says `error`."""
+    """Send `error` as a whole HTTP response."""
     await send(
         {
             "type": "http.response.start",
@@ -287,7 +285,7 @@ async def _until_disconnect(receive: Receive) -> None:
 
 
 async def _end(call: asyncio.Future[None]) -> None:
-    """Let the app notice that it is over, then cancel it."""
+    """Give the app time to notice the end, then cancel it."""
     if not call.done():
         try:
             await asyncio.wait({call}, timeout=ABORT_GRACE_S)

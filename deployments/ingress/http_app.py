@@ -1,7 +1,7 @@
 """GatewayApp: the ASGI application of a gateway, in front of one vLLM app for each model.
 
-It says 503 with Retry-After until an engine has answered its warm-up, and reaches vLLM's apps only
-with a key, where the fleet has some, and through an allow-list of routes.
+It answers 503 with Retry-After until an engine has answered its warm-up. vLLM's apps are reachable
+only through an allow-list of routes and, if the fleet has keys, with a valid key.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ MODEL_ROUTES: Final = frozenset(
         "/detokenize",
     }
 )
-"""POST routes that go to a model's app. vLLM mounts others beside them, some of which reshape the
-engine."""
+"""POST routes that go to a model's app. vLLM mounts other routes as well, and some of those change
+the engine."""
 WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize"})
-"""Those of them that no engine works for."""
+"""Model routes that need no engine."""
 OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
 TIMEOUT_HEADER: Final = b"x-request-timeout-s"
-"""Shortens one request's deadline, in seconds; never past gateway.request_timeout_s."""
+"""Shortens one request's deadline, in seconds; it cannot exceed gateway.request_timeout_s."""
 
 
 class _ModelField(msgspec.Struct):
-    """What the gateway itself reads of a body."""
+    """The one field of a body that the gateway itself reads."""
 
     model: Any = None
 
 
 class Engines(Protocol):
-    """The engines of one model, as far as this gateway has met them."""
+    """The engines of one model that this gateway knows."""
 
     @property
     def description(self) -> EngineDescription | None:
-        """What they are; None until one was met."""
+        """Their description; None until the first connection."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class Engines(Protocol):
 
     @property
     def num_moving(self) -> int:
-        """Requests that wait for an engine, or for their turn to leave one."""
+        """Requests that wait for an engine, or to move to another one."""
         ...
 
 
@@ -90,11 +90,11 @@ class Served:
     engines: Engines | None = None
     """None until the gateway has imported vLLM."""
     app: ASGIApp | None = None
-    """vLLM's; None until the first engine was met."""
+    """vLLM's app; None until the first engine is connected."""
     is_broken: bool = False
-    """Whether its app could not be built, which another try would not change."""
+    """Whether building its app failed; it is not tried again."""
     ongoing: int = 0
-    """Requests that it works on."""
+    """Requests in progress."""
 
     @property
     def is_ready(self) -> bool:
@@ -125,16 +125,16 @@ class GatewayApp:
 
     @property
     def is_ready(self) -> bool:
-        """Some engine of some model answered its warm-up, and this gateway can send to it."""
+        """Whether this gateway can send to an engine of any model that answered its warm-up."""
         return any(model.is_ready for model in self.models.values())
 
     @property
     def ongoing(self) -> int:
-        """Requests that this gateway works on."""
+        """Requests in progress at this gateway."""
         return sum(model.ongoing for model in self.models.values())
 
     def report(self) -> None:
-        """Tell Prometheus how things stand; for once or twice a second."""
+        """Report the current levels to Prometheus; called once or twice a second."""
         for name, model in self.models.items():
             self._metrics.level(
                 name,
@@ -159,7 +159,7 @@ class GatewayApp:
             else:
                 raise UnknownRoute(method, path)
         except FleetError as error:
-            if method != "GET" or path not in OPEN_ROUTES:  # health probes are no requests
+            if method != "GET" or path not in OPEN_ROUTES:  # health probes do not count as requests
                 outcome = outcome_of(error)
                 model = error.model if isinstance(error, ModelLoading) else NO_MODEL
                 makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
@@ -201,7 +201,7 @@ class GatewayApp:
         send: Send,
         span: AnyRequestSpan,
     ) -> None:
-        """Answer, and let the span know of an error that comes before any exchange."""
+        """Answer, and record in the span an error that comes before any exchange."""
         try:
             await self._answer_model(span.carried_by(scope), family, receive, send, span)
         except FleetError as error:
@@ -260,7 +260,7 @@ class GatewayApp:
         return self._gateway.request_timeout_s
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, refused as soon as it is known to be too large."""
+        """Read the whole body; refuse it as soon as it is known to be too large."""
         limit = self._gateway.max_body_bytes
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
@@ -279,7 +279,7 @@ class GatewayApp:
                 return b"".join(chunks)
 
     def _select(self, body: bytes) -> Served:
-        """The model that the body names; a fleet of one needs no name."""
+        """Return the model that the body names; a fleet with one model needs no name."""
         try:
             name = msgspec.json.decode(body, type=_ModelField).model
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

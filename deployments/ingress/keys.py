@@ -1,6 +1,6 @@
-"""Guard: lets requests pass whose key the fleet knows, and takes the key out of what passes.
+"""Guard: admits requests with a valid key, and removes the key from what passes.
 
-It looks at headers only, before a body is read; no key reaches a log, a span or vLLM's app.
+It checks headers only, before a body is read. Keys do not reach logs, spans or vLLM's app.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from qwenfleet.deployments.ingress.errors import MissingKey, WrongKey
 logger = logging.getLogger(__name__)
 
 OPEN_ROUTES: Final = frozenset({"/health/live", "/health/ready"})
-"""Need no key. Serve and HAProxy probe `/-/healthz` and `/-/routes`, which Serve's replica answers
-by itself (ray 2.60 `serve/_private/replica.py`)."""
+"""Routes that need no key. Serve and HAProxy probe `/-/healthz` and `/-/routes`, which Serve's
+replica answers itself (ray 2.60 `serve/_private/replica.py`)."""
 KEY_HEADERS: Final = frozenset({b"authorization", b"x-api-key"})
 RELOAD_S: Final = 1.0
-"""How late a gateway notices that its keys file changed."""
+"""How often a gateway checks its keys file for changes."""
 
 Stamp = tuple[int, ...]
 
 
 class Guard:
-    """Checks keys; `watch` keeps them fresh where they come from a file."""
+    """Checks keys; `watch` reloads them if they come from a file."""
 
     def __init__(self, auth: AuthConfig | Literal["none"] | None) -> None:
-        """Raises ConfigError when there is a keys file that cannot be used."""
+        """Raises ConfigError if the configured keys file cannot be used."""
         self._keyring: Keyring | None = None
         self._auth = auth if isinstance(auth, AuthConfig) else None
         self._stamp: Stamp | None = None
@@ -48,12 +48,12 @@ class Guard:
         return self._auth is not None and self._auth.keys_file is not None
 
     def admit(self, scope: Scope) -> Scope:
-        """The request without its key. Raises MissingKey or WrongKey."""
+        """Return the request without its key. Raises MissingKey or WrongKey."""
         offers: dict[bytes, bytes] = {}
         kept = []
         for pair in scope["headers"]:
             if pair[0] in KEY_HEADERS:
-                offers.setdefault(*pair)  # of a header that comes twice, the first counts
+                offers.setdefault(*pair)  # of a repeated header, the first counts
             else:
                 kept.append(pair)
         if self._keyring is not None and scope["path"] not in OPEN_ROUTES:
@@ -61,13 +61,13 @@ class Guard:
         return {**scope, "headers": kept} if offers else scope
 
     async def watch(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Look for a change of the file for ever, in a thread: its disk may be slow."""
+        """Check the file for changes forever, in a thread: its disk may be slow."""
         while True:
             await sleep(RELOAD_S)
             await asyncio.to_thread(self.reload)
 
     def reload(self) -> None:
-        """Take up the file if it changed; one that cannot be used leaves the last good keys."""
+        """Reload the file if it changed; if it cannot be used, the last good keys stay."""
         assert self._auth is not None
         assert self._auth.keys_file is not None
         path = self._auth.keys_file
@@ -79,7 +79,7 @@ class Guard:
         except ConfigError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                logger.error("keys file not taken up", extra={"problem": self._complaint})
+                logger.error("keys file not reloaded", extra={"problem": self._complaint})
             return
         self._stamp = stamp
         self._complaint = ""
@@ -90,13 +90,13 @@ class Guard:
         self._keyring = Keyring((*self._auth.keys, *from_file))
         count = len(self._keyring)
         if count:
-            logger.info("keys taken up", extra={"keys": count})
+            logger.info("keys loaded", extra={"keys": count})
         else:
-            logger.warning("the keys file is empty: every request is refused")
+            logger.warning("keys file is empty: every request is refused")
 
 
 def _check(keyring: Keyring, offers: dict[bytes, bytes]) -> None:
-    """Either header may hold the key: clients of the Anthropic API can send both."""
+    """Raise unless one header holds a valid key: Anthropic clients can send both."""
     keys = [key for name, value in offers.items() if (key := _key_in(name, value))]
     if not keys:
         raise MissingKey
@@ -105,7 +105,7 @@ def _check(keyring: Keyring, offers: dict[bytes, bytes]) -> None:
 
 
 def _key_in(name: bytes, value: bytes) -> bytes:
-    """Empty when there is none, as in another scheme of `Authorization`."""
+    """Return the key in a header; empty if it has none, as with another `Authorization` scheme."""
     value = value.strip(b" \t")
     if name == b"x-api-key":
         return value
@@ -114,8 +114,8 @@ def _key_in(name: bytes, value: bytes) -> bytes:
 
 
 def _stamp(path: str) -> Stamp | None:
-    """What tells that a file is another, or was written: a mounted Kubernetes secret is a link
-    that comes to lead elsewhere. None when it cannot be seen."""
+    """Return what changes when a file is replaced or written; None if it cannot be read. A mounted
+    Kubernetes secret is a link whose target changes."""
     try:
         seen = os.stat(path)
     except OSError:

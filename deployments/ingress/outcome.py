@@ -1,4 +1,5 @@
-"""How a request ended, by the error or status that ended it: decided nowhere else. Pure."""
+"""Outcome of a request, from the error or status that ended it. The only place that decides it.
+Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from qwenfleet.deployments.ingress.errors import (
 def outcome_of(
     error: FleetError, *, has_output: bool = False, is_clients_deadline: bool = False
 ) -> Outcome:
-    """Of a request that this error ended. `has_output`: tokens had come; `is_clients_deadline`: the
-    client chose its deadline."""
+    """Return the outcome of a request that this error ended. `has_output`: it had tokens;
+    `is_clients_deadline`: the client chose its deadline."""
     match error:
         case MissingKey():
             return Outcome.NO_KEY
@@ -39,7 +40,7 @@ def outcome_of(
 
 
 def outcome_of_status(status: int | None) -> Outcome:
-    """Of a request that was answered with this HTTP status; None: with none at all."""
+    """Return the outcome of a request answered with this HTTP status; None: not answered."""
     if status is None or status >= 500:
         return Outcome.FAILED
     return Outcome.REFUSED if status >= 400 else Outcome.COMPLETED

@@ -1,4 +1,4 @@
-"""What an operator does to a fleet: serve, deploy, status, drain, doctor on a cluster.
+"""Commands of an operator: serve, deploy, status, drain, and doctor on a cluster.
 
 Imports every room below it. Fails with one sentence and exit status 1.
 """

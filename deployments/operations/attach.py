@@ -1,4 +1,4 @@
-"""Attach: a command's way into the Ray cluster of a fleet that runs already."""
+"""Connect a command to the Ray cluster of a running fleet."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 
 
 def find(port: int | None = None, name: str | None = None) -> RunningFleet:
-    """The newest fleet of this user on this machine, or the one at `port` or called `name`. Raises
-    FleetNotFound."""
+    """Return this user's newest fleet on this machine, or the one at `port` or called `name`.
+
+    Raises FleetNotFound.
+    """
     fleets = run_file.running()
     chosen = [
         running
@@ -30,34 +32,36 @@ def find(port: int | None = None, name: str | None = None) -> RunningFleet:
         return chosen[0]
     if fleets and name is not None:
         names = ", ".join(f"'{running.name}' at {running.url}" for running in fleets)
-        raise FleetNotFound(f"no fleet of yours called '{name}' runs there", f"These do: {names}.")
+        raise FleetNotFound(f"you have no running fleet called '{name}'", f"Running: {names}.")
     if fleets:
         urls = ", ".join(running.url for running in fleets)
-        raise FleetNotFound(f"no fleet of yours runs at port {port}", f"These do: {urls}.")
+        raise FleetNotFound(f"you have no running fleet at port {port}", f"Running: {urls}.")
     raise FleetNotFound(
-        "no fleet of yours runs on this machine", "Start one with `qwenfleet serve`."
+        "you have no running fleet on this machine", "Start one with `qwenfleet serve`."
     )
 
 
 def attached(running: RunningFleet) -> AbstractContextManager[None]:
-    """Inside, this process is a driver of the fleet's Ray cluster. Raises FleetNotFound when the
-    cluster, or what is asked of it inside, does not answer."""
+    """Make this process a driver of the fleet's Ray cluster for the length of the block.
+
+    Raises FleetNotFound when the cluster does not answer, on entry or inside the block.
+    """
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = running.ray_token_path
     return _driver(
         running.ray_address,
         FleetNotFound(
             f"the fleet of process {running.pid} does not answer at {running.ray_address}",
-            "It may still be starting, or be going down; try again in a moment.",
+            "It may still be starting or shutting down; try again in a moment.",
         ),
     )
 
 
 def cluster(port: int | None, address: str | None) -> AbstractContextManager[None]:
-    """Likewise for the fleet at `port` or, with an address, any Ray cluster that this machine is a
-    node of; `auto` is the newest fleet here or, without one, the cluster that has a raylet here.
+    """Attach to the fleet at `port` or, with an address, to any Ray cluster that has this machine
+    as a node. `auto` is the newest fleet here or, without one, the cluster whose raylet runs here.
 
-    For a cluster that is no fleet's the token is the one that Ray finds for this user.
+    For a cluster without a fleet, Ray looks up this user's token itself.
     """
     if address is None:
         return attached(find(port))
@@ -67,18 +71,19 @@ def cluster(port: int | None, address: str | None) -> AbstractContextManager[Non
     chosen = _only_cluster() if address == "auto" else address
     absence = FleetNotFound(
         f"no Ray cluster answers at {chosen}",
-        "Run this on a node of the cluster; when it asks for a token, set RAY_AUTH_MODE=token and "
+        "Run this on a node of the cluster; if it requires a token, set RAY_AUTH_MODE=token and "
         "RAY_AUTH_TOKEN_PATH.",
     )
     try:
         socket.create_connection(_host_and_port(chosen), CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:  # Ray itself would try for minutes
+    except (OSError, ValueError) as error:  # Ray itself would retry for minutes
         raise absence from error
     return _driver(chosen, absence)
 
 
 def _only_cluster() -> str:
-    """What `auto` means where no fleet runs. Raises FleetNotFound unless it is one cluster."""
+    """Resolve `auto` when no fleet runs here. Raises FleetNotFound unless exactly one cluster
+    has a node here."""
     named = os.environ.get("RAY_ADDRESS", "auto")
     if named not in {"", "auto"}:
         return named
@@ -87,10 +92,10 @@ def _only_cluster() -> str:
         return addresses[0]
     if addresses:
         raise FleetNotFound(
-            f"several Ray clusters have a node here: {', '.join(addresses)}",
-            "Name one with --address.",
+            f"several Ray clusters have a node on this machine: {', '.join(addresses)}",
+            "Select one with --address.",
         )
-    raise FleetNotFound("no Ray cluster has a node here", "Start one, or name it with --address.")
+    raise FleetNotFound("no Ray cluster has a node on this machine", "Start one, or set --address.")
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
@@ -113,10 +118,10 @@ def _driver(address: str, absence: FleetNotFound) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except RuntimeError as error:  # of another version of Ray or Python
+        except RuntimeError as error:  # different version of Ray or Python
             reason = " ".join(str(error).split())[:300]
             raise FleetNotFound(
-                f"Ray does not join {address}: {reason}", "Use the cluster's own environment."
+                f"Ray cannot join {address}: {reason}", "Use the cluster's Python environment."
             ) from error
         yield
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:

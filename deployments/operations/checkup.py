@@ -1,6 +1,6 @@
-"""`qwenfleet doctor` on a cluster: the same examination on every node, and what differs.
+"""`qwenfleet doctor` on a cluster: runs the same checks on every node and reports differences.
 
-Ray is imported inside of functions only: it reads its environment then, which `attach` sets first.
+Ray is imported inside functions only: it reads its environment at import, after `attach` set it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from qwenfleet.cluster.doctor.node_reports import NodeReport
 from qwenfleet.deployments.operations import attach
 
 ANSWER_TIMEOUT_S: Final = 30.0
-"""Ray starts a worker on each node for it: three on two cores took 3 s, when nothing else ran."""
+"""Ray starts a worker on each node first: three workers on two idle cores took 3 s."""
 CLOCK_READINGS: Final = 3
-"""The quickest of them tells the offset best; the first may still start a worker."""
+"""The fastest reading gives the best offset; the first may still wait for a worker to start."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Node:
 
 
 def run(port: int | None, address: str | None) -> list[Finding]:
-    """Raises FleetNotFound when there is no such cluster, or it does not answer."""
+    """Check every node of the cluster. Raises FleetNotFound when no cluster answers."""
     with attach.cluster(port, address):
         import ray
 
@@ -38,7 +38,7 @@ def run(port: int | None, address: str | None) -> list[Finding]:
 
 
 def named(nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """Ray's living nodes by host name, with the start of the id where two share one."""
+    """Name Ray's live nodes by host name, plus the start of the node id if two share a host."""
     alive = [node for node in nodes if node["Alive"]]
     hosts = [str(node["NodeManagerHostname"]) for node in alive]
     return [
@@ -50,7 +50,8 @@ def named(nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
 def report(
     node: Node, answer: Mapping[str, Any], readings: Sequence[tuple[float, ...]]
 ) -> NodeReport:
-    """`readings` are of the clocks: here before, there, here after, in seconds."""
+    """Build one node's report. Each reading holds clock times in seconds: local before, remote,
+    local after."""
     offset_s, round_trip_s = None, 0.0
     if readings:
         before, there, after = min(readings, key=lambda reading: reading[2] - reading[0])
@@ -64,11 +65,14 @@ def report(
             round_trip_s,
         )
     except (ValueError, KeyError, TypeError) as error:
-        return NodeReport(node.name, failure=f"its qwenfleet speaks another version ({error!r})")
+        return NodeReport(
+            node.name, failure=f"it runs a different version of qwenfleet ({error!r})"
+        )
 
 
 def _examine(nodes: Sequence[Node], timeout_s: float) -> Iterator[NodeReport]:
-    """All nodes at once; then the clock of each that has answered, whose worker is warm by then."""
+    """Check all nodes in parallel, then read the clock of each that answered: its worker is warm
+    by then."""
     import ray
 
     examine, now = _remote(_examination()), _remote(_clock())
@@ -91,7 +95,7 @@ def _examine(nodes: Sequence[Node], timeout_s: float) -> Iterator[NodeReport]:
 def _readings(
     node: Node, now: Callable[..., Any], timeout_s: float
 ) -> list[tuple[float, float, float]]:
-    """None from a node that is too slow to tell its time; what it found counts all the same."""
+    """Read a node's clock. Empty if the node is too slow; its findings still count."""
     import ray
 
     readings = []
@@ -114,7 +118,7 @@ def _failed(node: Node, error: Exception) -> NodeReport:
 
 
 def _remote(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as a task on a node of choice, which takes none of its CPUs."""
+    """Wrap the function as a Ray task for a given node that reserves no CPU there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -125,7 +129,8 @@ def _remote(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _examination() -> Callable[[int], dict[str, Any]]:
-    """Made here so that Ray ships its code: a node without qwenfleet can then say so."""
+    """Return the check as a nested function: Ray ships its code, so a node without qwenfleet can
+    report that."""
 
     def examine(visitor: int) -> dict[str, Any]:
         from qwenfleet.cluster.doctor import examination
@@ -136,7 +141,7 @@ def _examination() -> Callable[[int], dict[str, Any]]:
 
 
 def _clock() -> Callable[[], float]:
-    """Shipped likewise."""
+    """Return the clock as a nested function, so that Ray ships its code."""
 
     def now() -> float:
         import time

@@ -1,4 +1,4 @@
-"""A fleet onto the Ray cluster that this process runs in, and off it again."""
+"""Deploys a fleet on the Ray cluster of this process, and removes it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from qwenfleet.deployments.registry import client
 
 POLL_S: Final = 1.0
 PYTHON_PROXY: Final = (
-    "note: Ray Serve's Python proxy answers HTTP here, at ten times the CPU of HAProxy; for that "
-    "set RAY_SERVE_ENABLE_HA_PROXY=1 where `ray start` runs, on every node"
+    "note: Ray Serve's Python proxy handles HTTP here and uses ten times the CPU of HAProxy; to "
+    "use HAProxy, set RAY_SERVE_ENABLE_HA_PROXY=1 for `ray start` on every node"
 )
 
 
 def deploy(config: FleetConfig, config_file: str, *, timeout_s: float) -> None:
-    """Deploy the fleet, or change the one of its name, and wait until all of it is ready. Raises
-    FleetError."""
+    """Deploy the fleet, or update the running fleet of that name, and wait until all of it is
+    ready. Raises FleetError."""
     stages = Stages()
     with _driver():
         if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
@@ -51,13 +51,13 @@ def deploy(config: FleetConfig, config_file: str, *, timeout_s: float) -> None:
 
 
 def stop(config: FleetConfig) -> None:
-    """Remove the fleet; its streams get Serve's graceful shutdown. Raises FleetNotFound."""
+    """Remove the fleet with Serve's graceful shutdown. Raises FleetNotFound."""
     stages = Stages()
     with _driver():
         if config.name not in _applications():
             raise FleetNotFound(
-                f"no fleet '{config.name}' runs on this Ray cluster",
-                f"These applications do: {', '.join(_applications()) or 'none'}.",
+                f"this Ray cluster does not run fleet '{config.name}'",
+                f"Its applications: {', '.join(_applications()) or 'none'}.",
             )
         ray_serve.delete(config.name)
         client.end(config.name)
@@ -65,7 +65,7 @@ def stop(config: FleetConfig) -> None:
 
 
 def raise_failed_deployment(config: FleetConfig) -> None:
-    """Raises EngineStartError when Serve has given the fleet up."""
+    """Raise EngineStartError if Serve has given up on the fleet."""
     deployed = ray_serve.status().applications.get(config.name)
     if deployed is not None and deployed.status == "DEPLOY_FAILED":
         reason = " ".join(deployed.message.split())[:300]
@@ -74,8 +74,10 @@ def raise_failed_deployment(config: FleetConfig) -> None:
 
 @contextmanager
 def _driver() -> Iterator[None]:
-    """Inside, this process is a driver of its cluster. Raises FleetNotFound where there is none,
-    and DeployFailed when Ray does not do what it is asked inside."""
+    """Make this process a driver of its cluster for the length of the block.
+
+    Raises FleetNotFound outside a cluster, and DeployFailed when Ray fails inside the block.
+    """
     try:
         ray.init(
             address="auto",
@@ -85,27 +87,27 @@ def _driver() -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError) as error:
         raise FleetNotFound(
-            "this process is in no Ray cluster",
-            "Run it by `ray job submit`, or use `qwenfleet serve` on one machine.",
+            "this process does not run in a Ray cluster",
+            "Run it with `ray job submit`, or use `qwenfleet serve` on one machine.",
         ) from error
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         yield
     except (RayServeException, ray.exceptions.RayError, ValueError) as error:
         raise DeployFailed(
-            f"Ray did not do what this job asked of it: {_said(error)}",
-            "Run this again; what runs already stays. The logs of Ray's head and of Serve's "
-            "controller say more.",
+            f"Ray rejected the deployment: {_message(error)}",
+            "Run this again; what already runs keeps running. For details, see the logs of the "
+            "Ray head and of the Serve controller.",
         ) from error
     finally:
         ray.shutdown()
 
 
-def _said(error: Exception) -> str:
-    """Without the traceback of another process, at whose end its own words are."""
+def _message(error: Exception) -> str:
+    """Return the error's message; for a remote traceback, its last line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    words = lines[-1:] if isinstance(error, ray.exceptions.RayTaskError) else lines
-    return " ".join(" ".join(words).split())[:300].rstrip(".")
+    kept = lines[-1:] if isinstance(error, ray.exceptions.RayTaskError) else lines
+    return " ".join(" ".join(kept).split())[:300].rstrip(".")
 
 
 def _applications() -> list[str]:
@@ -117,19 +119,19 @@ def _applications() -> list[str]:
 
 def _wait(config: FleetConfig, stages: Stages, timeout_s: float) -> None:
     url = f"http://{config.gateway.host}:{config.gateway.port}"
-    progress = Progress(config, url, stages, last_words="the fleet stays when this job ends")
+    progress = Progress(config, url, stages, hint="the fleet keeps running when this job ends")
     give_up_at = time.monotonic() + timeout_s
     while not (progress.is_complete and _is_settled(config)):
         if time.monotonic() > give_up_at:
             raise StartTimeout(
                 f"fleet '{config.name}' is not ready after {timeout_s:.0f} s",
-                "It goes on starting; run this again to wait on, with a longer --timeout.",
+                "It is still starting; to keep waiting, run this again with a longer --timeout.",
             )
         time.sleep(POLL_S)
         raise_failed_deployment(config)
         with suppress(ValueError, ray.exceptions.RayError):  # not there yet, or busy
-            if _is_settled(config):  # until then it may be the old fleet that is complete
-                progress.tell(client.read(config.name))
+            if _is_settled(config):  # before that, the old fleet may be the complete one
+                progress.report(client.read(config.name))
 
 
 def _is_settled(config: FleetConfig) -> bool:
@@ -138,10 +140,10 @@ def _is_settled(config: FleetConfig) -> bool:
 
 
 def _working_dir(fleet: str, config_file: Path) -> str | None:
-    """The package that replicas run from; None when this is no job with a working directory.
+    """Return the package that replicas run from; None outside a job with a working directory.
 
-    Ray makes a new package of a directory in which a character of the configuration changed, and
-    Serve restarts every replica for a new package: the code's first one is as good.
+    Ray makes a new package when one character of the configuration changes, and Serve restarts
+    every replica for a new package. So unchanged code keeps its first package.
     """
     uri = ray.get_runtime_context().runtime_env.get("working_dir")
     if not isinstance(uri, str):
@@ -150,7 +152,7 @@ def _working_dir(fleet: str, config_file: Path) -> str | None:
 
 
 def _code_hash(root: Path, but: Path) -> str:
-    """Of every file below `root` and its path, one file left out."""
+    """Hash the path and content of every file below `root`, except `but`."""
     total = hashlib.sha256()
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if name != "__pycache__")

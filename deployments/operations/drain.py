@@ -1,7 +1,7 @@
-"""Draining engines: streams leave them, then they end, and Serve starts others in their place.
+"""Drains engines: their streams move, then the engines stop and Serve starts replacements.
 
-`qwenfleet drain ENGINE` drains one; `drain_hosts` and an engine's own watch of its node drain by
-the same order.
+`qwenfleet drain ENGINE` drains one. `drain_hosts` and the engine's own watch of its node use the
+same order.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from qwenfleet.deployments.operations.attach import attached
 from qwenfleet.deployments.registry.records import DrainOrder, EngineRecord, Snapshot
 
 POLL_S: Final = 0.25
-GONE_S: Final = 2.0
-"""An engine announces itself every second: one that is not listed for two has ended."""
+UNLISTED_S: Final = 2.0
+"""An engine announces itself every second: one that is not listed for two seconds has stopped."""
 GRACE_S: Final = 30.0
-"""What an engine needs beyond its deadline to hear the order, say goodbye and end its core."""
+"""Time beyond the deadline for an engine to receive the order, withdraw and stop its core."""
 CLOSED_S: Final = 60.0
-"""Beyond the drain's end no engine starts on closed nodes; by then Kubernetes has them cordoned,
-which engines see themselves."""
+"""How long nodes stay closed after the drain: by then they are cordoned in Kubernetes, which
+engines detect themselves."""
 
 
 class FleetRegistry(Protocol):
-    """What a drain asks a fleet's registry: the module `registry`, or a test's own. All three
-    functions raise AWAY."""
+    """The registry calls that a drain needs. All three functions raise AWAY."""
 
     @property
     def AWAY(self) -> tuple[type[Exception], ...]:
-        """What the functions raise while the registry restarts, or when the fleet has none."""
+        """Exceptions raised while the registry restarts, or if the fleet has none."""
 
     def read(self, fleet: str) -> Snapshot:
-        """Who is listed now."""
+        """Return the engines and gateways listed now."""
 
     def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
         """Order one engine to drain."""
 
     def close_node(self, fleet: str, node: str, for_s: float) -> None:
-        """Let no engine start on a node for so many seconds."""
+        """Keep engines from starting on a node for `for_s` seconds."""
 
 
 def drain(
@@ -53,16 +52,16 @@ def drain(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Drain one engine and wait until it has ended. `engine` is an id or the start of one.
+    """Drain one engine and wait until it has stopped. `engine` is an id or the start of one.
 
-    Raises DrainRefused when the id names no engine, or the last ready one of its model without
-    `is_forced`; FleetNotFound when the fleet does not answer.
+    Raises DrainRefused when the id matches no engine or, without `is_forced`, the last ready one
+    of its model; FleetNotFound when the fleet does not answer.
     """
     with attached(running):
         from qwenfleet.deployments.registry import client as registry
 
         chosen = choose(registry.read(running.name).engines, engine, is_forced=is_forced)
-        order = DrainOrder("an operator drains it", deadline_s)
+        order = DrainOrder("drained by an operator", deadline_s)
         say(f"draining {chosen.id}: {chosen.running + chosen.waiting} requests to move")
         stayed = drain_all(
             registry,
@@ -70,15 +69,15 @@ def drain(
             [chosen.id],
             order,
             on_end=lambda ended: say(
-                f"{ended} is gone; another engine of {chosen.model} starts in its place"
+                f"{ended} stopped; another engine of {chosen.model} starts in its place"
             ),
             clock=clock,
             sleep=sleep,
         )
     if stayed:
         raise DrainRefused(
-            f"engine '{chosen.id}' is still there after {deadline_s + GRACE_S:.0f} s",
-            "See its log, or end its process; its streams go on elsewhere all the same.",
+            f"engine '{chosen.id}' did not stop within {deadline_s + GRACE_S:.0f} s",
+            "See its log, or kill its process; its streams continue on other engines.",
         )
 
 
@@ -93,26 +92,26 @@ def drain_all(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """Order engines to drain and wait until they end, `on_end` called with each; the answer is
-    those that are still listed GRACE_S after the order's deadline.
+    """Order engines to drain and wait until they stop, calling `on_end` for each. Return those
+    still listed GRACE_S after the order's deadline.
 
-    On `closed_nodes` no engine starts meanwhile. A registry that restarts is waited for.
+    Meanwhile, no engine starts on `closed_nodes`. If the registry restarts, the drain waits for it.
     """
     seen_at = dict.fromkeys(engines, clock())
     give_up_at = clock() + order.deadline_s + GRACE_S
     while seen_at and clock() < give_up_at:
-        try:  # each time anew: a registry that restarts lost all of it, and lists nobody at first
+        try:  # repeat all orders: a restarted registry has lost them and its list
             for node in closed_nodes:
                 registry.close_node(fleet, node, give_up_at - clock() + CLOSED_S)
             for engine in seen_at:
                 registry.drain(fleet, engine, order)
             listed = {record.id for record in registry.read(fleet).engines}
         except registry.AWAY:
-            listed = set(seen_at)  # nobody knows
+            listed = set(seen_at)  # unknown: assume that all still run
         for engine in list(seen_at):
             if engine in listed:
                 seen_at[engine] = clock()
-            elif clock() > seen_at[engine] + GONE_S:
+            elif clock() > seen_at[engine] + UNLISTED_S:
                 del seen_at[engine]
                 on_end(engine)
         sleep(POLL_S)
@@ -120,7 +119,7 @@ def drain_all(
 
 
 def choose(engines: Sequence[EngineRecord], name: str, *, is_forced: bool) -> EngineRecord:
-    """The one engine whose id begins with `name`. Raises DrainRefused."""
+    """Return the one engine whose id begins with `name`. Raises DrainRefused."""
     found = [e for e in engines if e.id == name] or [e for e in engines if e.id.startswith(name)]
     if len(found) != 1:
         problem = "no engine" if not found else "more than one engine"
@@ -136,8 +135,8 @@ def choose(engines: Sequence[EngineRecord], name: str, *, is_forced: bool) -> En
     ]
     if not others and not is_forced:
         raise DrainRefused(
-            f"engine '{engine.id}' is the last ready one of model '{engine.model}', whose requests "
-            "would wait for its replacement",
+            f"engine '{engine.id}' is the last ready engine of model '{engine.model}', whose "
+            "requests would wait for its replacement",
             "Wait until another engine is ready, or add --force.",
         )
     return engine

@@ -1,7 +1,7 @@
-"""Draining every engine on some hosts, from inside their Ray cluster.
+"""Drains every engine on some hosts, from inside their Ray cluster.
 
 `qwenfleet drain --node` runs `python -m qwenfleet.deployments.operations.drain_hosts ADDRESS…` in
-the head pod of each Ray cluster that has pods on the node; the addresses are the pods'.
+the head pod of each Ray cluster that has pods on the node. The addresses are those of the pods.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from qwenfleet.cluster.errors import DrainRefused, FleetError
 from qwenfleet.deployments.operations.drain import CLOSED_S, GRACE_S, FleetRegistry, drain_all
 from qwenfleet.deployments.registry.records import DrainOrder, EngineRecord
 
-REASON = "an operator drains its node"
+REASON = "its node is drained by an operator"
 
 
 def node_ids(nodes: Iterable[Mapping[str, Any]], addresses: Iterable[str]) -> frozenset[str]:
-    """Of Ray's living nodes at some addresses; from `ray.nodes()`."""
+    """Return the ids of Ray's live nodes at some addresses; `nodes` comes from `ray.nodes()`."""
     wanted = set(addresses)
     return frozenset(
         str(node["NodeID"])
@@ -31,22 +31,22 @@ def node_ids(nodes: Iterable[Mapping[str, Any]], addresses: Iterable[str]) -> fr
 
 
 def leaving(engines: Iterable[EngineRecord], nodes: frozenset[str]) -> list[EngineRecord]:
-    """Engines that have at least a part on one of the nodes."""
+    """Return the engines that use one of the nodes."""
     return [engine for engine in engines if nodes & {engine.node, *engine.nodes}]
 
 
 def check(
     engines: Sequence[EngineRecord], chosen: Sequence[EngineRecord], *, is_forced: bool
 ) -> None:
-    """Raises DrainRefused when a model would have no ready engine left, without `is_forced`."""
+    """Raise DrainRefused if a model would have no ready engine left, unless `is_forced`."""
     going = {engine.id for engine in chosen}
     models = sorted({engine.model for engine in chosen if engine.state == "ready"})
     left = {e.model for e in engines if e.state == "ready" and e.id not in going}
     alone = [f"'{model}'" for model in models if model not in left]
     if alone and not is_forced:
         raise DrainRefused(
-            f"every ready engine of model {' and '.join(alone)} has a part on this node; their "
-            "requests would wait for another",
+            f"every ready engine of model {' and '.join(alone)} uses this node, so requests would "
+            "have to wait for a new engine",
             "Wait until an engine on another node is ready, or add --force.",
         )
 
@@ -62,10 +62,10 @@ def drain_fleet(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Drain the engines on the nodes and wait until none is there.
+    """Drain the engines on the nodes and wait until all have stopped.
 
-    Engines that only start there have no streams: they are held from starting. Raises
-    DrainRefused; what `registry.AWAY` lists when the registry is away from the first.
+    Engines that are still starting there have no streams: their start is held. Raises
+    DrainRefused, and what `registry.AWAY` lists if the registry is away at the start.
     """
     chosen = _chosen(registry, fleet, nodes, is_forced=is_forced)
     for node in nodes:
@@ -77,22 +77,22 @@ def drain_fleet(
         fleet,
         [engine.id for engine in chosen],
         order,
-        on_end=lambda ended: say(f"{ended} is gone"),
+        on_end=lambda ended: say(f"{ended} stopped"),
         closed_nodes=nodes,
         clock=clock,
         sleep=sleep,
     )
     if stayed:
         raise DrainRefused(
-            f"{' and '.join(stayed)} still there after {order.deadline_s + GRACE_S:.0f} s",
-            "See the engine's log; its streams go on elsewhere all the same when its pod ends.",
+            f"{' and '.join(stayed)} did not stop within {order.deadline_s + GRACE_S:.0f} s",
+            "See the engine log; when its pod ends, its streams continue on other engines.",
         )
 
 
 def _chosen(
     registry: FleetRegistry, fleet: str, nodes: frozenset[str], *, is_forced: bool
 ) -> list[EngineRecord]:
-    """The engines that have to go. Raises DrainRefused."""
+    """Return the engines to drain. Raises DrainRefused."""
     there = registry.read(fleet).engines
     chosen = [engine for engine in leaving(there, nodes) if engine.state != "starting"]
     check(there, chosen, is_forced=is_forced)
@@ -108,7 +108,8 @@ def drain_fleets(
     is_forced: bool,
     say: Callable[[str], None],
 ) -> None:
-    """All at once, so that one deadline holds for all; none when one is refused from the first."""
+    """Drain all fleets in parallel, so that one deadline holds for all. If one fleet is refused,
+    none is drained."""
     for fleet in fleets:
         _chosen(registry, fleet, nodes, is_forced=is_forced)
 
@@ -139,15 +140,15 @@ def run(
 
         nodes = node_ids(ray.nodes(), addresses)
         if not nodes:
-            say(f"Ray has no living node at {', '.join(addresses)}: no engine is there")
+            say(f"Ray has no live node at {', '.join(addresses)}, so no engine runs there")
         order = DrainOrder(REASON, deadline_s)
         drain_fleets(registry, registry.fleets(), nodes, order, is_forced=is_forced, say=say)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="host_drain", description=run.__doc__)
+    parser = argparse.ArgumentParser(prog="drain_hosts", description=run.__doc__)
     parser.add_argument("addresses", nargs="+", metavar="ADDRESS")
-    parser.add_argument("--address", default="auto", help="of the Ray cluster (default auto)")
+    parser.add_argument("--address", default="auto", help="address of the cluster (default auto)")
     parser.add_argument("--deadline", type=float, default=60.0)
     parser.add_argument("--force", action="store_true")
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
-"""Which processes belong to a fleet of this machine, and their end.
+"""Finds and ends the processes of a fleet on this machine.
 
 Every process that a fleet starts inherits the path of the fleet's Ray token in its environment,
-also when its parent is gone; that tells them from those of any other Ray cluster.
+even after its parent has ended. This distinguishes them from processes of other Ray clusters.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import psutil
 from qwenfleet.cluster.local import fleets
 
 GRACE_S: Final = 10.0
-"""Ray's processes were gone 3 s after a shutdown; what is left after this would stay for ever."""
+"""Ray's processes ended 3 s after a shutdown; what still runs after this would run forever."""
 
 
 def of_fleet(token_path: Path) -> list[psutil.Process]:
-    """The living processes of the fleet that made this token, ourselves left out."""
+    """Return the running processes of the fleet that made this token, except this process."""
     found = []
     for process in psutil.process_iter():
         try:
             is_ours = process.environ().get("RAY_AUTH_TOKEN_PATH") == str(token_path)
         except psutil.Error:
-            continue  # ended meanwhile, or another user's
+            continue  # it ended, or belongs to another user
         if is_ours and process.pid != os.getpid():
             found.append(process)
     return found
 
 
 def end_fleet(token_path: Path) -> None:
-    """Wait for the fleet's processes to end, then end those that do not."""
+    """Wait for the fleet's processes to end, then kill the rest."""
     _, left = psutil.wait_procs(of_fleet(token_path), timeout=GRACE_S)
     for process in left:
         try:
@@ -43,7 +43,7 @@ def end_fleet(token_path: Path) -> None:
 
 
 def sweep() -> None:
-    """End what fleets left that were killed before they could clean up, and remove their files."""
+    """Kill leftover processes of fleets that were killed before cleanup, and remove their files."""
     for token_path in fleets.state_directory().glob("*.token"):
         if token_path.stem.isdigit() and not psutil.pid_exists(int(token_path.stem)):
             for process in of_fleet(token_path):
@@ -52,6 +52,6 @@ def sweep() -> None:
 
 
 def remove_files(token_path: Path) -> None:
-    """The token and what lies beside it."""
+    """Remove the token and the files next to it."""
     for suffix in (".token", ".log", ".haproxy", ".json"):
         token_path.with_suffix(suffix).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What `qwenfleet serve` tells while a fleet comes up and runs, and when it gives up on it."""
+"""Progress lines of `qwenfleet serve` while a fleet starts and runs, and when it gives up."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Stages:
         clock: Callable[[], float] = time.monotonic,
         age_s: float = 0.0,
     ) -> None:
-        """`age_s` is how long ago the start was."""
+        """`age_s` is the time since the start."""
         self._clock = clock
         self._started_at = clock() - age_s
         self._stream = stream or sys.stdout
         self.clock = StageClock()
 
     def begin(self, text: str) -> None:
-        """Say it, and time it until the next one."""
+        """Print the stage, and time it until the next one begins."""
         self.clock.begin(text)
         self.say(text)
 
@@ -45,14 +45,14 @@ class Stages:
         self.print(f"[{self._clock() - self._started_at:6.1f}s] {text}")
 
     def print(self, text: str) -> None:
-        """A reader that has left, as in `make serve | head`, must not keep the fleet from its
-        end."""
+        """Print, even to a closed pipe: `make serve | head` must not keep the fleet from
+        stopping."""
         with contextlib.suppress(OSError):
             print(text, file=self._stream, flush=True)
 
 
 class Progress:
-    """Compares each snapshot of the registry with what it has told."""
+    """Compares each registry snapshot with what it has reported."""
 
     def __init__(
         self,
@@ -61,22 +61,22 @@ class Progress:
         stages: Stages,
         *,
         wants_timings: bool = False,
-        last_words: str = "Ctrl-C stops the fleet",
+        hint: str = "Ctrl-C stops the fleet",
     ) -> None:
         self._config = config
         self._url = url
         self._stages = stages
         self._wants_timings = wants_timings
-        self._last_words = last_words
-        self._told: dict[str, str] = {}
+        self._hint = hint
+        self._reported: dict[str, str] = {}
         self._is_announced = False
         self.is_complete = False
-        """Whether all that is wanted was there at the last look."""
+        """Whether the last snapshot had everything that the configuration asks for."""
 
-    def tell(self, snapshot: Snapshot) -> None:
-        """Say what is new. Raises EngineStartError for a model that will not come."""
+    def report(self, snapshot: Snapshot) -> None:
+        """Print what changed. Raises EngineStartError for a model that cannot start."""
         self._give_up_on(snapshot)
-        self._tell_engines(snapshot)
+        self._report_engines(snapshot)
         answered = self._answered_everywhere(snapshot)
         if answered and not self._is_announced:
             self._is_announced = True
@@ -87,7 +87,7 @@ class Progress:
         wanted = self._config.num_engines
         is_complete = ready >= wanted and len(answered) == len(self._config.models)
         if is_complete and not self.is_complete:
-            self._stages.say(f"all {ready} engines ready; {self._last_words}")
+            self._stages.say(f"all {ready} engines ready; {self._hint}")
             if self._wants_timings:
                 self._wants_timings = False
                 self._stages.print(table(self._timings(snapshot)))
@@ -101,13 +101,13 @@ class Progress:
         ]
 
     def _answered_everywhere(self, snapshot: Snapshot) -> list[str]:
-        """The models that whichever gateway a request reaches can answer for."""
+        """Return the models that every gateway can serve."""
         gateways = [set(gateway.models) for gateway in snapshot.gateways]
         if len(gateways) < self._config.gateway.replicas:
             return []
         return [m.id for m in self._config.models if all(m.id in models for models in gateways)]
 
-    def _tell_engines(self, snapshot: Snapshot) -> None:
+    def _report_engines(self, snapshot: Snapshot) -> None:
         models = {engine.id: engine.model for engine in snapshot.engines}
         now = {
             engine.id: _stage(engine) if engine.state == "starting" else engine.state
@@ -115,15 +115,15 @@ class Progress:
             if engine.is_loading or engine.state != "starting"
         }
         for engine, word in now.items():
-            if self._told.get(engine) != word:
+            if self._reported.get(engine) != word:
                 self._stages.say(f"engine {engine} of {models[engine]}: {word}")
-        for engine in self._told.keys() - now.keys():
-            self._stages.say(f"engine {engine}: gone")
-        self._told = now
+        for engine in self._reported.keys() - now.keys():
+            self._stages.say(f"engine {engine}: stopped")
+        self._reported = now
 
     def _give_up_on(self, snapshot: Snapshot) -> None:
-        """Some failures are for ever, and so are as many as Serve tries; a ready engine
-        forgives."""
+        """Raise EngineStartError after a final failure, or after as many failures as Serve makes
+        attempts if the model has no ready engine."""
         served = {engine.model for engine in snapshot.engines if engine.state == "ready"}
         for failure in snapshot.failures:
             times = sum(other.model == failure.model for other in snapshot.failures)
@@ -133,6 +133,7 @@ class Progress:
 
 
 def _stage(engine: EngineRecord) -> str:
-    """What it is doing; the registry hears of a turn that it has given with the next news only."""
-    is_under_way = len(engine.stages) > 1
-    return str(engine.stages[-1]) if is_under_way else "loading"
+    """Return what the engine is doing. Between its turn and its next announcement, the registry
+    knows only that it may load."""
+    has_begun = len(engine.stages) > 1
+    return str(engine.stages[-1]) if has_begun else "loading"

@@ -1,4 +1,4 @@
-"""`qwenfleet serve`: a whole fleet on this machine, from the checks to the last process's end."""
+"""`qwenfleet serve`: runs a whole fleet on this machine, from the checks to the last process."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from qwenfleet.deployments.registry import client
 
 POLL_S: Final = 0.25
 IDLE_POLL_S: Final = 1.0
-"""How late a line of progress may be while the fleet starts, and after that; each poll is one actor
-call, 2 ms of CPU here and there."""
+"""How late a progress line may be while the fleet starts (POLL_S) and afterwards. Each poll is one
+actor call: 2 ms of CPU on each side."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -45,11 +45,11 @@ def serve(
 ) -> None:
     """Run the fleet until a signal. `environment.ray_environment` must be set before Ray's import.
 
-    Raises FleetError when the fleet cannot start, with every process of it gone.
+    Raises FleetError when the fleet cannot start, after all its processes have ended.
     """
     log_path = token_path.with_suffix(".log")
     try:
-        with _chatter_to(log_path):
+        with _ray_output_to(log_path):
             running = _start(config, token_path, stages)
             record = fleets.write(running)
             try:
@@ -63,7 +63,7 @@ def serve(
             signal.signal(number, signal.SIG_IGN)
         stages.say("stopping")
         try:
-            with _chatter_to(log_path):
+            with _ray_output_to(log_path):
                 _shut_down()
         finally:
             processes.end_fleet(token_path)
@@ -71,13 +71,13 @@ def serve(
 
 
 def check(config: FleetConfig, stages: Stages) -> None:
-    """What can be known to fail is said before anything starts."""
+    """Report every problem that can be detected before anything starts."""
     stages.begin("checking this machine and its models")
     for sentence in check_fleet(config, has_gateway=True):
         stages.say(f"warning: {sentence}")
     cpu.check_cpu(cpu.read_cpuinfo(), platform.machine())
     ports.check_port(config.gateway.host, config.gateway.port)
-    # The planner refuses a layout that a model cannot have.
+    # The planner rejects a layout that a model cannot have.
     _check_nodes(completed(config))
     needs = []
     for model in config.models:
@@ -91,25 +91,26 @@ def check(config: FleetConfig, stages: Stages) -> None:
 
 
 def _check_nodes(config: FleetConfig) -> None:
-    """Serve would wait for a second node for ever, and say nothing."""
+    """Raise MachineError for an engine on several nodes: Serve would wait for them forever without
+    a message."""
     for pool in config.engine_pools:
         if pool.sharding.nodes > 1:
             raise MachineError(
                 f"an engine of '{pool.id}' spans {pool.sharding.nodes} nodes "
-                f"({pool.sharding.name}), and this is one machine",
-                "Deploy it on a Ray cluster, or choose a layout on one node.",
+                f"({pool.sharding.name}), but this is one machine",
+                "Deploy it on a Ray cluster, or choose a layout for one node.",
             )
 
 
 def write_token(path: Path) -> None:
-    """A new secret for this fleet's Ray cluster, readable by this user only."""
+    """Write a new secret for this fleet's Ray cluster, readable by this user only."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
 
 
 def stop_on_signals() -> None:
-    """Ctrl-C, `kill` and a closed terminal all end the fleet in the same way."""
+    """Make Ctrl-C, `kill` and a closed terminal stop the fleet in the same way."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -128,14 +129,14 @@ def _need(model: ModelConfig, path: str) -> EngineNeed:
 
 
 @contextmanager
-def _chatter_to(path: Path) -> Iterator[None]:
-    """Ray prints what its processes suffer; that goes to a file, not between our lines."""
+def _ray_output_to(path: Path) -> Iterator[None]:
+    """Send what Ray prints about its processes to a file, away from the progress lines."""
     with path.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         yield
 
 
 def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFleet:
-    """Start Ray and deploy the application, without waiting for engines."""
+    """Start Ray and deploy the application; do not wait for engines."""
     stages.begin("starting Ray")
     (metrics_port,) = ports.free_ports(1, "127.0.0.1")
     try:
@@ -148,7 +149,7 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             logging_level=logging.ERROR,
             _metrics_export_port=metrics_port,
         )
-        stop_on_signals()  # Ray has a handler of its own for SIGTERM
+        stop_on_signals()  # Ray has installed its own SIGTERM handler
         _check_gpus(completed(config))
         stages.begin("deploying the gateway and the engines")
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -181,28 +182,29 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
 
 
 def _check_gpus(config: FleetConfig) -> None:
-    """Serve would wait for a GPU for ever, and say nothing."""
-    there = int(ray.cluster_resources().get("GPU", 0))
-    wanted = sum(pool.num_gpus * pool.replicas.min for pool in config.engine_pools)
-    if wanted > there:
+    """Raise MachineError if GPUs are missing: Serve would wait for them forever without a
+    message."""
+    present = int(ray.cluster_resources().get("GPU", 0))
+    needed = sum(pool.num_gpus * pool.replicas.min for pool in config.engine_pools)
+    if needed > present:
         raise MachineError(
-            f"the engines want {wanted} GPUs and this machine has {there}",
-            "Leave 'accelerator' out to run on CPUs, ask for fewer engines, or set the layout that "
-            f"`qwenfleet plan --gpus-per-node {max(there, 1)}` chooses.",
+            f"the engines need {needed} GPUs, but this machine has {present}",
+            "Remove 'accelerator' to run on CPUs, ask for fewer engines, or set the layout that "
+            f"`qwenfleet plan --gpus-per-node {max(present, 1)}` chooses.",
         )
 
 
 def _watch(progress: Progress, config: FleetConfig) -> None:
-    """Tell what comes up until a signal. Raises EngineStartError when a model cannot."""
+    """Report progress until a signal. Raises EngineStartError when a model cannot start."""
     while True:
         time.sleep(IDLE_POLL_S if progress.is_complete else POLL_S)
         try:
             snapshot = client.read(config.name)
         except (ValueError, ray.exceptions.RayError):
-            # Not there yet, or busy: no fleet ends for that. Serve knows if nothing will come.
+            # The registry is not up yet, or busy. Serve knows if the start has failed.
             raise_failed_deployment(config)
             continue
-        progress.tell(snapshot)
+        progress.report(snapshot)
         if not snapshot.engines:
             raise_failed_deployment(config)
 
@@ -213,5 +215,5 @@ def _shut_down() -> None:
     try:
         ray_serve.shutdown()
     except (ray.exceptions.RayError, RuntimeError):
-        logging.getLogger(__name__).info("Serve was gone already")
+        logging.getLogger(__name__).info("Serve had already stopped")
     ray.shutdown()

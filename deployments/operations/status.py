@@ -1,4 +1,4 @@
-"""What a running fleet is made of: the registry's word, as data and as a table."""
+"""Status of a running fleet, as its registry reports it: as data and as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qwenfleet.cluster.columns import columns
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations.attach import attached
 
-if TYPE_CHECKING:  # Ray is imported when `attach` has set what it reads
+if TYPE_CHECKING:  # Ray is imported after `attach` has set its environment
     from qwenfleet.deployments.registry.records import Snapshot
 
 
@@ -27,7 +27,7 @@ class EngineStatus:
     reason: str = ""
     """Why it is quarantined or draining."""
     pool: str = ""
-    """The model's pool that it belongs to; empty when the model has none."""
+    """Its pool of the model; empty if the model has no pools."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class FleetStatus:
 
 
 def read(running: RunningFleet) -> FleetStatus:
-    """Ask the fleet's registry. Raises FleetNotFound when its Ray cluster does not answer."""
+    """Read the status from the registry. Raises FleetNotFound when the Ray cluster does not
+    answer."""
     with attached(running):
         from qwenfleet.deployments.registry import client
 
@@ -69,7 +70,7 @@ def read(running: RunningFleet) -> FleetStatus:
 
 
 def summarise(running: RunningFleet, snapshot: Snapshot) -> FleetStatus:
-    """A registry's snapshot as a status."""
+    """Convert a registry snapshot to a status."""
     engines = tuple(
         EngineStatus(
             id=e.id,
@@ -106,7 +107,7 @@ def summarise(running: RunningFleet, snapshot: Snapshot) -> FleetStatus:
 
 
 def table(status: FleetStatus) -> str:
-    """For a person at a terminal."""
+    """Render the status as tables for a terminal."""
     lines = [f"{status.name} at {status.url}, metrics at {status.metrics_url}", ""]
     lines += columns(
         [("MODEL", "ENGINES", "READY")]

@@ -1,7 +1,8 @@
 """AttemptSpan: one attempt at a request, as its gateway or its engine's host sees it.
 
-OpenTelemetry's conventions name what they know, as plain text, because their package calls those
-names unstable; `qwenfleet.` names the rest. No span holds a prompt, a completion or a key.
+Attribute names follow OpenTelemetry's conventions where they exist, as plain text because their
+package calls those names unstable; the others begin with `qwenfleet.`. Spans never hold a prompt, a
+completion or a key.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from qwenfleet.cluster.labels import FinishReason, Loss
 
 Headers = dict[str, str]
-"""W3C trace context, as HTTP and the wire carry it."""
+"""W3C trace context, as sent over HTTP and the wire."""
 
 W3C: Final = TraceContextTextMapPropagator()
 HARMLESS_ENDS: Final = frozenset({"aborted", "stopped", Loss.DRAINED})
-"""Ends that nobody has to look into: it was not wanted any more, or it moved in good order."""
+"""Ends that are not errors: the client canceled the request, or it moved in an orderly drain."""
 _FINISH_REASONS: Final = {reason.value: reason.name.lower() for reason in FinishReason}
 
 
 def headers_of(span: Span) -> Headers:
-    """What carries this span to where its children are made."""
+    """Return the headers that make this span the parent of spans in another process."""
     headers: Headers = {}
     W3C.inject(headers, set_span_in_context(span, Context()))
     return headers
 
 
 class AttemptSpan:
-    """One attempt, as its gateway or its engine sees it. Its first end counts."""
+    """One attempt, as its gateway or its engine sees it. Only the first end counts."""
 
     def __init__(self, span: Span, engine: str) -> None:
         self.engine = engine
         self.how = ""
-        """What ended it."""
+        """How it ended."""
         self._span = span
         self._tokens = 0
 
@@ -50,7 +51,7 @@ class AttemptSpan:
         return headers_of(self._span)
 
     def scheduled(self, ago_s: float) -> None:
-        """The core took it out of its queue so long ago."""
+        """Note that the core took it out of its queue `ago_s` seconds ago."""
         self._span.add_event("scheduled", timestamp=time.time_ns() - int(ago_s * 1e9))
 
     def took(self, tokens: int) -> None:
@@ -59,17 +60,17 @@ class AttemptSpan:
         self._tokens += tokens
 
     def resumed(self, gap_s: float) -> None:
-        """Its first token came so long after the last one of the attempt before."""
+        """Note that its first token came `gap_s` seconds after the previous attempt's last one."""
         self._span.set_attribute("qwenfleet.gap_s", gap_s)
 
     def finish(self, reason: int) -> None:
-        """The core ended it, for a reason that vLLM numbers."""
+        """End it as the core did; `reason` is vLLM's number."""
         name = _FINISH_REASONS.get(reason, str(reason))
         self._span.set_attribute("gen_ai.response.finish_reasons", (name,))
         self.end(name, is_error=reason == FinishReason.ERROR)
 
     def end(self, how: str, reason: str = "", *, is_error: bool | None = None) -> None:
-        """It is over: `how` is of a closed set, `reason` says more."""
+        """End the span: `how` is one of a closed set, `reason` gives details."""
         if self.how:
             return
         self.how = how

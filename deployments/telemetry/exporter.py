@@ -1,7 +1,7 @@
-"""Tracing: from the spans of this process to an OpenTelemetry collector, over OTLP and HTTP.
+"""Tracing: sends the spans of this process to an OpenTelemetry collector, by OTLP over HTTP.
 
-Imported only when `tracing` is configured. A thread of OpenTelemetry's sends in batches from a
-bounded queue: a collector that is away costs spans, never a request.
+Imported only if `tracing` is configured. OpenTelemetry's thread sends batches from a bounded queue:
+an unreachable collector loses spans, never requests.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from qwenfleet.deployments.telemetry.spans import Spans
 logger = logging.getLogger(__name__)
 
 EXPORT_TIMEOUT_S: Final = 5.0
-"""For one batch, with all its retries."""
+"""Limit for one batch, including retries."""
 CLOSE_S: Final = 2.0
-"""A process that ends waits this long for its last spans to leave."""
+"""How long a process that ends waits to send its last spans."""
 
 
 class Tracing:
-    """The provider of this process's spans, vLLM's among them."""
+    """Provides this process's spans, including vLLM's."""
 
     def __init__(self, config: TracingConfig, *, fleet: str, service: str, instance: str) -> None:
         quiet_opentelemetry()
@@ -46,23 +46,23 @@ class Tracing:
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(config.sample_ratio),
             resource=resource,
-            shutdown_on_exit=False,  # that waits for half a minute
+            shutdown_on_exit=False,  # it would wait half a minute
         )
         exporter = OTLPSpanExporter(endpoint=config.traces_url, timeout=EXPORT_TIMEOUT_S)
-        told = OutageTeller(exporter, config.traces_url)
-        self._provider.add_span_processor(BatchSpanProcessor(told))
+        logged = OutageLogger(exporter, config.traces_url)
+        self._provider.add_span_processor(BatchSpanProcessor(logged))
         self.spans = Spans(self._provider.get_tracer("qwenfleet", version.own_version()))
-        trace.set_tracer_provider(self._provider)  # vLLM's own spans go to whatever stands there
+        trace.set_tracer_provider(self._provider)  # vLLM's own spans use it
 
     def close(self) -> None:
-        """Send what is left, in `CLOSE_S` seconds at most. Blocks."""
+        """Send the remaining spans, for at most `CLOSE_S` seconds. Blocks."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
         thread.join(CLOSE_S)
 
 
-class OutageTeller(SpanExporter):
-    """Says once that spans do not arrive, and once that they do again."""
+class OutageLogger(SpanExporter):
+    """Logs once that export fails, and once that it works again."""
 
     def __init__(self, exporter: SpanExporter, url: str) -> None:
         self._exporter = exporter
@@ -73,10 +73,10 @@ class OutageTeller(SpanExporter):
         result = self._exporter.export(spans)
         if result is not SpanExportResult.SUCCESS:
             if not self._lost:
-                logger.warning("traces not delivered", extra={"collector": self._url})
+                logger.warning("trace export failed", extra={"collector": self._url})
             self._lost += len(spans)
         elif self._lost:
-            logger.info("traces delivered again", extra={"lost_spans": self._lost})
+            logger.info("trace export recovered", extra={"lost_spans": self._lost})
             self._lost = 0
         return result
 
@@ -88,6 +88,6 @@ class OutageTeller(SpanExporter):
 
 
 def quiet_opentelemetry() -> None:
-    """Its loggers say several lines for each batch that fails, and one for each odd header of a
-    client's, with its text."""
+    """Silence OpenTelemetry's loggers: they write several lines per failed batch, and one per
+    malformed client header, with its text."""
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""GatewayMetrics: what a gateway counts, and how its events fare against the objectives."""
+"""GatewayMetrics: counts a gateway's events and judges them by the objectives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenfleet.deployments.telemetry.instruments import Instruments
 from qwenfleet.deployments.telemetry.tally import Tally
 
 NO_MODEL: Final = "none"
-"""The `model` of a request that named none that is served: clients' strings are no labels."""
+"""The `model` label of a request for an unknown model: clients' text must not become a label."""
 AVAILABILITY: Final = {
     Outcome.COMPLETED: "good",
     Outcome.UNAVAILABLE: "bad",
@@ -21,9 +21,9 @@ AVAILABILITY: Final = {
     Outcome.TIMED_OUT: "bad",
     Outcome.ENGINE_LOST: "bad",
 }
-"""The verdict on a request, by its outcome; others are the client's doing."""
+"""Verdict on a request by its outcome; other outcomes are caused by the client."""
 HEAD_STORES: Final = {"redis": True, "memory": False}
-"""Values of QWENFLEET_HEAD_STORE, and whether Ray's state outlives its head there."""
+"""Values of QWENFLEET_HEAD_STORE, and whether Ray's state survives the head there."""
 
 COUNTERS: Final = (
     metrics.REQUESTS,
@@ -37,31 +37,32 @@ COUNTERS: Final = (
     metrics.RESUMES,
     metrics.DRAIN_CUTS,
 )
-"""Those that a gateway counts."""
+"""Counters of a gateway."""
 
 
 class GatewayMetrics:
-    """Durations are seconds. What comes with requests and tokens is summed up until `flush`."""
+    """Counts one gateway's events. Durations are seconds. Events per request and token are summed
+    until `flush`."""
 
     def __init__(
         self, fleet: str, objectives: Mapping[str, SloConfig], head_store: str = ""
     ) -> None:
-        """`head_store` is where Ray's head keeps the cluster's state, when somebody said so."""
+        """`head_store`: where Ray's head keeps the cluster's state; empty if not known."""
         self._head_store = head_store
         self._instruments = Instruments(fleet)
         self._objectives = dict(objectives)
         self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
     def begin(self) -> None:
-        """Make the series of every model that is served."""
+        """Create the series of every configured model."""
         for metric in COUNTERS:
             for model in self._objectives:
                 self._instruments.begin(metric, model)
         for metric in (metrics.REQUESTS, metrics.REJECTIONS):
             self._instruments.begin(metric, NO_MODEL)
 
-    def promise(self, objectives: Mapping[str, SloConfig]) -> None:
-        """What is judged from now on, by model; one that is not named keeps what it had."""
+    def set_objectives(self, objectives: Mapping[str, SloConfig]) -> None:
+        """Replace the objectives of these models; other models keep theirs."""
         self._objectives |= objectives
 
     def request_ended(self, model: str, outcome: Outcome, *, is_judged: bool) -> None:
@@ -90,12 +91,12 @@ class GatewayMetrics:
         tally.judged["inter_token"][gap_s <= self._objectives[model].inter_token_s] += 1
 
     def no_token(self, model: str, waited_s: float) -> None:
-        """A request ended without a token; it is late if one would have been."""
+        """Count a request that ended without a token: a missed TTFT if it waited too long."""
         if waited_s > self._objectives[model].ttft_s:
             self._tallies[model].judged["ttft"][False] += 1
 
     def no_next_token(self, model: str, waited_s: float) -> None:
-        """A stream that had not come to its end was ended so long after its last token."""
+        """Count a stream that was cut `waited_s` after its last token: a missed gap if too long."""
         if waited_s > self._objectives[model].inter_token_s:
             self._tallies[model].judged["inter_token"][False] += 1
 
@@ -119,15 +120,15 @@ class GatewayMetrics:
         self._instruments.add(metrics.DRAIN_CUTS, requests, {"model": model})
 
     def level(self, model: str, *, in_progress: int, moving: int, engines: int) -> None:
-        """Requests that a gateway works on, those of them that wait for an engine or for their turn
-        to leave one, and engines that it can send more to."""
+        """Set the gauges: requests in progress, those of them that wait for an engine or to move,
+        and engines that accept new requests."""
         labels = {"model": model}
         self._instruments.set(metrics.IN_PROGRESS, in_progress, labels)
         self._instruments.set(metrics.MOVING_REQUESTS, moving, labels)
         self._instruments.set(metrics.USABLE_ENGINES, engines, labels)
 
     def flush(self) -> None:
-        """Report what was summed up, the objectives, and that this process is alive."""
+        """Report the sums, the objectives, and that this process is alive."""
         for model, slo in self._objectives.items():
             self._flush_tally(model, self._tallies[model])
             self._flush_objectives(model, slo)

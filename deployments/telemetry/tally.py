@@ -1,8 +1,8 @@
-"""Tally: what is counted with every request or token of one model, until it is reported.
+"""Tally: counts of one model's requests and tokens, summed until the next report.
 
-A Ray metric takes 2 us and more for each value, which at one value a token was 6 % of a gateway's
-CPU; and Ray's own histograms add up the middles of their buckets. So histograms are kept here, and
-reported as they stand.
+A Ray metric takes 2 us and more per value: at one value per token, that was 6 % of a gateway's CPU.
+Ray's own histograms also sum the middles of their buckets. So histograms are kept here and reported
+as totals.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ HISTOGRAMS = (
 
 
 class Histogram:
-    """Counts of values by upper bounds, which a value may equal; one more bucket takes the rest."""
+    """Counts of values by inclusive upper bound; the last bucket holds larger values."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.has_news = True
-        """Since it was shown."""
+        """Whether it changed since the last report."""
         self.shown_at = -math.inf
-        """On the monotonic clock."""
+        """Time of the last report, on the monotonic clock."""
 
     def observe(self, value: float) -> None:
         self.has_news = True
@@ -46,13 +46,13 @@ class Histogram:
 
     @property
     def buckets(self) -> Iterator[tuple[str, int]]:
-        """Prometheus' `le`, and how many values were no greater."""
+        """Prometheus' `le` bounds with the cumulative counts."""
         bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         return zip(bounds, accumulate(self._counts), strict=True)
 
 
 class Tally:
-    """Of one model."""
+    """The sums of one model."""
 
     def __init__(self) -> None:
         self.histograms: dict[Metric, Histogram] = {
@@ -65,12 +65,12 @@ class Tally:
         self.resume_gaps = {
             loss: Histogram(metrics.RESUME_GAP_SECONDS.buckets) for loss in metrics.CLOSED["loss"]
         }
-        """By why a request left its engine."""
+        """By the reason why a request left its engine."""
         self.requests = self.histograms[metrics.REQUEST_SECONDS]
         self.clear()
 
     def clear(self) -> None:
-        """What follows is of the time since the last report."""
+        """Reset the counts; histograms keep their totals."""
         self.prompt = self.cached = self.output = 0
         """Tokens."""
         self.judged = {slo: [0, 0] for slo in metrics.CLOSED["slo"]}

@@ -1,7 +1,7 @@
-"""The tracing of a process, if it has any: `tracing_of` chooses.
+"""Chooses a process's tracing: `tracing_of` returns the real one or a null object.
 
-The `No…` classes stand in for what is not traced: the same calls, no effect, and no import of
-OpenTelemetry, so that the code of requests needs no branch for it.
+The `No…` classes have the same methods without effect, and do not import OpenTelemetry. So the
+code that handles requests needs no branch for tracing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class NoAttemptSpan:
-    """An AttemptSpan of a request that is not traced."""
+    """Null AttemptSpan, for a request that is not traced."""
 
     __slots__ = ()
     headers: Final = None
@@ -51,7 +51,7 @@ class NoAttemptSpan:
 
 
 class NoRequestSpan:
-    """A RequestSpan where nothing is traced."""
+    """Null RequestSpan, for a process without tracing."""
 
     __slots__ = ()
 
@@ -92,7 +92,7 @@ class NoRequestSpan:
 
 
 class NoSpans:
-    """Spans where nothing is traced."""
+    """Null Spans, for a process without tracing."""
 
     __slots__ = ()
 
@@ -104,7 +104,7 @@ class NoSpans:
 
 
 class NoTracing:
-    """The Tracing of a process that traces nothing."""
+    """Null Tracing, for a process without tracing."""
 
     def __init__(self) -> None:
         self.spans = NO_SPANS
@@ -119,7 +119,7 @@ NO_SPANS: Final = NoSpans()
 
 
 def tracing_of(fleet: FleetConfig, *, service: str, instance: str) -> AnyTracing:
-    """This process's tracing. OpenTelemetry is imported only when it is configured."""
+    """Return this process's tracing. OpenTelemetry is imported only if it is configured."""
     if fleet.tracing is None:
         return NoTracing()
     from qwenfleet.deployments.telemetry.exporter import Tracing

@@ -110,7 +110,7 @@ def test_an_unknown_model_is_answered_with_those_there_are(fleet):
     assert all(name in message for name in ("gpt-5", "smollm2", "tiny", "scripted"))
 
 
-def test_a_request_without_a_model_is_told_to_name_one(fleet):
+def test_request_without_a_model_must_name_one(fleet):
     answer = httpx.post(f"{fleet.url}/v1/completions", json={"prompt": "x"})
 
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""`qwenfleet doctor` beside a running fleet, and on its cluster."""
+"""Tests `qwenfleet doctor` next to a running fleet, and on its cluster."""
 
 from __future__ import annotations
 

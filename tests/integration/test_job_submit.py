@@ -188,7 +188,7 @@ def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
 
     first = cluster.deploy(1, ttft_s=7)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "all 1 engines ready; the fleet stays when this job ends" in first.stdout
+    assert "all 1 engines ready; the fleet keeps running when this job ends" in first.stdout
     answer = httpx.post(
         f"http://127.0.0.1:{cluster.port}/v1/completions",
         json={"model": "tiny", "prompt": "def f(", "max_tokens": 8},
@@ -213,10 +213,10 @@ def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
         httpx.get(f"http://127.0.0.1:{cluster.port}/v1/models", timeout=5).raise_for_status()
 
 
-def test_what_is_wrong_is_one_sentence(cluster):
-    gone = cluster.submit("fleet.yaml", "--stop")
-    assert gone.returncode != 0
-    assert "no fleet 'job' runs on this Ray cluster" in gone.stdout + gone.stderr
+def test_failed_job_prints_one_sentence(cluster):
+    stopped = cluster.submit("fleet.yaml", "--stop")
+    assert stopped.returncode != 0
+    assert "this Ray cluster does not run fleet 'job'" in stopped.stdout + stopped.stderr
 
     (cluster.work / "wrong.yaml").write_text("models:\n  - id: tiny\n    repliccas: {min: 1}\n")
     wrong = cluster.submit("wrong.yaml")

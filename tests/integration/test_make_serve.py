@@ -1,4 +1,4 @@
-"""`make serve` as a newcomer types it, beside the fleet that the other tests share; then Ctrl-C."""
+"""Tests `make serve` as a new user types it, next to the shared test fleet; then Ctrl-C."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ for process in left:
     process.kill()
 (directory / "end.json").write_text(json.dumps({"status": status, "left": names}))
 """
-"""Runs the program and adopts what it leaves behind."""
+"""Runs the program and adopts its leftover processes."""
 
 
 def test_both_servers_are_measured_without_an_error_and_leave_nothing(tmp_path: Path) -> None:

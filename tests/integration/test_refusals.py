@@ -85,5 +85,5 @@ def test_a_layout_over_more_nodes_than_this_machine(fleet, tmp_path):
 
     sentence = refusal(fleet, "--config", str(config))
 
-    assert "spans 2 nodes (TP2@2), and this is one machine" in sentence
+    assert "spans 2 nodes (TP2@2), but this is one machine" in sentence
     assert "Ray cluster" in sentence

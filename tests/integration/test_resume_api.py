@@ -161,7 +161,7 @@ def gateway():
     gateway.shutdown()
 
 
-def test_a_gateway_pays_neither_for_its_heap_nor_for_what_nobody_reads(gateway):
+def test_gateway_freezes_its_heap_and_skips_unread_work(gateway):
     """As vLLM's own server, which freezes its heap in a lifespan that our app has not."""
     from vllm import envs
 

@@ -1,8 +1,8 @@
-"""A vLLM core goes on behind received tokens as the core that made them would have.
+"""A vLLM core resumes from received tokens as the core that made them would have continued.
 
-Each parameter's request runs undisturbed, then again behind each of its prefixes: tokens, logprobs
-and ends must be those that were left. Float32, since a batch of another size flips near-ties of
-less precise numbers.
+Each parameter's request runs undisturbed, then again from each of its prefixes: tokens, logprobs
+and ends must be the remaining ones. Float32, because another batch size flips near-ties in less
+precise numbers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Answer:
     finish_reason: int | None = None
     stop_reason: int | str | None = None
 
-    def behind(self, cut: int) -> Answer:
+    def after(self, cut: int) -> Answer:
         return Answer(
             self.tokens[cut:], self.logprobs[cut:], 0, self.finish_reason, self.stop_reason
         )
@@ -136,7 +136,7 @@ class Engine:
         return self.run(*(self.submit(ids, whole.tokens[:cut], **params) for cut in cuts(whole)))
 
     def step(self) -> CoreStep:
-        """Of a core that has nothing to do but what it was probed for."""
+        """Run one probe step on an idle core."""
         self._runner.run(self._core.probe())
         return self._runner.run(self._core.next_step())
 
@@ -249,18 +249,18 @@ CHANGING: dict[str, Callable[[Engine, str], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CHANGING)
-def test_a_parameter_counts_on_behind_any_cut(engine, greedy, name):
+def test_parameter_state_continues_after_any_cut(engine, greedy, name):
     params = CHANGING[name](engine, greedy)
     whole = engine.ask(**params)
     assert engine.decode(whole.tokens) != greedy, "this parameter changes nothing"
     assert len(cuts(whole)) >= 5
     resumed = engine.resume_everywhere(whole, PROMPT, **params)
-    assert resumed == [whole.behind(cut) for cut in cuts(whole)]
+    assert resumed == [whole.after(cut) for cut in cuts(whole)]
 
 
 @pytest.mark.parametrize("params", [{}, {"logprobs": 3}, {"logprobs": 2, "prompt_logprobs": 2}])
 @pytest.mark.parametrize("prompt", [PROMPT, LONG_PROMPT], ids=["short", "long"])
-def test_greedy_text_and_its_logprobs_go_on_behind_any_cut(engine, prompt, params):
+def test_greedy_text_and_logprobs_continue_after_any_cut(engine, prompt, params):
     """At 256 tokens of context the long prompt is cut short by it, and not by max_tokens."""
     whole = engine.ask(prompt, **params)
     assert whole.finish_reason == FinishReason.LENGTH
@@ -268,12 +268,12 @@ def test_greedy_text_and_its_logprobs_go_on_behind_any_cut(engine, prompt, param
     assert len(whole.logprobs) == (len(whole.tokens) if params else 0)
     assert bool(whole.num_prompt_logprobs) == ("prompt_logprobs" in params)
     resumed = engine.resume_everywhere(whole, prompt, **params)
-    assert resumed == [whole.behind(cut) for cut in cuts(whole)]
+    assert resumed == [whole.after(cut) for cut in cuts(whole)]
 
 
 @pytest.mark.parametrize("name", ["presence penalty", "json schema"])
-def test_tokens_moved_into_the_prompt_instead_give_another_text(engine, greedy, name):
-    """The control: what these tests compare does show a resume that is wrong."""
+def test_tokens_moved_into_the_prompt_give_different_text(engine, greedy, name):
+    """The control: these comparisons detect a wrong resume."""
     params = CHANGING[name](engine, greedy)
     whole = engine.ask(**params)
     most = params.get("max_tokens", NUM_TOKENS)
@@ -287,10 +287,10 @@ def test_tokens_moved_into_the_prompt_instead_give_another_text(engine, greedy, 
             for cut in cuts(whole)
         )
     )
-    assert moved != [whole.behind(cut) for cut in cuts(whole)]
+    assert moved != [whole.after(cut) for cut in cuts(whole)]
 
 
-def test_output_that_is_in_the_prefix_cache_may_be_gone_on_behind(engine):
+def test_resume_works_with_output_in_the_prefix_cache(engine):
     """The core that made a block of output may get its request back; vLLM asserts that no new
     request has more cached than its prompt."""
     ids = engine.encode(PROMPT)
@@ -299,7 +299,7 @@ def test_output_that_is_in_the_prefix_cache_may_be_gone_on_behind(engine):
     late = (100, 130, 159)
     assert len(ids) + late[1] > 128, "a block holds output"
     resumed = engine.run(*(engine.submit(ids, whole.tokens[:cut], **params) for cut in late))
-    assert resumed == [whole.behind(cut) for cut in late]
+    assert resumed == [whole.after(cut) for cut in late]
 
 
 def test_a_seeded_prefill_may_come_in_chunks(engine):
@@ -307,11 +307,11 @@ def test_a_seeded_prefill_may_come_in_chunks(engine):
     params = SAMPLED | {"max_tokens": 8}
     whole = engine.ask(LONG_PROMPT, **params)
     resumed = engine.resume_everywhere(whole, LONG_PROMPT, **params)
-    assert resumed == [whole.behind(cut) for cut in cuts(whole)]
+    assert resumed == [whole.after(cut) for cut in cuts(whole)]
     assert engine.ask(LONG_PROMPT, **params | {"seed": 8}) != whole
 
 
-def test_tokens_that_the_grammar_refuses_fail_their_request_alone(engine):
+def test_tokens_rejected_by_the_grammar_fail_only_their_request(engine):
     params = structured(choice=["north by northwest", "south-east"])
     ids = engine.encode(PROMPT)
     bad = engine.submit(ids, engine.encode("west"), **params)
@@ -328,7 +328,7 @@ def test_a_client_cannot_claim_received_tokens(engine, greedy):
 
 
 @pytest.mark.parametrize(("prompt", "num_received"), [(PROMPT, NUM_TOKENS), (LONG_PROMPT, 11)])
-def test_an_attempt_that_has_nothing_left_to_make_is_refused(engine, prompt, num_received):
+def test_attempt_without_remaining_tokens_is_refused(engine, prompt, num_received):
     ids = engine.encode(prompt)
     with pytest.raises(ValueError, match=f"^no tokens left to generate after {num_received}$"):
         engine.run(engine.submit(ids, ids[:num_received]))

@@ -67,7 +67,7 @@ def test_a_stream_is_one_trace_from_the_clients_span_to_vllms_own(fleet, collect
     assert 0 <= min(times.values()) <= max(times.values()) < 60, times
 
 
-def test_a_client_that_does_not_want_its_trace_recorded_gets_none(fleet, collector):
+def test_unsampled_request_is_not_traced(fleet, collector):
     unwanted, _, headers = begin_trace(sampled="00")
     wanted, _, last = begin_trace()
     body = {"model": "scripted", "prompt": "hi", "max_tokens": 4}
@@ -79,7 +79,7 @@ def test_a_client_that_does_not_want_its_trace_recorded_gets_none(fleet, collect
     assert unwanted not in {span.trace_id for span in collector.spans}
 
 
-def test_a_stream_that_outlives_its_engine_shows_both_attempts(fleet, collector):
+def test_resumed_stream_shows_both_attempts(fleet, collector):
     trace_id, _, headers = begin_trace()
     body = {"model": "scripted", "prompt": "x", "stream": True, "max_tokens": 1500}
     events = 0
@@ -91,8 +91,8 @@ def test_a_stream_that_outlives_its_engine_shows_both_attempts(fleet, collector)
         lines = answer.iter_lines()
         while events < 20:
             events += next(lines).startswith("data: {")
-        (gone,) = [e["id"] for e in fleet.engines("scripted") if e["running"]]
-        os.kill(pids[gone], signal.SIGKILL)
+        (killed,) = [e["id"] for e in fleet.engines("scripted") if e["running"]]
+        os.kill(pids[killed], signal.SIGKILL)
         last = [line for line in lines if line][-1]
     assert last == "data: [DONE]"
 
@@ -100,12 +100,12 @@ def test_a_stream_that_outlives_its_engine_shows_both_attempts(fleet, collector)
     spans = collector.trace(trace_id, server, "attempt", "attempt", "engine", "llm_request")
     first, second = (span for span in spans if span.name == "attempt")
     (gateway,) = (span for span in spans if span.name == server)
-    (engine,) = (span for span in spans if span.name == "engine")  # the killed one told nothing
+    (engine,) = (span for span in spans if span.name == "engine")  # the killed one sent no span
     assert first.parent_id == second.parent_id == gateway.span_id
     assert first.is_error
-    assert first.attributes["qwenfleet.engine"] == gone
+    assert first.attributes["qwenfleet.engine"] == killed
     assert first.attributes["qwenfleet.end"] in {"reset", "silent"}
-    assert second.attributes["qwenfleet.moved_from"] == gone
+    assert second.attributes["qwenfleet.moved_from"] == killed
     assert second.attributes["qwenfleet.moved_by"] == first.attributes["qwenfleet.end"]
     assert second.links == [first.span_id]
     assert second.attributes["qwenfleet.gap_s"] > 0
@@ -116,4 +116,4 @@ def test_a_stream_that_outlives_its_engine_shows_both_attempts(fleet, collector)
     assert not gateway.is_error
     tokens = [span.attributes["gen_ai.usage.output_tokens"] for span in (first, second, gateway)]
     assert tokens[0] + tokens[1] == tokens[2] == 1500
-    fleet.expect_ready("scripted", 2, lost=gone)
+    fleet.expect_ready("scripted", 2, lost=killed)

@@ -1,7 +1,6 @@
-"""A clock, a client, metrics and a recorder of spans of the tests' own.
+"""Fixtures: a fake clock, an HTTP client, recorded metrics and recorded spans.
 
-Tests get these through fixtures: the test folders are no packages, so nothing is imported from
-here.
+The test folders are not packages, so tests use fixtures and import nothing from here.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tests.metrics_page import metrics_page, metrics_text
 __all__ = ["metrics_page", "metrics_text"]  # for tests of live numbers and of their commands
 
 PATIENCE_S = 10.0
-"""Far beyond what any wait here needs: a machine may be busy."""
+"""Much longer than any wait here takes on an idle machine; the machine may be busy."""
 
 # Hypothesis' deadline of 200 ms for an example measures the machine; each test has its timeout.
 settings.register_profile("any machine", deadline=None)
@@ -33,7 +32,7 @@ settings.load_profile("any machine")
 
 
 class FakeClock:
-    """Seconds that pass when a test says so."""
+    """A clock that only the test advances."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -51,7 +50,7 @@ def clock() -> FakeClock:
 
 
 async def eventually(is_true: Callable[[], object]) -> None:
-    """Wait for a state that no event announces."""
+    """Poll until the claim holds."""
     async with asyncio.timeout(PATIENCE_S):
         while not is_true():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
@@ -63,7 +62,7 @@ def _eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
 
 
 class RecordingMetrics:
-    """GatewayMetrics' methods; keeps what it is told."""
+    """Stands in for GatewayMetrics and records its calls."""
 
     def __init__(self) -> None:
         self.ended: list[tuple[str, str]] = []
@@ -140,7 +139,7 @@ def new_metrics() -> type[RecordingMetrics]:
 
 
 class Client:
-    """An HTTP client as an ASGI application sees it: what it receives, and when it hangs up."""
+    """An HTTP client as an ASGI application sees it; records the answer and can disconnect."""
 
     def __init__(self, *chunks: bytes) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -197,7 +196,7 @@ def new_client() -> type[Client]:
 
 
 class Recorder(SpanProcessor):
-    """Makes spans, and keeps what became of them."""
+    """Makes spans and records them."""
 
     def __init__(self, ratio: float = 1.0) -> None:
         provider = TracerProvider(sampler=ParentBasedTraceIdRatio(ratio), shutdown_on_exit=False)
@@ -213,7 +212,7 @@ class Recorder(SpanProcessor):
         self.ended.append(span)
 
     def named(self, name: str) -> list[ReadableSpan]:
-        """In order of their start, when every span that began has ended."""
+        """Return the ended spans of a name in order of their start; fails if any span is open."""
         assert self.started == len(self.ended), "a span is open"
         found = [span for span in self.ended if span.name == name]
         return sorted(found, key=lambda span: span.start_time or 0)
@@ -235,8 +234,8 @@ def new_recorder() -> type[Recorder]:
 
 @pytest.fixture
 def kubernetes_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """kubernetes_api.py's server, and a kubeconfig with a context for it, `test`, in namespace
-    `fleet`."""
+    """Run the server of kubernetes_api.py, with a kubeconfig whose context `test` selects it and
+    namespace `fleet`."""
     module = sys.modules.get("kubernetes_api")
     if module is None:
         path = Path(__file__).with_name("kubernetes_api.py")

@@ -55,7 +55,7 @@ def test_folder_is_a_namespace_portion(portion: str) -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT)))
-def test_a_room_has_a_sign_and_no_code_on_its_door(room: Path) -> None:
+def test_room_has_a_docstring_and_no_code_in_its_init(room: Path) -> None:
     tree = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
     assert len(tree.body) == 1
     assert len((ast.get_docstring(tree) or "").split()) >= 12

@@ -96,7 +96,7 @@ def test_each_pin_has_hashes_and_no_address(name: str) -> None:
     assert re.findall(r"://|@ |^--.*|\S+\.(?:org|com|io)\b|(?<=\s)/\S+", text, re.MULTILINE) == []
 
 
-def test_what_is_installed_needs_nothing_that_the_lock_lacks() -> None:
+def test_locks_cover_the_requirements_of_installed_packages() -> None:
     """Follows the metadata of this environment, of each package that has its locked version."""
     pins = pinned((*DEVELOPMENT, "model.txt"), *SEEN)
     known = {name: versions[0] for name, versions in pins.items()} | {"torch": lock.torch_version()}

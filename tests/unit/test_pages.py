@@ -90,7 +90,7 @@ def test_each_command_is_one_that_its_program_takes(block):
         "wget x",
     ],
 )
-def test_a_command_that_cannot_work_is_found(command):
+def test_invalid_command_is_detected(command):
     (words,) = commands(command)
     with pytest.raises((AssertionError, ImportError, KeyError, ClickException)):
         check(words)
@@ -123,7 +123,7 @@ def over(below: Any, above: Any) -> Any:
 
 
 @of_kind("console")
-def test_what_a_console_shows_is_what_the_command_prints(block, capsys):
+def test_console_block_matches_the_commands_output(block, capsys):
     """But for where lines are cut, which `…` marks, and folded."""
     passages = block.text.split("$ qwenfleet plan ")
     assert not passages[0]

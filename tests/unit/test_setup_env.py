@@ -45,12 +45,12 @@ def calls(environment: Any) -> list[str]:
     return [line.removeprefix("-m pip ").removesuffix(" --no-input") for line in text.splitlines()]
 
 
-def test_a_cpu_torch_that_pip_s_settings_lead_to_is_taken(environment: Any) -> None:
+def test_cpu_torch_from_pips_settings_is_used(environment: Any) -> None:
     setup_env.install_torch(environment, ["torch==2.13.0+cpu"])
     assert calls(environment) == ["install --no-deps torch==2.13.0+cpu"]
 
 
-def test_without_one_pytorch_s_own_index_is_asked(
+def test_pytorchs_own_index_is_the_fallback(
     environment: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers(environment, NO_TORCH)
@@ -61,9 +61,9 @@ def test_without_one_pytorch_s_own_index_is_asked(
     assert "asking https://download.pytorch.org/whl/cpu" in capsys.readouterr().out
 
 
-def test_a_torch_that_is_nowhere_is_one_sentence(environment: Any) -> None:
+def test_missing_torch_is_one_sentence(environment: Any) -> None:
     answers(environment, NO_TORCH, NO_TORCH)
-    with pytest.raises(setup_env.SetupError, match="neither where pip's settings lead nor on"):
+    with pytest.raises(setup_env.SetupError, match="with pip's settings or on"):
         setup_env.install_torch(environment, ["torch==2.13.0+cpu"])
 
 

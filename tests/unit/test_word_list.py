@@ -31,5 +31,5 @@ def test_a_word_on_the_list_is_found_with_its_line(line: str) -> None:
     "line",
     ["410 Gone", "it is no longer there", "engines behind a load balancer", "besides, untold"],
 )
-def test_other_words_pass(line: str) -> None:
+def test_other_words_are_accepted(line: str) -> None:
     assert not list(word_list.findings("a.py", line))

@@ -130,7 +130,7 @@ def test_status_without_a_fleet_says_how_to_start_one(capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "qwenfleet: no fleet of yours runs on this machine. Start one with `qwenfleet serve`.\n"
+        "qwenfleet: you have no running fleet on this machine. Start one with `qwenfleet serve`.\n"
     )
 
 

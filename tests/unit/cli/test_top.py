@@ -115,7 +115,7 @@ def test_an_address_of_another_machine_needs_no_fleet_here(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "no fleet of yours runs on this machine. Start one with `qwenfleet serve`."),
+        ([], "you have no running fleet on this machine. Start one with `qwenfleet serve`."),
         (["--url", "x:1"], "'x:1' is not a metrics address. Write it like"),
         (["--url", "http://x", "--port", "1"], "--port cannot be used with --url"),
     ],
@@ -135,9 +135,7 @@ def test_an_unknown_fleet_name_is_refused_with_the_known_names(
 ) -> None:
     run_a_fleet(7)
     assert cli.main(["top", "--fleet", "other"]) == 1
-    printed = (
-        "no fleet of yours called 'other' runs there. These do: 'demo' at http://127.0.0.1:8000."
-    )
+    printed = "you have no running fleet called 'other'. Running: 'demo' at http://127.0.0.1:8000."
     assert capsys.readouterr().err == f"qwenfleet: {printed}\n"
 
 
@@ -231,7 +229,7 @@ def test_it_survives_the_end_of_the_fleet_and_exits_without_a_stack_trace(
         terminal.read_until("completed")
         for path in fleets.state_directory().glob("*.json"):
             path.unlink()
-        terminal.read_until("no fleet of yours runs on this machine")
+        terminal.read_until("you have no running fleet on this machine")
         run_a_fleet(fleet.port, "again")
         terminal.read_until("again at http://127.0.0.1:8000")
         assert terminal.end(number) == 0

@@ -62,7 +62,7 @@ def test_without_prometheus_the_error_says_how_to_install_it() -> None:
 
 def test_without_a_fleet_nothing_is_started() -> None:
     def find(port: int | None, name: str | None) -> RunningFleet:
-        raise FleetNotFound("no fleet of yours runs on this machine", "Start one.")
+        raise FleetNotFound("you have no running fleet on this machine", "Start one.")
 
     with pytest.raises(FleetNotFound):
         watch.watch(options(prometheus=sys.executable), find)

@@ -119,9 +119,9 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "the request has no API key. Send the header 'Authorization: Bearer KEY' or "
         "'x-api-key: KEY'.",
     ),
-    (WrongKey(), "the API key is none of this fleet's. Check it, or ask the operator for one."),
+    (WrongKey(), "the API key is not valid for this fleet. Check it, or ask the operator for one."),
     (UnknownModel("x", ("a",)), "model 'x' is not served here. Set 'model' to 'a'."),
-    (UnknownRoute("GET", "/x"), "there is no route GET /x. Try POST /v1/chat/completions."),
+    (UnknownRoute("GET", "/x"), "route GET /x does not exist. Try POST /v1/chat/completions."),
     (
         BodyTooLarge(10, 12),
         "the request body is 12 bytes, above the limit of 10 bytes. "
@@ -131,27 +131,27 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     (NoEngine("coder", 7), "no engine of model 'coder' is running. Try again in 7 s."),
     (
         EngineRefused("coder", "coder-1", "its parameters are of another vLLM"),
-        "engine 'coder-1' of model 'coder' does not run this request: its parameters are of another"
-        " vLLM. Tell the operator: gateway and engine may be of two versions.",
+        "engine 'coder-1' of model 'coder' rejected this request: its parameters are of another"
+        " vLLM. Tell the operator: gateway and engine may have different versions.",
     ),
     (
         RequestKillsEngines("coder"),
-        "engines of model 'coder' crashed while they worked on this request, so it is not tried"
-        " again. Change it before you send it again, and tell the operator.",
+        "engines of model 'coder' crashed while running this request, so it is not tried again. "
+        "Change it before you send it again, and tell the operator.",
     ),
     (
         BodyTimeout(2.5),
-        "the request body was not complete within 2.5 s. "
-        "Send less, or check the network on the way.",
+        "the request body was not complete within 2.5 s. Send less, or check the network.",
     ),
     (
         DeadlineExceeded(2.5),
-        "the request was not finished within 2.5 s. "
+        "the request did not finish within 2.5 s. "
         "Ask for fewer tokens, or try again when the fleet is less busy.",
     ),
     (
         GatewayFailed(),
-        "the gateway failed on this request. Send it again, or ask the operator for its log.",
+        "the gateway failed to process this request. Send it again, or ask the operator to check "
+        "the gateway log.",
     ),
 ]
 

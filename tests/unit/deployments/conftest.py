@@ -1,7 +1,6 @@
-"""Real engine hosts and connections on loopback, and hand-written ends for what is not under test.
+"""Fixtures: real engine hosts and connections on loopback, and stand-ins for the other ends.
 
-Tests get these through fixtures: the test folders are no packages, so nothing is imported from
-here.
+The test folders are not packages, so tests use fixtures and import nothing from here.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from qwenfleet.deployments.wire.frames import (
 
 SECRET = "open sesame"
 PATIENCE_S = 10.0
-"""Far beyond what any wait here needs: a machine may be busy."""
+"""Much longer than any wait here takes on an idle machine; the machine may be busy."""
 
 F = TypeVar("F")
 
@@ -56,7 +55,7 @@ def no_blocking_call_on_the_loop() -> Iterator[None]:
 
 
 class Gate:
-    """A core's `sleep`: each step waits until the test lets it happen."""
+    """A core's `sleep`: each step waits until the test releases it."""
 
     def __init__(self) -> None:
         self._steps = asyncio.Semaphore(0)
@@ -84,7 +83,7 @@ class Gate:
         self._steps = asyncio.Semaphore(0)
 
     def blow(self) -> None:
-        """The core dies in the step that it is in, or in its next."""
+        """Make the core die in its current or next step."""
         self.is_blown = True
         self.step()
 
@@ -100,7 +99,7 @@ def new_gate() -> type[Gate]:
 
 
 class ObservedCore(ScriptedCore):
-    """A scripted core that shows what it works on."""
+    """A scripted core that exposes its requests."""
 
     def __init__(self, model: ModelConfig, **keywords: Any) -> None:
         super().__init__(model, **keywords)
@@ -128,7 +127,7 @@ def scripted_model(**script: Any) -> ModelConfig:
 
 
 class Cores:
-    """Makes observed cores; `Core` and `model` are for a subclass of a test's own."""
+    """Makes observed cores; a test can subclass it to change `Core` and `model`."""
 
     Core = ObservedCore
 
@@ -161,7 +160,7 @@ class ServedEngine:
     running: asyncio.Task[None]
 
     async def kill(self) -> None:
-        """What a SIGKILL leaves: no process, and connections that reset."""
+        """Act as after SIGKILL: the process ends and its connections reset."""
         self.running.cancel()
         await asyncio.wait({self.running})
         assert self.host._server is not None
@@ -183,7 +182,7 @@ async def start_engine(
     spans: Spans | NoSpans = NO_SPANS,
     **script: Any,
 ) -> ServedEngine:
-    """`limits` are of its description; keywords that are not named here are the script's."""
+    """Start an engine. `limits` go into its description, other keywords into its script."""
     description = await ScriptedCore(scripted_model()).start()
     core = core or ObservedCore(scripted_model(**script))
     host = EngineHost(
@@ -210,7 +209,8 @@ def _start_engine() -> Callable[..., Awaitable[ServedEngine]]:
 
 @pytest_asyncio.fixture
 async def serve_engine(wire: WireConfig) -> AsyncIterator[Callable[..., Awaitable[ServedEngine]]]:
-    """Starts engines: `await serve_engine(num_tokens=3)`; they end with the test."""
+    """Return a function that starts engines, as in `await serve_engine(num_tokens=3)`; they end
+    with the test."""
     engines: list[ServedEngine] = []
 
     async def serve(*, wire: WireConfig = wire, **keywords: Any) -> ServedEngine:
@@ -224,14 +224,14 @@ async def serve_engine(wire: WireConfig) -> AsyncIterator[Callable[..., Awaitabl
 
 @dataclass
 class Peer:
-    """A gateway's end of the wire, by hand."""
+    """A gateway's end of the wire, driven by the test."""
 
     gateway: str
     connection: Connection
     seen: list[AnyFrame] = field(default_factory=list)
 
     async def receive(self, kind: type[F]) -> F:
-        """The next frame of this kind; what comes before it goes to `seen`."""
+        """Return the next frame of this kind; earlier frames go to `seen`."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 frame = await self.connection.receive()
@@ -252,7 +252,7 @@ class Peer:
         return wire_id(self.gateway, request_id, attempt)
 
     async def tokens(self, key: str, count: int | None = None) -> list[int]:
-        """Tokens of one attempt, to its end or to `count` of them."""
+        """Return the tokens of one attempt: `count` of them, or all."""
         tokens: list[int] = []
         while True:
             for output in (await self.receive(Outputs)).outputs:
@@ -274,7 +274,7 @@ class Peer:
 async def dial(
     serve_engine: object,
 ) -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
-    """Connects by hand; greets unless `hello` is None."""
+    """Return a function that connects and, unless `hello` is None, sends Hello."""
     peers: list[Peer] = []
 
     async def dial(
@@ -302,7 +302,7 @@ PATIENT = WireConfig(lease_s=30, heartbeat_s=0.02, connect_timeout_s=30)
 
 
 class Events:
-    """What a dispatcher is told."""
+    """Records the events that a dispatcher receives."""
 
     def __init__(self) -> None:
         self.news = 0
@@ -355,7 +355,8 @@ async def connect(events: Events) -> AsyncIterator[Callable[..., Any]]:
 async def impostor() -> AsyncIterator[
     Callable[[Callable[[Connection], Awaitable[None]]], Awaitable[EngineRecord]]
 ]:
-    """A host by hand: it reads Hello, then does what the test says, then hangs up."""
+    """Return a function that starts a fake host: it reads Hello, runs the test's code, and closes
+    the connection."""
     servers: list[asyncio.Server] = []
 
     async def impostor(behave: Callable[[Connection], Awaitable[None]]) -> EngineRecord:

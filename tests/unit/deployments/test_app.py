@@ -1,4 +1,4 @@
-"""The Serve application that a configuration becomes; no cluster is started."""
+"""Tests the Serve application of a configuration, without a cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG = FleetConfig(
 
 
 def deployments(config: FleetConfig) -> tuple[Any, list[Any]]:
-    """The gateway and the engines, as Serve is given them."""
+    """Return the gateway and engine deployments, as passed to Serve."""
     return bound(application(config))
 
 
@@ -38,7 +38,7 @@ def bound(served: Any) -> tuple[Any, list[Any]]:
     return gateway, [argument._bound_deployment for argument in gateway.init_args[1:]]
 
 
-def test_each_model_is_one_engine_deployment_with_its_replicas() -> None:
+def test_each_model_becomes_one_engine_deployment_with_its_replicas() -> None:
     gateway, engines = deployments(CONFIG)
     assert len({gateway.name, *(engine.name for engine in engines)}) == 3
     assert [engine.num_replicas for engine in engines] == [3, 1]
@@ -47,7 +47,7 @@ def test_each_model_is_one_engine_deployment_with_its_replicas() -> None:
     assert retries == [START_ATTEMPTS] * 2
 
 
-def test_the_gateway_has_its_replicas_and_takes_more_than_serves_five_requests() -> None:
+def test_gateway_has_its_replicas_and_accepts_more_than_serves_five_requests() -> None:
     gateway, _ = deployments(CONFIG)
     assert gateway.num_replicas == 2
     assert gateway.max_ongoing_requests == 77
@@ -55,23 +55,23 @@ def test_the_gateway_has_its_replicas_and_takes_more_than_serves_five_requests()
     assert environment.items() >= gateway_environment(CONFIG).items()
 
 
-def test_an_engine_gets_one_cpu_or_all_of_its_gpus() -> None:
+def test_engine_gets_one_cpu_or_all_of_its_gpus() -> None:
     _, (cpu, gpu) = deployments(CONFIG)
     assert cpu.ray_actor_options["num_cpus"] == 1
     assert not cpu.ray_actor_options.get("num_gpus")
     assert gpu.ray_actor_options["num_gpus"] == 8
-    # Serve turns the accelerator's type into a label or a resource; either names it.
+    # Serve turns the accelerator type into a label or a resource; both contain its name.
     assert "AMD-Instinct-MI300X-OAM" in str(gpu.ray_actor_options)
 
 
 def trees(config: FleetConfig) -> list[Any]:
-    """What Serve compares to see which replicas a new configuration restarts: the gateway's tree,
-    then each engine's."""
+    """Return what Serve compares to decide which replicas to restart: the gateway's tree, then each
+    engine's."""
     gateway, engines = deployments(config)
     return [deployment.init_args[0] for deployment in (gateway, *engines)]
 
 
-def test_every_deployment_is_given_what_concerns_it() -> None:
+def test_change_restarts_only_the_deployments_it_concerns() -> None:
     gateway, *engines = [FleetConfig.model_validate(tree) for tree in trees(CONFIG)]
     assert [model.id for model in gateway.models] == ["coder", "big"]
     assert gateway.gateway == CONFIG.gateway.model_copy(update={"replicas": 1})
@@ -92,20 +92,20 @@ def test_more_or_fewer_engines_or_gateways_restart_nothing() -> None:
     assert trees(CONFIG.model_copy(update={"gateway": gateway})) == trees(CONFIG)
 
 
-def test_what_only_an_engine_reads_restarts_the_engines_of_that_model_only() -> None:
+def test_engine_setting_restarts_only_the_engines_of_that_model() -> None:
     for change in ({"kv_cache_gib": 3.0}, {"script": ScriptConfig(num_tokens=7)}):
         before, after = trees(CONFIG), trees(changed(CONFIG, **change))
         assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
 
-def test_arguments_of_the_hardware_reach_no_gateway_and_those_of_prompts_do() -> None:
+def test_gateways_get_prompt_arguments_but_not_hardware_arguments() -> None:
     arguments = {"max_num_seqs": 512, "tokenizer_mode": "slow"}
     gateway, engine, _ = trees(changed(CONFIG, engine_args=arguments))
     assert gateway["models"][0]["engine_args"] == {"tokenizer_mode": "slow"}
     assert engine["models"][0]["engine_args"].items() >= arguments.items()
 
 
-def test_a_planned_models_gateway_has_nothing_of_its_machines() -> None:
+def test_gateway_of_a_planned_model_does_not_depend_on_its_machines() -> None:
     source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
     views = [
         trees(FleetConfig(models=(ModelConfig(id="c", source=source, accelerator=name),)))
@@ -115,19 +115,19 @@ def test_a_planned_models_gateway_has_nothing_of_its_machines() -> None:
     assert views[1][1]["models"][0]["env"] == {"VLLM_ROCM_USE_AITER": "1"}
 
 
-def test_what_only_gateways_read_restarts_no_engine() -> None:
+def test_gateway_setting_restarts_no_engine() -> None:
     gateway = CONFIG.gateway.model_copy(update={"keep_alive_s": 99.0})
     before, after = trees(CONFIG), trees(CONFIG.model_copy(update={"gateway": gateway}))
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
 
 
-def test_traces_concern_gateways_and_engines() -> None:
+def test_tracing_change_restarts_gateways_and_engines() -> None:
     before = trees(CONFIG)
     after = trees(CONFIG.model_copy(update={"tracing": TracingConfig(sample_ratio=0.5)}))
     assert [old == new for old, new in zip(before, after, strict=True)] == [False] * 3
 
 
-def test_keys_concern_gateways_only() -> None:
+def test_key_change_restarts_only_gateways() -> None:
     gateway = CONFIG.gateway.model_copy(update={"host": "0.0.0.0"})
     one, other = (
         CONFIG.model_copy(update={"gateway": gateway, "auth": AuthConfig(keys=(hash_of(key),))})
@@ -135,24 +135,24 @@ def test_keys_concern_gateways_only() -> None:
     )
     before, after = trees(one), trees(other)
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
-    told = [FleetConfig.model_validate(tree) for tree in after]
-    assert [tree.has_keys for tree in told] == [True, False, False]
-    assert not any(tree.is_local for tree in told)
+    views = [FleetConfig.model_validate(tree) for tree in after]
+    assert [tree.has_keys for tree in views] == [True, False, False]
+    assert not any(tree.is_local for tree in views)
 
 
-def test_serves_own_config_file_gives_the_same_application() -> None:
+def test_serve_config_file_builds_the_same_application() -> None:
     of_the_file = call_user_app_builder_with_args_if_necessary(cast(Any, build), dump(CONFIG))
     one, other = deployments(CONFIG), bound(of_the_file)
     assert one[0].init_args[0] == other[0].init_args[0]
     assert [engine.name for engine in one[1]] == [engine.name for engine in other[1]]
 
 
-def test_a_wrong_tree_is_refused() -> None:
+def test_invalid_configuration_is_refused() -> None:
     with pytest.raises(ValueError, match="replicass"):
         build({"replicass": 1})
 
 
-def test_an_engine_over_two_nodes_has_one_bundle_on_each() -> None:
+def test_engine_on_two_nodes_has_one_bundle_on_each() -> None:
     layout = Layout.parse("TP8xDP2+EP16@2")
     model = ModelConfig(id="coder", accelerator="H100", layout=layout)
     _, (engine,) = deployments(FleetConfig(models=(model,)))
@@ -163,7 +163,7 @@ def test_an_engine_over_two_nodes_has_one_bundle_on_each() -> None:
     assert engine.ray_actor_options["num_gpus"] == 8
 
 
-def test_each_pool_of_a_model_is_a_deployment_with_its_own_environment() -> None:
+def test_each_pool_becomes_a_deployment_with_its_own_environment() -> None:
     pools = (
         Pool(name="h100", accelerator="H100", layout=Layout(tensor_parallel_size=8)),
         Pool(
@@ -189,14 +189,14 @@ def test_each_pool_of_a_model_is_a_deployment_with_its_own_environment() -> None
     assert tree.models[0].pools == (), "a change of pools restarts no gateway"
 
 
-def test_nodes_kept_for_one_role_take_no_replica_of_the_other() -> None:
+def test_node_reserved_for_one_role_takes_no_replica_of_the_other() -> None:
     gateway, engines = deployments(CONFIG)
     assert gateway.ray_actor_options["label_selector"] == {ROLE_LABEL: "!engine"}
     for engine in engines:
         assert engine.ray_actor_options["label_selector"] == {ROLE_LABEL: "!gateway"}
 
 
-def test_so_do_the_nodes_of_an_engine_that_spans_several() -> None:
+def test_engine_on_several_nodes_avoids_gateway_nodes() -> None:
     layout = Layout(tensor_parallel_size=8, data_parallel_size=2, expert_parallel=True, nodes=2)
     wide = ModelConfig(id="wide", engine="scripted", accelerator="H100", layout=layout)
     _, (engine,) = deployments(FleetConfig(models=(wide,)))

@@ -1,4 +1,4 @@
-"""When an engine leaves, of which Serve, Ray and the core have no part."""
+"""Tests the deadlines of an engine's drain, without Serve, Ray or a core."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from qwenfleet.deployments import engine as module
 from qwenfleet.deployments.registry.records import DrainOrder
 from qwenfleet.deployments.telemetry.tracing import NoTracing
 
-OPERATOR = DrainOrder("an operator drains its node", 600.0)
+OPERATOR = DrainOrder("its node is drained by an operator", 600.0)
 SPOT = DrainOrder("node n1 has the taint spot", 25.0)
 
 
 class Host:
-    """The EngineHost: what it was told."""
+    """Stands in for EngineHost and records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str, float]] = []
+        self.calls: list[tuple[str, str, float]] = []
         self.is_drained = asyncio.Event()
 
     async def drain(self, reason: str, deadline_s: float) -> None:
-        self.told.append(("drain", reason, round(deadline_s)))
+        self.calls.append(("drain", reason, round(deadline_s)))
         await self.is_drained.wait()
 
     def hasten(self, reason: str, deadline_s: float) -> None:
-        self.told.append(("hasten", reason, round(deadline_s)))
+        self.calls.append(("hasten", reason, round(deadline_s)))
 
 
 class Registry:
@@ -38,7 +38,7 @@ class Registry:
 
 
 class Exit(Exception):
-    """In place of the end of the process."""
+    """Raised instead of ending the process."""
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(os, "_exit", leave)
     deployment: Any = module.Engine
     plain = deployment.func_or_class
-    # Its own __del__ is a coroutine, which only Serve awaits.
+    # Engine.__del__ is a coroutine, which only Serve awaits.
     engine: Any = object.__new__(type("Engine", (plain,), {"__del__": lambda _: None}))
     engine.__dict__ |= {
         "_id": "e1",
         "_state": "ready",
         "_reason": "",
-        "_gone_at": math.inf,
+        "_drain_until": math.inf,
         "_host": None,
         "_core": None,
         "_tracing": NoTracing(),
@@ -70,7 +70,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_shorter_notice_hastens_a_drain_and_a_longer_or_repeated_one_does_not(
+async def test_only_an_earlier_deadline_hastens_a_drain(
     engine: Any,
 ) -> None:
     host = engine._host = Host()
@@ -79,18 +79,18 @@ async def test_a_shorter_notice_hastens_a_drain_and_a_longer_or_repeated_one_doe
     for order in (OPERATOR, SPOT, SPOT, OPERATOR):
         engine._leave(order)
     await turn()
-    assert host.told == [("drain", OPERATOR.reason, 600), ("hasten", SPOT.reason, 25)]
+    assert host.calls == [("drain", OPERATOR.reason, 600), ("hasten", SPOT.reason, 25)]
     assert (engine._state, engine._reason) == ("draining", SPOT.reason)
     host.is_drained.set()
     with pytest.raises(Exit):
         await engine._tasks[0]
 
 
-async def test_of_two_signs_at_once_the_shorter_counts(engine: Any) -> None:
+async def test_earlier_of_two_simultaneous_deadlines_wins(engine: Any) -> None:
     host = engine._host = Host()
     engine._leave(OPERATOR)
     engine._leave(SPOT)
     await turn()
-    assert ("drain", SPOT.reason, 25) in host.told
+    assert ("drain", SPOT.reason, 25) in host.calls
     assert len(engine._tasks) == 1
     engine._tasks[0].cancel()

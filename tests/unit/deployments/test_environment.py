@@ -1,4 +1,4 @@
-"""What Ray, HAProxy and vLLM read only from the environment."""
+"""Tests the environment variables of Ray, HAProxy and vLLM."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ray() -> dict[str, str]:
 
 
 def test_haproxy_is_started_without_splicing(ray: dict[str, str], tmp_path: Path) -> None:
-    """Spliced requests hide a client's hang-up from HAProxy."""
+    """With splicing, HAProxy misses a client's disconnect."""
     assert ray["RAY_SERVE_HAPROXY_BINARY_PATH"] == str(HAPROXY)
     write_launcher(tmp_path / "haproxy")
     run = subprocess.run(
@@ -46,20 +46,20 @@ def test_ray_asks_for_a_token(ray: dict[str, str]) -> None:
     assert ray["RAY_AUTH_TOKEN_PATH"] == str(TOKEN)
 
 
-def test_haproxy_answers_and_cuts_no_stream_before_its_deadline(ray: dict[str, str]) -> None:
+def test_haproxy_cuts_no_stream_before_its_deadline(ray: dict[str, str]) -> None:
     assert ray["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert float(ray["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= 1799.5
     assert float(ray["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) >= 1799.5
 
 
-def test_every_port_is_a_free_one_of_its_own(ray: dict[str, str]) -> None:
+def test_every_port_is_free_and_distinct(ray: dict[str, str]) -> None:
     ports = [value for name, value in ray.items() if name.endswith("_PORT")]
     assert len(set(ports)) == len(ports) >= 4
     assert all(1024 <= int(port) <= 65535 for port in ports)
     assert {"8404", "9101"}.isdisjoint(ports)  # HAProxy's defaults, which two fleets would share
 
 
-def test_serving_is_no_background_work(
+def test_workers_run_at_normal_priority_and_haproxy_has_its_threads(
     ray: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ray["RAY_worker_niceness"] == "0"
@@ -69,14 +69,14 @@ def test_serving_is_no_background_work(
         assert environment["RAY_SERVE_HAPROXY_NBTHREAD"] == threads
 
 
-def test_an_engine_on_cpus_is_one_process_and_one_on_gpus_as_vllm_has_it() -> None:
+def test_engine_on_cpus_is_one_process_and_on_gpus_uses_vllms_default() -> None:
     cpu, gpu = ModelConfig(id="m"), ModelConfig(id="m", accelerator="H100")
     name = "VLLM_ENABLE_V1_MULTIPROCESSING"
     assert engine_environment(FleetConfig(), cpu)[name] == "0"
     assert name not in engine_environment(FleetConfig(), gpu)
 
 
-def test_a_shared_volume_holds_what_another_start_can_use() -> None:
+def test_shared_volume_holds_caches_for_the_next_start() -> None:
     names = ("HF_HUB_CACHE", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     shared = FleetConfig(cache_dir="/mnt/cache")
     for environment in (
@@ -88,7 +88,7 @@ def test_a_shared_volume_holds_what_another_start_can_use() -> None:
     assert not set(names) & engine_environment(FleetConfig(), FleetConfig().models[0]).keys()
 
 
-def test_nobody_calls_home(ray: dict[str, str]) -> None:
+def test_usage_reports_are_disabled(ray: dict[str, str]) -> None:
     config = FleetConfig()
     assert ray["RAY_USAGE_STATS_ENABLED"] == "0"
     for environment in (
@@ -100,7 +100,7 @@ def test_nobody_calls_home(ray: dict[str, str]) -> None:
         assert environment["DO_NOT_TRACK"] == "1"
 
 
-def test_a_gateway_is_vllm_without_a_device_on_the_loop_that_answers() -> None:
+def test_gateway_runs_vllm_without_a_device_on_its_event_loop() -> None:
     environment = gateway_environment(FleetConfig())
     assert environment["VLLM_TARGET_DEVICE"] == "cpu"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
@@ -111,7 +111,7 @@ def test_a_gateway_is_vllm_without_a_device_on_the_loop_that_answers() -> None:
     ("cores", "engines", "threads"),
     [(1, 1, "1"), (2, 1, "1"), (2, 3, "1"), (4, 1, "3"), (16, 3, "5")],
 )
-def test_engines_of_one_machine_share_its_cores(
+def test_engines_on_one_machine_share_its_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, engines: int, threads: str
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
@@ -122,20 +122,20 @@ def test_engines_of_one_machine_share_its_cores(
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
 
 
-def test_an_engine_on_gpus_keeps_vllms_own_threads() -> None:
+def test_engine_on_gpus_keeps_vllms_threads() -> None:
     model = ModelConfig(id="m", accelerator="H100")
     environment = engine_environment(FleetConfig(models=(model,)), model)
     assert not {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"} & environment.keys()
 
 
-def test_an_embedded_model_asks_no_hub() -> None:
+def test_embedded_model_does_not_access_the_hub() -> None:
     embedded, other = ModelConfig(id="smollm2-135m-instruct"), ModelConfig(id="acme/coder")
     config = FleetConfig(models=(embedded, other))
     assert engine_environment(config, embedded)["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in engine_environment(config, other)
 
 
-def test_a_core_sends_the_spans_of_its_start_where_the_fleet_says_or_its_own_arguments() -> None:
+def test_core_exports_start_spans_to_the_fleets_or_its_own_endpoint() -> None:
     def traced(**engine_args: JsonValue) -> dict[str, str]:
         model = ModelConfig(id="coder", engine_args=engine_args)
         config = FleetConfig(models=(model,), tracing=TracingConfig(endpoint="http://c:4318"))
@@ -155,7 +155,7 @@ def test_a_core_sends_the_spans_of_its_start_where_the_fleet_says_or_its_own_arg
     assert not any(name.startswith("OTEL_") for name in untraced)
 
 
-def test_a_cluster_has_all_that_a_laptop_has_but_for_the_token(ray: dict[str, str]) -> None:
+def test_cluster_environment_is_the_laptops_without_the_token(ray: dict[str, str]) -> None:
     config = FleetConfig(gateway=GatewayConfig(request_timeout_s=1799.5))
     cluster = cluster_environment(config, HAPROXY)
     assert ray.keys() - cluster.keys() == {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"}
@@ -163,7 +163,7 @@ def test_a_cluster_has_all_that_a_laptop_has_but_for_the_token(ray: dict[str, st
     assert all(name.endswith(("_PORT", "_NBTHREAD")) for name in unlike)
 
 
-def test_the_ports_of_a_cluster_are_the_same_on_every_node() -> None:
+def test_cluster_ports_are_the_same_on_every_node() -> None:
     one, other = cluster_environment(FleetConfig()), cluster_environment(FleetConfig())
     assert one == other
     ports = [int(value) for name, value in one.items() if name.endswith("_PORT")]

@@ -1,4 +1,4 @@
-"""What an engine takes of each of its nodes."""
+"""Tests the resources of an engine on each of its nodes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from qwenfleet.deployments.placement import actor_resources, node_bundle
         ("H100", "TP8xDP2+EP16@2", {"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}),
     ],
 )
-def test_a_bundle_has_all_gpus_of_one_node(
+def test_bundle_has_all_gpus_of_one_node(
     accelerator: str | None, layout: str, bundle: dict[str, float]
 ) -> None:
     model = ModelConfig(id="m", accelerator=accelerator, layout=Layout.parse(layout))
     assert node_bundle(model) == bundle
 
 
-def test_an_actor_fills_its_bundle() -> None:
+def test_actor_uses_its_whole_bundle() -> None:
     assert actor_resources({"CPU": 1, "GPU": 8, "accelerator_type:H100": 0.001}) == {
         "num_cpus": 1,
         "num_gpus": 8,

@@ -1,4 +1,4 @@
-"""One completion over HTTP: what is asked, how it is timed, errors that are told and not raised."""
+"""Tests one completion over HTTP: the request, the timing, and errors returned in the answer."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_whole_answer_has_one_time(slow_server: Any) -> None:
         ("hang-up", "ClientPayloadError: "),
     ],
 )
-async def test_a_fault_of_the_server_is_told_in_the_answer(
+async def test_server_fault_is_returned_in_the_answer(
     server: Any, fault: str, reported: str, is_stream: bool
 ) -> None:
     answer = await ask(server.url, f"fault:{fault}", is_stream=is_stream)
@@ -108,7 +108,7 @@ async def test_a_fault_of_the_server_is_told_in_the_answer(
         ("long-line", "LineTooLong"),
     ],
 )
-async def test_a_fault_of_a_stream_is_told_in_the_answer(
+async def test_stream_fault_is_returned_in_the_answer(
     server: Any, fault: str, reported: str
 ) -> None:
     answer = await ask(server.url, f"fault:{fault}", is_stream=True)
@@ -120,13 +120,13 @@ async def test_a_stream_that_ends_with_an_error_event_has_no_tokens(server: Any)
     assert answer.tokens == 0
 
 
-async def test_a_server_that_is_not_there_is_told_in_the_answer() -> None:
+async def test_missing_server_is_returned_in_the_answer() -> None:
     (port,) = free_ports(1, "127.0.0.1")
     answer = await ask(f"http://127.0.0.1:{port}", is_stream=True)
     assert answer.error.startswith("ClientConnectorError: ")
 
 
-async def test_a_server_that_is_too_slow_is_told_in_the_answer(
+async def test_slow_server_is_returned_in_the_answer(
     slow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "REQUEST_TIMEOUT_S", 0.05)

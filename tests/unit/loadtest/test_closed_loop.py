@@ -100,7 +100,7 @@ async def test_errors_are_counted_and_do_not_end_the_loop(
     assert all(answer.error.startswith(reported) for answer in sample.answers)
 
 
-async def test_a_server_that_is_gone_makes_errors_only() -> None:
+async def test_stopped_server_causes_only_errors() -> None:
     (port,) = free_ports(1, "127.0.0.1")
     sample = await run(f"http://127.0.0.1:{port}", Workload(True, 4, 2), seconds=0.02)
     assert all(answer.error for answer in sample.answers)

@@ -1,4 +1,4 @@
-"""`python -m qwenfleet.loadtest`: what is wrong is said before anything starts."""
+"""Tests `python -m qwenfleet.loadtest`: errors are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_interrupt_is_130(benchmarks: Benchmarks) -> None:
 
 @pytest.mark.parametrize("command", ["overhead", "gateways"])
 @pytest.mark.parametrize("file", [".", "none/cases.json", "/proc/cases.json"])
-def test_a_file_that_cannot_be_written_is_told_before_anything_starts(
+def test_unwritable_file_is_reported_before_anything_starts(
     benchmarks: Benchmarks,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -190,7 +190,7 @@ runpy.run_module("qwenfleet.loadtest", run_name="__main__", alter_sys=True)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("options", [["--burn"], ["--burn", "--ready-after-s", "60"]])
-def test_ctrl_c_and_a_polite_kill_end_the_servers_too(
+def test_ctrl_c_and_sigterm_end_the_servers(
     start_python: Any, soon: Any, program: Path, number: signal.Signals, options: list[str]
 ) -> None:
     (port,) = free_ports(1, "127.0.0.1")

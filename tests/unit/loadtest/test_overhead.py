@@ -65,12 +65,12 @@ def measured(python_says: Any, program: Path) -> Any:
 
 
 def figures_of(reported: list[str], server: str, load: Workload) -> list[float]:
-    """Requests per second of each run, as it was said meanwhile."""
+    """Return the requests per second of each run, as printed during the runs."""
     pattern = re.compile(rf"  {server}: {re.escape(str(load))}: (\d+\.\d) requests/s")
     return [float(match[1]) for text in reported if (match := pattern.match(text))]
 
 
-def test_the_servers_run_in_turn_and_each_load_is_told(measured: Any) -> None:
+def test_servers_run_in_turn_and_each_load_is_printed(measured: Any) -> None:
     tail = r" in \d+ s$|: [\d.]+ requests/s.*"
     reported = [re.sub(tail, "", text) for text in measured["reported"]]
     run = {

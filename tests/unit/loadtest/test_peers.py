@@ -47,7 +47,7 @@ def test_each_that_is_missing_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_router_beside_our_python_is_found(environment: Path, name: str) -> None:
+def test_router_next_to_our_python_is_found(environment: Path, name: str) -> None:
     install(environment / name)
     reported: list[str] = []
     assert peers.installed(reported.append) == [PROGRAMS[name]]
@@ -72,7 +72,7 @@ def test_ray_serve_llm_needs_pyarrow_only(
     assert [text.split()[0] for text in reported] == ["vllm-router", "smg"]
 
 
-def test_where_all_are_installed_nothing_is_said(
+def test_nothing_is_reported_if_all_are_installed(
     environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in PROGRAMS:

@@ -1,4 +1,4 @@
-"""CPU time of a process tree: nothing that was burnt gets lost when a process ends."""
+"""Tests the CPU time of a process tree: time of ended processes still counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ child.wait()
 print("waited", flush=True)
 sys.stdin.readline()
 """
-"""A parent whose child burns 0.2 s; it waits for the child when it is told to."""
+"""A parent whose child uses 0.2 s of CPU; it waits for the child on request."""
 BURNT_S = 0.185
 """The kernel counts in ticks of 10 ms."""
 
@@ -93,7 +93,7 @@ def test_a_grandchild_counts_too(family: Any) -> None:
     assert process_tree.cpu_s() - before_s >= BURNT_S
 
 
-def test_processes_are_told_apart_by_their_command_lines(family: Any, soon: Any) -> None:
+def test_processes_are_classified_by_their_command_lines(family: Any, soon: Any) -> None:
     for name in ("left", "right"):
         family("stay", name)
 
@@ -105,7 +105,7 @@ def test_processes_are_told_apart_by_their_command_lines(family: Any, soon: Any)
     soon(lambda: min(map(process_tree.cpu_s_by(kind_of).get, ("left", "right"), (0, 0))) >= BURNT_S)
 
 
-def test_an_ended_process_is_told_by_its_name(family: Any, soon: Any) -> None:
+def test_ended_process_is_classified_by_its_name(family: Any, soon: Any) -> None:
     process = family()
     parent, child = psutil.Process(process.pid), psutil.Process(int(printed(process)))
     soon(lambda: child.status() == psutil.STATUS_ZOMBIE)
@@ -175,5 +175,5 @@ def test_a_kernel_that_refuses_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -
             return -1
 
     monkeypatch.setattr(ctypes, "CDLL", OldKernel)
-    with pytest.raises(OSError, match="gives orphans to nobody"):
+    with pytest.raises(OSError, match="does not support PR_SET_CHILD_SUBREAPER"):
         process_tree.adopt_orphans()

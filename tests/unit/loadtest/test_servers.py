@@ -1,4 +1,4 @@
-"""Servers under test: waited for until they are ready, and gone with all their processes after."""
+"""Tests that servers are waited for until ready, and end with all their processes."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def pid_in(log: Path) -> int:
     return int(log.read_text().split("up, pid ")[1])
 
 
-def test_a_server_is_yielded_once_it_is_ready_and_is_gone_afterwards(
-    run: Any, tmp_path: Path
-) -> None:
+def test_server_is_yielded_when_ready_and_ended_afterwards(run: Any, tmp_path: Path) -> None:
     started_at = time.monotonic()
     with run("--ready-after-s", "0.7") as server:
         assert time.monotonic() - started_at >= 0.7
@@ -115,7 +113,7 @@ print(json.dumps({"family": len(family), "left": [p.pid for p in left], "spared"
 
 
 @pytest.mark.parametrize("options", [["--burn"], ["--burn", "--stubborn"]])
-def test_what_a_server_leaves_is_killed_and_nothing_else(
+def test_only_leftovers_of_a_server_are_killed(
     python_says: Any, program: Path, options: list[str]
 ) -> None:
     (port,) = free_ports(1, "127.0.0.1")
@@ -148,7 +146,7 @@ def test_a_proxy_of_the_environment_is_not_asked(python_says: Any, server: Any) 
 @pytest.mark.parametrize(
     "reported", [b"", b"+OK ready\r\n", b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000]
 )
-def test_what_is_no_http_is_no_answer(reported: bytes) -> None:
+def test_non_http_reply_is_not_an_answer(reported: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def reply() -> None:
@@ -215,7 +213,7 @@ def test_vllm_and_the_fleet_have_the_same_model_and_memory(
     assert model.engine_args == {"enforce_eager": False}
 
 
-def test_vllm_as_it_comes_differs_by_the_environment_only(
+def test_vllm_as_it_comes_differs_only_in_its_environment(
     started: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -246,7 +244,7 @@ def test_the_fleets_of_the_scaling_benchmark_have_valid_configurations(
     assert model.script.step_s == scaling.STEP_S
 
 
-def test_what_an_engine_is_given_here_is_what_a_fleet_gives_its_own() -> None:
+def test_engine_environment_matches_that_of_a_fleet() -> None:
     given = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     assert servers.ENGINE_ENVIRONMENT.items() >= given.items()
     cores = len(os.sched_getaffinity(0))

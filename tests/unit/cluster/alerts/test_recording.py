@@ -1,4 +1,4 @@
-"""The recording rules: their names, metrics and windows."""
+"""Tests the recording rules: names, metrics and windows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHARED = {
     "qwenfleet:replicas_wanted",
     "qwenfleet:replicas_ready",
 }
-"""What dashboards and `qwenfleet top` rely on."""
+"""Series that dashboards and `qwenfleet top` use."""
 
 
 def rules(scale: float = 1.0) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def recorded() -> set[str]:
 
 
 def names(expr: str) -> Iterator[str]:
-    """Every metric that an expression reads."""
+    """Yield every metric that an expression reads."""
     found: list[str] = []
 
     def visit(node: Any) -> bool:
@@ -69,18 +69,18 @@ def exported() -> set[str]:
     }
 
 
-def test_what_dashboards_rely_on_is_recorded() -> None:
+def test_series_for_dashboards_are_recorded() -> None:
     assert recorded() >= SHARED
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("record") or rule["alert"])
-def test_every_metric_of_a_rule_is_defined(rule: dict[str, Any]) -> None:
+def test_every_metric_in_a_rule_is_defined(rule: dict[str, Any]) -> None:
     read = set(names(rule["expr"]))
     assert read, rule["expr"]
     assert read <= exported() | recorded() | set(FOREIGN)
 
 
-def test_a_recorded_name_and_its_labels_occur_once() -> None:
+def test_recorded_name_and_labels_are_unique() -> None:
     keys = [
         (rule["record"], *sorted(rule.get("labels", {}).items()))
         for rule in rules()
@@ -101,7 +101,7 @@ def test_scaled_rules_parse_and_keep_their_names(scale: float) -> None:
         assert seconds(rule.get("for", "1s")) >= 1
 
 
-def test_a_sixtieth_makes_minutes_of_hours_in_ranges_and_offsets_only() -> None:
+def test_scale_changes_only_ranges_and_offsets() -> None:
     expr = 'rate(x{le="5m"}[1h]) > qwenfleet:slo_bad:ratio_rate1h offset 2h'
     assert scaled(expr, 1 / 60) == 'rate(x{le="5m"}[1m]) > qwenfleet:slo_bad:ratio_rate1h offset 2m'
 
@@ -110,6 +110,6 @@ def test_a_sixtieth_makes_minutes_of_hours_in_ranges_and_offsets_only() -> None:
     ("length_s", "text"),
     [(0.2, "1s"), (30, "30s"), (90, "90s"), (120, "2m"), (7200, "2h"), (2_592_000, "30d")],
 )
-def test_a_duration_has_one_unit(length_s: float, text: str) -> None:
+def test_duration_has_one_unit(length_s: float, text: str) -> None:
     assert duration(length_s) == text
     assert seconds(text) == max(1, round(length_s))

@@ -1,4 +1,4 @@
-"""The alerts: what each one says, and that each has its page."""
+"""Tests the alerts: their texts, and that each has a runbook."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pages() -> set[str]:
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_is_wrong_and_leads_to_its_page(rule: dict[str, Any]) -> None:
+def test_alert_has_a_summary_and_links_to_its_runbook(rule: dict[str, Any]) -> None:
     assert rule["alert"].startswith("Qwenfleet")
     assert rule["labels"]["severity"] in {"page", "ticket"}
     annotations = rule["annotations"]
@@ -33,12 +33,12 @@ def test_an_alert_says_what_is_wrong_and_leads_to_its_page(rule: dict[str, Any])
     assert annotations["description"].endswith(".")
 
 
-def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
+def test_alerts_and_runbooks_match() -> None:
     assert pages() == {rule["alert"] for rule in alerts()}
 
 
 @pytest.mark.parametrize("name", sorted(pages()))
-def test_a_page_has_all_its_parts_and_fits_a_screen(name: str) -> None:
+def test_runbook_has_all_sections_and_fits_a_screen(name: str) -> None:
     text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
     assert text.startswith(f"# {name}\n")
     places = [text.index(section) for section in SECTIONS]
@@ -46,6 +46,6 @@ def test_a_page_has_all_its_parts_and_fits_a_screen(name: str) -> None:
     assert 20 <= len(text.splitlines()) <= 40
 
 
-def test_each_name_has_one_rule_for_each_severity() -> None:
+def test_alert_has_one_rule_per_severity() -> None:
     keys = [(rule["alert"], rule["labels"]["severity"]) for rule in alerts()]
     assert len(keys) == len(set(keys))

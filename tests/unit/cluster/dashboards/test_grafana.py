@@ -1,4 +1,4 @@
-"""The dashboards hold together, and name only metrics that something defines."""
+"""Tests that the dashboards are consistent and use only metrics that exist."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ RAY_FILES = {
     "ray_component_": "dashboard/modules/reporter/reporter_agent.py",
     "ray_serve_": "serve/_private/*.py",
 }
-"""Below the folder of the package ray, the files that name such metrics."""
+"""Files in the ray package that name its metrics."""
 RAY_NATIVE = {"ray_resources"}
-"""Of the raylet, which is C++: src/ray/stats/metric_defs.cc of Ray, not in its wheel."""
+"""Metrics of the raylet, which is C++: src/ray/stats/metric_defs.cc of Ray, not in its wheel."""
 VLLM_FILES = ("v1/metrics/*.py",)
 VALUES = {"fleet": "coder", "interval": "5m", "model": ".*", "deployment": ".*"}
 PANELS = [(page, panel) for page in DASHBOARDS for panel in page.panels()]
@@ -48,7 +48,7 @@ def parsed(expr: str) -> Any:
 
 
 def metric_names(node: Any) -> set[str]:
-    """Of the selectors in a parsed query."""
+    """Yield the metric of each selector in a parsed query."""
     if isinstance(node, promql_parser.VectorSelector):
         return {str(node.name)}
     names: set[str] = set()
@@ -73,7 +73,7 @@ def text_of(package: str, pattern: str) -> str:
 
 
 def base(name: str) -> set[str]:
-    """What code may call a metric that Prometheus calls `name`."""
+    """Return the names that code may use for the metric `name` in Prometheus."""
     return {name, *(name.removesuffix(f"_{end}") for end in ("bucket", "sum", "count", "total"))}
 
 
@@ -97,7 +97,7 @@ def is_defined(name: str) -> bool:
 
 
 @every_panel
-def test_a_panel_says_what_it_shows(page: Dashboard, panel: Panel) -> None:
+def test_panel_has_a_description(page: Dashboard, panel: Panel) -> None:
     assert panel.title
     assert panel.description.endswith(".")
     assert len(panel.description) > 40
@@ -108,7 +108,7 @@ def test_a_panel_says_what_it_shows(page: Dashboard, panel: Panel) -> None:
 
 
 @every_panel
-def test_a_query_names_only_metrics_that_exist(page: Dashboard, panel: Panel) -> None:
+def test_query_uses_only_metrics_that_exist(page: Dashboard, panel: Panel) -> None:
     for query in panel.queries:
         names = metric_names(parsed(query.expr))
         assert names, query.expr
@@ -120,12 +120,12 @@ def test_a_query_names_only_metrics_that_exist(page: Dashboard, panel: Panel) ->
     ["ray_qwenfleet_no_such", "ray_qwenfleet_time_to_first_token_seconds", "ray_vllm_no_such",
      "ray_node_no_such", "ray_serve_no_such", "qwenfleet:no_such", "up_"],
 )  # fmt: skip
-def test_a_metric_that_nothing_defines_is_noticed(name: str) -> None:
+def test_undefined_metric_is_detected(name: str) -> None:
     assert not is_defined(name)
 
 
 @every_panel
-def test_series_are_of_the_chosen_fleet(page: Dashboard, panel: Panel) -> None:
+def test_queries_select_the_chosen_fleet(page: Dashboard, panel: Panel) -> None:
     for query in panel.queries:
         assert "$fleet" in query.expr
 
@@ -140,7 +140,7 @@ def test_percentiles_come_from_buckets_or_rules(page: Dashboard, panel: Panel) -
 
 
 @every_panel
-def test_a_legend_names_only_labels_that_the_query_keeps(page: Dashboard, panel: Panel) -> None:
+def test_legend_uses_only_labels_that_the_query_keeps(page: Dashboard, panel: Panel) -> None:
     for query in panel.queries:
         if not (
             kept := re.match(r"(?:histogram_quantile\([\d.]+, )?\w+ by \(([^)]*)\)", query.expr)
@@ -178,7 +178,7 @@ def test_every_query_is_in_the_json(page: Dashboard) -> None:
 
 
 @every_page
-def test_variables_are_the_same_everywhere(page: Dashboard) -> None:
+def test_variables_are_the_same_in_every_dashboard(page: Dashboard) -> None:
     variables = {v["name"]: v for v in rendered(page)["templating"]["list"]}
     more = variables.pop("deployment", None)
     assert (more is not None) == page.has_deployments
@@ -188,7 +188,7 @@ def test_variables_are_the_same_everywhere(page: Dashboard) -> None:
 
 
 @every_page
-def test_links_lead_to_the_other_dashboards_and_the_runbooks(page: Dashboard) -> None:
+def test_dashboard_links_to_the_others_and_the_runbooks(page: Dashboard) -> None:
     links = rendered(page)["links"]
     urls = {link["url"] for link in links}
     assert urls == {f"/d/{other.uid}" for other in DASHBOARDS if other != page} | {RUNBOOKS}
@@ -201,7 +201,7 @@ def test_links_lead_to_the_other_dashboards_and_the_runbooks(page: Dashboard) ->
     "models",
     [("qwen3-coder",), ("a", "b"), ('odd "name" \\ {x}|$(y) e', "a.b/c"), ("$fleet ${interval}",)],
 )
-def test_a_models_name_selects_itself_and_nothing_else(models: tuple[str, ...]) -> None:
+def test_model_name_selects_only_that_model(models: tuple[str, ...]) -> None:
     filled = Choice("coder", models, "5m").fill(f"x{{{OURS}}}[$interval]")
     found = re.fullmatch(r'x\{fleet="coder",model=~`(.*)`\}\[5m\]', filled)
     assert found is not None
@@ -211,6 +211,6 @@ def test_a_models_name_selects_itself_and_nothing_else(models: tuple[str, ...]) 
     assert not re.fullmatch(found[1], "axb/c")
 
 
-def test_all_models_are_selected_at_first() -> None:
+def test_all_models_are_selected_by_default() -> None:
     assert Choice("coder").fill(MODEL) == "model=~`.*`"
     assert Choice("coder").fill('"$1", "$no_such"') == '"$1", "$no_such"'

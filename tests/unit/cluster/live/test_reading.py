@@ -163,12 +163,12 @@ def test_a_stopped_fleet_has_no_numbers_until_it_is_back(
     assert machine.read(10, metrics_text.page(metrics_text.gateway(EPOCH + 10))).is_complete
 
     def nowhere() -> Place:
-        raise FleetNotFound("no fleet of yours runs on this machine", "Start one.")
+        raise FleetNotFound("you have no running fleet on this machine", "Start one.")
 
     machine.reader.find = nowhere
     reading = machine.read(12)
     assert (reading.view, reading.title) == (None, "demo at http://h")
-    assert "no fleet of yours runs" in str(reading.problems[0])
+    assert "you have no running fleet" in str(reading.problems[0])
 
 
 def test_an_address_without_a_fleet_is_a_problem_and_not_an_empty_table(metrics_text: Any) -> None:

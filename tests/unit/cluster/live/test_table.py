@@ -205,5 +205,5 @@ def test_a_silent_engine_and_a_missed_objective_are_red() -> None:
 
 
 def test_without_a_view_there_are_only_sentences() -> None:
-    reported = drawn(None, 120, Notice("no fleet of yours runs on this machine", is_bad=True))
-    assert reported.splitlines() == ["demo", "no fleet of yours runs on this machine"]
+    reported = drawn(None, 120, Notice("you have no running fleet on this machine", is_bad=True))
+    assert reported.splitlines() == ["demo", "you have no running fleet on this machine"]

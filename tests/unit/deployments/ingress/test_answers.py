@@ -1,4 +1,4 @@
-"""Errors and keep-alives in the words of each API family."""
+"""Tests errors and keep-alives in the format of each API family."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ERRORS: list[FleetError] = [
         ("/v1/messages/count_tokens", Family.ANTHROPIC),
     ],
 )
-def test_a_route_belongs_to_one_family(path: str, family: Family) -> None:
+def test_route_belongs_to_one_api_family(path: str, family: Family) -> None:
     assert family_of(path) is family
 
 
@@ -83,7 +83,7 @@ def test_openai_clients_get_an_error_object(error: FleetError, family: Family) -
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_anthropic_clients_get_their_own_shape(error: FleetError, kind: str) -> None:
+def test_anthropic_clients_get_anthropics_error_format(error: FleetError, kind: str) -> None:
     assert json.loads(error_body(error, Family.ANTHROPIC)) == {
         "type": "error",
         "error": {"type": kind, "message": str(error)},
@@ -92,7 +92,7 @@ def test_anthropic_clients_get_their_own_shape(error: FleetError, kind: str) -> 
 
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_in_a_stream_is_one_event(error: FleetError, family: Family) -> None:
+def test_error_in_a_stream_is_one_event(error: FleetError, family: Family) -> None:
     event = error_event(error, family, 7).decode()
     assert event.endswith("\n\n")
     name, data, *rest = event.removesuffix("\n\n").split("\n")
@@ -114,17 +114,17 @@ def test_an_error_in_a_stream_is_one_event(error: FleetError, family: Family) ->
             assert reported == json.loads(error_body(error, family))
 
 
-def test_a_keep_alive_is_a_comment_or_anthropics_ping() -> None:
+def test_keep_alive_is_a_comment_or_anthropics_ping() -> None:
     assert keep_alive(Family.OPENAI) == keep_alive(Family.RESPONSES) == b": ping\n\n"
     assert keep_alive(Family.ANTHROPIC) == b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
-def test_only_errors_that_pass_say_when_to_come_back() -> None:
+def test_only_temporary_errors_have_retry_after() -> None:
     assert (b"retry-after", b"5") in headers(NoEngine("coder", 5))
     assert [name for name, _ in headers(GatewayFailed())] == [b"content-type"]
 
 
 @pytest.mark.parametrize("error", [MissingKey(), WrongKey()])
-def test_only_a_refused_key_is_challenged(error: FleetError) -> None:
+def test_only_a_refused_key_has_www_authenticate(error: FleetError) -> None:
     assert (b"www-authenticate", b"Bearer") in headers(error)
     assert b"www-authenticate" not in dict(headers(NoEngine("coder", 5)))

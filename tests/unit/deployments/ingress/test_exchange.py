@@ -1,4 +1,4 @@
-"""One request through hand-written apps: answers, losses, deadlines and apps that fail."""
+"""Tests one request through hand-written apps: answers, losses, deadlines and failing apps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def events(body: bytes) -> list[str]:
     return body.decode().removesuffix("\n\n").split("\n\n")
 
 
-async def test_a_plain_answer_passes_unchanged(
+async def test_plain_answer_passes_unchanged(
     new_exchange: Any, new_client: Any, metrics: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -61,7 +61,7 @@ async def test_a_plain_answer_passes_unchanged(
 @pytest.mark.parametrize(
     ("status", "outcome"), [(400, "refused"), (422, "refused"), (500, "failed")]
 )
-async def test_an_error_of_the_apps_own_passes_and_is_counted(
+async def test_error_answer_of_the_app_passes_and_is_counted(
     new_exchange: Any, new_client: Any, metrics: Any, status: int, outcome: str
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -95,7 +95,7 @@ async def test_an_error_of_the_apps_own_passes_and_is_counted(
         ),
     ],
 )
-async def test_a_request_that_ends_before_the_first_byte_has_its_errors_status(
+async def test_error_before_the_first_byte_sets_the_status(
     new_exchange: Any, new_client: Any, metrics: Any, family: Family, expected: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -113,9 +113,7 @@ async def test_a_request_that_ends_before_the_first_byte_has_its_errors_status(
     assert metrics.ended == [("coder", "engine_lost")]
 
 
-async def test_no_engine_says_when_to_come_back(
-    new_exchange: Any, new_client: Any, metrics: Any
-) -> None:
+async def test_no_engine_has_retry_after(new_exchange: Any, new_client: Any, metrics: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         exchange.fail(NoEngine("coder", 5))
         raise RuntimeError("what vLLM makes of it")
@@ -129,7 +127,7 @@ async def test_no_engine_says_when_to_come_back(
 
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("sent", [b'data: {"a":1}\n\n', b'data: {"a":1}\n\ndata: {"b'])
-async def test_a_request_that_ends_inside_a_stream_has_its_error_as_last_event(
+async def test_error_inside_a_stream_is_its_last_event(
     new_exchange: Any, new_client: Any, metrics: Any, family: Family, sent: bytes
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -156,9 +154,7 @@ async def test_a_request_that_ends_inside_a_stream_has_its_error_as_last_event(
     assert metrics.ended == [("coder", "engine_lost")]
 
 
-async def test_a_failure_after_the_answer_changes_nothing(
-    new_exchange: Any, new_client: Any
-) -> None:
+async def test_failure_after_the_answer_changes_nothing(new_exchange: Any, new_client: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await start(send, 200, SSE_HEADERS)
         await put(send, b"data: [DONE]\n\n", more=False)
@@ -169,7 +165,7 @@ async def test_a_failure_after_the_answer_changes_nothing(
     assert client.body == b"data: [DONE]\n\n"
 
 
-async def test_a_deadline_before_the_first_byte_is_a_504(
+async def test_deadline_before_the_first_byte_is_a_504(
     new_exchange: Any, new_client: Any, metrics: Any
 ) -> None:
     was_stopped = asyncio.Event()
@@ -189,7 +185,7 @@ async def test_a_deadline_before_the_first_byte_is_a_504(
     assert metrics.ended == [("coder", "timed_out")]
 
 
-async def test_a_deadline_inside_a_stream_is_its_last_event(
+async def test_deadline_inside_a_stream_is_its_last_event(
     new_exchange: Any, new_client: Any, metrics: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -207,7 +203,7 @@ async def test_a_deadline_inside_a_stream_is_its_last_event(
     assert metrics.ended == [("coder", "timed_out")]
 
 
-async def test_a_client_that_does_not_read_holds_nothing_past_the_deadline(
+async def test_client_that_stops_reading_holds_nothing_past_the_deadline(
     new_exchange: Any, new_client: Any, metrics: Any
 ) -> None:
     was_stopped = asyncio.Event()
@@ -248,7 +244,7 @@ async def cancels_itself(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize("app", [error, cancels_itself, no_answer])
-async def test_an_app_that_fails_is_a_500_without_a_stack(
+async def test_failing_app_is_a_500_without_a_stack_trace(
     new_exchange: Any, new_client: Any, metrics: Any, app: Any
 ) -> None:
     client = new_client()
@@ -262,7 +258,7 @@ async def test_an_app_that_fails_is_a_500_without_a_stack(
 
 
 @pytest.mark.parametrize("app_end", [error, cancels_itself, no_answer])
-async def test_an_app_that_fails_inside_a_stream_ends_it_with_an_error(
+async def test_app_that_fails_inside_a_stream_ends_it_with_an_error(
     new_exchange: Any, new_client: Any, metrics: Any, app_end: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -279,7 +275,7 @@ async def test_an_app_that_fails_inside_a_stream_ends_it_with_an_error(
     assert metrics.ended == [("coder", "failed")]
 
 
-async def test_an_app_that_fails_after_its_answer_is_counted_only(
+async def test_app_that_fails_after_its_answer_is_only_counted(
     new_exchange: Any, new_client: Any, metrics: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -293,7 +289,7 @@ async def test_an_app_that_fails_after_its_answer_is_counted_only(
     assert metrics.ended == [("coder", "failed")]
 
 
-async def test_tokens_are_counted_with_the_time_to_the_first_and_the_gaps_between(
+async def test_tokens_are_counted_with_ttft_and_gaps(
     new_exchange: Any, new_client: Any, metrics: Any, clock: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -318,7 +314,7 @@ async def test_tokens_are_counted_with_the_time_to_the_first_and_the_gaps_betwee
     assert current_exchange() is None
 
 
-async def test_concurrent_requests_find_their_own_exchange(
+async def test_concurrent_requests_get_their_own_exchange(
     new_exchange: Any, new_client: Any
 ) -> None:
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What happens around a stream: keep-alives while it is silent, and clients that leave."""
+"""Tests streams: keep-alives while they are silent, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def new_exchange(new_exchange: Callable[..., Exchange]) -> Callable[..., Exchange]:
-    """Impatient: a stream gets its keep-alive after 50 ms of silence."""
+    """Return a factory of exchanges whose streams get a keep-alive after 50 ms of silence."""
     return partial(new_exchange, keep_alive_s=0.05)
 
 
@@ -40,7 +40,7 @@ def piece(body: bytes, more: bool = True) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", Family)
-async def test_a_silent_stream_gets_keep_alives_until_it_speaks(
+async def test_silent_stream_gets_keep_alives_until_its_next_event(
     new_exchange: Any, new_client: Any, family: Family
 ) -> None:
     client = new_client()
@@ -57,7 +57,7 @@ async def test_a_silent_stream_gets_keep_alives_until_it_speaks(
     assert set(client.pieces[3:-2]) <= {keep_alive(family)}
 
 
-async def test_a_stream_that_speaks_gets_no_keep_alive(new_exchange: Any, new_client: Any) -> None:
+async def test_active_stream_gets_no_keep_alive(new_exchange: Any, new_client: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         for _ in range(20):
@@ -70,9 +70,7 @@ async def test_a_stream_that_speaks_gets_no_keep_alive(new_exchange: Any, new_cl
     assert b"ping" not in client.body
 
 
-async def test_a_keep_alive_never_stands_inside_an_event(
-    new_exchange: Any, new_client: Any
-) -> None:
+async def test_keep_alive_never_splits_an_event(new_exchange: Any, new_client: Any) -> None:
     client = new_client()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -91,9 +89,7 @@ async def test_a_keep_alive_never_stands_inside_an_event(
     assert client.body.startswith(b'data: {"text": "a b"}\n\ndata: whole\n\n: ping\n\n')
 
 
-async def test_an_answer_that_is_no_stream_gets_no_keep_alive(
-    new_exchange: Any, new_client: Any
-) -> None:
+async def test_plain_answer_gets_no_keep_alive(new_exchange: Any, new_client: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.15)
         await send(PLAIN)
@@ -105,7 +101,7 @@ async def test_an_answer_that_is_no_stream_gets_no_keep_alive(
     assert client.body == b"{}"
 
 
-async def test_a_finished_stream_gets_no_keep_alive_while_its_app_lingers(
+async def test_finished_stream_gets_no_keep_alive_while_its_app_still_runs(
     new_exchange: Any, new_client: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -119,21 +115,21 @@ async def test_a_finished_stream_gets_no_keep_alive_while_its_app_lingers(
 
 
 class Apps:
-    """An app in the middle of its work, that ends as its name says, and notes how."""
+    """Apps that are interrupted while they work, and record how they ended."""
 
     def __init__(self) -> None:
         self.is_running = asyncio.Event()
         self.ends: list[str] = []
 
     async def listens(self, scope: Any, receive: Any, send: Any) -> None:
-        """As vLLM does for an answer that is no stream."""
+        """Wait for the disconnect, as vLLM does for a plain answer."""
         await receive()
         self.is_running.set()
         message = await receive()
         self.ends.append(message["type"])
 
     async def is_deaf(self, scope: Any, receive: Any, send: Any) -> None:
-        """As a stream that waits for its engine."""
+        """Wait until cancelled, as a stream that waits for its engine."""
         await send(START)
         self.is_running.set()
         try:
@@ -158,7 +154,7 @@ KINDS = [("listens", "http.disconnect"), ("is_deaf", "cancelled"), ("talks_on", 
 
 
 @pytest.mark.parametrize(("kind", "end"), KINDS)
-async def test_a_client_that_hangs_up_ends_the_app_within_two_seconds(
+async def test_disconnect_ends_the_app_within_two_seconds(
     new_exchange: Any,
     new_client: Any,
     metrics: Any,
@@ -180,7 +176,7 @@ async def test_a_client_that_hangs_up_ends_the_app_within_two_seconds(
 
 
 @pytest.mark.parametrize(("kind", "end"), KINDS)
-async def test_a_cancelled_request_ends_the_app_within_two_seconds(
+async def test_cancelled_request_ends_the_app_within_two_seconds(
     new_exchange: Any, new_client: Any, metrics: Any, kind: str, end: str
 ) -> None:
     apps, client = Apps(), new_client()
@@ -196,7 +192,7 @@ async def test_a_cancelled_request_ends_the_app_within_two_seconds(
     assert metrics.ended == [("coder", "disconnected")]
 
 
-async def test_a_request_that_is_cancelled_twice_leaves_no_app_behind(
+async def test_request_cancelled_twice_leaves_no_app_running(
     new_exchange: Any, new_client: Any, eventually: Any
 ) -> None:
     apps, client = Apps(), new_client()
@@ -211,9 +207,7 @@ async def test_a_request_that_is_cancelled_twice_leaves_no_app_behind(
     await eventually(lambda: apps.ends == ["cancelled"])
 
 
-async def test_nothing_is_sent_to_a_client_that_has_left(
-    new_exchange: Any, new_client: Any
-) -> None:
+async def test_nothing_is_sent_to_a_disconnected_client(new_exchange: Any, new_client: Any) -> None:
     apps, client = Apps(), new_client()
     run = new_exchange().run(apps.talks_on, SCOPE, b"", client.receive, client.send)
     running = asyncio.create_task(run)

@@ -1,4 +1,4 @@
-"""What an exchange tells to be judged: each sequence's tokens, waiting in vain, deadlines."""
+"""Tests what an exchange reports for the objectives: tokens, waiting in vain, deadlines."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ JSON_HEADERS = [(b"content-type", b"application/json")]
 
 
 async def answer(send: Any) -> None:
-    """A whole answer that is not streamed."""
+    """Send a whole answer that is not streamed."""
     await send({"type": "http.response.start", "status": 200, "headers": JSON_HEADERS})
     await send({"type": "http.response.body", "body": b"{}", "more_body": False})
 
 
-async def test_the_sequences_of_a_request_are_judged_one_by_one(
+async def test_each_sequence_of_a_request_is_judged(
     new_exchange: Any, new_client: Any, metrics: Any, clock: Any
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -40,7 +40,7 @@ async def test_the_sequences_of_a_request_are_judged_one_by_one(
     ("has_token", "makes_tokens", "silence"),
     [(False, True, ("first", 9.0)), (True, True, ("next", 9.0)), (False, False, None)],
 )
-async def test_a_client_that_waits_in_vain_is_noted(
+async def test_client_that_waits_in_vain_is_counted(
     new_exchange: Any,
     new_client: Any,
     metrics: Any,
@@ -71,7 +71,7 @@ async def test_a_client_that_waits_in_vain_is_noted(
 @pytest.mark.parametrize(
     ("is_clients", "outcome"), [(True, "client_deadline"), (False, "timed_out")]
 )
-async def test_a_deadline_that_the_client_chose_is_not_held_against_us(
+async def test_deadline_chosen_by_the_client_is_not_our_failure(
     new_exchange: Any, new_client: Any, metrics: Any, is_clients: bool, outcome: str
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:

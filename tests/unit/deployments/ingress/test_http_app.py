@@ -1,4 +1,4 @@
-"""The gateway's routes and refusals, with a hand-written app where vLLM's would be."""
+"""Tests the gateway's routes and refusals, with a hand-written app in place of vLLM's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FORBIDDEN = [
 
 @dataclass
 class FakeEngines:
-    """Engines that are all there."""
+    """Stands in for a model's engines, all of them usable."""
 
     num_engines: int = 1
     num_moving: int = 0
@@ -55,7 +55,7 @@ class FakeEngines:
 
 
 class FakeApp:
-    """An app that answers with what it got."""
+    """An app that answers with what it received."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -81,7 +81,7 @@ def two_models(metrics: Any) -> GatewayApp:
 
 
 def gateway_of(metrics: Any, *models: str, **settings: Any) -> GatewayApp:
-    """A gateway whose models are all ready."""
+    """Return a gateway whose models are all ready."""
     config = FleetConfig(
         models=tuple(ModelConfig(id=model, engine="scripted") for model in models),
         gateway=GatewayConfig(max_body_bytes=1000, retry_after_s=7, **settings),
@@ -128,7 +128,7 @@ def calls(app: GatewayApp) -> list[str]:
         "/detokenize",
     ],
 )
-async def test_a_model_route_reaches_the_app_of_its_model(
+async def test_model_route_reaches_the_app_of_its_model(
     two_models: GatewayApp, ask: Any, metrics: Any, route: str
 ) -> None:
     body = b'{"model": "helper", "stream": false}'
@@ -141,7 +141,7 @@ async def test_a_model_route_reaches_the_app_of_its_model(
 
 
 @pytest.mark.parametrize(("method", "path"), FORBIDDEN)
-async def test_no_other_route_reaches_anything(
+async def test_other_routes_are_404(
     one_model: GatewayApp, ask: Any, metrics: Any, method: str, path: str
 ) -> None:
     client = await ask(one_model, path, b'{"model": "coder"}', method=method)
@@ -153,7 +153,7 @@ async def test_no_other_route_reaches_anything(
     assert "coder" not in dict(metrics.ended)
 
 
-async def test_the_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
+async def test_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
     two_models.models["helper"].engines = None
     client = await ask(two_models, "/v1/models", method="GET")
     listed = json.loads(client.body)
@@ -165,7 +165,7 @@ async def test_the_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
     ]
 
 
-async def test_a_gateway_is_live_before_it_is_ready(one_model: GatewayApp, ask: Any) -> None:
+async def test_gateway_is_live_before_it_is_ready(one_model: GatewayApp, ask: Any) -> None:
     served = one_model.models["coder"]
     app, served.app = served.app, None
     assert (await ask(one_model, "/health/live", method="GET")).status == 200
@@ -176,14 +176,14 @@ async def test_a_gateway_is_live_before_it_is_ready(one_model: GatewayApp, ask: 
     assert (await ask(one_model, "/health/ready", method="GET")).status == 200
 
 
-async def test_a_gateway_without_any_engine_is_not_ready(one_model: GatewayApp, ask: Any) -> None:
+async def test_gateway_without_an_engine_is_not_ready(one_model: GatewayApp, ask: Any) -> None:
     engines = one_model.models["coder"].engines
     assert isinstance(engines, FakeEngines)
     engines.num_engines = 0
     assert (await ask(one_model, "/health/ready", method="GET")).status == 503
 
 
-async def test_one_ready_model_makes_a_gateway_ready(two_models: GatewayApp, ask: Any) -> None:
+async def test_one_ready_model_makes_the_gateway_ready(two_models: GatewayApp, ask: Any) -> None:
     two_models.models["coder"].app = None
     assert (await ask(two_models, "/health/ready", method="GET")).status == 200
     loading = await ask(two_models, "/v1/chat/completions", b'{"model": "coder"}')
@@ -191,7 +191,7 @@ async def test_one_ready_model_makes_a_gateway_ready(two_models: GatewayApp, ask
     assert "'coder' is still loading" in json.loads(loading.body)["error"]["message"]
 
 
-async def test_an_unknown_model_is_a_404_that_names_the_models(
+async def test_unknown_model_is_a_404_that_lists_the_models(
     two_models: GatewayApp, ask: Any
 ) -> None:
     client = await ask(two_models, "/v1/chat/completions", b'{"model": "gpt"}')
@@ -201,7 +201,7 @@ async def test_an_unknown_model_is_a_404_that_names_the_models(
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"model": null}', b'{"model": ""}'])
-async def test_a_fleet_of_two_models_needs_a_name(
+async def test_fleet_with_two_models_requires_a_model_name(
     two_models: GatewayApp, ask: Any, body: bytes
 ) -> None:
     client = await ask(two_models, "/v1/chat/completions", body)
@@ -212,7 +212,7 @@ async def test_a_fleet_of_two_models_needs_a_name(
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"model": null}', b'{"model": ""}'])
-async def test_a_fleet_of_one_model_needs_no_name(
+async def test_fleet_with_one_model_needs_no_model_name(
     one_model: GatewayApp, ask: Any, body: bytes
 ) -> None:
     assert (await ask(one_model, "/v1/chat/completions", body)).status == 200
@@ -232,7 +232,7 @@ async def test_a_fleet_of_one_model_needs_no_name(
         b'{"model": ["coder"]}',
     ],
 )
-async def test_a_body_that_names_no_model_properly_is_a_400(
+async def test_body_with_an_invalid_model_is_a_400(
     one_model: GatewayApp, ask: Any, body: bytes
 ) -> None:
     client = await ask(one_model, "/v1/chat/completions", body)
@@ -241,7 +241,7 @@ async def test_a_body_that_names_no_model_properly_is_a_400(
     assert calls(one_model) == []
 
 
-async def test_a_body_too_large_by_its_header_is_refused_before_it_is_read(
+async def test_body_too_large_by_its_header_is_refused_before_it_is_read(
     one_model: GatewayApp, ask: Any
 ) -> None:
     client = await ask(
@@ -251,7 +251,7 @@ async def test_a_body_too_large_by_its_header_is_refused_before_it_is_read(
     assert "1001 bytes, above the limit of 1000" in json.loads(client.body)["error"]["message"]
 
 
-async def test_a_body_too_large_by_its_chunks_is_refused_on_the_way(
+async def test_body_too_large_by_its_chunks_is_refused_while_it_is_read(
     one_model: GatewayApp, ask: Any
 ) -> None:
     chunks = [b'{"model": "coder", "x": "', *[b"x" * 200] * 5, b'"}']
@@ -260,7 +260,7 @@ async def test_a_body_too_large_by_its_chunks_is_refused_on_the_way(
     assert calls(one_model) == []
 
 
-async def test_a_body_of_just_the_limit_passes(one_model: GatewayApp, ask: Any) -> None:
+async def test_body_of_exactly_the_limit_passes(one_model: GatewayApp, ask: Any) -> None:
     body = b'{"model": "coder"}'.ljust(1000)
     client = await ask(
         one_model, "/v1/chat/completions", body, headers=[(b"content-length", b"1000")]
@@ -269,7 +269,7 @@ async def test_a_body_of_just_the_limit_passes(one_model: GatewayApp, ask: Any) 
 
 
 @pytest.mark.parametrize("value", [b"soon", b"0", b"-1", b"nan", b"", b"\xff"])
-async def test_a_timeout_header_that_is_no_time_is_a_400(
+async def test_invalid_timeout_header_is_a_400(
     one_model: GatewayApp, ask: Any, value: bytes
 ) -> None:
     headers = [(b"x-request-timeout-s", value)]
@@ -279,7 +279,7 @@ async def test_a_timeout_header_that_is_no_time_is_a_400(
 
 
 @pytest.mark.parametrize(("header", "reported"), [(b"0.05", "0.05 s"), (b"1e9", "0.2 s")])
-async def test_a_timeout_header_shortens_the_deadline_and_never_stretches_it(
+async def test_timeout_header_shortens_but_never_extends_the_deadline(
     metrics: Any, ask: Any, header: bytes, reported: str
 ) -> None:
     async def hang(scope: Any, receive: Any, send: Any) -> None:
@@ -302,7 +302,7 @@ async def test_a_timeout_header_shortens_the_deadline_and_never_stretches_it(
         (b" " * 2000, 413, "request_too_large"),
     ],
 )
-async def test_anthropic_clients_are_refused_in_their_own_shape(
+async def test_anthropic_clients_are_refused_in_anthropics_format(
     one_model: GatewayApp, ask: Any, body: bytes, status: int, kind: str
 ) -> None:
     client = await ask(one_model, "/v1/messages", body)

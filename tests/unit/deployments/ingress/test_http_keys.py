@@ -1,4 +1,4 @@
-"""Keys at the gateway's door: refusals as each API wants them, before a body is read."""
+"""Tests the key check of the gateway: refusals in each API's format, before a body is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPENAI_ROUTES = sorted(route for route in MODEL_ROUTES if not route.startswith("
 
 
 class FakeApp:
-    """An app that keeps the headers it is given."""
+    """An app that records the headers it receives."""
 
     def __init__(self) -> None:
         self.headers: list[list[tuple[bytes, bytes]]] = []
@@ -58,7 +58,7 @@ def app(metrics: Any, inner_app: FakeApp) -> GatewayApp:
 
 @pytest.fixture
 def ask(new_client: Any) -> Any:
-    """Ask without a body: who waits for one hangs, and fails."""
+    """Return a function that sends no body: code that waits for one hangs and fails the test."""
 
     async def ask(
         app: GatewayApp, path: str, *headers: tuple[bytes, bytes], method: str = "POST", body: Any
@@ -91,7 +91,7 @@ async def test_openai_clients_are_refused_before_their_body_is_read(
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
 @pytest.mark.parametrize("headers", [[], [(b"x-api-key", WRONG.encode())]])
-async def test_anthropic_clients_are_refused_in_their_own_shape(
+async def test_anthropic_clients_are_refused_in_anthropics_format(
     app: GatewayApp, ask: Any, path: str, headers: Any
 ) -> None:
     client = await ask(app, path, *headers, body=())
@@ -105,7 +105,7 @@ async def test_anthropic_clients_are_refused_in_their_own_shape(
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v1/models"), ("GET", "/x"), ("OPTIONS", "/v1/messages")]
 )
-async def test_without_a_key_nothing_is_told_of_the_fleet(
+async def test_without_a_key_the_fleet_reveals_nothing(
     app: GatewayApp, ask: Any, metrics: Any, method: str, path: str
 ) -> None:
     client = await ask(app, path, method=method, body=())
@@ -114,7 +114,7 @@ async def test_without_a_key_nothing_is_told_of_the_fleet(
     assert metrics.ended == [("none", "no_key")]
 
 
-async def test_with_a_key_the_models_are_listed(app: GatewayApp, ask: Any, metrics: Any) -> None:
+async def test_with_a_key_models_are_listed(app: GatewayApp, ask: Any, metrics: Any) -> None:
     header = (b"authorization", b"Bearer " + KEY.encode())
     client = await ask(app, "/v1/models", header, method="GET", body=())
     assert client.status == 200
@@ -122,7 +122,7 @@ async def test_with_a_key_the_models_are_listed(app: GatewayApp, ask: Any, metri
     assert metrics.ended == []
 
 
-async def test_health_is_told_to_anyone(app: GatewayApp, ask: Any, metrics: Any) -> None:
+async def test_health_needs_no_key_over_the_app(app: GatewayApp, ask: Any, metrics: Any) -> None:
     live = await ask(app, "/health/live", method="GET", body=())
     ready = await ask(app, "/health/ready", method="GET", body=())
     assert (live.status, ready.status) == (200, 503)
@@ -131,7 +131,7 @@ async def test_health_is_told_to_anyone(app: GatewayApp, ask: Any, metrics: Any)
 
 @pytest.mark.parametrize("path", sorted(MODEL_ROUTES))
 @pytest.mark.parametrize("name", [b"authorization", b"x-api-key"])
-async def test_a_request_with_a_key_is_answered_and_its_app_never_sees_the_key(
+async def test_app_never_sees_the_key_of_an_answered_request(
     app: GatewayApp, inner_app: FakeApp, ask: Any, path: str, name: bytes
 ) -> None:
     value = KEY.encode() if name == b"x-api-key" else b"bearer " + KEY.encode()
@@ -140,7 +140,7 @@ async def test_a_request_with_a_key_is_answered_and_its_app_never_sees_the_key(
     assert inner_app.headers == [[(b"accept", b"*/*")]]
 
 
-async def test_a_span_has_no_key(metrics: Any, inner_app: FakeApp, ask: Any, recorder: Any) -> None:
+async def test_span_has_no_key(metrics: Any, inner_app: FakeApp, ask: Any, recorder: Any) -> None:
     app = app_of(metrics, inner_app, AuthConfig(keys=(hash_of(KEY),)), recorder.spans)
     headers = [(b"x-api-key", KEY.encode()), (b"authorization", b"Bearer " + KEY.encode())]
     assert (await ask(app, "/v1/completions", *headers, body=(BODY,))).status == 200
@@ -149,7 +149,7 @@ async def test_a_span_has_no_key(metrics: Any, inner_app: FakeApp, ask: Any, rec
 
 
 @pytest.mark.parametrize("auth", [None, "none"])
-async def test_without_keys_a_placeholder_is_no_matter_and_goes_no_further(
+async def test_without_keys_a_placeholder_is_accepted_and_removed(
     metrics: Any, inner_app: FakeApp, ask: Any, auth: Any
 ) -> None:
     app = app_of(metrics, inner_app, auth)
@@ -160,7 +160,7 @@ async def test_without_keys_a_placeholder_is_no_matter_and_goes_no_further(
 
 @pytest_asyncio.fixture
 async def port(app: GatewayApp) -> AsyncIterator[int]:
-    """The application behind the HTTP server that Serve's replicas have."""
+    """Run the application with the HTTP server that Serve's replicas use."""
     config = uvicorn.Config(app, port=0, lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -172,7 +172,7 @@ async def port(app: GatewayApp) -> AsyncIterator[int]:
 
 
 async def exchange(port: int, request: bytes) -> bytes:
-    """All that a server says to this request until it closes, or says no more for a while."""
+    """Return the server's answer to this request, up to its body or the end of the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     reported = b""
@@ -193,7 +193,7 @@ async def exchange(port: int, request: bytes) -> bytes:
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-async def test_over_http_a_refusal_comes_before_a_byte_of_the_body_is_sent(port: int) -> None:
+async def test_over_http_a_refusal_comes_before_the_body_is_sent(port: int) -> None:
     reported = await exchange(port, HEAD + b"Content-Length: 1000000\r\n\r\n")
     assert reported.startswith(b"HTTP/1.1 401 ")
     assert b"www-authenticate: Bearer\r\n" in reported
@@ -211,7 +211,7 @@ async def test_over_http_a_refusal_comes_before_a_byte_of_the_body_is_sent(port:
         (b"X-Api-Key: \xe9%s", 401),
     ],
 )
-async def test_over_http_headers_are_read_as_http_has_them(
+async def test_over_http_headers_are_parsed_before_the_check(
     port: int, header: bytes, status: int
 ) -> None:
     length = b"Content-Length: %d\r\n" % len(BODY)
@@ -226,7 +226,7 @@ async def openai_models(port: int, key: str) -> list[str]:
         return [model.id async for model in client.models.list()]
 
 
-async def test_the_openai_sdk_is_known_by_its_key(port: int) -> None:
+async def test_openai_sdk_authenticates(port: int) -> None:
     assert await openai_models(port, KEY) == ["coder"]
     with pytest.raises(openai.AuthenticationError) as caught:
         await openai_models(port, WRONG)
@@ -235,10 +235,10 @@ async def test_the_openai_sdk_is_known_by_its_key(port: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["api_key", "auth_token"])
-async def test_the_anthropic_sdk_is_known_by_its_key(
+async def test_anthropic_sdk_authenticates(
     port: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It sends an `api_key` as x-api-key, and an `auth_token` as a bearer."""
+    """The SDK sends `api_key` as x-api-key and `auth_token` as a bearer token."""
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 

@@ -1,4 +1,4 @@
-"""Which requests a gateway's guard lets pass, and what it makes of a keys file that changes."""
+"""Tests which requests a gateway's guard admits, and how it reloads a keys file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def x_api_key(key: str) -> tuple[bytes, bytes]:
 
 
 def verdict(guard: Guard, *headers: tuple[bytes, bytes]) -> type[KeyRefused] | None:
-    """None when the request passes."""
+    """Return the error's class; None if the request passes."""
     try:
         guard.admit(request(*headers))
     except KeyRefused as refusal:
@@ -57,9 +57,9 @@ RIGHT: dict[str, Headers] = {
     "space around x-api-key": [(b"x-api-key", b" " + KEY.encode() + b"\t")],
     "both headers, one key": [bearer(KEY), x_api_key(KEY)],
     "both headers, two keys": [bearer(KEY), x_api_key(OTHER)],
-    "a placeholder beside the key": [bearer("none"), x_api_key(KEY)],
-    "a placeholder beside the bearer": [x_api_key("dummy"), bearer(KEY)],
-    "another scheme beside the key": [(b"authorization", b"Basic eDp5"), x_api_key(KEY)],
+    "a placeholder with the key": [bearer("none"), x_api_key(KEY)],
+    "a placeholder with the bearer": [x_api_key("dummy"), bearer(KEY)],
+    "another scheme with the key": [(b"authorization", b"Basic eDp5"), x_api_key(KEY)],
     "other headers around it": [(b"accept", b"*/*"), bearer(KEY), (b"host", b"x")],
 }
 
@@ -96,32 +96,32 @@ WRONG: dict[str, Headers] = {
 
 
 @pytest.mark.parametrize("headers", RIGHT.values(), ids=RIGHT.keys())
-def test_a_key_passes_in_either_header(headers: Headers) -> None:
+def test_key_passes_in_either_header(headers: Headers) -> None:
     assert verdict(Guard(AUTH), *headers) is None
 
 
 @pytest.mark.parametrize("headers", NONE.values(), ids=NONE.keys())
-def test_a_request_that_offers_no_key_is_told_how_to(headers: Headers) -> None:
+def test_request_without_a_key_is_refused(headers: Headers) -> None:
     assert verdict(Guard(AUTH), *headers) is MissingKey
 
 
 @pytest.mark.parametrize("headers", WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_key_does_not_pass(headers: Headers) -> None:
+def test_wrong_key_does_not_pass(headers: Headers) -> None:
     assert verdict(Guard(AUTH), *headers) is WrongKey
 
 
 @given(st.binary(max_size=100), st.sampled_from(sorted(KEY_HEADERS)))
-def test_no_other_value_passes_whatever_its_bytes(value: bytes, name: bytes) -> None:
+def test_no_other_bytes_pass_as_a_key(value: bytes, name: bytes) -> None:
     assert verdict(Guard(AUTH), (name, value)) in {MissingKey, WrongKey}
 
 
 @given(st.lists(st.tuples(st.sampled_from([*KEY_HEADERS, b"accept"]), st.binary(max_size=60))))
-def test_who_has_a_key_in_x_api_key_passes_whatever_else_is_sent(headers: Headers) -> None:
+def test_key_in_x_api_key_passes_with_any_other_header(headers: Headers) -> None:
     assert verdict(Guard(AUTH), x_api_key(KEY), *headers) is None
 
 
 @pytest.mark.parametrize("auth", [AUTH, "none", None])
-def test_what_passes_has_no_key_and_all_else_as_it_was(auth: Any) -> None:
+def test_admitted_request_loses_only_its_key(auth: Any) -> None:
     kept = [(b"host", b"x"), (b"x-request-timeout-s", b"5"), (b"accept", b"*/*")]
     scope = request(kept[0], bearer(KEY), kept[1], x_api_key(OTHER), x_api_key(NEW), kept[2])
     before = dict(scope, headers=list(scope["headers"]))
@@ -131,7 +131,7 @@ def test_what_passes_has_no_key_and_all_else_as_it_was(auth: Any) -> None:
 
 
 @pytest.mark.parametrize("auth", [None, "none"])
-def test_a_fleet_without_keys_lets_anyone_in(auth: Any) -> None:
+def test_fleet_without_keys_admits_everyone(auth: Any) -> None:
     guard = Guard(auth)
     for headers in (*RIGHT.values(), *NONE.values(), *WRONG.values()):
         assert verdict(guard, *headers) is None
@@ -146,7 +146,7 @@ def test_health_needs_no_key(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/", "/health", "/health/live/", "/health/live/../../v1/models", "/x"]
 )
-def test_nothing_else_is_open(path: str) -> None:
+def test_every_other_route_needs_a_key(path: str) -> None:
     with pytest.raises(MissingKey):
         Guard(AUTH).admit(request(path=path))
 
@@ -162,10 +162,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def write(path: Path, *keys: str) -> None:
-    """As an editor or kubectl does it: the new file takes the old one's place at once."""
-    beside = path.with_suffix(".new")
-    beside.write_text("".join(f"{hash_of(key)}\n" for key in keys), encoding="ascii")
-    beside.replace(path)
+    """Write the keys as editors and kubectl do: a new file replaces the old one."""
+    new_file = path.with_suffix(".new")
+    new_file.write_text("".join(f"{hash_of(key)}\n" for key in keys), encoding="ascii")
+    new_file.replace(path)
 
 
 def guard_of(path: Path, *keys: str) -> Guard:
@@ -176,7 +176,7 @@ def passes(guard: Guard, key: str) -> bool:
     return verdict(guard, bearer(key)) is None
 
 
-def test_keys_of_the_file_and_of_the_configuration_count_alike(file: Path) -> None:
+def test_keys_of_the_file_and_the_configuration_are_both_valid(file: Path) -> None:
     guard = guard_of(file, OTHER)
     assert guard.has_file
     assert passes(guard, KEY)
@@ -185,7 +185,7 @@ def test_keys_of_the_file_and_of_the_configuration_count_alike(file: Path) -> No
     assert not Guard(AUTH).has_file
 
 
-def test_a_file_that_cannot_be_used_stops_the_start(file: Path) -> None:
+def test_unusable_keys_file_stops_the_start(file: Path) -> None:
     file.write_text("qf-a-key-in-place-of-its-hash\n")
     with pytest.raises(ConfigError, match=r"keys line 1: not a key hash"):
         guard_of(file)
@@ -211,7 +211,7 @@ def written_in_place_within_the_same_clock_tick(path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [replaced, written_in_place, written_in_place_within_the_same_clock_tick]
 )
-def test_a_file_that_changes_is_taken_up(file: Path, change: Callable[[Path], None]) -> None:
+def test_changed_keys_file_is_reloaded(file: Path, change: Callable[[Path], None]) -> None:
     guard = guard_of(file, OTHER)
     change(file)
     guard.reload()
@@ -220,8 +220,8 @@ def test_a_file_that_changes_is_taken_up(file: Path, change: Callable[[Path], No
     assert passes(guard, OTHER)
 
 
-def test_a_mounted_secret_swaps_a_link(tmp_path: Path) -> None:
-    """As kubelet's atomic writer does: keys -> ..data/keys, and ..data -> the newest directory."""
+def test_mounted_secret_is_reloaded_when_its_link_is_swapped(tmp_path: Path) -> None:
+    """Kubelet's atomic writer links keys -> ..data/keys, and ..data -> the newest directory."""
     for name, key in (("..1", KEY), ("..2", NEW)):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "keys", key)
@@ -251,7 +251,7 @@ def made_a_directory(path: Path) -> None:
 
 
 @pytest.mark.parametrize("break_it", [made_wrong, removed, made_a_directory])
-def test_a_file_that_goes_wrong_leaves_the_last_good_keys_and_is_told_once(
+def test_broken_keys_file_keeps_the_last_good_keys_and_is_logged_once(
     file: Path, caplog: pytest.LogCaptureFixture, break_it: Callable[[Path], None]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -274,7 +274,7 @@ def test_a_file_that_goes_wrong_leaves_the_last_good_keys_and_is_told_once(
     assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.INFO]
 
 
-def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(
+def test_keys_file_unreadable_for_a_moment_is_read_later(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = guard_of(file)
@@ -291,7 +291,7 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(
     assert passes(guard, NEW)
 
 
-def test_an_empty_file_refuses_every_request_and_says_so_once(
+def test_empty_keys_file_refuses_every_request_and_is_logged_once(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -306,7 +306,7 @@ def test_an_empty_file_refuses_every_request_and_says_so_once(
     assert "every request is refused" in caplog.text
 
 
-def test_a_file_that_stays_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_keys_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = guard_of(file)
     monkeypatch.setattr("qwenfleet.deployments.ingress.keys.read_keys", pytest.fail)
     guard.reload()
@@ -326,10 +326,10 @@ def test_no_key_is_logged(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert KEY not in reported
 
 
-async def test_a_gateway_notices_a_change_without_a_blocking_call(
+async def test_gateway_detects_a_change_without_a_blocking_call(
     file: Path, eventually: Any
 ) -> None:
-    """The folder's fixtures fail what blocks the loop."""
+    """A fixture of this folder fails code that blocks the loop."""
     guard = await asyncio.to_thread(guard_of, file)
     slept: list[float] = []
 
@@ -345,14 +345,14 @@ async def test_a_gateway_notices_a_change_without_a_blocking_call(
         await asyncio.to_thread(file.unlink)
         count = len(slept)
         await eventually(lambda: len(slept) > count + 3)
-        assert not task.done(), "a file that is gone does not end the watch"
+        assert not task.done(), "a removed file does not end the watch"
         assert passes(guard, NEW)
         assert set(slept) == {1.0}
     finally:
         task.cancel()
 
 
-def test_many_keys_are_known_like_few() -> None:
+def test_many_keys_are_checked() -> None:
     keys = [new_key() for _ in range(1000)]
     guard = Guard(AuthConfig(keys=tuple(map(hash_of, keys))))
     assert all(passes(guard, key) for key in keys)

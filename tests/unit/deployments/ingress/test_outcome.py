@@ -1,4 +1,4 @@
-"""Each error ends a request in one way, whoever met it."""
+"""Tests that each error and status has one outcome."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ from qwenfleet.deployments.ingress.outcome import outcome_of, outcome_of_status
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, FleetError) else value,
 )
-def test_an_error_says_how_its_request_ended(error: FleetError, outcome: Outcome) -> None:
+def test_each_error_has_its_outcome(error: FleetError, outcome: Outcome) -> None:
     assert outcome_of(error) is outcome
 
 
-def test_a_stream_that_found_no_other_engine_was_lost() -> None:
+def test_stream_that_finds_no_other_engine_is_lost() -> None:
     assert outcome_of(NoEngine("a", 5), has_output=True) is Outcome.ENGINE_LOST
 
 
-def test_a_deadline_of_the_clients_own_is_no_failure_of_ours() -> None:
+def test_deadline_chosen_by_the_client_has_its_own_outcome() -> None:
     late = outcome_of(DeadlineExceeded(1.0), is_clients_deadline=True)
     assert late is Outcome.CLIENT_DEADLINE
     assert outcome_of(BodyTimeout(1.0), is_clients_deadline=True) is Outcome.REFUSED
@@ -70,5 +70,5 @@ def test_a_deadline_of_the_clients_own_is_no_failure_of_ours() -> None:
         (500, Outcome.FAILED),
     ],
 )
-def test_so_does_the_status_of_vllms_app(status: int | None, outcome: Outcome) -> None:
+def test_each_status_of_the_app_has_its_outcome(status: int | None, outcome: Outcome) -> None:
     assert outcome_of_status(status) is outcome

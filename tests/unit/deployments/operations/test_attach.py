@@ -1,4 +1,4 @@
-"""Which cluster an address means."""
+"""Tests which cluster an address selects."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def no_fleet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "127.0.0.1:x", "ray://127.0.0.1:1"])
-def test_what_is_no_address_is_refused_in_a_sentence(address: str) -> None:
+def test_invalid_address_is_refused_with_a_sentence(address: str) -> None:
     with pytest.raises(FleetNotFound, match="no Ray cluster answers"):
         attach.cluster(None, address)
 
 
-def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+def test_address_without_a_listener_is_refused_at_once() -> None:
     (port,) = free_ports(1, "127.0.0.1")
     with pytest.raises(FleetNotFound, match=f"127.0.0.1:{port}"):
         attach.cluster(None, f"127.0.0.1:{port}")
 
 
-def test_auto_is_the_cluster_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_the_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1, "127.0.0.1")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     with pytest.raises(FleetNotFound, match=f"127.0.0.1:{port}"):
@@ -39,9 +39,9 @@ def test_auto_is_the_cluster_of_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     ("addresses", "reported"),
-    [([], "no Ray cluster has a node here"), (["a:1", "b:2"], "a:1, b:2. Name one")],
+    [([], "no Ray cluster has a node on"), (["a:1", "b:2"], "a:1, b:2. Select one")],
 )
-def test_auto_has_to_mean_one_cluster(
+def test_auto_requires_exactly_one_cluster(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str], reported: str
 ) -> None:
     monkeypatch.setattr(programs, "ray_addresses", lambda: addresses)
@@ -49,6 +49,6 @@ def test_auto_has_to_mean_one_cluster(
         attach.cluster(None, "auto")
 
 
-def test_a_port_without_a_fleet_says_how_to_start_one() -> None:
+def test_port_without_a_fleet_says_how_to_start_one() -> None:
     with pytest.raises(FleetNotFound, match="qwenfleet serve"):
         attach.cluster(8000, None)

@@ -1,4 +1,4 @@
-"""What the nodes of a Ray cluster answer, without a cluster."""
+"""Tests the reports of a Ray cluster's nodes, without a cluster."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def ray_node(identity: str, host: str, *, alive: bool = True) -> dict[str, Any]:
     return {"NodeID": identity, "NodeManagerHostname": host, "Alive": alive}
 
 
-def test_living_nodes_are_named_by_their_host() -> None:
+def test_live_nodes_are_named_by_their_host() -> None:
     nodes = checkup.named([ray_node("1" * 8, "a"), ray_node("2" * 8, "b", alive=False)])
     assert nodes == [Node("11111111", "a")]
 
 
-def test_nodes_of_one_host_are_told_apart() -> None:
+def test_nodes_on_one_host_get_distinct_names() -> None:
     nodes = checkup.named([ray_node("1" * 8, "a"), ray_node("2" * 8, "a")])
     assert [node.name for node in nodes] == ["a/111111", "a/222222"]
 
 
-def test_an_answer_is_a_report_with_the_offset_of_the_quickest_reading() -> None:
+def test_report_takes_the_offset_of_the_fastest_reading() -> None:
     readings = [(100.0, 109.0, 104.0), (110.0, 112.55, 110.1), (120.0, 125.0, 121.0)]
     report = checkup.report(NODE, ANSWER, readings)
     assert report.findings == (LATE,)
@@ -45,25 +45,25 @@ def test_an_answer_is_a_report_with_the_offset_of_the_quickest_reading() -> None
     "answer",
     [{}, {"findings": [{"level": "disaster"}], "versions": {}}, {"findings": 7, "versions": {}}],
 )
-def test_an_answer_that_is_not_understood_is_a_failure(answer: dict[str, Any]) -> None:
+def test_unreadable_answer_is_a_failure(answer: dict[str, Any]) -> None:
     report = checkup.report(NODE, answer, [])
-    assert "another version" in report.failure
+    assert "different version" in report.failure
     assert report.findings == ()
 
 
-def test_a_module_that_a_node_lacks_is_named() -> None:
+def test_missing_module_of_a_node_is_named() -> None:
     class TaskError(Exception):
         cause = ModuleNotFoundError("No module named 'qwenfleet'", name="qwenfleet")
 
     assert checkup._failed(NODE, TaskError()).lacks == "qwenfleet"
 
 
-def test_a_failure_is_one_line_without_its_stack() -> None:
+def test_failure_is_one_line_without_a_stack() -> None:
     report = checkup._failed(NODE, RuntimeError("the worker died\nTraceback …"))
     assert report.failure == "RuntimeError: the worker died"
 
 
-def test_a_node_without_qwenfleet_can_run_the_examination_and_say_so() -> None:
+def test_node_without_qwenfleet_can_run_the_check_and_report_it() -> None:
     code = (
         "import pickle, sys; sys.modules['qwenfleet'] = None\n"
         "from ray import cloudpickle\n"
@@ -77,6 +77,6 @@ def test_a_node_without_qwenfleet_can_run_the_examination_and_say_so() -> None:
     assert answer.stdout.decode().startswith("qwenfleet"), answer.stderr.decode()
 
 
-def test_the_clock_of_a_node_is_read_there() -> None:
+def test_clock_is_read_on_the_node() -> None:
     now = cloudpickle.loads(cloudpickle.dumps(checkup._clock()))
     assert now() > 1_700_000_000

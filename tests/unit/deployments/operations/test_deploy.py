@@ -28,7 +28,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_configuration_and_caches_are_no_part_of_the_code(checkout: Path) -> None:
+def test_code_hash_ignores_the_configuration_and_caches(checkout: Path) -> None:
     before = _code_hash(checkout, checkout / "fleet.yaml")
     (checkout / "fleet.yaml").write_text("name: two\n")
     (checkout / "code" / "__pycache__" / "a.pyc").write_bytes(b"x")
@@ -36,7 +36,7 @@ def test_the_configuration_and_caches_are_no_part_of_the_code(checkout: Path) ->
 
 
 @pytest.mark.parametrize("change", ["edited", "added", "renamed"])
-def test_any_other_file_is(checkout: Path, change: str) -> None:
+def test_code_hash_covers_every_other_file(checkout: Path, change: str) -> None:
     before = _code_hash(checkout, checkout / "fleet.yaml")
     source = checkout / "code" / "a.py"
     if change == "edited":
@@ -48,7 +48,7 @@ def test_any_other_file_is(checkout: Path, change: str) -> None:
     assert _code_hash(checkout, checkout / "fleet.yaml") != before
 
 
-def test_the_registry_keeps_the_package_in_which_code_came_first() -> None:
+def test_registry_keeps_the_first_package_of_the_code() -> None:
     state = Registry()
     assert state.first_package("code", "gcs://one.zip") == "gcs://one.zip"
     assert state.first_package("code", "gcs://two.zip") == "gcs://one.zip"
@@ -69,7 +69,7 @@ class Call:
         ("gcs://two.zip", set(), "gcs://two.zip"),
     ],
 )
-def test_a_package_that_ray_deleted_since_is_not_named_again(
+def test_package_that_ray_deleted_is_not_used_again(
     monkeypatch: pytest.MonkeyPatch, first: str, stored: set[str], expected: str
 ) -> None:
     state = Registry()
@@ -82,7 +82,7 @@ def test_a_package_that_ray_deleted_since_is_not_named_again(
     assert client.first_package("demo", "code", "gcs://two.zip") == expected
 
 
-def test_replicas_run_from_the_package_that_is_given() -> None:
+def test_replicas_run_from_the_given_package() -> None:
     gateway: Any = application(FleetConfig(), working_dir="gcs://one.zip")._bound_deployment
     for deployment in (gateway, gateway.init_args[1]._bound_deployment):
         assert deployment.ray_actor_options["runtime_env"]["working_dir"] == "gcs://one.zip"
@@ -90,7 +90,7 @@ def test_replicas_run_from_the_package_that_is_given() -> None:
     assert "working_dir" not in plain.ray_actor_options["runtime_env"]
 
 
-def test_a_file_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_file_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["/nowhere/fleet.yaml"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("qwenfleet: /nowhere/fleet.yaml")
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[
 
 
 class Driver:
-    """The two calls that make a driver of this process."""
+    """Stands in for the two calls that make this process a driver."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_joined = False
@@ -115,17 +115,17 @@ class Driver:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (GetTimeoutError("the registry is silent"), "asked of it: the registry is silent. Run"),
-        (RayServeException("the controller is gone."), "asked of it: the controller is gone. Run"),
-        (ValueError(""), "asked of it: ValueError. Run"),
+        (GetTimeoutError("the registry is silent"), "deployment: the registry is silent. Run"),
+        (RayServeException("the controller died."), "deployment: the controller died. Run"),
+        (ValueError(""), "deployment: ValueError. Run"),
         (
             RayTaskError("f", "Traceback:\n  File 1\nKeyError: 'x'", KeyError("x")),
-            "asked of it: KeyError: 'x'. Run",
+            "deployment: KeyError: 'x'. Run",
         ),
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--stop"]])
-def test_what_ray_fails_at_is_one_sentence(
+def test_ray_failure_is_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -144,6 +144,6 @@ def test_what_ray_fails_at_is_one_sentence(
     assert command.main([str(file), *options]) == 1
     printed = capsys.readouterr().err
     assert sentence in printed
-    assert printed.startswith("qwenfleet: Ray did not do")
+    assert printed.startswith("qwenfleet: Ray rejected the deployment")
     assert printed.count("\n") == 1
     assert not driver.is_joined

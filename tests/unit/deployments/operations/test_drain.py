@@ -1,4 +1,4 @@
-"""`qwenfleet drain`: which engine is meant, when it is refused, and when it is done."""
+"""Tests of `qwenfleet drain`: choosing the engine, refusals, and when the drain is done."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def refusal(engines: list[EngineRecord], name: str, *, is_forced: bool = False) 
 
 
 @pytest.mark.parametrize("name", ["b77", "b7", "b"])
-def test_an_engine_is_named_by_its_id_or_by_the_start_of_it(name: str) -> None:
+def test_engine_is_chosen_by_its_id_or_the_start_of_it(name: str) -> None:
     assert choose(ENGINES, name, is_forced=False) is ENGINES[2]
 
 
-def test_a_whole_id_counts_although_another_one_begins_with_it() -> None:
+def test_whole_id_wins_over_a_longer_id_with_that_start() -> None:
     engines = [engine("abc"), engine("abc1")]
     assert choose(engines, "abc", is_forced=False) is engines[0]
 
 
-def test_an_unknown_engine_is_refused_with_those_that_there_are() -> None:
+def test_unknown_engine_is_refused_with_a_list_of_all() -> None:
     assert str(refusal(ENGINES, "x")) == "no engine is called 'x'. There are: abc1, abc2, b77."
 
 
-def test_an_ambiguous_start_is_refused_with_those_that_it_fits() -> None:
+def test_ambiguous_start_is_refused_with_the_matches() -> None:
     reported = str(refusal(ENGINES, "abc"))
     assert reported == "more than one engine is called 'abc'. There are: abc1, abc2."
 
 
-def test_a_fleet_without_engines_has_none_to_name() -> None:
+def test_fleet_without_engines_lists_none() -> None:
     assert str(refusal([], "x")) == "no engine is called 'x'. There are: none."
 
 
@@ -73,24 +73,24 @@ def test_a_fleet_without_engines_has_none_to_name() -> None:
     ],
     ids=["alone", "others not ready", "others of another model"],
 )
-def test_the_last_ready_engine_of_a_model_is_drained_by_force_only(
+def test_last_ready_engine_of_a_model_drains_only_with_force(
     others: list[EngineRecord],
 ) -> None:
     last = engine("a1")
     assert str(refusal([last, *others], "a1")) == (
-        "engine 'a1' is the last ready one of model 'coder', whose requests would wait for its "
+        "engine 'a1' is the last ready engine of model 'coder', whose requests would wait for its "
         "replacement. Wait until another engine is ready, or add --force."
     )
     assert choose([last, *others], "a1", is_forced=True) is last
 
 
-def test_an_engine_that_is_not_ready_may_go_while_another_one_is() -> None:
+def test_engine_that_is_not_ready_may_drain_while_another_is_ready() -> None:
     engines = [engine("a", "quarantined"), engine("b")]
     assert choose(engines, "a", is_forced=False) is engines[0]
 
 
 class Registry:
-    """A fleet's registry, without a cluster: its answers, one after the other, and its orders."""
+    """Stands in for a fleet's registry: gives prepared answers in turn and records orders."""
 
     def __init__(self, *snapshots: list[EngineRecord]) -> None:
         self.snapshots = list(snapshots)
@@ -139,7 +139,7 @@ def order(registry: Registry, name: str, reported: list[str]) -> None:
 
 
 @pytest.mark.parametrize("failure", [ValueError("no such actor"), GetTimeoutError()])
-def test_a_registry_that_restarts_meanwhile_is_waited_for(
+def test_drain_waits_for_a_registry_that_restarts(
     answering: Any, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     registry = answering([engine("a1"), engine("a2")], [engine("a1"), engine("a2")], [engine("a2")])
@@ -151,11 +151,11 @@ def test_a_registry_that_restarts_meanwhile_is_waited_for(
     monkeypatch.setattr(registry_module, "drain", drain)
     reported: list[str] = []
     order(registry, "a1", reported)
-    assert reported[-1].startswith("a1 is gone")
+    assert reported[-1].startswith("a1 stopped")
     assert registry.now > 120.0
 
 
-def test_a_drain_is_ordered_and_waited_for(answering: Any) -> None:
+def test_drain_is_ordered_and_waited_for(answering: Any) -> None:
     leaving = engine("a1", running=3, waiting=1)
     draining = engine("a1", "draining", running=1)
     registry = answering(
@@ -163,32 +163,32 @@ def test_a_drain_is_ordered_and_waited_for(answering: Any) -> None:
     )
     reported: list[str] = []
     order(registry, "a", reported)
-    assert set(registry.orders) == {("demo", "a1", DrainOrder("an operator drains it", 60.0))}
+    assert set(registry.orders) == {("demo", "a1", DrainOrder("drained by an operator", 60.0))}
     assert len(registry.orders) > 1, "a registry that restarts gets the order again"
     assert reported == [
         "draining a1: 4 requests to move",
-        "a1 is gone; another engine of coder starts in its place",
+        "a1 stopped; another engine of coder starts in its place",
     ]
 
 
-def test_what_is_refused_is_not_ordered(answering: Any) -> None:
+def test_refused_drain_is_not_ordered(answering: Any) -> None:
     registry = answering([engine("a1")])
-    with pytest.raises(DrainRefused, match="last ready one"):
+    with pytest.raises(DrainRefused, match="last ready engine"):
         order(registry, "a1", [])
     assert registry.orders == []
 
 
-def test_an_engine_that_does_not_go_is_told_after_its_deadline(answering: Any) -> None:
+def test_engine_that_does_not_stop_is_reported_after_its_deadline(answering: Any) -> None:
     registry = answering([engine("a1"), engine("b2")])
     with pytest.raises(DrainRefused) as caught:
         order(registry, "a1", [])
     assert registry.now >= 100 + 60 + GRACE_S
     assert str(caught.value) == (
-        "engine 'a1' is still there after 90 s. "
-        "See its log, or end its process; its streams go on elsewhere all the same."
+        "engine 'a1' did not stop within 90 s. "
+        "See its log, or kill its process; its streams continue on other engines."
     )
 
 
-def test_an_engine_that_starts_has_nothing_to_move() -> None:
+def test_starting_engine_is_refused() -> None:
     with pytest.raises(DrainRefused, match="still starting"):
         choose([engine("a1", "starting"), engine("b2")], "a1", is_forced=True)

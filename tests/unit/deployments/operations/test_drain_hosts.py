@@ -1,4 +1,4 @@
-"""Draining the engines on some hosts: which they are, when it is refused, and when it is done."""
+"""Tests draining hosts: choosing the engines, refusals, and when the drain is done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qwenfleet.deployments.registry.actor import Registry
 from qwenfleet.deployments.registry.records import DrainOrder, EngineRecord, Snapshot
 
 NODES = frozenset({"node-1"})
-ORDER = DrainOrder("an operator drains its node", 60.0)
+ORDER = DrainOrder("its node is drained by an operator", 60.0)
 
 
 def engine(
@@ -31,7 +31,7 @@ def engine(
     return EngineRecord(name, model, node, 21, state, **fields)
 
 
-def test_hosts_are_living_ray_nodes_by_their_address() -> None:
+def test_live_ray_nodes_are_found_by_their_address() -> None:
     nodes = [
         {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Alive": True},
         {"NodeID": "b", "NodeManagerAddress": "10.0.0.1", "Alive": False},
@@ -40,30 +40,30 @@ def test_hosts_are_living_ray_nodes_by_their_address() -> None:
     assert node_ids(nodes, ["10.0.0.1", "10.0.0.9"]) == {"a"}
 
 
-def test_an_engine_leaves_when_any_part_of_it_is_there() -> None:
+def test_engine_drains_if_any_of_its_nodes_is_chosen() -> None:
     spread = engine("e2", "node-2", nodes=("node-2", "node-1"))
     engines = [engine("e1"), spread, engine("e3", "node-3")]
     assert leaving(engines, NODES) == [engines[0], spread]
 
 
-def test_a_model_keeps_a_ready_engine_or_it_takes_force() -> None:
+def test_draining_the_last_ready_engine_of_a_model_needs_force() -> None:
     engines = [engine("e1"), engine("e2", model="small"), engine("e3", "node-2", model="small")]
     with pytest.raises(DrainRefused) as caught:
         check(engines, leaving(engines, NODES), is_forced=False)
     assert str(caught.value) == (
-        "every ready engine of model 'coder' has a part on this node; their requests would wait "
-        "for another. Wait until an engine on another node is ready, or add --force."
+        "every ready engine of model 'coder' uses this node, so requests would have to wait for a "
+        "new engine. Wait until an engine on another node is ready, or add --force."
     )
     check(engines, leaving(engines, NODES), is_forced=True)
 
 
-def test_engines_that_are_not_ready_are_no_loss() -> None:
+def test_engines_that_are_not_ready_need_no_force() -> None:
     engines = [engine("e1", state="quarantined"), engine("e2", "node-2", "starting")]
     check(engines, leaving(engines, NODES), is_forced=False)
 
 
 class Fleet:
-    """A registry in place of the module that asks one, and time that passes."""
+    """Stands in for the registry client, with a clock of its own."""
 
     AWAY = client.AWAY
 
@@ -72,7 +72,7 @@ class Fleet:
         self.engines = list(engines)
         self.takes_s = takes_s
         self.orders: dict[str, DrainOrder] = {}
-        self.gone_at: dict[str, float] = {}
+        self.stops_at: dict[str, float] = {}
         self.closed: dict[str, float] = {}
         self.is_empty_at: float | None = None
         self.restarts_at: float = 1e9
@@ -80,8 +80,7 @@ class Fleet:
         self.failure: Exception = ValueError("no actor is called demo-registry")
 
     def answer(self) -> None:
-        """A registry that restarts has forgotten everything, and hears of engines a second
-        later."""
+        """Fail while the registry restarts; it loses its state then."""
         if self.restarts_at <= self.now < self.restarts_at + self.away_s:
             self.closed = {}
             raise self.failure
@@ -94,13 +93,13 @@ class Fleet:
             return Snapshot((), (), ())
         if self.is_empty_at is not None and self.now == self.is_empty_at:
             return Snapshot((), (), ())
-        living = [e for e in self.engines if self.gone_at.get(e.id, 1e9) > self.now]
+        living = [e for e in self.engines if self.stops_at.get(e.id, 1e9) > self.now]
         return Snapshot(tuple(living), (), ())
 
     def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
         self.answer()
         self.orders[engine] = order
-        self.gone_at.setdefault(engine, self.now + self.takes_s)
+        self.stops_at.setdefault(engine, self.now + self.takes_s)
 
     def close_node(self, fleet: str, node: str, for_s: float) -> None:
         self.answer()
@@ -124,7 +123,7 @@ class Fleet:
         self.now += seconds
 
 
-def test_all_engines_of_a_node_drain_at_once_and_none_starts_there_meanwhile() -> None:
+def test_engines_of_a_node_drain_in_parallel_and_none_starts_there() -> None:
     other = engine("e3", "node-2")
     fleet = Fleet(engine("e1", running=2, waiting=1), engine("e2"), other, takes_s=10)
     reported = fleet.run()
@@ -132,11 +131,11 @@ def test_all_engines_of_a_node_drain_at_once_and_none_starts_there_meanwhile() -
     assert fleet.orders["e1"] == ORDER
     assert GRACE_S + CLOSED_S < fleet.closed["node-1"] <= 60 + GRACE_S + CLOSED_S
     assert reported[0] == "draining e1 of coder: 3 requests"
-    assert sorted(reported[2:]) == ["e1 is gone", "e2 is gone"]
+    assert sorted(reported[2:]) == ["e1 stopped", "e2 stopped"]
     assert 110 < fleet.now < 115, "together, not one after the other"
 
 
-def test_a_registry_that_lists_nobody_for_a_moment_does_not_mean_that_all_are_gone() -> None:
+def test_empty_list_for_a_moment_does_not_end_the_drain() -> None:
     fleet = Fleet(engine("e1"), engine("e2", "node-2"), takes_s=10)
     fleet.is_empty_at = 101.0
     fleet.run()
@@ -148,23 +147,23 @@ def test_a_registry_that_lists_nobody_for_a_moment_does_not_mean_that_all_are_go
     [ValueError("no such actor"), RayActorError(), GetTimeoutError()],
     ids=lambda error: type(error).__name__,
 )
-def test_a_registry_that_restarts_meanwhile_is_waited_for(failure: Exception) -> None:
+def test_drain_waits_for_a_registry_that_restarts(failure: Exception) -> None:
     fleet = Fleet(engine("e1"), engine("e2", "node-2"), takes_s=30)
     fleet.restarts_at, fleet.failure = 105.0, failure
-    assert fleet.run()[1:] == ["e1 is gone"]
-    assert fleet.now > 130, "not before it was gone"
+    assert fleet.run()[1:] == ["e1 stopped"]
+    assert fleet.now > 130, "not before it stopped"
     assert "node-1" in fleet.closed, "closed again after the restart"
 
 
-def test_a_registry_that_does_not_come_back_ends_the_drain_by_its_deadline() -> None:
+def test_registry_that_stays_away_ends_the_drain_at_its_deadline() -> None:
     fleet = Fleet(engine("e1"), engine("e2", "node-2"), takes_s=30)
     fleet.restarts_at, fleet.away_s = 105.0, 1e6
-    with pytest.raises(DrainRefused, match="e1 still there after 90 s"):
+    with pytest.raises(DrainRefused, match="e1 did not stop within 90 s"):
         fleet.run()
 
 
 class Fleets(Fleet):
-    """Two fleets of one Ray cluster, and real time."""
+    """Two fleets of one Ray cluster, in real time."""
 
     def __init__(self, **fleets: list[EngineRecord]) -> None:
         super().__init__(takes_s=0)
@@ -177,35 +176,35 @@ class Fleets(Fleet):
 
     def drain(self, fleet: str, engine: str, order: DrainOrder) -> None:
         if engine not in self.draining:
-            self.both.wait(timeout=10)  # or the drains are not at once
+            self.both.wait(timeout=10)  # fails unless both drains run in parallel
             self.draining.add(engine)
 
 
-def test_all_fleets_of_a_cluster_drain_at_once_by_one_deadline() -> None:
+def test_fleets_of_a_cluster_drain_in_parallel_with_one_deadline() -> None:
     fleets = Fleets(
         one=[engine("a1"), engine("a2", "node-2")], two=[engine("b1"), engine("b2", "node-2")]
     )
     reported: list[str] = []
     drain_fleets(fleets, ["one", "two"], NODES, ORDER, is_forced=False, say=reported.append)
-    assert {"a1 is gone", "b1 is gone"} <= set(reported)
+    assert {"a1 stopped", "b1 stopped"} <= set(reported)
     drain_fleets(fleets, [], NODES, ORDER, is_forced=False, say=reported.append)
 
 
-def test_no_fleet_drains_when_one_is_refused() -> None:
+def test_one_refusal_keeps_every_fleet_from_draining() -> None:
     fleets = Fleets(one=[engine("a1"), engine("a2", "node-2")], two=[engine("b1")])
     with pytest.raises(DrainRefused):
         drain_fleets(fleets, ["one", "two"], NODES, ORDER, is_forced=False, say=print)
     assert (fleets.draining, fleets.closed) == (set(), {})
 
 
-def test_an_engine_that_starts_is_held_and_not_waited_for() -> None:
+def test_starting_engine_is_held_and_not_waited_for() -> None:
     fleet = Fleet(engine("e1", state="starting"), engine("e2", "node-2"), takes_s=10)
     assert fleet.run() == []
     assert "node-1" in fleet.closed
     assert fleet.now == 100.0
 
 
-def test_what_is_refused_closes_nothing() -> None:
+def test_refused_drain_closes_no_node() -> None:
     fleet = Fleet(engine("e1"), takes_s=10)
     with pytest.raises(DrainRefused):
         fleet.run()
@@ -213,13 +212,13 @@ def test_what_is_refused_closes_nothing() -> None:
     fleet.run(is_forced=True)
 
 
-def test_engines_that_stay_are_named_after_the_deadline() -> None:
+def test_engines_that_do_not_stop_are_named_after_the_deadline() -> None:
     fleet = Fleet(engine("e1"), engine("e2", "node-2"), takes_s=1e6)
-    with pytest.raises(DrainRefused, match=r"e1 still there after 90 s\. See the engine's log"):
+    with pytest.raises(DrainRefused, match=r"e1 did not stop within 90 s\. See the engine log"):
         fleet.run()
 
 
-def test_a_closed_node_gives_no_turn_to_start_until_it_opens() -> None:
+def test_closed_node_holds_starts_until_it_opens() -> None:
     now = [100.0]
     held = Registry(clock=lambda: now[0])
     held.close_node("node-1", 30.0)

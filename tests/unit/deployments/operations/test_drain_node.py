@@ -1,4 +1,4 @@
-"""`qwenfleet drain --node`: streams leave by the head's pod, and then the node is cordoned."""
+"""Tests of `qwenfleet drain --node`: the head pod moves the streams, then the node is cordoned."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def is_cordoned(api: Any, node: str) -> bool:
     return bool(api.get("nodes", node)["spec"].get("unschedulable"))
 
 
-def test_the_command_moves_streams_by_the_head_pod_and_then_cordons(
+def test_command_moves_streams_through_the_head_pod_then_cordons(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api.exec.output = ["draining e1 of cod", "er: 3 requests\ne1 is gone\n", "done"]
+    api.exec.output = ["draining e1 of cod", "er: 3 requests\ne1 stopped\n", "done"]
     assert cli.main(["drain", "--node", "gpu-1", "--deadline", "30", "--force"]) == 0
     assert api.exec.calls == [
         (
@@ -67,9 +67,9 @@ def test_the_command_moves_streams_by_the_head_pod_and_then_cordons(
     ]
     assert capsys.readouterr().out.splitlines() == [
         "draining e1 of coder: 3 requests",
-        "e1 is gone",
+        "e1 stopped",
         "done",
-        "gpu-1 is cordoned; `kubectl uncordon gpu-1` takes that back",
+        "gpu-1 is cordoned; `kubectl uncordon gpu-1` undoes that",
     ]
     assert is_cordoned(api, "gpu-1")
     asked = [(verb, query.get("dryRun")) for verb, _, query in api.requests]
@@ -77,10 +77,10 @@ def test_the_command_moves_streams_by_the_head_pod_and_then_cordons(
     assert order == [("patch", "All"), ("create", None), ("patch", None)], "streams leave first"
 
 
-def test_a_drain_that_fails_leaves_the_node_as_it_was(
+def test_failed_drain_leaves_the_node_unchanged(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api.exec.output = ["qwenfleet: every ready engine of model 'coder' has a part on this node\n"]
+    api.exec.output = ["qwenfleet: every ready engine of model 'coder' uses this node\n"]
     api.exec.exit_status = 1
     assert cli.main(["drain", "--node", "gpu-1"]) == 1
     printed = capsys.readouterr()
@@ -91,7 +91,7 @@ def test_a_drain_that_fails_leaves_the_node_as_it_was(
     assert not is_cordoned(api, "gpu-1")
 
 
-def test_who_may_not_enter_pods_is_told_what_to_run(api: Any) -> None:
+def test_user_without_exec_rights_gets_the_commands_to_run(api: Any) -> None:
     api.denied = {("create", "pods/exec")}
 
     def move(cluster: ClusterPods, command: Sequence[str]) -> int:
@@ -110,21 +110,23 @@ def test_who_may_not_enter_pods_is_told_what_to_run(api: Any) -> None:
     assert not is_cordoned(api, "gpu-1")
 
 
-def test_a_node_without_the_fleets_pods_is_only_cordoned(
+def test_node_without_pods_of_the_fleet_is_only_cordoned(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["drain", "--node", "gpu-3"]) == 0
-    assert "no Ray pod of namespace fleet runs on gpu-3" in capsys.readouterr().out
+    assert "no Ray pod in namespace fleet runs on gpu-3" in capsys.readouterr().out
     assert api.exec.calls == []
     assert is_cordoned(api, "gpu-3")
 
 
-def test_the_heads_own_node_is_warned_of(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drain_of_the_heads_node_prints_a_warning(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["drain", "--node", "cpu-1"]) == 0
     assert "note: the head of coder-a, head, runs on this node" in capsys.readouterr().out
 
 
-def test_a_cluster_without_a_head_is_refused(api: Any) -> None:
+def test_cluster_without_a_head_is_refused(api: Any) -> None:
     api.delete("pods", "head", "fleet")
     with pytest.raises(DrainRefused, match="RayCluster coder-a has no running head"):
         drain_node(
@@ -138,7 +140,7 @@ def test_a_cluster_without_a_head_is_refused(api: Any) -> None:
     assert not is_cordoned(api, "gpu-1")
 
 
-def test_an_unknown_node_is_refused_with_the_nearest_names(
+def test_unknown_node_is_refused_with_the_nearest_names(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["drain", "--node", "gpu1"]) == 1
@@ -147,7 +149,7 @@ def test_an_unknown_node_is_refused_with_the_nearest_names(
     assert printed == f"qwenfleet: node 'gpu1' does not exist. Did you mean {names}?\n"
 
 
-def test_who_may_not_cordon_is_told_the_verb_and_the_resource_before_a_stream_moves(
+def test_user_without_cordon_rights_is_refused_before_a_stream_moves(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.denied = {("patch", "nodes")}

@@ -1,4 +1,4 @@
-"""Processes of a fleet, told by the token path that they inherit."""
+"""Tests finding a fleet's processes by the token path that they inherit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sle
 
 @pytest.fixture
 def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The token of a launcher whose process is gone."""
+    """Return the token of a launcher whose process has ended."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    launcher = subprocess.Popen([sys.executable, "-c", ""])
+    launcher.wait()
     directory = tmp_path / "qwenfleet"
     directory.mkdir()
     for suffix in (".token", ".log", ".haproxy"):
-        (directory / f"{gone.pid}{suffix}").touch()
-    return directory / f"{gone.pid}.token"
+        (directory / f"{launcher.pid}{suffix}").touch()
+    return directory / f"{launcher.pid}.token"
 
 
 @pytest.fixture
@@ -38,12 +38,14 @@ def orphan(token: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_process_is_known_by_its_fleets_token(token: Path, orphan: subprocess.Popen[str]) -> None:
+def test_process_is_found_by_the_token_of_its_fleet(
+    token: Path, orphan: subprocess.Popen[str]
+) -> None:
     assert [process.pid for process in processes.of_fleet(token)] == [orphan.pid]
     assert processes.of_fleet(token.with_name("other.token")) == []
 
 
-def test_what_does_not_end_by_itself_is_ended(
+def test_process_that_does_not_end_is_killed(
     token: Path, orphan: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "GRACE_S", 0.2)
@@ -51,7 +53,7 @@ def test_what_does_not_end_by_itself_is_ended(
     assert processes.of_fleet(token) == []
 
 
-def test_the_next_launcher_sweeps_up_after_a_killed_one(
+def test_next_launcher_cleans_up_after_a_killed_one(
     token: Path, orphan: subprocess.Popen[str]
 ) -> None:
     processes.sweep()
@@ -59,7 +61,7 @@ def test_the_next_launcher_sweeps_up_after_a_killed_one(
     assert list(token.parent.iterdir()) == []
 
 
-def test_a_living_fleet_is_not_swept(token: Path, orphan: subprocess.Popen[str]) -> None:
+def test_sweep_spares_a_running_fleet(token: Path, orphan: subprocess.Popen[str]) -> None:
     living = token.with_name(f"{os.getpid()}.token")
     living.touch()
     processes.sweep()

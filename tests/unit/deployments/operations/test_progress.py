@@ -1,4 +1,4 @@
-"""What the launcher tells of a fleet that comes up, and when it gives up on it."""
+"""Tests the launcher's progress lines while a fleet starts, and when it gives up."""
 
 from __future__ import annotations
 
@@ -44,39 +44,40 @@ def snapshot(engines: Any = (), gateways: Any = (), failures: Any = ()) -> Snaps
     return Snapshot(tuple(engines), tuple(gateways), tuple(failures))
 
 
-def test_the_url_is_told_once_every_gateway_answers_for_the_model_shown(
+def test_url_is_printed_once_when_every_gateway_serves_the_model(
     progress: Progress, out: StringIO
 ) -> None:
-    progress.tell(snapshot([READY], [GATEWAY]))
+    progress.report(snapshot([READY], [GATEWAY]))
     assert "ready: http" not in out.getvalue()
     both = [GATEWAY, replace(GATEWAY, id="g2")]
-    progress.tell(snapshot([READY], both))
-    progress.tell(snapshot([READY], both))
+    progress.report(snapshot([READY], both))
+    progress.report(snapshot([READY], both))
     text = out.getvalue()
     assert text.count("ready: http://127.0.0.1:8000") == 1
     assert '"model": "coder"' in text
     assert "curl -s http://127.0.0.1:8000/v1/chat/completions" in text
 
 
-def test_an_engine_is_told_as_it_loads_gets_ready_and_goes(
-    progress: Progress, out: StringIO
-) -> None:
+def test_each_state_of_an_engine_is_printed_once(progress: Progress, out: StringIO) -> None:
     for engines in ([ENGINE], [ENGINE], [READY], []):
-        progress.tell(snapshot(engines))
-    told = [line.split("] ")[1] for line in out.getvalue().splitlines()]
-    assert told == ["engine e1 of coder: loading", "engine e1 of coder: ready", "engine e1: gone"]
+        progress.report(snapshot(engines))
+    assert [line.split("] ")[1] for line in out.getvalue().splitlines()] == [
+        "engine e1 of coder: loading",
+        "engine e1 of coder: ready",
+        "engine e1: stopped",
+    ]
 
 
-def test_an_engine_that_starts_is_told_by_its_stage(progress: Progress, out: StringIO) -> None:
+def test_starting_engine_is_printed_with_its_stage(progress: Progress, out: StringIO) -> None:
     turn, importing = Stage("waiting for its turn", 4.0, 1.0), Stage("importing vLLM", 5.0, 8.0)
     for stages in ((), (turn,), (turn, importing), (turn, importing, Stage("warming up", 13.0))):
-        progress.tell(snapshot([replace(ENGINE, stages=stages)]))
-    told = [line.split(": ")[1] for line in out.getvalue().splitlines()]
-    assert told == ["loading", "importing vLLM", "warming up"]
+        progress.report(snapshot([replace(ENGINE, stages=stages)]))
+    stages_printed = [line.split(": ")[1] for line in out.getvalue().splitlines()]
+    assert stages_printed == ["loading", "importing vLLM", "warming up"]
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_timings_are_told_once_and_only_to_those_who_want_them(out: StringIO, wanted: bool) -> None:
+def test_timings_are_printed_once_and_only_on_request(out: StringIO, wanted: bool) -> None:
     config = FleetConfig(models=(ModelConfig(id="coder"),))
     printer = Stages(out)
     printer.begin("starting Ray")
@@ -84,7 +85,7 @@ def test_timings_are_told_once_and_only_to_those_who_want_them(out: StringIO, wa
     engine = replace(READY, stages=(Stage("importing vLLM", 5.0, 8.0),))
     gateway = replace(GATEWAY, stages=(Stage("waiting for an engine", 6.0, 7.0),))
     for engines in ([engine], [], [engine]):
-        progress.tell(snapshot(engines, [gateway]))
+        progress.report(snapshot(engines, [gateway]))
     text = out.getvalue()
     assert text.count("WHO") == wanted
     if wanted:
@@ -94,30 +95,30 @@ def test_timings_are_told_once_and_only_to_those_who_want_them(out: StringIO, wa
         assert "8.0  importing vLLM" in text
 
 
-def test_completeness_is_told_again_after_a_loss(progress: Progress, out: StringIO) -> None:
+def test_completion_is_printed_again_after_a_loss(progress: Progress, out: StringIO) -> None:
     engines = [READY, replace(READY, id="e2"), replace(READY, id="e3", model="small")]
     gateways = [replace(GATEWAY, id=name, models=("coder", "small")) for name in ("g1", "g2")]
     for now in (engines, engines[1:], engines):
-        progress.tell(snapshot(now, gateways))
+        progress.report(snapshot(now, gateways))
     assert out.getvalue().count("all 3 engines ready") == 2
 
 
-def test_three_failures_without_a_ready_engine_end_it(progress: Progress) -> None:
-    progress.tell(snapshot(failures=[FAILURE, FAILURE]))
+def test_three_failures_without_a_ready_engine_end_the_start(progress: Progress) -> None:
+    progress.report(snapshot(failures=[FAILURE, FAILURE]))
     with pytest.raises(EngineStartError, match="no weights"):
-        progress.tell(snapshot(failures=[FAILURE] * 3))
+        progress.report(snapshot(failures=[FAILURE] * 3))
 
 
-def test_failures_do_not_end_a_model_that_is_served(progress: Progress) -> None:
-    progress.tell(snapshot([READY], failures=[FAILURE] * 3))
+def test_failures_are_tolerated_while_the_model_is_served(progress: Progress) -> None:
+    progress.report(snapshot([READY], failures=[FAILURE] * 3))
 
 
-def test_a_final_failure_ends_it_at_once(progress: Progress) -> None:
+def test_final_failure_ends_the_start_at_once(progress: Progress) -> None:
     with pytest.raises(EngineStartError, match="coder"):
-        progress.tell(snapshot([READY], failures=[replace(FAILURE, is_final=True)]))
+        progress.report(snapshot([READY], failures=[replace(FAILURE, is_final=True)]))
 
 
-def test_a_reader_that_left_does_not_stop_the_launcher() -> None:
+def test_closed_pipe_does_not_stop_the_launcher() -> None:
     class Closed(StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError

@@ -14,7 +14,7 @@ from qwenfleet.deployments.operations.progress import Stages
 
 
 def skip_checks(monkeypatch):
-    """Any machine does."""
+    """Turn off the checks of this machine."""
     for module, name in (
         (cpu, "check_cpu"),
         (ports, "check_port"),
@@ -23,7 +23,7 @@ def skip_checks(monkeypatch):
         monkeypatch.setattr(module, name, lambda *_: None)
 
 
-def test_settings_that_are_gone_are_said_before_anything_starts(monkeypatch, tmp_path):
+def test_removed_settings_are_reported_before_anything_starts(monkeypatch, tmp_path):
     skip_checks(monkeypatch)
     monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
     model = {"id": "coder", "source": str(tmp_path), "env": {"VLLM_USE_V1": "1"}}
@@ -32,7 +32,7 @@ def test_settings_that_are_gone_are_said_before_anything_starts(monkeypatch, tmp
     assert "warning: model 'coder': vLLM 0.32 does not read VLLM_USE_V1." in stream.getvalue()
 
 
-def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(monkeypatch):
+def test_impossible_layout_is_refused_before_anything_starts(monkeypatch):
     skip_checks(monkeypatch)
     layout = {"tensor_parallel_size": 5}
     source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
@@ -43,35 +43,35 @@ def test_a_layout_that_the_model_cannot_have_is_refused_before_anything_starts(m
     stages.say("stopped")
 
 
-def test_a_machine_with_fewer_gpus_than_planned_is_told_how_to_plan_for_it(monkeypatch):
+def test_too_few_gpus_are_refused_with_the_plan_command(monkeypatch):
     monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0})
     source = "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"
     model = {"id": "coder", "source": source, "accelerator": "H100"}
     fleet = completed(FleetConfig.model_validate({"models": [model]}))
-    with pytest.raises(MachineError, match=r"want 8 GPUs .* has 1.*--gpus-per-node 1"):
+    with pytest.raises(MachineError, match=r"need 8 GPUs, .* has 1.*--gpus-per-node 1"):
         serve._check_gpus(fleet)
 
 
-def test_a_keys_file_is_read_before_anything_starts(monkeypatch, tmp_path):
+def test_keys_file_is_checked_before_anything_starts(monkeypatch, tmp_path):
     skip_checks(monkeypatch)
     monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
     file = tmp_path / "keys"
 
-    def said_of(auth):
+    def printed_for(auth):
         stream = io.StringIO()
         model = {"id": "coder", "source": str(tmp_path)}
         serve.check(FleetConfig.model_validate({"models": [model], "auth": auth}), Stages(stream))
         return stream.getvalue()
 
     with pytest.raises(ConfigError, match="cannot be read"):
-        said_of({"keys_file": str(file)})
+        printed_for({"keys_file": str(file)})
     file.write_text("qf-x\n")
     with pytest.raises(ConfigError, match="line 1: not a key hash"):
-        said_of({"keys_file": str(file)})
+        printed_for({"keys_file": str(file)})
     file.write_text("# nobody yet\n")
-    reported = said_of({"keys_file": str(file)})
+    reported = printed_for({"keys_file": str(file)})
     assert f"warning: {file} has no key: every request is refused" in reported
-    assert "warning" not in said_of({"keys_file": str(file), "keys": [hash_of("a")]})
+    assert "warning" not in printed_for({"keys_file": str(file), "keys": [hash_of("a")]})
     file.write_text(hash_of("a"))
-    assert "warning" not in said_of({"keys_file": str(file)})
-    assert "warning" not in said_of("none")
+    assert "warning" not in printed_for({"keys_file": str(file)})
+    assert "warning" not in printed_for("none")

@@ -1,4 +1,4 @@
-"""What `qwenfleet status` says of a registry's snapshot."""
+"""Tests how `qwenfleet status` renders a registry snapshot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SNAPSHOT = Snapshot(
     engines=(
         EngineRecord("e2", "helper", "node-1", 22, "starting"),
         EngineRecord(
-            "e9", "coder", "node-2", 29, "draining", running=3, reason="an operator drains it"
+            "e9", "coder", "node-2", 29, "draining", running=3, reason="drained by an operator"
         ),
         EngineRecord("e5", "coder", "node-1", 25, "quarantined", reason="no step for 9.1 s"),
         EngineRecord(
@@ -50,7 +50,7 @@ def fleets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunningFleet
     return found
 
 
-def test_every_model_of_the_configuration_is_summed_up_with_its_engines() -> None:
+def test_every_configured_model_is_summarized_with_its_engines() -> None:
     summary = status.summarise(FLEET, SNAPSHOT)
     assert (summary.name, summary.url) == ("demo", "http://127.0.0.1:8000")
     assert summary.metrics_url == "http://127.0.0.1:9100/metrics"
@@ -63,7 +63,7 @@ def test_every_model_of_the_configuration_is_summed_up_with_its_engines() -> Non
     ]
 
 
-def test_json_has_every_figure_and_no_secret() -> None:
+def test_json_has_every_figure_and_omits_secrets() -> None:
     text = json.dumps(status.summarise(FLEET, SNAPSHOT).as_json())
     tree = json.loads(text)
     assert tree["engines"][0] == {
@@ -84,7 +84,7 @@ def test_json_has_every_figure_and_no_secret() -> None:
     assert "token" not in text
 
 
-def test_the_table_has_a_line_for_each_in_even_columns() -> None:
+def test_table_has_a_line_for_each_in_aligned_columns() -> None:
     assert status.table(status.summarise(FLEET, SNAPSHOT)).splitlines() == [
         "demo at http://127.0.0.1:8000, metrics at http://127.0.0.1:9100/metrics",
         "",
@@ -103,31 +103,31 @@ def test_the_table_has_a_line_for_each_in_even_columns() -> None:
         "e9      coder   29   draining     3        0        0%",
         "e2      helper  22   starting     0        0        0%",
         "e5 is quarantined: no step for 9.1 s",
-        "e9 is draining: an operator drains it",
+        "e9 is draining: drained by an operator",
     ]
 
 
-def test_a_fleet_without_anything_has_a_table_too() -> None:
+def test_empty_fleet_has_a_table() -> None:
     empty = status.table(status.summarise(FLEET, Snapshot((), (), ())))
     assert "GATEWAY" in empty
     assert "ENGINE" in empty
 
 
-def test_the_newest_fleet_is_found(fleets: list[RunningFleet]) -> None:
+def test_newest_fleet_is_found(fleets: list[RunningFleet]) -> None:
     other = replace(FLEET, pid=8, url="http://127.0.0.1:8001")
     fleets += [FLEET, other]
     assert attach.find() is FLEET
     assert attach.find(8001) is other
 
 
-def test_a_port_where_none_runs_names_the_fleets_that_do(fleets: list[RunningFleet]) -> None:
+def test_port_without_a_fleet_lists_the_running_fleets(fleets: list[RunningFleet]) -> None:
     fleets.append(FLEET)
     with pytest.raises(FleetNotFound) as caught:
-        attach.find(80)  # which 8000 only begins with
+        attach.find(80)  # only a prefix of 8000
     assert "port 80" in str(caught.value)
     assert FLEET.url in str(caught.value)
 
 
-def test_without_any_fleet_the_next_step_is_named(fleets: list[RunningFleet]) -> None:
+def test_without_a_fleet_the_error_says_how_to_start_one(fleets: list[RunningFleet]) -> None:
     with pytest.raises(FleetNotFound, match="qwenfleet serve"):
         attach.find(8000)

@@ -1,4 +1,4 @@
-"""Spans leave the process; a collector that is away or hangs costs one line of log."""
+"""Tests trace export; an unreachable or hanging collector costs one log line."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from qwenfleet.cluster.config.fleet import FleetConfig, TracingConfig
 from qwenfleet.deployments.telemetry import exporter as module
-from qwenfleet.deployments.telemetry.exporter import OutageTeller, Tracing
+from qwenfleet.deployments.telemetry.exporter import OutageLogger, Tracing
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS, tracing_of
 
 ROOT = Path(__file__).resolve().parents[4]
 SCOPE = {"method": "POST", "path": "/v1/completions", "headers": []}
 OURS = {"attempt_span", "exporter", "request_span", "spans"}
-"""The modules that may import OpenTelemetry."""
+"""Modules that may import OpenTelemetry."""
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def make_spans(tracing: Tracing, count: int) -> None:
             pass
 
 
-def test_spans_arrive_when_the_process_ends(collector: Any) -> None:
+def test_remaining_spans_are_sent_when_the_process_ends(collector: Any) -> None:
     endpoint, taken = collector
     tracing = tracing_to(endpoint)
     make_spans(tracing, 3)
@@ -74,9 +74,9 @@ def test_spans_arrive_when_the_process_ends(collector: Any) -> None:
     ((path, request),) = taken
     assert path == "/v1/traces"
     (resource,) = request.resource_spans
-    told = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+    attributes = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
     assert (
-        told.items()
+        attributes.items()
         >= {
             "service.name": "qwenfleet-gateway",
             "service.namespace": "coders",
@@ -86,7 +86,7 @@ def test_spans_arrive_when_the_process_ends(collector: Any) -> None:
     assert len(resource.scope_spans[0].spans) == 3
 
 
-def test_a_collector_that_is_away_or_hangs_delays_no_end(
+def test_unreachable_or_hanging_collector_does_not_delay_the_exit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_S", 0.3)
@@ -94,7 +94,7 @@ def test_a_collector_that_is_away_or_hangs_delays_no_end(
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         tracing = tracing_to(f"http://127.0.0.1:{hanging.getsockname()[1]}")
         started_at = time.monotonic()
-        make_spans(tracing, 3000)  # more than its queue takes
+        make_spans(tracing, 3000)  # more than the queue holds
         made_s = time.monotonic() - started_at
         tracing.close()
         closed_s = time.monotonic() - started_at - made_s
@@ -111,30 +111,30 @@ class Flaky(SpanExporter):
         return SpanExportResult.SUCCESS if self.results.pop(0) else SpanExportResult.FAILURE
 
 
-def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_and_recovery_are_each_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     exporter = Flaky()
-    teller = OutageTeller(exporter, "http://collector:4318/v1/traces")
+    outages = OutageLogger(exporter, "http://collector:4318/v1/traces")
     span: Any = object()
     exporter.results = [True, False, False, False, True, True, False]
     for _ in range(7):
-        teller.export([span, span])
-    # The test before may have left a thread that still finds its collector away.
-    told = [record for record in caplog.records if record.threadName == "MainThread"]
-    assert [(record.levelname, record.message) for record in told] == [
-        ("WARNING", "traces not delivered"),
-        ("INFO", "traces delivered again"),
-        ("WARNING", "traces not delivered"),
+        outages.export([span, span])
+    # An earlier test's thread may still log that its collector is unreachable.
+    logged = [record for record in caplog.records if record.threadName == "MainThread"]
+    assert [(record.levelname, record.message) for record in logged] == [
+        ("WARNING", "trace export failed"),
+        ("INFO", "trace export recovered"),
+        ("WARNING", "trace export failed"),
     ]
-    assert told[1].__dict__["lost_spans"] == 6
+    assert logged[1].__dict__["lost_spans"] == 6
 
 
-def test_without_the_section_there_is_no_tracing() -> None:
+def test_without_the_section_tracing_is_off() -> None:
     assert tracing_of(FleetConfig(), service="qwenfleet-gateway", instance="gw-1").spans is NO_SPANS
 
 
-def test_without_the_section_nothing_of_ours_imports_opentelemetry() -> None:
-    """Ray and vLLM import it by themselves, so that it is about who of us would."""
+def test_without_the_section_our_code_does_not_import_opentelemetry() -> None:
+    """Check our modules only: Ray and vLLM import it themselves."""
     importers = {
         source.stem
         for folder in ("cluster", "deployments", "qwenfleet")

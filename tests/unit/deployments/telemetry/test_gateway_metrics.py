@@ -1,4 +1,4 @@
-"""What a gateway and an engine count reaches Ray's metrics under the names of the list."""
+"""Tests that gateways and engines report all listed metrics to Ray under their names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SLO = SloConfig(ttft_s=2.0, ttft_ratio=0.9, inter_token_s=0.05, inter_token_rati
 
 
 class Instrument:
-    """What a Ray metric takes, `_metric` of ray's included."""
+    """Stands in for a Ray metric, including Ray's inner `_metric`."""
 
     def __init__(self, metric: Metric, reported: list[Any]) -> None:
         self.metric = metric
@@ -43,7 +43,7 @@ class Instrument:
     set = observe = record = _say
 
     def inc(self, value: float, tags: dict[str, str]) -> None:
-        assert value > 0  # or Ray raises
+        assert value > 0  # Ray raises otherwise
         self._say(value, tags)
 
 
@@ -55,7 +55,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def leaves(error: type) -> list[Any]:
-    """The classes that are raised: those that have none below them."""
+    """Return the classes without subclasses: the ones that are raised."""
     below: list[type] = error.__subclasses__()
     return [leaf for each in below for leaf in leaves(each)] if below else [error]
 
@@ -68,7 +68,7 @@ def of(reported: list[Any], metric: Metric) -> list[tuple[float, dict[str, str]]
     return [(value, tags) for name, value, tags in reported if name == metric.name]
 
 
-def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(reported: list[Any]) -> None:
+def test_every_metric_is_reported_with_all_of_its_labels(reported: list[Any]) -> None:
     counts = gateway()
     counts.request_ended("coder", Outcome.COMPLETED, is_judged=True)
     counts.rejected("coder", "timeout")
@@ -96,7 +96,7 @@ def test_every_metric_is_reported_by_somebody_with_all_of_its_labels(reported: l
     assert {parts.sub("", name) for name, _, _ in reported} == set(METRICS)
 
 
-def test_the_closed_labels_are_those_of_the_code() -> None:
+def test_closed_label_values_match_the_code() -> None:
     assert AVAILABILITY.keys() < set(Outcome)
     codes = {error.code for error in leaves(errors.RequestError)}
     assert set(CLOSED["reason"]) == codes | {"app_failed", "invalid_request"}
@@ -110,7 +110,7 @@ def test_the_closed_labels_are_those_of_the_code() -> None:
     assert set(StartPhase.__members__) == begun | {"HELD"}
 
 
-def test_every_counter_begins_at_nought_where_it_is_counted(reported: list[Any]) -> None:
+def test_every_counter_starts_at_zero(reported: list[Any]) -> None:
     gateway().begin()
     EngineMetrics("f", "engine-0").begin("coder")
     CountingRegistry("f").announce_engine(EngineRecord("e1", "coder", "node-1", 7, "starting"), 4)
@@ -125,20 +125,20 @@ def test_every_counter_begins_at_nought_where_it_is_counted(reported: list[Any])
     ) in reported
 
 
-def test_starts_that_are_given_up_are_counted_by_who_outlives_them(reported: list[Any]) -> None:
+def test_failed_starts_are_counted_by_the_registry(reported: list[Any]) -> None:
     registry = CountingRegistry("f")
     registry.announce_engine(EngineRecord("e1", "coder", "node-1", 7, "starting"), 4)
     registry.report_failure(StartFailure("e1", "coder", "no such file", None))
     assert [value for value, _ in of(reported, metrics.START_FAILURES)] == [0, 1]
 
 
-def test_what_goes_wrong_in_a_report_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_in_a_report_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     with instruments.reporting():
         raise UnicodeEncodeError("ascii", "\u00fc", 0, 1, "ordinal not in range(128)")
-    assert "metrics not reported" in caplog.text
+    assert "metrics report failed" in caplog.text
 
 
-def test_a_request_without_tokens_counts_none(reported: list[Any]) -> None:
+def test_request_without_tokens_counts_none(reported: list[Any]) -> None:
     counts = gateway()
     counts.tokens("coder", prompt=3, cached=0, output=0)
     assert not reported
@@ -162,7 +162,7 @@ def test_a_request_without_tokens_counts_none(reported: list[Any]) -> None:
         (Outcome.DISCONNECTED, None),
     ],
 )
-def test_only_what_is_our_doing_is_judged(
+def test_outcomes_caused_by_clients_are_not_judged(
     reported: list[Any], outcome: Outcome, verdict: str | None
 ) -> None:
     counts = gateway()
@@ -174,7 +174,7 @@ def test_only_what_is_our_doing_is_judged(
     assert [tags["verdict"] for _, tags in of(reported, metrics.SLO_EVENTS)] == judged
 
 
-def test_a_histogram_is_shown_as_it_stands(reported: list[Any]) -> None:
+def test_histogram_is_reported_as_totals(reported: list[Any]) -> None:
     counts = gateway()
     for gap_s in (0.002, 0.004, 0.004, 7.0):
         counts.next_token("coder", gap_s)
@@ -188,12 +188,12 @@ def test_a_histogram_is_shown_as_it_stands(reported: list[Any]) -> None:
     assert (f"{name}_sum", pytest.approx(7.01), model) in reported
 
 
-def test_a_token_is_good_up_to_the_objective_of_the_moment(reported: list[Any]) -> None:
+def test_token_is_judged_by_the_current_objective(reported: list[Any]) -> None:
     counts = gateway()
     for seconds in (1.9, 2.0, 2.1):
         counts.first_token("coder", seconds)
     counts.next_token("coder", 0.06)
-    counts.promise({"coder": SLO.model_copy(update={"inter_token_s": 1.0})})
+    counts.set_objectives({"coder": SLO.model_copy(update={"inter_token_s": 1.0})})
     counts.next_token("coder", 0.06)
     counts.flush()
     events = {(t["slo"], t["verdict"]): value for value, t in of(reported, metrics.SLO_EVENTS)}
@@ -205,7 +205,7 @@ def test_a_token_is_good_up_to_the_objective_of_the_moment(reported: list[Any]) 
     }
 
 
-def test_waiting_in_vain_is_bad_once_a_token_would_have_been_late(reported: list[Any]) -> None:
+def test_waiting_in_vain_is_bad_after_the_threshold(reported: list[Any]) -> None:
     counts = gateway()
     for waited_s in (1.9, 2.1):
         counts.no_token("coder", waited_s)
@@ -216,7 +216,7 @@ def test_waiting_in_vain_is_bad_once_a_token_would_have_been_late(reported: list
     assert events == {("ttft", "bad"): 1, ("inter_token", "bad"): 2}
 
 
-def test_a_histogram_without_news_is_shown_again_before_ray_forgets_it(
+def test_unchanged_histogram_is_reported_again_before_ray_drops_it(
     reported: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts, shown = gateway(), []
@@ -228,9 +228,9 @@ def test_a_histogram_without_news_is_shown_again_before_ray_forgets_it(
     assert shown == [True, False, False, True]
 
 
-def test_the_objectives_are_told_with_every_flush(reported: list[Any]) -> None:
+def test_objectives_are_reported_with_every_flush(reported: list[Any]) -> None:
     counts = gateway()
-    counts.promise({"coder": SLO.model_copy(update={"availability_ratio": 0.99})})
+    counts.set_objectives({"coder": SLO.model_copy(update={"availability_ratio": 0.99})})
     counts.flush()
     ratios = {tags["slo"]: value for value, tags in of(reported, metrics.SLO_OBJECTIVE)}
     assert ratios == {"availability": 0.99, "ttft": 0.9, "inter_token": 0.9}
@@ -238,17 +238,19 @@ def test_the_objectives_are_told_with_every_flush(reported: list[Any]) -> None:
     assert seconds == {"ttft": 2.0, "inter_token": 0.05, "start": 1800.0}
 
 
-@pytest.mark.parametrize(("store", "told"), [("redis", [1]), ("memory", [0]), ("", []), ("x", [])])
-def test_whether_the_head_can_be_lost_is_told_where_it_is_known(
-    reported: list[Any], store: str, told: list[float]
+@pytest.mark.parametrize(
+    ("store", "expected"), [("redis", [1]), ("memory", [0]), ("", []), ("x", [])]
+)
+def test_head_fault_tolerance_is_reported_if_known(
+    reported: list[Any], store: str, expected: list[float]
 ) -> None:
     GatewayMetrics("f", {"coder": SLO}, store).flush()
-    assert [value for value, _ in of(reported, metrics.HEAD_FAULT_TOLERANCE)] == told
+    assert [value for value, _ in of(reported, metrics.HEAD_FAULT_TOLERANCE)] == expected
 
 
-def test_a_model_without_a_new_objective_keeps_its_own(reported: list[Any]) -> None:
+def test_model_without_a_new_objective_keeps_its_own(reported: list[Any]) -> None:
     counts = gateway()
-    counts.promise({})
+    counts.set_objectives({})
     counts.first_token("coder", 0.1)
     counts.flush()
     assert of(reported, metrics.SLO_EVENTS) == [
@@ -256,13 +258,13 @@ def test_a_model_without_a_new_objective_keeps_its_own(reported: list[Any]) -> N
     ]
 
 
-def test_an_engine_is_in_one_state_at_a_time(reported: list[Any]) -> None:
+def test_engine_is_in_one_state_at_a_time(reported: list[Any]) -> None:
     EngineMetrics("f", "engine-0").record(EngineRecord("e1", "coder", "node-1", 7, "draining"))
     states = {tags["state"]: value for value, tags in of(reported, metrics.ENGINE_STATE)}
     assert states == {"starting": 0.0, "ready": 0.0, "quarantined": 0.0, "draining": 1.0}
 
 
-def test_an_engine_is_as_fast_as_its_ranks_together_and_its_slowest_step(
+def test_engine_speed_is_the_sum_of_ranks_and_the_slowest_step(
     reported: list[Any],
 ) -> None:
     ranks = [
@@ -274,7 +276,7 @@ def test_an_engine_is_as_fast_as_its_ranks_together_and_its_slowest_step(
     assert [value for value, _ in of(reported, metrics.ENGINE_DECODE_STEP)] == [0.03]
 
 
-def test_a_start_is_told_by_phases_the_last_as_long_as_it_lasts_so_far() -> None:
+def test_start_is_reported_by_phase_including_the_current_one() -> None:
     stages = (
         Stage("waiting", 0.0, 2.0, "node a has taint x"),
         Stage("waiting", 2.0, 3.0, "node b has taint y"),
@@ -290,7 +292,7 @@ def test_orphans_only_rise(reported: list[Any]) -> None:
     assert [value for value, _ in of(reported, metrics.ORPHANS)] == [2, 3]
 
 
-def test_a_models_own_objectives_take_the_place_of_the_fleets() -> None:
+def test_objectives_of_a_model_replace_those_of_the_fleet() -> None:
     fleet = FleetConfig.model_validate(
         {
             "models": [{"id": "a"}, {"id": "b", "slo": {"availability_ratio": 0.9}}],
@@ -304,7 +306,7 @@ def test_a_models_own_objectives_take_the_place_of_the_fleets() -> None:
 
 
 @pytest.mark.parametrize("metric", PLAIN, ids=lambda metric: metric.name)
-def test_ray_takes_every_metric_once_for_a_process(metric: Metric) -> None:
+def test_ray_accepts_every_metric_once_per_process(metric: Metric) -> None:
     instrument = instruments._instrument(metric)
     assert instruments._instrument(metric) is instrument
     assert instrument.info["name"] == metric.name

@@ -1,4 +1,4 @@
-"""A request's span at its gateway: whose child it is, what it says, and that it ends once."""
+"""Tests a request's span at its gateway: parent, attributes, and that it ends once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeApp:
-    """vLLM's app by hand; keeps the headers that it got."""
+    """Stands in for vLLM's app and records the headers that it receives."""
 
     def __init__(self, behave: Any = None) -> None:
         self.headers: Headers = []
@@ -54,7 +54,7 @@ async def start(send: Any, status: int, headers: Sequence[Any] = ()) -> None:
 
 
 class Desk:
-    """A gateway of one model that is ready, and one that loads."""
+    """A gateway with one model that is ready and one that loads."""
 
     def __init__(self, metrics: Any, client: Any, spans: Any, **settings: Any) -> None:
         models = tuple(ModelConfig(id=name, engine="scripted") for name in ("coder", "loading"))
@@ -77,7 +77,7 @@ def desk(metrics: Any, new_client: Any, recorder: Any) -> Desk:
     return Desk(metrics, new_client, recorder.spans)
 
 
-async def test_a_request_is_a_child_of_its_clients_span(desk: Desk, recorder: Any) -> None:
+async def test_request_span_is_a_child_of_the_clients_span(desk: Desk, recorder: Any) -> None:
     await desk.ask(headers=[(b"traceparent", SAMPLED), (b"tracestate", b"a=1"), (b"x", b"y")])
     span = recorder.only(f"POST {PATH}")
     assert f"{span.context.trace_id:032x}" == TRACE
@@ -97,9 +97,7 @@ async def test_a_request_is_a_child_of_its_clients_span(desk: Desk, recorder: An
     }
 
 
-async def test_vllms_app_gets_our_context_in_place_of_the_clients(
-    desk: Desk, recorder: Any
-) -> None:
+async def test_vllms_app_gets_our_context_instead_of_the_clients(desk: Desk, recorder: Any) -> None:
     app = await desk.ask(headers=[(b"traceparent", SAMPLED), (b"tracestate", b"a=1"), (b"x", b"y")])
     span_id = f"{recorder.only(f'POST {PATH}').context.span_id:016x}"
     ours = f"00-{TRACE}-{span_id}-01".encode()
@@ -121,7 +119,7 @@ async def test_vllms_app_gets_our_context_in_place_of_the_clients(
         [SAMPLED, SAMPLED],
     ],
 )
-async def test_a_malformed_parent_is_a_new_root(
+async def test_malformed_parent_starts_a_new_trace(
     desk: Desk, recorder: Any, headers: list[bytes]
 ) -> None:
     await desk.ask(headers=[(b"traceparent", value) for value in headers])
@@ -132,7 +130,7 @@ async def test_a_malformed_parent_is_a_new_root(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parent=st.binary(max_size=80), state=st.lists(st.binary(max_size=80), max_size=3))
-def test_no_header_of_a_client_is_an_error(recorder: Any, parent: bytes, state: Any) -> None:
+def test_client_headers_never_raise(recorder: Any, parent: bytes, state: Any) -> None:
     headers = [(b"traceparent", parent), *((b"tracestate", value) for value in state)]
     for first in ((b"traceparent", SAMPLED), headers[0]):
         scope = {"method": "POST", "path": PATH, "headers": [first, *headers[1:]]}
@@ -141,7 +139,7 @@ def test_no_header_of_a_client_is_an_error(recorder: Any, parent: bytes, state: 
         assert names[0] == b"traceparent"
 
 
-async def test_what_its_client_does_not_sample_is_not_recorded_and_vllm_is_told(
+async def test_unsampled_request_is_not_recorded_and_vllm_gets_the_flag(
     desk: Desk, recorder: Any
 ) -> None:
     app = await desk.ask(headers=[(b"traceparent", UNSAMPLED)])
@@ -150,7 +148,7 @@ async def test_what_its_client_does_not_sample_is_not_recorded_and_vllm_is_told(
     assert (name, value[:36], value[-3:]) == (b"traceparent", UNSAMPLED[:36], b"-00")
 
 
-async def test_the_ratio_counts_for_requests_without_a_parent(
+async def test_sample_ratio_applies_to_requests_without_a_parent(
     metrics: Any, new_client: Any, new_recorder: Any
 ) -> None:
     recorder = new_recorder(ratio=0.0)
@@ -170,7 +168,7 @@ async def test_the_ratio_counts_for_requests_without_a_parent(
         (b'{"model": "loading"}', 503, "model_loading", "unavailable"),
     ],
 )
-async def test_a_refused_request_has_a_span_with_its_status(
+async def test_refused_request_has_a_span_with_its_status(
     desk: Desk, recorder: Any, body: bytes, status: int, code: str, outcome: str
 ) -> None:
     await desk.ask(body)
@@ -213,7 +211,7 @@ async def loses_its_engine(send: Any) -> None:
         (loses_its_engine, 200, "engine_lost", "no_engine"),
     ],
 )
-async def test_a_span_ends_once_however_its_exchange_does(
+async def test_span_ends_once_for_every_end_of_its_exchange(
     metrics: Any, new_client: Any, recorder: Any, behave: Any, status: int, outcome: str, code: Any
 ) -> None:
     desk = Desk(metrics, new_client, recorder.spans, request_timeout_s=0.2)
@@ -226,10 +224,10 @@ async def test_a_span_ends_once_however_its_exchange_does(
     assert "secret" not in str(span.to_json())
 
 
-async def test_tokens_are_told(desk: Desk, recorder: Any) -> None:
+async def test_span_has_token_counts(desk: Desk, recorder: Any) -> None:
     await desk.ask(behave=loses_its_engine)
-    told = recorder.only(f"POST {PATH}").attributes
-    counts = {name: value for name, value in told.items() if name.startswith("gen_ai.usage.")}
+    attributes = recorder.only(f"POST {PATH}").attributes
+    counts = {name: value for name, value in attributes.items() if name.startswith("gen_ai.usage.")}
     assert counts == {
         "gen_ai.usage.input_tokens": 20,
         "gen_ai.usage.output_tokens": 3,
@@ -237,7 +235,7 @@ async def test_tokens_are_told(desk: Desk, recorder: Any) -> None:
     }
 
 
-async def test_a_client_that_hangs_up_ends_the_span_without_a_status(
+async def test_disconnect_ends_the_span_without_a_status(
     desk: Desk, recorder: Any, new_client: Any
 ) -> None:
     desk.app.models["coder"].app = FakeApp(hangs)
@@ -252,10 +250,10 @@ async def test_a_client_that_hangs_up_ends_the_span_without_a_status(
 
 
 @pytest.mark.parametrize("chunks", [(BODY,), ()])
-async def test_a_request_that_is_cancelled_ends_its_span(
+async def test_cancelled_request_ends_its_span(
     desk: Desk, recorder: Any, new_client: Any, chunks: Any
 ) -> None:
-    """While its app runs, or before its body came."""
+    """Cancel while the app runs, or before the body arrives."""
     desk.app.models["coder"].app = FakeApp(hangs)
     client = new_client(*chunks)
     scope = {"type": "http", "method": "POST", "path": PATH, "headers": []}
@@ -267,7 +265,7 @@ async def test_a_request_that_is_cancelled_ends_its_span(
     assert recorder.only(f"POST {PATH}").attributes["qwenfleet.outcome"] == "disconnected"
 
 
-async def test_without_tracing_a_request_passes_as_it_came(metrics: Any, new_client: Any) -> None:
+async def test_without_tracing_a_request_passes_unchanged(metrics: Any, new_client: Any) -> None:
     desk = Desk(metrics, new_client, NO_SPANS)
     seen: list[Any] = []
 
@@ -283,9 +281,7 @@ async def test_without_tracing_a_request_passes_as_it_came(metrics: Any, new_cli
     assert seen == [NO_REQUEST_SPAN]
 
 
-async def test_what_is_no_model_request_has_no_span(
-    desk: Desk, recorder: Any, new_client: Any
-) -> None:
+async def test_other_routes_have_no_span(desk: Desk, recorder: Any, new_client: Any) -> None:
     for method, path in (("GET", "/health/live"), ("GET", "/v1/models"), ("POST", "/metrics")):
         client = new_client(b"")
         scope = {"type": "http", "method": method, "path": path, "headers": []}
