@@ -1,7 +1,7 @@
 """A small Kubernetes API server on loopback: list, get, merge-patch, watch and exec over real HTTP.
 
-It has what clients trip over: resourceVersions, bookmarks, 410 Gone behind a compaction, RBAC's 403
-and a resource that is not installed; connections that are cut, and that say nothing any more.
+It has the difficult cases: resourceVersions, bookmarks, 410 Gone after a compaction, RBAC's 403, a
+resource that is not installed, and connections that are cut or go silent.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class KubernetesApi:
         self._do(self._bookmark())
 
     def compact(self) -> None:
-        """Forget the history: a watch that begins before now is told 410."""
+        """Drop the history: a watch from an earlier version gets 410."""
         self._version += 1
         self._oldest = self._version
 
