@@ -60,7 +60,7 @@ class Finding:
             "level": str(self.level),
             "subject": str(self.subject),
             "sentence": self.sentence,
-            "way_out": self.remedy,
+            "remedy": self.remedy,
             "nodes": list(self.nodes),
         }
 
@@ -71,7 +71,7 @@ class Finding:
             Level(tree["level"]),
             Subject(tree["subject"]),
             str(tree["sentence"]),
-            str(tree["way_out"]),
+            str(tree["remedy"]),
             tuple(map(str, tree["nodes"])),
         )
 

@@ -113,7 +113,7 @@ def test_the_480b_page_has_the_planner_s_sizes():
 
 
 def test_the_480b_page_shows_what_doctor_says_of_gpus():
-    """Of a good node, of an old driver, of a torch for CPUs, and of a user without rights."""
+    """Cases: a good node, an old driver, a torch for CPUs, and a user without rights."""
     good = Gpus(
         nvidia=(Gpu("NVIDIA H100 80GB HBM3", 81559),) * 8,
         nvidia_driver="580.95.05",

@@ -58,7 +58,7 @@ def test_pytorchs_own_index_is_the_fallback(
     assert calls(environment)[1:] == [
         "install --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu"
     ]
-    assert "asking https://download.pytorch.org/whl/cpu" in capsys.readouterr().out
+    assert "trying https://download.pytorch.org/whl/cpu" in capsys.readouterr().out
 
 
 def test_missing_torch_is_one_sentence(environment: Any) -> None:
@@ -84,7 +84,7 @@ def test_another_failure_of_torch_does_not_ask_a_second_index(environment: Any) 
         ),
         ("(from versions: 1.0)\nERROR: No matching distribution found for rich==9", "make lock"),
         ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM", "requirements/ locks"),
-        ("Segmentation fault", "pip failed, its last lines are above"),
+        ("Segmentation fault", "pip failed; its last lines are above"),
     ],
 )
 def test_a_failure_of_pip_is_one_sentence_with_a_next_step(

@@ -21,11 +21,11 @@ from typing import Any
 FAULTS = {
     "": "none",
     "status": "HTTP 500",
-    "not-utf-8": "HTTP 500 with a body that is no text",
+    "not-utf-8": "HTTP 500 with a body that is not text",
     "short": "one token less than asked",
     "no-done": "a stream without [DONE]",
-    "bad-json": "a body, or the last event of a stream, that is no JSON",
-    "bad-text": "the same, with bytes that are no UTF-8",
+    "bad-json": "a body, or the last event of a stream, that is not JSON",
+    "bad-text": "the same, with bytes that are not UTF-8",
     "bad-depth": "the same, with JSON nested too deep to read",
     "bad-shape": "the same, with JSON of another shape",
     "error-event": "an error in place of the last token, then [DONE]",
@@ -39,7 +39,7 @@ while True:
     while time.process_time() < until: pass
     time.sleep(0.07)
 """
-"""A third of a core, so that tests beside it go on."""
+"""Uses a third of a core, so that other tests can run."""
 
 
 @dataclass

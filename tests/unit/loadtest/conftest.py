@@ -57,7 +57,7 @@ def server() -> Iterator[RunningServer]:
 
 @pytest.fixture
 def slow_server() -> Iterator[RunningServer]:
-    """Of one test alone; a token takes 5 ms."""
+    """Run a server for one test; a token takes 5 ms."""
     with running_server("--step-ms", "5") as server:
         yield server
 

@@ -125,9 +125,9 @@ def test_a_workspace_stays_for_its_log_when_the_server_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with overhead.workspace() as gone:
-        (gone / "log").touch()
-    assert not gone.exists()
+    with overhead.workspace() as removed:
+        (removed / "log").touch()
+    assert not removed.exists()
     with contextlib.suppress(BenchmarkError), overhead.workspace() as kept:
         (kept / "log").touch()
         raise BenchmarkError("vllm ended with status 3", "See the log.")

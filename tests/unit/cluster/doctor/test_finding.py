@@ -58,7 +58,7 @@ def test_json_has_stable_keys_and_the_number_of_problems() -> None:
         "level": "problem",
         "subject": "disk",
         "sentence": "0.1 GiB are free",
-        "way_out": "Free some.",
+        "remedy": "Free some.",
         "nodes": [],
     }
     assert [finding["level"] for finding in tree["findings"]] == ["problem", "problem", "ok"]
@@ -71,7 +71,7 @@ def test_json_comes_back_as_the_same_finding() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"level": "disaster"}, {"subject": "weather"}, {"way_out": ""}],
+    [{"level": "disaster"}, {"subject": "weather"}, {"remedy": ""}],
 )
 def test_json_from_an_unknown_version_is_rejected(
     change: dict[str, str],
