@@ -20,7 +20,7 @@ WORDS: Final = {
     r"\btold\b|_told|told_": "'reported', 'printed', 'notified'",
     r"\b(?:is|are) no\b(?! (?:longer|more|less|fewer|later|earlier)\b)": "'is not a', 'has no'",
     r"\bbeside\b": "'with', 'next to', 'besides'",
-    r"\bbehind\b(?! (?:an? |the |one )?(?:proxy|load balancer|gateway|HAProxy|router|URL))": "'after'",
+    r"\bbehind\b(?! (?:an? |the |one )?(?:proxy|load balancer|HAProxy|router|URL))": "'after'",
     r"said": "'printed', 'reported', or the thing itself",
     r'"""Of\b': "begin with a noun or a verb",
 }
