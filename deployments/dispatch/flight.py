@@ -9,12 +9,12 @@ from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.dispatch.suspicion import Suspicion
 from qwenfleet.deployments.ingress.exchange import Exchange
-from qwenfleet.deployments.telemetry.tracing import NO_ATTEMPT_SPAN
+from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qwenfleet.deployments.telemetry.tracing import AnyAttemptSpan
+    from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from qwenfleet.deployments.engine_host.core import CoreStep
 from qwenfleet.deployments.engine_host.rank_speed import RankSpeed
-from qwenfleet.deployments.telemetry.tracing import NO_ATTEMPT_SPAN
+from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.telemetry.tracing import AnyAttemptSpan
+    from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
 
 
 @dataclass(eq=False)

@@ -14,10 +14,10 @@ from starlette.types import Scope
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.telemetry.attempt_span import W3C, AttemptSpan, headers_of
-from qwenfleet.deployments.telemetry.tracing import NO_ATTEMPT_SPAN
+from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.telemetry.tracing import AnyAttemptSpan
+    from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
 
 _W3C_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 _OPERATIONS: Final = {

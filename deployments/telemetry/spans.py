@@ -8,12 +8,12 @@ from opentelemetry.trace import SpanKind, Tracer
 from starlette.types import Scope
 
 from qwenfleet.deployments.telemetry.attempt_span import W3C, AttemptSpan
+from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.telemetry.request_span import RequestSpan
-from qwenfleet.deployments.telemetry.tracing import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.wire.frames import Submit
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.telemetry.tracing import AnyAttemptSpan
+    from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
 
 
 class Spans:

@@ -14,40 +14,18 @@ from starlette.types import Scope
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
+from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN, NoAttemptSpan
 from qwenfleet.deployments.wire.frames import Submit
 
 if TYPE_CHECKING:
-    from qwenfleet.deployments.telemetry.attempt_span import AttemptSpan
     from qwenfleet.deployments.telemetry.exporter import Tracing
+    from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
     from qwenfleet.deployments.telemetry.request_span import RequestSpan
     from qwenfleet.deployments.telemetry.spans import Spans
 
-    AnyAttemptSpan: TypeAlias = "AttemptSpan | NoAttemptSpan"
     AnyRequestSpan: TypeAlias = "RequestSpan | NoRequestSpan"
     AnySpans: TypeAlias = "Spans | NoSpans"
     AnyTracing: TypeAlias = "Tracing | NoTracing"
-
-
-class NoAttemptSpan:
-    """Null AttemptSpan, for a request that is not traced."""
-
-    __slots__ = ()
-    headers: Final = None
-
-    def scheduled(self, ago_s: float) -> None:
-        pass
-
-    def took(self, tokens: int) -> None:
-        pass
-
-    def resumed(self, gap_s: float) -> None:
-        pass
-
-    def finish(self, reason: int) -> None:
-        pass
-
-    def end(self, how: str, reason: str = "", *, is_error: bool | None = None) -> None:
-        pass
 
 
 class NoRequestSpan:
@@ -113,7 +91,6 @@ class NoTracing:
         pass
 
 
-NO_ATTEMPT_SPAN: Final = NoAttemptSpan()
 NO_REQUEST_SPAN: Final = NoRequestSpan()
 NO_SPANS: Final = NoSpans()
 

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from qwenfleet.deployments.engine_host.core import CoreStep
 from qwenfleet.deployments.ingress.answers import Family
 from qwenfleet.deployments.ingress.exchange import Exchange
-from qwenfleet.deployments.telemetry.tracing import NO_ATTEMPT_SPAN
+from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 
 SCRIPT = {"tokens": tuple(range(60)), "num_tokens": 60}
 FOREVER = 1_000_000
