@@ -247,7 +247,7 @@ async def _say_drained(connection: Connection) -> None:
         ),
         pytest.param(behaving(_reset), Loss.RESET, "closed the connection", id="reset"),
         pytest.param(behaving(_fall_silent, BRISK), Loss.SILENT, "silent", id="silence"),
-        pytest.param(behaving(_send_garbage), Loss.RESET, "protocol broken", id="garbage"),
+        pytest.param(behaving(_send_garbage), Loss.RESET, "protocol violated", id="garbage"),
         pytest.param(behaving(_say_lost), Loss.CORE_DIED, "^out of memory$", id="core died"),
         pytest.param(behaving(_say_frozen), Loss.FROZEN, "^no step for 120.1 s$", id="frozen"),
         pytest.param(behaving(_say_drained), Loss.DRAINED, "^scaled down$", id="drained"),
