@@ -172,7 +172,7 @@ class EngineStartError(FleetError):
 
 
 class ProtocolError(FleetError):
-    """A peer violated the wire protocol; its connection has to be closed."""
+    """A peer violated the protocol of the wire, which closes the connection, or of the registry."""
 
     code = "protocol_error"
 
@@ -181,6 +181,4 @@ class ProtocolError(FleetError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return (
-            f"wire protocol violated: {self.problem}. Run the same qwenfleet version on every node."
-        )
+        return f"protocol violated: {self.problem}. Run the same qwenfleet version on every node."

@@ -2,8 +2,7 @@
 
 The constructor returns after the engine has answered its warm-up, so Serve's HEALTHY means that
 the engine serves. When the core dies, the process exits at once: Serve sees a dead actor and
-starts another. A failing health check would take half a minute (Serve checks every 10 s and
-requires three failures).
+starts another. A failing health check would take longer: Serve requires three failures in a row.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Sets the environment variables of Ray, HAProxy and vLLM from the configuration.
 
-These are settings that the programs read only from the environment; no other module sets them.
+These are settings that the programs read only from the environment. A few more are set where a
+process starts: vLLM's plugin path, a follower's rank, and the token of an attached command.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.slo import SloConfig
+from qwenfleet.cluster.labels import StartPhase
 from qwenfleet.cluster.models import sources
 from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
 from qwenfleet.deployments.ingress.http_app import GatewayApp, Served
@@ -104,7 +105,7 @@ class Gateway:
     async def _join(self) -> None:
         """Import vLLM off the loop, connect to engines, and build each model's app when its first
         engine is connected."""
-        self._stages.begin("importing vLLM")
+        self._stages.begin(StartPhase.IMPORTING_VLLM)
         await asyncio.to_thread(
             importlib.import_module, "qwenfleet.deployments.vllm_adapter.front_end"
         )

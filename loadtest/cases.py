@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from qwenfleet.loadtest.closed_loop import Sample, Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop, Sample
 
 FIGURES: Final = (
     "requests_per_s",
@@ -38,14 +38,14 @@ class Case:
     errors: int
 
     @property
-    def load(self) -> Workload:
-        return Workload(self.stream, self.max_tokens, self.concurrency)
+    def load(self) -> ClosedLoop:
+        return ClosedLoop(self.stream, self.max_tokens, self.concurrency)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def measured(server: str, load: Workload, sample: Sample) -> Case:
+def measured(server: str, load: ClosedLoop, sample: Sample) -> Case:
     """Compute the figures of one run."""
     good = [answer for answer in sample.answers if not answer.error]
     latencies = [answer.latency_s for answer in good]

@@ -13,7 +13,7 @@ from qwenfleet.loadtest.client import Answer
 
 
 @dataclass(frozen=True)
-class Workload:
+class ClosedLoop:
     """One kind of traffic."""
 
     is_stream: bool
@@ -36,7 +36,7 @@ class Sample:
 
 
 async def run(
-    load: Workload,
+    load: ClosedLoop,
     *,
     url: str,
     model: str,

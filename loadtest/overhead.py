@@ -17,11 +17,11 @@ from typing import Final
 from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.loadtest import cases, process_tree, servers
 from qwenfleet.loadtest.cases import Case
-from qwenfleet.loadtest.closed_loop import Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop
 from qwenfleet.loadtest.servers import Server
 
 LOADS: Final = tuple(
-    Workload(is_stream, max_tokens, concurrency)
+    ClosedLoop(is_stream, max_tokens, concurrency)
     for is_stream, max_tokens, concurrency in itertools.product((True, False), (1, 64), (1, 8, 32))
 )
 IDLE_S: Final = 5.0
@@ -47,7 +47,7 @@ def measure(
     others: Sequence[Start] = (),
     runs: int,
     seconds: float,
-    loads: Sequence[Workload],
+    loads: Sequence[ClosedLoop],
     say: Say,
 ) -> Results:
     """Run every server `runs` times, in turn, so that drift of the machine affects all alike.
@@ -56,7 +56,7 @@ def measure(
     BenchmarkError if one of `starts` does not start.
     """
     process_tree.adopt_orphans()
-    cases_of: dict[tuple[str, Workload], list[Case]] = {}
+    cases_of: dict[tuple[str, ClosedLoop], list[Case]] = {}
     idle: dict[str, list[float]] = {}
     left_out: list[Start] = []
     for run, start in itertools.product(range(runs), [*starts, *others]):
@@ -81,7 +81,7 @@ def measure(
 
 
 def _run(
-    start: Start, run: int, seconds: float, loads: Sequence[Workload], say: Say
+    start: Start, run: int, seconds: float, loads: Sequence[ClosedLoop], say: Say
 ) -> tuple[str, float, list[Case]]:
     """Start one server and run all loads; return its name, its idle CPU time and the cases."""
     with workspace() as directory:

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from qwenfleet.loadtest import cases, process_tree, servers
 from qwenfleet.loadtest.cases import Case
-from qwenfleet.loadtest.closed_loop import Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop
 from qwenfleet.loadtest.overhead import SEED, Say, workspace
 
 GATEWAYS: Final = (1, 2, 4)
 ENGINES: Final = 2
-LOAD: Final = Workload(is_stream=True, max_tokens=256, concurrency=64)
+LOAD: Final = ClosedLoop(is_stream=True, max_tokens=256, concurrency=64)
 STEP_S: Final = 0.004
 """32 streams on each engine make 8,000 tokens per second, more than a gateway can handle."""
 KINDS: Final = {"gateway": ":gateway", "engine": ":engine-", "haproxy": "haproxy"}

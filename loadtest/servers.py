@@ -32,7 +32,7 @@ from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.cluster.models import sources
 from qwenfleet.deployments.environment import engine_environment
 from qwenfleet.loadtest import closed_loop, process_tree
-from qwenfleet.loadtest.closed_loop import Sample, Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop, Sample
 
 MODEL: Final = "tiny-qwen3-moe"
 MAX_MODEL_LEN: Final = 4096
@@ -57,7 +57,7 @@ class Server:
     url: str
 
 
-def load(server: Server, traffic: Workload, seconds: float, rng: random.Random) -> Sample:
+def load(server: Server, traffic: ClosedLoop, seconds: float, rng: random.Random) -> Sample:
     """Run one load on one running server."""
     return asyncio.run(
         closed_loop.run(

@@ -1,5 +1,6 @@
 """Everything generated for the chart and the docs: values schema, tables, rules, dashboards.
 
-Imports the configuration, alerts and dashboards. `python -m qwenfleet.cluster.chart.generate`
-writes the files; a unit test fails if one of them is out of date.
+Imports configuration, models, hardware, alerts and dashboards.
+`python -m qwenfleet.cluster.chart.generate` writes the files; a unit test fails if one of them is
+out of date.
 """

@@ -17,7 +17,7 @@ class SloConfig(Section):
         gt=0,
         lt=1,
         description="Share of requests that are answered; invalid requests and those that the "
-        "client cancelled do not count.",
+        "client canceled do not count.",
     )
     ttft_s: float = Field(
         default=5.0,

@@ -13,7 +13,7 @@ from qwenfleet.cluster.dashboards.panels import (
     Dashboard,
     Need,
     Panel,
-    Query,
+    PanelQuery,
     Row,
 )
 from qwenfleet.cluster.dashboards.queries import FLEET, cluster
@@ -30,21 +30,21 @@ def _nodes(
     title: str, unit: str, queries: dict[str, str], description: str, width: int = 8
 ) -> Panel:
     asked = tuple(
-        Query(f"sum by (ip) ({cluster(expr)})", f"{legend} {{{{ip}}}}".strip())
+        PanelQuery(f"sum by (ip) ({cluster(expr)})", f"{legend} {{{{ip}}}}".strip())
         for legend, expr in queries.items()
     )
     return Panel(title, description, unit, asked, width=width, max=1.0 if unit == RATIO else None)
 
 
 def _gpus(title: str, unit: str, expr: str, description: str, width: int = 8) -> Panel:
-    queries = (Query(f"max by (ip, GpuIndex, GpuDeviceName) ({expr})", GPU),)
+    queries = (PanelQuery(f"max by (ip, GpuIndex, GpuDeviceName) ({expr})", GPU),)
     top = 1.0 if unit == RATIO else None
     return Panel(title, description, unit, queries, width=width, max=top, needs="a GPU")
 
 
 def _resource(title: str, name: str, description: str, needs: Need = "") -> Panel:
     series = "ray_resources" + f'{{Name="{name}"}}'
-    query = Query(f"sum by (State) ({cluster(series)})", "{{State}}")
+    query = PanelQuery(f"sum by (State) ({cluster(series)})", "{{State}}")
     return Panel(title, description, COUNT, (query,), is_stacked=True, needs=needs)
 
 
@@ -55,7 +55,7 @@ REPLICAS: Final = Row(
             "Replicas wanted",
             "Replicas that Serve's controller wants for each deployment now.",
             COUNT,
-            (Query(f"qwenfleet:replicas_wanted{{{FLEET}}}", "{{deployment}}"),),
+            (PanelQuery(f"qwenfleet:replicas_wanted{{{FLEET}}}", "{{deployment}}"),),
             width=6,
         ),
         Panel(
@@ -63,7 +63,7 @@ REPLICAS: Final = Row(
             "Healthy replicas. If they stay below the wanted number for longer than a start takes, "
             "check the nodes and GPUs below and pending pods.",
             COUNT,
-            (Query(f"qwenfleet:replicas_ready{{{FLEET}}}", "{{deployment}}"),),
+            (PanelQuery(f"qwenfleet:replicas_ready{{{FLEET}}}", "{{deployment}}"),),
             width=6,
         ),
         Panel(
@@ -71,7 +71,7 @@ REPLICAS: Final = Row(
             "Nodes of the Ray cluster by group, as counted by Ray's head.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     f"sum by (group) ({_group(cluster('ray_cluster_active_nodes'))})",
                     "{{group}}",
                 ),
@@ -84,11 +84,11 @@ REPLICAS: Final = Row(
             "Nodes that the autoscaler has requested, and nodes that it lost or did not get.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     "sum by (node_type) (" + cluster("ray_cluster_pending_nodes") + ")",
                     "pending {{node_type}}",
                 ),
-                Query(
+                PanelQuery(
                     "sum by (node_type) (" + cluster("ray_cluster_failed_nodes") + ")",
                     "failed {{node_type}}",
                 ),

@@ -12,7 +12,7 @@ from qwenfleet.cluster.dashboards.panels import (
     TOKENS_PER_S,
     Dashboard,
     Panel,
-    Query,
+    PanelQuery,
     Row,
 )
 from qwenfleet.cluster.dashboards.queries import DEPLOYMENT, WINDOW, here, of_engines, of_vllm
@@ -28,7 +28,7 @@ _STATE: Final = " or ".join(
 
 def _level(title: str, metric: Metric, unit: str, description: str, **more: float) -> Panel:
     expr = f"max by ({BY_ENGINE}) ({of_engines(metric)})"
-    return Panel(title, description, unit, (Query(expr, NAME),), max=more.get("max"))
+    return Panel(title, description, unit, (PanelQuery(expr, NAME),), max=more.get("max"))
 
 
 def _rate(name: str) -> str:
@@ -53,7 +53,7 @@ STATES: Final = Row(
             "Blue: starting. Green: ready. Red: quarantined after a failure, takes no new "
             "requests. Orange: draining. A lane ends when its engine has stopped.",
             "none",
-            (Query(f"max by ({BY_ENGINE}) ({_STATE})", NAME),),
+            (PanelQuery(f"max by ({BY_ENGINE}) ({_STATE})", NAME),),
             kind="states",
             width=24,
             height=7,
@@ -103,11 +103,11 @@ LOAD: Final = Row(
             "still run there are interrupted.",
             SECONDS,
             (
-                Query(
+                PanelQuery(
                     f"max by ({BY_ENGINE}) ({of_engines(metrics.ENGINE_DRAIN_SECONDS)})",
                     f"{NAME} draining",
                 ),
-                Query(
+                PanelQuery(
                     f"max by ({BY_ENGINE}) ({of_engines(metrics.ENGINE_DRAIN_GRACE)})",
                     f"{NAME} limit",
                 ),
@@ -125,7 +125,7 @@ START: Final = Row(
             "compilation; cache_dir keeps compiled code.",
             SECONDS,
             (
-                Query(
+                PanelQuery(
                     f"max by (engine, phase) ({of_engines(metrics.ENGINE_START_SECONDS)})",
                     "{{engine}} {{phase}}",
                 ),
@@ -147,8 +147,8 @@ VLLM: Final = Row(
             "load above.",
             COUNT,
             (
-                Query(_gauge("num_requests_running"), "{{ReplicaId}} running"),
-                Query(_gauge("num_requests_waiting"), "{{ReplicaId}} waiting"),
+                PanelQuery(_gauge("num_requests_running"), "{{ReplicaId}} running"),
+                PanelQuery(_gauge("num_requests_waiting"), "{{ReplicaId}} waiting"),
             ),
         ),
         Panel(
@@ -157,7 +157,7 @@ VLLM: Final = Row(
             "max_num_seqs or add engines.",
             "suffix: /s",
             (
-                Query(
+                PanelQuery(
                     _none_yet(_rate("num_preemptions_total"), _gauge("num_requests_running")),
                     "{{ReplicaId}}",
                 ),
@@ -168,7 +168,7 @@ VLLM: Final = Row(
             "Share of prompt tokens found in the engine's prefix cache.",
             RATIO,
             (
-                Query(
+                PanelQuery(
                     _none_yet(_rate("prefix_cache_hits_total"), _rate("prefix_cache_queries_total"))
                     + f" / ({_rate('prefix_cache_queries_total')} > 0)",
                     "{{ReplicaId}}",
@@ -182,7 +182,7 @@ VLLM: Final = Row(
             "data to be fetched first.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     "sum by (ReplicaId, reason) ("
                     + here(of_vllm("num_requests_waiting_by_reason"), DEPLOYMENT)
                     + ")",
@@ -196,7 +196,7 @@ VLLM: Final = Row(
             "Prompt tokens sent to each engine, cached or not. Engines of one deployment should "
             "have similar rates.",
             TOKENS_PER_S,
-            (Query(_rate("prefix_cache_queries_total"), "{{ReplicaId}}"),),
+            (PanelQuery(_rate("prefix_cache_queries_total"), "{{ReplicaId}}"),),
             width=12,
         ),
     ),

@@ -13,7 +13,7 @@ from qwenfleet.cluster.dashboards.panels import (
     SECONDS,
     Dashboard,
     Panel,
-    Query,
+    PanelQuery,
     Row,
 )
 from qwenfleet.cluster.dashboards.queries import WINDOW, by_gateway, cluster, of_fleet
@@ -27,7 +27,7 @@ _LOOP: Final = f'{SERVE},deployment="gateway",loop_type="main"'
 
 def _level(title: str, metric: Metric, description: str) -> Panel:
     expr = f"sum by (gateway, model) ({by_gateway(of_fleet(metric))})"
-    return Panel(title, description, COUNT, (Query(expr, "{{gateway}} {{model}}"),))
+    return Panel(title, description, COUNT, (PanelQuery(expr, "{{gateway}} {{model}}"),))
 
 
 WORK: Final = Row(
@@ -61,7 +61,7 @@ PROCESS: Final = Row(
             "of all gateways of a node.",
             CORES,
             (
-                Query(
+                PanelQuery(
                     "sum by (ip) ("
                     + cluster(f"ray_component_cpu_percentage{{{REPLICA}}}")
                     + ") / 100",
@@ -74,7 +74,7 @@ PROCESS: Final = Row(
             "Resident memory of all gateways of a node. Steady growth at steady traffic is a leak.",
             BYTES,
             (
-                Query(
+                PanelQuery(
                     "sum by (ip) (" + cluster(f"ray_component_rss_bytes{{{REPLICA}}}") + ")",
                     "{{ip}}",
                 ),
@@ -85,7 +85,7 @@ PROCESS: Final = Row(
             "Delay of a gateway's event loop, as measured by Serve. Tokens are delayed as much.",
             SECONDS,
             (
-                Query(
+                PanelQuery(
                     "histogram_quantile(0.99, sum by (gateway, le) ("
                     + by_gateway(
                         "rate(ray_serve_event_loop_scheduling_latency_ms_bucket"
@@ -102,11 +102,11 @@ PROCESS: Final = Row(
             "the node's clock is ahead. Far above: it is late, or the process hangs.",
             SECONDS,
             (
-                Query(
+                PanelQuery(
                     f"max by (role, NodeAddress) (timestamp({_CLOCK}) - {_CLOCK})",
                     "oldest {{role}} {{NodeAddress}}",
                 ),
-                Query(
+                PanelQuery(
                     f"min by (role, NodeAddress) (timestamp({_CLOCK}) - {_CLOCK})",
                     "newest {{role}} {{NodeAddress}}",
                 ),
@@ -119,7 +119,7 @@ PROCESS: Final = Row(
             "traffic means tasks that never end.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     "sum by (gateway) ("
                     + by_gateway(f"ray_serve_event_loop_tasks{{{_LOOP}}}")
                     + ")",
@@ -138,7 +138,7 @@ HTTP: Final = Row(
             "As counted by HAProxy, including requests that did not reach a gateway.",
             REQUESTS_PER_S,
             (
-                Query(
+                PanelQuery(
                     "sum by (status_code) "
                     f"(rate(ray_serve_num_http_requests_total{{{SERVE}}}{WINDOW}))",
                     "{{status_code}}",
@@ -152,7 +152,7 @@ HTTP: Final = Row(
             "requests.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     "sum by (node_ip_address) ("
                     + cluster("ray_serve_num_ongoing_http_requests")
                     + ")",
@@ -166,11 +166,11 @@ HTTP: Final = Row(
             "gateways that Serve lists and HAProxy does not.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     "sum by (NodeAddress) (" + cluster("ray_serve_haproxy_process_count") + ")",
                     "processes {{NodeAddress}}",
                 ),
-                Query(
+                PanelQuery(
                     "sum by (NodeAddress) (" + cluster("ray_serve_haproxy_target_mismatch") + ")",
                     "missing {{NodeAddress}}",
                 ),

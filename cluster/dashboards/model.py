@@ -13,7 +13,7 @@ from qwenfleet.cluster.dashboards.panels import (
     TOKENS_PER_S,
     Dashboard,
     Panel,
-    Query,
+    PanelQuery,
     Row,
 )
 from qwenfleet.cluster.dashboards.queries import (
@@ -41,7 +41,9 @@ LENGTHS: Final = {
 
 
 def _percentiles(title: str, metric: Metric, description: str) -> Panel:
-    queries = tuple(Query(quantile(q, metric), f"p{q * 100:g} {{{{model}}}}") for q in QUANTILES)
+    queries = tuple(
+        PanelQuery(quantile(q, metric), f"p{q * 100:g} {{{{model}}}}") for q in QUANTILES
+    )
     return Panel(title, description, SECONDS, queries, width=6)
 
 
@@ -49,7 +51,7 @@ def _lengths(title: str) -> Panel:
     name, description = LENGTHS[title]
     buckets = cluster(f"rate({of_vllm(name + '_bucket')}{WINDOW})")
     queries = tuple(
-        Query(
+        PanelQuery(
             f"histogram_quantile({q}, sum by (model_name, le) ({buckets}))",
             f"p{q * 100:g} {{{{model_name}}}}",
         )
@@ -61,12 +63,12 @@ def _lengths(title: str) -> Panel:
 def _of_vllm_time(title: str, name: str, description: str) -> Panel:
     buckets = cluster(f"rate({of_vllm(name + '_bucket')}{WINDOW})")
     expr = f"histogram_quantile(0.99, sum by (model_name, le) ({buckets}))"
-    return Panel(title, description, SECONDS, (Query(expr, "p99 {{model_name}}"),), width=12)
+    return Panel(title, description, SECONDS, (PanelQuery(expr, "p99 {{model_name}}"),), width=12)
 
 
 _TOKENS: Final = (
-    Query(rate(metrics.PROMPT_TOKENS, "model"), "in {{model}}"),
-    Query(rate(metrics.OUTPUT_TOKENS, "model"), "out {{model}}"),
+    PanelQuery(rate(metrics.PROMPT_TOKENS, "model"), "in {{model}}"),
+    PanelQuery(rate(metrics.OUTPUT_TOKENS, "model"), "out {{model}}"),
 )
 _CACHED: Final = (
     f"{rate(metrics.CACHED_TOKENS, 'model')} / ({rate(metrics.PROMPT_TOKENS, 'model')} > 0)"
@@ -85,7 +87,7 @@ MODEL_PAGE: Final = Dashboard(
                     "How requests ended. unavailable: no engine in time. engine_lost: no engine "
                     "could continue. The next panel shows why requests were refused.",
                     REQUESTS_PER_S,
-                    (Query(f"{rate(metrics.REQUESTS, 'outcome')} > 0", "{{outcome}}"),),
+                    (PanelQuery(f"{rate(metrics.REQUESTS, 'outcome')} > 0", "{{outcome}}"),),
                     is_stacked=True,
                 ),
                 Panel(
@@ -93,7 +95,7 @@ MODEL_PAGE: Final = Dashboard(
                     "Requests answered with an error, by error code: client errors or missing "
                     "capacity.",
                     REQUESTS_PER_S,
-                    (Query(rate(metrics.REJECTIONS, "reason"), "{{reason}}"),),
+                    (PanelQuery(rate(metrics.REJECTIONS, "reason"), "{{reason}}"),),
                     is_stacked=True,
                     needs="a refused request",
                 ),
@@ -102,8 +104,10 @@ MODEL_PAGE: Final = Dashboard(
                     "Requests in progress at gateways, and those of them waiting for an engine.",
                     COUNT,
                     (
-                        Query(f"sum by (model) ({of_fleet(metrics.IN_PROGRESS)})", "{{model}}"),
-                        Query(
+                        PanelQuery(
+                            f"sum by (model) ({of_fleet(metrics.IN_PROGRESS)})", "{{model}}"
+                        ),
+                        PanelQuery(
                             f"sum by (model) ({of_fleet(metrics.MOVING_REQUESTS)})",
                             "waiting {{model}}",
                         ),
@@ -150,7 +154,7 @@ MODEL_PAGE: Final = Dashboard(
                     "Share of prompt tokens found in a prefix cache. If it falls, latency rises at "
                     "the same traffic.",
                     RATIO,
-                    (Query(_CACHED, "{{model}}"),),
+                    (PanelQuery(_CACHED, "{{model}}"),),
                     max=1.0,
                 ),
                 Panel(
@@ -158,7 +162,7 @@ MODEL_PAGE: Final = Dashboard(
                     "Routing of requests: sent at once, queued, moved to another engine, or run in "
                     "isolation because engines crashed while running them.",
                     REQUESTS_PER_S,
-                    (Query(rate(metrics.ROUTING, "decision"), "{{decision}}"),),
+                    (PanelQuery(rate(metrics.ROUTING, "decision"), "{{decision}}"),),
                 ),
             ),
         ),
@@ -169,7 +173,7 @@ MODEL_PAGE: Final = Dashboard(
                     "Requests resumed",
                     "Requests that continued on another engine, by reason.",
                     REQUESTS_PER_S,
-                    (Query(rate(metrics.RESUMES, "model, loss"), "{{loss}} {{model}}"),),
+                    (PanelQuery(rate(metrics.RESUMES, "model, loss"), "{{loss}} {{model}}"),),
                     width=12,
                 ),
                 Panel(
@@ -177,7 +181,7 @@ MODEL_PAGE: Final = Dashboard(
                     "Time between the last token before a resume and the first token after it.",
                     SECONDS,
                     (
-                        Query(
+                        PanelQuery(
                             quantile(0.99, metrics.RESUME_GAP_SECONDS, "model, loss"),
                             "p99 {{loss}} {{model}}",
                         ),
@@ -198,7 +202,7 @@ MODEL_PAGE: Final = Dashboard(
                     "client disconnected, or the request moved).",
                     REQUESTS_PER_S,
                     (
-                        Query(
+                        PanelQuery(
                             "sum by (finished_reason) ("
                             + cluster(f"rate({of_vllm('request_success_total')}{WINDOW})")
                             + ")",

@@ -13,7 +13,7 @@ from qwenfleet.cluster.dashboards.panels import (
     TOKENS_PER_S,
     Dashboard,
     Panel,
-    Query,
+    PanelQuery,
     Row,
 )
 from qwenfleet.cluster.dashboards.queries import FLEET, of_fleet, rate, rule
@@ -30,8 +30,8 @@ def _burn(window: str) -> str:
 def _latency(title: str, name: str, description: str) -> Panel:
     series = f"qwenfleet:{name}:quantile5m"
     queries = (
-        Query(rule(series, 'quantile="0.99"'), "p99 {{model}}"),
-        Query(rule(series, 'quantile="0.5"'), "p50 {{model}}"),
+        PanelQuery(rule(series, 'quantile="0.99"'), "p99 {{model}}"),
+        PanelQuery(rule(series, 'quantile="0.5"'), "p50 {{model}}"),
     )
     return Panel(title, description, SECONDS, queries, width=6)
 
@@ -44,7 +44,7 @@ OBJECTIVES: Final = Row(
             "Share of the 30-day error budget that is left. Below 0, the objective is missed: stop "
             "risky changes. If Prometheus keeps fewer days (15 by default), it covers only those.",
             RATIO,
-            (Query(rule("qwenfleet:slo_budget_left:ratio30d"), "{{model}} {{slo}}"),),
+            (PanelQuery(rule("qwenfleet:slo_budget_left:ratio30d"), "{{model}} {{slo}}"),),
             kind="stat",
             width=24,
             height=5,
@@ -55,25 +55,25 @@ OBJECTIVES: Final = Row(
             "How many times faster than allowed the budget is spent: at 1 it lasts exactly 30 "
             "days, at 14.4 two days. Fast burns page.",
             "suffix: x",
-            (Query(_burn("1h"), "{{model}} {{slo}}"),),
+            (PanelQuery(_burn("1h"), "{{model}} {{slo}}"),),
         ),
         Panel(
             "Burn rate, 6 hours",
             "The same over 6 hours. A spike that shows only in the 1-hour panel was short.",
             "suffix: x",
-            (Query(_burn("6h"), "{{model}} {{slo}}"),),
+            (PanelQuery(_burn("6h"), "{{model}} {{slo}}"),),
         ),
         Panel(
             "Bad events, 5 minutes",
             "Share of requests that failed, and of first and later tokens that were late.",
             RATIO,
-            (Query(rule("qwenfleet:slo_bad:ratio_rate5m"), "{{model}} {{slo}}"),),
+            (PanelQuery(rule("qwenfleet:slo_bad:ratio_rate5m"), "{{model}} {{slo}}"),),
         ),
         Panel(
             "Objectives: share of good events",
             "The objectives in effect, from the fleet's configuration.",
             RATIO,
-            (Query(f"max by (model, slo) ({of_fleet(metrics.SLO_OBJECTIVE)})", "{{slo}}"),),
+            (PanelQuery(f"max by (model, slo) ({of_fleet(metrics.SLO_OBJECTIVE)})", "{{slo}}"),),
             kind="table",
             width=12,
             height=5,
@@ -84,7 +84,7 @@ OBJECTIVES: Final = Row(
             "Objectives: longest good time",
             "A first token, a later token or an engine start that takes longer is a bad event.",
             SECONDS,
-            (Query(f"max by (model, slo) ({of_fleet(metrics.SLO_THRESHOLD)})", "{{slo}}"),),
+            (PanelQuery(f"max by (model, slo) ({of_fleet(metrics.SLO_THRESHOLD)})", "{{slo}}"),),
             kind="table",
             width=12,
             height=5,
@@ -102,7 +102,7 @@ TRAFFIC: Final = Row(
             "of the fleet.",
             REQUESTS_PER_S,
             (
-                Query(
+                PanelQuery(
                     f"sum by (outcome) ({rule('qwenfleet:requests:rate5m')}) > 0",
                     "{{outcome}}",
                 ),
@@ -113,14 +113,14 @@ TRAFFIC: Final = Row(
             "Requests in progress",
             "Requests in progress at gateways, by model. A rise at steady traffic is a queue.",
             COUNT,
-            (Query(f"sum by (model) ({of_fleet(metrics.IN_PROGRESS)})", "{{model}}"),),
+            (PanelQuery(f"sum by (model) ({of_fleet(metrics.IN_PROGRESS)})", "{{model}}"),),
             is_stacked=True,
         ),
         Panel(
             "Tokens",
             "Prompt tokens sent, prompt tokens found in a prefix cache, and generated tokens.",
             TOKENS_PER_S,
-            (Query(f"sum by (kind) ({rule('qwenfleet:tokens:rate2m')})", "{{kind}}"),),
+            (PanelQuery(f"sum by (kind) ({rule('qwenfleet:tokens:rate2m')})", "{{kind}}"),),
         ),
     ),
 )
@@ -159,7 +159,7 @@ ENGINES: Final = Row(
             "Engines dashboard.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     f"sum by (state) ({rule('qwenfleet:engines')})",
                     "{{state}}",
                 ),
@@ -172,8 +172,8 @@ ENGINES: Final = Row(
             "missing nodes or GPUs.",
             COUNT,
             (
-                Query(f"qwenfleet:replicas_wanted{{{FLEET}}}", "{{deployment}} wanted"),
-                Query(f"qwenfleet:replicas_ready{{{FLEET}}}", "{{deployment}} ready"),
+                PanelQuery(f"qwenfleet:replicas_wanted{{{FLEET}}}", "{{deployment}} wanted"),
+                PanelQuery(f"qwenfleet:replicas_ready{{{FLEET}}}", "{{deployment}} ready"),
             ),
         ),
         Panel(
@@ -181,7 +181,7 @@ ENGINES: Final = Row(
             "The fullest engine of each model. Near 100 %, engines preempt: requests wait or start "
             "over.",
             RATIO,
-            (Query(f"max by (model) ({of_fleet(metrics.ENGINE_KV_USAGE)})", "{{model}}"),),
+            (PanelQuery(f"max by (model) ({of_fleet(metrics.ENGINE_KV_USAGE)})", "{{model}}"),),
             max=1.0,
         ),
     ),
@@ -194,14 +194,14 @@ LOSSES: Final = Row(
             "Lost engines by reason. Each gateway counts its own losses, so the rate grows with "
             "the number of gateways; drained engines stopped on request.",
             "suffix: /s",
-            (Query(rate(metrics.ENGINE_LOSSES, "loss"), "{{loss}}"),),
+            (PanelQuery(rate(metrics.ENGINE_LOSSES, "loss"), "{{loss}}"),),
             width=6,
         ),
         Panel(
             "Requests resumed",
             "Requests that continued on another engine after their last token; users saw a gap.",
             REQUESTS_PER_S,
-            (Query(rate(metrics.RESUMES, "loss"), "{{loss}}"),),
+            (PanelQuery(rate(metrics.RESUMES, "loss"), "{{loss}}"),),
             width=6,
         ),
         Panel(
@@ -209,8 +209,8 @@ LOSSES: Final = Row(
             "Interrupted at a drain deadline, or aborted because their gateway disconnected.",
             REQUESTS_PER_S,
             (
-                Query(rate(metrics.DRAIN_CUTS, "model"), "interrupted {{model}}"),
-                Query(rate(metrics.ORPHANS, "model"), "aborted {{model}}"),
+                PanelQuery(rate(metrics.DRAIN_CUTS, "model"), "interrupted {{model}}"),
+                PanelQuery(rate(metrics.ORPHANS, "model"), "aborted {{model}}"),
             ),
             width=6,
         ),
@@ -219,7 +219,7 @@ LOSSES: Final = Row(
             "More than one version at a time means an upgrade in progress, or a stuck one.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     f"count by (role, version, ray, vllm) ({of_fleet(metrics.BUILD_INFO)})",
                     "{{role}} {{version}}, ray {{ray}}, vllm {{vllm}}",
                 ),

@@ -22,7 +22,7 @@ CELSIUS: Final = "celsius"
 
 
 @dataclass(frozen=True)
-class Query:
+class PanelQuery:
     """PromQL with Grafana's variables, and the legend of its series."""
 
     expr: str
@@ -38,7 +38,7 @@ class Panel:
     description: str
     """What it tells an operator."""
     unit: str
-    queries: tuple[Query, ...]
+    queries: tuple[PanelQuery, ...]
     kind: Kind = "timeseries"
     width: int = 8
     height: int = 8

@@ -11,7 +11,7 @@ import psutil
 
 from qwenfleet.cluster.config.fleet import GatewayConfig
 from qwenfleet.cluster.errors import MachineError
-from qwenfleet.cluster.local import fleets as run_file
+from qwenfleet.cluster.local import fleets as running_fleets
 from qwenfleet.cluster.local import ports, programs
 from qwenfleet.cluster.local.programs import NO_OWNER, Owner, Program
 
@@ -68,7 +68,7 @@ def read(visitor: int = 0) -> Listening:
         and connection.pid != visitor
     ]
     known = programs.read({os.getpid(), *(pid for _, _, pid in sockets)})
-    fleets = run_file.running()
+    fleets = running_fleets.running()
     owners = {pid: programs.owner(pid, known, fleets) for pid in known}
     auth_modes = _auth_modes(known, owners)
     keyless = {(Owner(f.name, f.pid), f.port) for f in fleets if not f.has_keys}

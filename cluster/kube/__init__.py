@@ -1,5 +1,6 @@
 """The Kubernetes API: the only room that imports `kubernetes`.
 
-Reads JSON, keeps the few fields that are used, and judges them with pure functions. Every failure
-is a `KubernetesError` that names the missing permission or resource.
+Imports hardware, for the names of GPUs. Reads JSON, keeps the few fields that are used, and
+judges them with pure functions. Every failure is a `KubernetesError` that names the missing
+permission or resource.
 """

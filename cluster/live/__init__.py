@@ -1,4 +1,4 @@
 """Live numbers for `top` and `watch`, from metrics addresses and a Prometheus, without Ray.
 
-May import `alerts`, `config` and `local`. Fails with a `MetricsError` that names the address.
+Imports `local`, metric names and labels. Fails with a `MetricsError` that names the address.
 """

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ABORT_GRACE_S: Final = 1.0
-"""Time for vLLM's app to stop by itself after a disconnect; then it is cancelled."""
+"""Time for vLLM's app to stop by itself after a disconnect; then it is canceled."""
 
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 

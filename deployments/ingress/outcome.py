@@ -1,5 +1,8 @@
-"""Outcome of a request, from the error or status that ended it. The only place that decides it.
-Pure."""
+"""Outcome of a request, from the error or status that ended it. Pure.
+
+The exchange itself adds two that no error names: a client that disconnected, and an app that
+failed.
+"""
 
 from __future__ import annotations
 

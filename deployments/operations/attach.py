@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from qwenfleet.cluster.errors import FleetNotFound
-from qwenfleet.cluster.local import fleets as run_file
+from qwenfleet.cluster.local import fleets as running_fleets
 from qwenfleet.cluster.local import programs
 from qwenfleet.cluster.local.fleets import RunningFleet
 
@@ -22,7 +22,7 @@ def find(port: int | None = None, name: str | None = None) -> RunningFleet:
 
     Raises FleetNotFound.
     """
-    fleets = run_file.running()
+    fleets = running_fleets.running()
     chosen = [
         running
         for running in fleets
@@ -65,7 +65,7 @@ def cluster(port: int | None, address: str | None) -> AbstractContextManager[Non
     """
     if address is None:
         return attached(find(port))
-    for running in run_file.running():
+    for running in running_fleets.running():
         if address in {"auto", running.ray_address}:
             return attached(running)
     chosen = _only_cluster() if address == "auto" else address

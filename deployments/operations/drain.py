@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from qwenfleet.cluster.errors import DrainRefused
+from qwenfleet.cluster.labels import EngineState
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations.attach import attached
 from qwenfleet.deployments.registry.records import DrainOrder, EngineRecord, Snapshot
@@ -126,12 +127,14 @@ def choose(engines: Sequence[EngineRecord], name: str, *, is_forced: bool) -> En
         names = ", ".join(e.id for e in found or engines) or "none"
         raise DrainRefused(f"{problem} is called '{name}'", f"There are: {names}.")
     (engine,) = found
-    if engine.state == "starting":
+    if engine.state == EngineState.STARTING:
         raise DrainRefused(
             f"engine '{engine.id}' is still starting", "It has no streams: wait until it is ready."
         )
     others = [
-        e for e in engines if e.model == engine.model and e.state == "ready" and e is not engine
+        e
+        for e in engines
+        if e.model == engine.model and e.state == EngineState.READY and e is not engine
     ]
     if not others and not is_forced:
         raise DrainRefused(

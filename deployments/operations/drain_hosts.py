@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from qwenfleet.cluster.errors import DrainRefused, FleetError
+from qwenfleet.cluster.labels import EngineState
 from qwenfleet.deployments.operations.drain import CLOSED_S, GRACE_S, FleetRegistry, drain_all
 from qwenfleet.deployments.registry.records import DrainOrder, EngineRecord
 
@@ -40,8 +41,8 @@ def check(
 ) -> None:
     """Raise DrainRefused if a model would have no ready engine left, unless `is_forced`."""
     going = {engine.id for engine in chosen}
-    models = sorted({engine.model for engine in chosen if engine.state == "ready"})
-    left = {e.model for e in engines if e.state == "ready" and e.id not in going}
+    models = sorted({engine.model for engine in chosen if engine.state == EngineState.READY})
+    left = {e.model for e in engines if e.state == EngineState.READY and e.id not in going}
     alone = [f"'{model}'" for model in models if model not in left]
     if alone and not is_forced:
         raise DrainRefused(
@@ -94,7 +95,7 @@ def _chosen(
 ) -> list[EngineRecord]:
     """Return the engines to drain. Raises DrainRefused."""
     there = registry.read(fleet).engines
-    chosen = [engine for engine in leaving(there, nodes) if engine.state != "starting"]
+    chosen = [engine for engine in leaving(there, nodes) if engine.state != EngineState.STARTING]
     check(there, chosen, is_forced=is_forced)
     return chosen
 

@@ -10,6 +10,7 @@ from typing import Final, TextIO
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.labels import EngineState
 from qwenfleet.deployments.app import START_ATTEMPTS
 from qwenfleet.deployments.registry.records import EngineRecord, Snapshot
 from qwenfleet.deployments.registry.stages import Stage, StageClock, table
@@ -83,7 +84,7 @@ class Progress:
             self._stages.clock.end()
             self._stages.say(f"ready: {self._url}")
             self._stages.print(EXAMPLE.format(url=self._url, model=answered[0]))
-        ready = sum(engine.state == "ready" for engine in snapshot.engines)
+        ready = sum(engine.state == EngineState.READY for engine in snapshot.engines)
         wanted = self._config.num_engines
         is_complete = ready >= wanted and len(answered) == len(self._config.models)
         if is_complete and not self.is_complete:
@@ -110,9 +111,9 @@ class Progress:
     def _report_engines(self, snapshot: Snapshot) -> None:
         models = {engine.id: engine.model for engine in snapshot.engines}
         now = {
-            engine.id: _stage(engine) if engine.state == "starting" else engine.state
+            engine.id: _stage(engine) if engine.state == EngineState.STARTING else engine.state
             for engine in snapshot.engines
-            if engine.is_loading or engine.state != "starting"
+            if engine.is_loading or engine.state != EngineState.STARTING
         }
         for engine, word in now.items():
             if self._reported.get(engine) != word:
@@ -124,7 +125,7 @@ class Progress:
     def _give_up_on(self, snapshot: Snapshot) -> None:
         """Raise EngineStartError after a final failure, or after as many failures as Serve makes
         attempts if the model has no ready engine."""
-        served = {engine.model for engine in snapshot.engines if engine.state == "ready"}
+        served = {engine.model for engine in snapshot.engines if engine.state == EngineState.READY}
         for failure in snapshot.failures:
             times = sum(other.model == failure.model for other in snapshot.failures)
             is_hopeless = times >= START_ATTEMPTS and failure.model not in served

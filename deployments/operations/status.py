@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.columns import columns
+from qwenfleet.cluster.labels import EngineState
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations.attach import attached
 
@@ -94,7 +95,7 @@ def summarise(running: RunningFleet, snapshot: Snapshot) -> FleetStatus:
             ModelStatus(
                 model,
                 engines=sum(e.model == model for e in engines),
-                ready=sum(e.model == model and e.state == "ready" for e in engines),
+                ready=sum(e.model == model and e.state == EngineState.READY for e in engines),
             )
             for model in running.models
         ),

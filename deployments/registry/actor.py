@@ -21,19 +21,19 @@ from qwenfleet.deployments.registry import records
 from qwenfleet.deployments.registry.records import (
     AnnounceEngine,
     AnnounceGateway,
+    CallRefused,
     CloseNode,
+    CodePackage,
     Done,
     DrainEngine,
     DrainOrder,
+    EngineList,
     EngineRecord,
-    Engines,
     FirstPackage,
     GatewayRecord,
     Message,
     Orders,
-    Package,
     Read,
-    Refused,
     ReportFailure,
     Request,
     Snapshot,
@@ -170,13 +170,13 @@ class RegistryActor:
 
 
 def ask(registry: Registry, data: bytes) -> bytes:
-    """Answer one encoded call. A call that cannot be decoded gets `Refused`, which its caller
+    """Answer one encoded call. A call that cannot be decoded gets `CallRefused`, which its caller
     logs."""
     try:
         request = records.decode_request(data)
     except ProtocolError as error:
         logger.warning("refused a registry call", extra={"reason": error.problem})
-        return records.encode(Refused(error.problem))
+        return records.encode(CallRefused(error.problem))
     return records.encode(_answer(registry, request))
 
 
@@ -185,7 +185,7 @@ def _answer(registry: Registry, request: Request) -> Message:
         case AnnounceEngine(record=engine, node_cores=node_cores):
             return registry.announce_engine(engine, node_cores)
         case AnnounceGateway(record=gateway):
-            return Engines(registry.announce_gateway(gateway))
+            return EngineList(registry.announce_gateway(gateway))
         case Withdraw(id=name):
             registry.withdraw(name)
         case ReportFailure(failure=failure):
@@ -195,7 +195,7 @@ def _answer(registry: Registry, request: Request) -> Message:
         case CloseNode(node=node, for_s=for_s):
             registry.close_node(node, for_s)
         case FirstPackage(code=code, uri=uri, missing=missing):
-            return Package(registry.first_package(code, uri, missing))
+            return CodePackage(registry.first_package(code, uri, missing))
         case Read():
             return registry.snapshot()
     return Done()

@@ -25,16 +25,16 @@ from qwenfleet.deployments.registry.records import (
     AnnounceEngine,
     AnnounceGateway,
     CloseNode,
+    CodePackage,
     Done,
     DrainEngine,
     DrainOrder,
+    EngineList,
     EngineRecord,
-    Engines,
     FirstPackage,
     GatewayRecord,
     Message,
     Orders,
-    Package,
     Read,
     ReportFailure,
     Snapshot,
@@ -70,7 +70,7 @@ class RegistryClient:
 
     async def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
         """Announce a gateway; returns the engines, none while the registry is unavailable."""
-        return (await self._ask(AnnounceGateway(record), Engines) or Engines()).engines
+        return (await self._ask(AnnounceGateway(record), EngineList) or EngineList()).engines
 
     async def withdraw(self, id: str) -> None:
         await self._ask(Withdraw(id), Done)
@@ -121,9 +121,9 @@ def first_package(fleet: str, code: str, uri: str) -> str:
     after the other, to its own package.
     """
     actor = _actor(fleet)
-    first = _ask(actor, FirstPackage(code, uri), Package).uri
+    first = _ask(actor, FirstPackage(code, uri), CodePackage).uri
     if first != uri and not _is_stored(first):
-        first = _ask(actor, FirstPackage(code, uri, missing=first), Package).uri
+        first = _ask(actor, FirstPackage(code, uri, missing=first), CodePackage).uri
     return first
 
 

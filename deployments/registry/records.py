@@ -5,7 +5,8 @@ that call it. Ray's own pickle names modules, so an old registry could not read 
 Therefore calls and answers are bytes: msgpack as on the wire, each message with the version of the
 program that wrote it. Compatibility: fields are only ever added, at the end and with a default; a
 reader ignores fields that it does not know; programs one version apart understand each other.
-Anything else is a ProtocolError here, a `Refused` from the registry and a line in the caller's log.
+Anything else is a ProtocolError here, a `CallRefused` from the registry and a line in the caller's
+log.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class AnnounceEngine(Message, tag="announce_engine"):
 
 
 class AnnounceGateway(Message, tag="announce_gateway"):
-    """List a gateway. The answer is Engines."""
+    """List a gateway. The answer is EngineList."""
 
     record: GatewayRecord
 
@@ -131,7 +132,7 @@ class CloseNode(Message, tag="close_node"):
 
 class FirstPackage(Message, tag="first_package"):
     """Ask for the package in which this code was first deployed. `uri` becomes that package if
-    there is none yet, or if it is `missing` now. The answer is Package."""
+    there is none yet, or if it is `missing` now. The answer is CodePackage."""
 
     code: str
     uri: str
@@ -157,13 +158,13 @@ class Orders(Message, tag="orders"):
     drain: DrainOrder | None = None
 
 
-class Engines(Message, tag="engines"):
+class EngineList(Message, tag="engines"):
     """The listed engines, for a gateway."""
 
     engines: tuple[EngineRecord, ...] = ()
 
 
-class Package(Message, tag="package"):
+class CodePackage(Message, tag="package"):
     uri: str
 
 
@@ -175,7 +176,7 @@ class Snapshot(Message, tag="snapshot"):
     failures: tuple[StartFailure, ...]
 
 
-class Refused(Message, tag="refused"):
+class CallRefused(Message, tag="refused"):
     """The registry could not decode the call."""
 
     reason: str
@@ -191,7 +192,7 @@ Request = (
     | FirstPackage
     | Read
 )
-Answer = Done | Orders | Engines | Package | Snapshot | Refused
+Answer = Done | Orders | EngineList | CodePackage | Snapshot | CallRefused
 
 
 class _Envelope(msgspec.Struct, array_like=True):
@@ -220,12 +221,12 @@ def decode_request(data: bytes) -> Request:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Decode an answer. Raises ProtocolError, also for a `Refused`."""
+    """Decode an answer. Raises ProtocolError, also for a `CallRefused`."""
     try:
         answer = _answers.decode(_opened(data))
     except _BROKEN as error:
         raise ProtocolError(f"cannot decode the answer of the fleet's registry: {error}") from error
-    if isinstance(answer, Refused):
+    if isinstance(answer, CallRefused):
         raise ProtocolError(f"the fleet's registry refused the call: {answer.reason}")
     return answer
 

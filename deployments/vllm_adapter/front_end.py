@@ -128,10 +128,10 @@ def _engine_core(client: ModelClient) -> Iterator[None]:
     init_tracer = names["init_tracer"]
     original = EngineCoreClient.make_async_mp_client
 
-    def fleet_client(**_: Any) -> ModelClient:
+    def model_client(**_: Any) -> ModelClient:
         return client
 
-    EngineCoreClient.make_async_mp_client = staticmethod(fleet_client)  # type: ignore[method-assign]
+    EngineCoreClient.make_async_mp_client = staticmethod(model_client)  # type: ignore[method-assign]
     names["init_tracer"] = lambda *_: None
     try:
         yield

@@ -39,6 +39,9 @@ from qwenfleet.cluster.planner.search import judge, plan
 
 RayNodes: TypeAlias = Callable[[str], Iterable[Mapping[str, Any]]]
 """Reads `ray.nodes()` of the cluster at an address."""
+LAYOUT_HELP: Final = "See qwenfleet plan --help."
+LEAST_COLUMNS: Final = 132
+"""A narrower terminal folds the table's lines, which reads better than cut cells."""
 
 
 def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
@@ -50,11 +53,6 @@ def ray_nodes(address: str) -> Iterable[Mapping[str, Any]]:
 
         nodes: list[Mapping[str, Any]] = ray.nodes()
         return nodes
-
-
-LAYOUT_HELP: Final = "See qwenfleet plan --help."
-LEAST_COLUMNS: Final = 132
-"""A narrower terminal folds the table's lines, which reads better than cut cells."""
 
 
 def run(options: argparse.Namespace, ray_nodes: RayNodes = ray_nodes) -> int:
@@ -145,16 +143,16 @@ def _check_one_answer(options: argparse.Namespace) -> None:
 
 
 def _calibration(wanted: tuple[Format, str] | None) -> int:
-    from qwenfleet.cluster.plan_report import calibration as calibration_report
+    from qwenfleet.cluster.plan_report import calibration as calibration_tables
     from qwenfleet.cluster.speed import calibration
 
     if wanted is None:
-        calibration_report.show(calibration.fitted(), Console(soft_wrap=True))
+        calibration_tables.show(calibration.fitted(), Console(soft_wrap=True))
         return 0
     form, file = wanted
     if form is not Format.JSON:
         raise PlanError(f"--calibration cannot be written as {form}", "Use --output json.")
-    _write(json.dumps(calibration_report.as_json(calibration.fitted()), indent=2) + "\n", file)
+    _write(json.dumps(calibration_tables.as_json(calibration.fitted()), indent=2) + "\n", file)
     return 0
 
 

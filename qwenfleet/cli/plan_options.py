@@ -23,6 +23,18 @@ def add(commands: Commands) -> None:
         "--model", help="Hugging Face ID, short name, or directory with a config.json"
     )
     _add_machines(parser)
+    _add_requirements(parser)
+    _add_answers(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from qwenfleet.cli import plan
+
+    return plan.run(options)
+
+
+def _add_requirements(parser: argparse.ArgumentParser) -> None:
     wanted = parser.add_argument_group("requirements")
     wanted.add_argument(
         "--goal", choices=list(Goal), default=Goal.THROUGHPUT, type=Goal,
@@ -63,14 +75,6 @@ def add(commands: Commands) -> None:
         "--routing", choices=list(Routing), default=Routing.UNIFORM, type=Routing,
         help="use of experts: uniform (default), or skewed as measured for Qwen3-Coder-480B",
     )  # fmt: skip
-    _add_answers(parser)
-    parser.set_defaults(command=_run)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from qwenfleet.cli import plan
-
-    return plan.run(options)
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +103,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
 def _add_machines(parser: argparse.ArgumentParser) -> None:
     machines = parser.add_argument_group("machines")
     machines.add_argument(
-        "--accelerator", help="one of H100, H200, B200, MI300X, MI325X, MI355X, A100"
+        "--accelerator", help="one of H100, H200, B200, MI300X, MI325X, MI355X, A100-80GB"
     )
     machines.add_argument("--nodes", type=int, metavar="N", help="number of nodes (default 1)")
     machines.add_argument(

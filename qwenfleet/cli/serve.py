@@ -60,15 +60,15 @@ def _serve(config: FleetConfig, *, wants_timings: bool) -> None:
     try:
         write_launcher(haproxy)
         os.environ.update(ray_environment(config, token_path, haproxy))
-        from qwenfleet.deployments.operations import serve as launch
+        from qwenfleet.deployments.operations import serve as operation
         from qwenfleet.deployments.operations.progress import Stages
 
         began_at = fleets.own_start()
         stages = Stages(age_s=time.time() - began_at)
         stages.clock.begin("importing Ray", at=began_at)
-        launch.write_token(token_path)
-        launch.stop_on_signals()
-        launch.check(config, stages)
-        launch.serve(config, stages, token_path, wants_timings=wants_timings)
+        operation.write_token(token_path)
+        operation.stop_on_signals()
+        operation.check(config, stages)
+        operation.serve(config, stages, token_path, wants_timings=wants_timings)
     finally:
         remove_files(token_path)

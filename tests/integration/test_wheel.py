@@ -101,7 +101,8 @@ def test_the_wheel_has_each_file_of_the_four_folders_and_no_test(wheel: Path) ->
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    wanted |= {f"qwenfleet/{path.name}" for path in (ROOT / "qwenfleet").glob("*.py")}
+    own = (ROOT / "qwenfleet").glob("*.py"), (ROOT / "qwenfleet" / "cli").glob("*.py")
+    wanted |= {str(path.relative_to(ROOT)) for paths in own for path in paths}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == {name for name in wanted if not name.endswith(".md")}
 

@@ -20,7 +20,7 @@ import httpx
 
 from qwenfleet.cluster.chart.generate import DASHBOARD_FOLDER, ROOT
 from qwenfleet.cluster.dashboards.grafana import DASHBOARDS
-from qwenfleet.cluster.dashboards.panels import Query
+from qwenfleet.cluster.dashboards.panels import PanelQuery
 from tests.watch.live_panels import Choice, Prometheus, Series
 
 PAGE: Final = Path(__file__).with_name("page.html")
@@ -44,7 +44,7 @@ def panel_data(panel: dict[str, Any], prometheus: Prometheus, choice: Choice, sp
     """A panel of a dashboard's JSON with the series that Grafana would ask for."""
     series: list[Series] = []
     for target in panel.get("targets", ()):
-        query = Query(target["expr"], target["legendFormat"])
+        query = PanelQuery(target["expr"], target["legendFormat"])
         if target.get("instant"):
             series += prometheus.at(query, choice, span[-1])
         else:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from qwenfleet.cluster.dashboards.grafana import DASHBOARDS
-from qwenfleet.cluster.dashboards.panels import Dashboard, Panel, Query
+from qwenfleet.cluster.dashboards.panels import Dashboard, Panel, PanelQuery
 from qwenfleet.cluster.metrics import BUILD_INFO
 
 VARIABLE: Final = re.compile(r"\$\{(?P<braced>\w+)(?::(?P<format>\w+))?\}|\$(?P<plain>[a-z]\w*)")
@@ -89,7 +89,7 @@ class Prometheus:
         ]
 
     def over(
-        self, query: Query, choice: Choice, start: float, end: float, step: float
+        self, query: PanelQuery, choice: Choice, start: float, end: float, step: float
     ) -> list[Series]:
         """Series of a query for a graph."""
         data = self.get(
@@ -97,13 +97,13 @@ class Prometheus:
         )
         return [_series(query, row["metric"], row["values"]) for row in data["result"]]
 
-    def at(self, query: Query, choice: Choice, when: float) -> list[Series]:
+    def at(self, query: PanelQuery, choice: Choice, when: float) -> list[Series]:
         """Series of a query for a table."""
         data = self.get("query", query=choice.fill(query.expr), time=when)
         return [_series(query, row["metric"], [row["value"]]) for row in data["result"]]
 
 
-def _series(query: Query, labels: dict[str, str], values: list[tuple[float, str]]) -> Series:
+def _series(query: PanelQuery, labels: dict[str, str], values: list[tuple[float, str]]) -> Series:
     name = LEGEND.sub(lambda found: labels.get(found[1], ""), query.legend)
     points = ((float(when), float(value)) for when, value in values)
     return Series(name, labels, tuple(point for point in points if point[1] == point[1]))

@@ -18,7 +18,7 @@ from qwenfleet.cli import watch
 from qwenfleet.cli.top import local
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.live import prometheus, prometheus_files
-from qwenfleet.cluster.live import watcher as watch_command
+from qwenfleet.cluster.live import watcher as watcher_module
 from qwenfleet.cluster.live.prometheus import Prometheus
 from qwenfleet.cluster.live.reading import Reader
 from qwenfleet.cluster.local import fleets
@@ -74,7 +74,7 @@ def running_at(port: int) -> RunningFleet:
 
 def wait_for(server: Prometheus, printed: str) -> list[str]:
     give_up_at = time.monotonic() + PATIENCE_S
-    watcher = watch_command.Watcher(server)
+    watcher = watcher_module.Watcher(server)
     while True:
         texts = [notice.text for notice in watcher.notices(time.time())]
         if any(printed in text for text in texts):
@@ -83,9 +83,9 @@ def wait_for(server: Prometheus, printed: str) -> list[str]:
         time.sleep(0.2)
 
 
-def begin(directory: Path, find: Callable[..., RunningFleet]) -> watch_command.FleetFinder:
+def begin(directory: Path, find: Callable[..., RunningFleet]) -> watcher_module.FleetFinder:
     prometheus_files.write(directory, RULES)
-    finder = watch_command.FleetFinder(directory, find)
+    finder = watcher_module.FleetFinder(directory, find)
     finder.find(None, None)
     return finder
 

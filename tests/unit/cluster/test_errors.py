@@ -107,7 +107,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     ),
     (
         ProtocolError("frame of 9 bytes"),
-        "wire protocol violated: frame of 9 bytes. Run the same qwenfleet version on every node.",
+        "protocol violated: frame of 9 bytes. Run the same qwenfleet version on every node.",
     ),
     (
         MalformedBody("no JSON"),

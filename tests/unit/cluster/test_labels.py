@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -48,3 +49,26 @@ def test_label_values_are_spelled_only_in_labels_py() -> None:
             text = path.read_text(encoding="utf-8")
             spelled = {value for value in unique if f'"{value}"' in text}
             assert not spelled, path
+
+
+def test_no_module_compares_a_state_an_outcome_or_a_loss_with_a_string() -> None:
+    root = Path(labels.__file__).parents[1]
+    folders = (
+        root / "deployments",
+        root / "loadtest",
+        root / "qwenfleet" / "cli",
+    )
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for folder in folders
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Attribute)
+        and node.left.attr in {"state", "outcome", "loss", "phase"}
+        and any(
+            isinstance(other, ast.Constant) and isinstance(other.value, str)
+            for other in node.comparators
+        )
+    ]
+    assert not found

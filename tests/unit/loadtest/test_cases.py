@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from qwenfleet.loadtest import cases
 from qwenfleet.loadtest.cases import Case
 from qwenfleet.loadtest.client import Answer
-from qwenfleet.loadtest.closed_loop import Sample, Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop, Sample
 
-LOAD = Workload(is_stream=True, max_tokens=4, concurrency=2)
+LOAD = ClosedLoop(is_stream=True, max_tokens=4, concurrency=2)
 CASE = Case("vllm", True, 4, 2, 10.0, 40.0, 5.0, 20.0, 30.0, 2.5, 0)
 
 

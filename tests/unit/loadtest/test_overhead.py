@@ -15,14 +15,14 @@ from qwenfleet.cluster.errors import BenchmarkError
 from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.loadtest import overhead, process_tree
 from qwenfleet.loadtest.cases import Case
-from qwenfleet.loadtest.closed_loop import Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop
 
 MEASURE = """
 import json, os, sys
 from contextlib import contextmanager
 import psutil
 from qwenfleet.loadtest import overhead, servers
-from qwenfleet.loadtest.closed_loop import Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop
 
 overhead.IDLE_S = 0.5
 servers.GRACE_S = 0.2
@@ -39,7 +39,7 @@ def start_of(name):
     return start
 
 reported = []
-loads = [Workload(True, 4, 2), Workload(False, 2, 1)]
+loads = [ClosedLoop(True, 4, 2), ClosedLoop(False, 2, 1)]
 results = overhead.measure(
     [start_of(name) for name in spec], runs=2, seconds=0.15, loads=loads, say=reported.append
 )
@@ -64,7 +64,7 @@ def measured(python_says: Any, program: Path) -> Any:
     return python_says(MEASURE, program, json.dumps(spec))
 
 
-def figures_of(reported: list[str], server: str, load: Workload) -> list[float]:
+def figures_of(reported: list[str], server: str, load: ClosedLoop) -> list[float]:
     """Return the requests per second of each run, as printed during the runs."""
     pattern = re.compile(rf"  {server}: {re.escape(str(load))}: (\d+\.\d) requests/s")
     return [float(match[1]) for text in reported if (match := pattern.match(text))]

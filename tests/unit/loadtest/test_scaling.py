@@ -9,7 +9,7 @@ import pytest
 
 from qwenfleet.loadtest import overhead, process_tree, scaling, servers
 from qwenfleet.loadtest.cases import Case
-from qwenfleet.loadtest.closed_loop import Workload
+from qwenfleet.loadtest.closed_loop import ClosedLoop
 from qwenfleet.loadtest.scaling import Point
 from qwenfleet.loadtest.servers import Server
 
@@ -65,7 +65,7 @@ def test_processes_are_kinds_by_their_command_lines(monkeypatch: pytest.MonkeyPa
 def test_a_point_is_measured_with_the_cores_of_each_kind(
     slow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scaling, "LOAD", Workload(is_stream=True, max_tokens=4, concurrency=2))
+    monkeypatch.setattr(scaling, "LOAD", ClosedLoop(is_stream=True, max_tokens=4, concurrency=2))
     monkeypatch.setattr(servers, "MODEL", "m")
     monkeypatch.setattr(scaling, "KINDS", {"gateway": "completions_server.py", "engine": "nobody"})
     measured = scaling._measure_one(Server("fleet", slow_server.url), 3, 0.6)

@@ -14,7 +14,7 @@ import yaml
 from qwenfleet.cluster.alerts import rule_file
 from qwenfleet.cluster.errors import MachineError, MetricsError
 from qwenfleet.cluster.live import prometheus, prometheus_files
-from qwenfleet.cluster.live import watcher as watch_command
+from qwenfleet.cluster.live import watcher as watcher_module
 from qwenfleet.cluster.live.prometheus import Prometheus
 from qwenfleet.cluster.local.fleets import RunningFleet
 
@@ -61,7 +61,7 @@ def target(**fields: str) -> dict[str, str]:
 
 def printed(server: Server) -> list[tuple[str, bool]]:
     try:
-        return [(r.text, r.is_bad) for r in watch_command.Watcher(server).notices(NOW)]
+        return [(r.text, r.is_bad) for r in watcher_module.Watcher(server).notices(NOW)]
     finally:
         server.process.kill()
         server.process.wait()
@@ -126,9 +126,9 @@ def test_a_prometheus_that_exited_or_hangs_is_reported(tmp_path: Path) -> None:
 def test_the_lines_end_with_one_sentence_when_prometheus_exits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watcher = watch_command.Watcher(Server(tmp_path, ends=True))
+    watcher = watcher_module.Watcher(Server(tmp_path, ends=True))
     with pytest.raises(MachineError) as caught:
-        watch_command.as_lines(watcher, lambda: None, 0.1)
+        watcher_module.as_lines(watcher, lambda: None, 0.1)
     assert str(caught.value).startswith("Prometheus exited (status 3): alerts are no longer known")
     assert "Run `qwenfleet watch` again" in caught.value.remedy
     assert capsys.readouterr().out == ""
@@ -168,7 +168,7 @@ def test_prometheus_gets_the_charts_rules_with_paths_of_runbooks(tmp_path: Path)
 
 def test_a_fleet_that_restarts_on_another_port_is_followed(tmp_path: Path) -> None:
     ports = iter([7, 7, 8])
-    finder = watch_command.FleetFinder(tmp_path, lambda port, name: fleet(next(ports)))
+    finder = watcher_module.FleetFinder(tmp_path, lambda port, name: fleet(next(ports)))
     for expected in ("127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"):
         finder.find(None, None)
         assert json.loads((tmp_path / "targets.json").read_text()) == [{"targets": [expected]}]

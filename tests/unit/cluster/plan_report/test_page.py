@@ -9,7 +9,7 @@ from qwenfleet.cli import __main__ as cli
 from qwenfleet.cluster.hardware.accelerators import H100, H200, find_accelerator
 from qwenfleet.cluster.hardware.machines import Machines
 from qwenfleet.cluster.models.catalog import CATALOG, KnownModel, find_model
-from qwenfleet.cluster.plan_report import page as plan_page
+from qwenfleet.cluster.plan_report import page as page_module
 from qwenfleet.cluster.plan_report.page import Grid, data, page
 from qwenfleet.cluster.planner import speed
 from qwenfleet.cluster.planner.request import FleetLoad, PlanRequest
@@ -88,7 +88,7 @@ def test_the_page_loads_nothing():
     assert not re.findall(r"""(?:src|href)\s*=(?!"data:,)|url\(|@import""", text)
     assert "default-src 'none'" in text
     assert "innerHTML" not in text
-    assert plan_page.MARK not in text
+    assert page_module.MARK not in text
 
 
 def test_a_name_cannot_end_the_script():
@@ -109,12 +109,12 @@ def test_given_choices_come_first():
 
 
 def test_the_template_is_in_the_same_folder():
-    template = Path(plan_page.__file__).with_name(plan_page.TEMPLATE)
-    assert template.read_text().count(plan_page.MARK) == 1
+    template = Path(page_module.__file__).with_name(page_module.TEMPLATE)
+    assert template.read_text().count(page_module.MARK) == 1
 
 
 def test_the_command_writes_the_page(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_page, "page", lambda grid: f"{grid.accelerators[0].name} first")
+    monkeypatch.setattr(page_module, "page", lambda grid: f"{grid.accelerators[0].name} first")
     file = tmp_path / "plan.html"
     assert cli.main(["plan", "--html", str(file), "--accelerator", "mi355x"]) == 0
     assert file.read_text() == "MI355X first"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwenfleet.cluster.errors import FleetNotFound
-from qwenfleet.cluster.local import fleets as run_file
+from qwenfleet.cluster.local import fleets as running_fleets
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations import attach, status
 from qwenfleet.deployments.registry.records import EngineRecord, GatewayRecord, Snapshot
@@ -46,7 +46,7 @@ SNAPSHOT = Snapshot(
 @pytest.fixture
 def fleets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunningFleet]:
     found: list[RunningFleet] = []
-    monkeypatch.setattr(run_file, "running", lambda: found)
+    monkeypatch.setattr(running_fleets, "running", lambda: found)
     return found
 
 

@@ -14,14 +14,14 @@ from qwenfleet.deployments.registry import records
 from qwenfleet.deployments.registry.records import (
     AnnounceEngine,
     Answer,
+    CallRefused,
     Done,
     DrainEngine,
     DrainOrder,
+    EngineList,
     EngineRecord,
-    Engines,
     GatewayRecord,
     Orders,
-    Refused,
     ReportFailure,
     Request,
     Snapshot,
@@ -82,8 +82,8 @@ def test_a_request_survives_a_round_trip(request_: Request) -> None:
     [
         Done(),
         Orders(may_load=True, drain=DrainOrder("its node is deleted", 1.0)),
-        Engines((ENGINE, ENGINE)),
-        records.Package("gcs://one.zip"),
+        EngineList((ENGINE, ENGINE)),
+        records.CodePackage("gcs://one.zip"),
         Snapshot((ENGINE,), (GATEWAY,), (FAILURE,)),
     ],
     ids=lambda answer: type(answer).__name__,
@@ -112,10 +112,10 @@ def test_a_record_of_the_previous_version_gets_defaults_for_missing_fields() -> 
 
 
 def test_an_unknown_engine_state_does_not_break_the_list() -> None:
-    tree = tree_of(Engines((ENGINE, ENGINE)))
+    tree = tree_of(EngineList((ENGINE, ENGINE)))
     tree["engines"][0]["state"] = "hibernating"
     answer = records.decode_answer(written_by(records.VERSION + 1, tree))
-    assert isinstance(answer, Engines)
+    assert isinstance(answer, EngineList)
     assert [engine.state for engine in answer.engines] == ["hibernating", "ready"]
 
 
@@ -141,7 +141,7 @@ def test_invalid_bytes_are_refused(data: bytes) -> None:
 
 def test_a_refusal_is_reported_with_its_reason() -> None:
     with pytest.raises(ProtocolError, match="refused the call: too old"):
-        records.decode_answer(records.encode(Refused("too old")))
+        records.decode_answer(records.encode(CallRefused("too old")))
 
 
 def test_records_do_not_import_ray() -> None:

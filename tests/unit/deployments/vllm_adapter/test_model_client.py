@@ -62,14 +62,9 @@ async def new_client(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[.
     clients: list[ModelClient] = []
 
     def new(**fields: Any) -> ModelClient:
-        settings: dict[str, Any] = {
-            "gateway": "gw-a",
-            "wire": wire,
-            "retry_after_s": 5,
-            "metrics": metrics,
-        }
+        settings: dict[str, Any] = {"gateway": "gw-a", "wire": wire, "retry_after_s": 5}
         rng = random.Random(0)
-        dispatcher = Dispatcher("coder", **(settings | fields), rng=rng)
+        dispatcher = Dispatcher("coder", **(settings | {"metrics": metrics} | fields), rng=rng)
         clients.append(ModelClient(dispatcher, fields.get("clock", time.monotonic), rng))
         return clients[-1]
 
@@ -82,8 +77,7 @@ async def new_client(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[.
 
 @pytest.fixture
 def client(new_client: Any) -> ModelClient:
-    made: ModelClient = new_client()
-    return made
+    return cast(ModelClient, new_client())
 
 
 def link_to(client: ModelClient, engine: Any) -> Any:
@@ -94,13 +88,13 @@ def link_to(client: ModelClient, engine: Any) -> Any:
 def meet(client: ModelClient, eventually: Any) -> Callable[..., Any]:
     """Connect the client to engines."""
 
+    def is_open(engine: Any) -> bool:
+        link = link_to(client, engine)
+        return link is not None and link.is_open
+
     async def meet(*engines: Any) -> None:
         client._dispatcher.update([engine.record for engine in engines])
-        await eventually(
-            lambda: all(
-                (link := link_to(client, engine)) is not None and link.is_open for engine in engines
-            )
-        )
+        await eventually(lambda: all(is_open(engine) for engine in engines))
 
     return meet
 
@@ -121,15 +115,13 @@ async def next_output(client: ModelClient) -> EngineCoreOutput:
 
 
 def seed_of(submit: Any) -> int | None:
-    carried = MsgpackDecoder(EngineCoreRequest).decode(submit.request)
-    assert carried.sampling_params is not None
-    return cast(int | None, carried.sampling_params.seed)
+    params = MsgpackDecoder(EngineCoreRequest).decode(submit.request).sampling_params
+    return cast(int | None, params.seed)
 
 
 async def send(client: ModelClient, wanted: EngineCoreRequest, exchange: Exchange | None) -> None:
     """Send a request as AsyncLLM does in the task of an exchange."""
-    context = copy_context()
-    context.run(exchange_module._current.set, exchange)
+    (context := copy_context()).run(exchange_module._current.set, exchange)
     await asyncio.get_running_loop().create_task(client.add_request_async(wanted), context=context)
 
 
