@@ -382,10 +382,7 @@ operations = st.lists(turns, min_size=3, max_size=10).map(
 
 @pytest.mark.timeout(300)  # 150 examples took 53 s on two cores, one of them busy
 @settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(engines=st.integers(2, 3), gateways=st.integers(1, 2), operations=operations)
 @example(2, 1, [("ask", 0), ("ask", 3), ("wait", 2), ("kill", 0), ("wait", 1), ("kill", 1)])

@@ -89,8 +89,7 @@ def meet(client: ModelClient, eventually: Any) -> Callable[..., Any]:
     """Connect the client to engines."""
 
     def is_open(engine: Any) -> bool:
-        link = link_to(client, engine)
-        return link is not None and link.is_open
+        return (link := link_to(client, engine)) is not None and link.is_open
 
     async def meet(*engines: Any) -> None:
         client._dispatcher.update([engine.record for engine in engines])
