@@ -126,8 +126,9 @@ def test_a_panel_without_data_is_named(watched: Watched) -> None:
     assert any("qwenfleet-overview" in str(one) for one in missing)
 
 
-def test_no_alert_fires_on_a_healthy_fleet(watched: Watched) -> None:
-    assert watched.firing() == set()
+def test_no_alert_keeps_firing_on_a_healthy_fleet(watched: Watched, expect: Any) -> None:
+    """A scaled window holds two reports, so a few slow seconds look like a quarter of an hour."""
+    expect(lambda: watched.firing() == set(), 120, "no alert fires")
 
 
 def test_the_dashboards_are_drawn(watched: Watched, tmp_path: Path) -> None:
