@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock serve watch test test-newest test-unit test-integration test-loss test-sharded test-watch chart-test check clean
+.PHONY: help env lock serve watch test test-newest test-unit test-integration test-loss soak test-sharded test-watch chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -48,8 +48,11 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 	@.ci/stage "browser" .ci/browser
 	@.ci/stage "integration tests" $(BIN)/pytest tests/integration -m integration --timeout 600 $(ARGS)
 
-test-loss: env ## kill, freeze and drain engines under six streams; prints the gaps (half an hour)
+test-loss: env ## kill, freeze and drain engines and everything around them; prints tables (45 minutes)
 	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)
+
+soak: env ## 30 minutes of 50 streams per second while a random part is killed each minute
+	@$(BIN)/python -m qwenfleet.loadtest soak $(ARGS)
 
 test-sharded: env ## engines over several processes and nodes, one of them killed (10 minutes)
 	@.ci/stage "sharded tests" $(BIN)/pytest tests/sharded -m integration --timeout 900 $(ARGS)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qwenfleet.cluster.errors import FleetError
-from qwenfleet.loadtest import metrics_cost, overhead, overhead_table, peers, scaling, servers
+from qwenfleet.cluster.errors import BenchmarkError, FleetError
+from qwenfleet.loadtest import metrics_cost, overhead, overhead_table, peers, scaling, servers, soak
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +62,19 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, default=10.0, help="how long the fleet is loaded (default 10)"
     )
     command.set_defaults(command=_metrics)
+    command = commands.add_parser(
+        "soak", help="stream at a steady rate while random parts of a fleet are killed"
+    )
+    command.add_argument(
+        "--seconds", type=_seconds, default=1800.0, help="how long it runs (default 1800)"
+    )
+    command.add_argument(
+        "--rate", type=_rate, default=50.0, help="streams that begin per second (default 50)"
+    )
+    command.add_argument(
+        "--kill-every", type=_seconds, default=60.0, help="seconds between kills (default 60)"
+    )
+    command.set_defaults(command=_soak)
     return parser
 
 
@@ -79,6 +92,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _rate(text: str) -> float:
+    try:
+        return _seconds(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate above 0") from None
 
 
 def _overhead(options: argparse.Namespace) -> None:
@@ -107,6 +127,22 @@ def _gateways(options: argparse.Namespace) -> None:
 
 def _metrics(options: argparse.Namespace) -> None:
     print(metrics_cost.measure(seconds=options.seconds, say=_say))
+
+
+def _soak(options: argparse.Namespace) -> None:
+    result = soak.measure(
+        seconds=options.seconds,
+        per_s=options.rate,
+        kill_every_s=options.kill_every,
+        say=_say,
+    )
+    print(soak.render(result))
+    faults = soak.unexpected(result)
+    if faults:
+        raise BenchmarkError(
+            f"{len(faults)} streams failed; the first one {faults[0]}",
+            "Only the kill of a gateway or of HAProxy may end streams.",
+        )
 
 
 def _check_writable(file: Path | None) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.loss import observer
+
+OBSERVED = pytest.StashKey[list[observer.Observation]]()
 TOKENS = 1000
 """Long enough for a loss in the middle of each stream, on two cores at 40 to 80 tokens/s."""
 FLEET = """
@@ -17,7 +20,7 @@ models:
     replicas: {min: 2}
     max_model_len: 4096
     engine_args: {dtype: float32, distributed_executor_backend: mp}  # a worker of its own, to kill
-gateway: {port: {port}, keep_alive_s: 5}
+gateway: {replicas: 2, port: {port}, keep_alive_s: 5}
 """
 
 
@@ -39,3 +42,16 @@ def undisturbed(streams: Any) -> dict[str, Any]:
     with streams() as transcripts:
         pass
     return dict(transcripts)
+
+
+@pytest.fixture(scope="session")
+def observed(request: pytest.FixtureRequest) -> list[observer.Observation]:
+    """What was seen when parts were killed, for the table at the end."""
+    return request.config.stash.setdefault(OBSERVED, [])
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    seen = config.stash.get(OBSERVED, [])
+    if seen:
+        terminalreporter.section("killed parts")
+        terminalreporter.write_line(observer.table(seen))
