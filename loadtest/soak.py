@@ -7,6 +7,7 @@ import asyncio
 import random
 import signal
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,9 +242,15 @@ async def _kill(soak: Soak, token_path: Path, every_s: float, rng: random.Random
         process = rng.choice(members)
         soak.struck.append(Struck(kill, time.monotonic()))
         parts.strike(process, kill.number)
-        last = soak.struck[-2]
-        lost = sum(bool(stream.fault) for stream in last.streams)
-        say(f"after '{last.kill.name}': {len(last.streams)} streams, {lost} lost; now {kill.name}")
+        say(f"{_account(soak.struck[-2])}; now '{kill.name}'")
+
+
+def _account(last: Struck) -> str:
+    """Return a sentence about the streams since a kill, with their most common faults."""
+    faults = Counter(stream.fault for stream in last.streams if stream.fault)
+    named = "".join(f", {times} x {fault}" for fault, times in faults.most_common(3))
+    lost = faults.total()
+    return f"since '{last.kill.name}': {len(last.streams)} streams, {lost} lost{named}"
 
 
 async def _probe(soak: Soak, server: Server) -> None:
