@@ -261,3 +261,29 @@ contexts:
     monkeypatch.setenv("KUBECONFIG", str(config))
     yield api
     api.close()
+
+
+@pytest.fixture
+def ray_cluster_api(kubernetes_api: Any) -> Any:
+    """Pods of a Ray cluster: a head on cpu-1, two workers on gpu-1, one on gpu-2."""
+    for name in ("cpu-1", "gpu-1", "gpu-2", "gpu-3"):
+        kubernetes_api.put("nodes", {"metadata": {"name": name}, "spec": {}})
+    kubernetes_api.put("pods", _pod("head", "cpu-1", "10.0.0.1", "head"))
+    kubernetes_api.put("pods", _pod("worker-1", "gpu-1", "10.0.0.2"))
+    kubernetes_api.put("pods", _pod("worker-2", "gpu-1", "10.0.0.3"))
+    kubernetes_api.put("pods", _pod("worker-3", "gpu-2", "10.0.0.4"))
+    ended = _pod("worker-0", "gpu-1", "10.0.0.9")
+    ended["status"]["phase"] = "Failed"
+    kubernetes_api.put("pods", ended)
+    return kubernetes_api
+
+
+def _pod(name: str, home: str, address: str, kind: str = "worker") -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "labels": {"ray.io/cluster": "coder-a", "ray.io/node-type": kind},
+        },
+        "spec": {"nodeName": home, "containers": [{"name": f"ray-{kind}"}, {"name": "sidecar"}]},
+        "status": {"phase": "Running", "podIP": address},
+    }

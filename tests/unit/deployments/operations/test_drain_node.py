@@ -15,30 +15,9 @@ from qwenfleet.cluster.kube.node_pods import ClusterPods
 from qwenfleet.deployments.operations.drain_node import drain_node
 
 
-def pod(name: str, home: str, address: str, kind: str = "worker") -> dict[str, Any]:
-    return {
-        "metadata": {
-            "name": name,
-            "labels": {"ray.io/cluster": "coder-a", "ray.io/node-type": kind},
-        },
-        "spec": {"nodeName": home, "containers": [{"name": f"ray-{kind}"}, {"name": "sidecar"}]},
-        "status": {"phase": "Running", "podIP": address},
-    }
-
-
 @pytest.fixture
-def api(kubernetes_api: Any) -> Any:
-    """A head on cpu-1, and two workers on gpu-1."""
-    for name in ("cpu-1", "gpu-1", "gpu-2", "gpu-3"):
-        kubernetes_api.put("nodes", {"metadata": {"name": name}, "spec": {}})
-    kubernetes_api.put("pods", pod("head", "cpu-1", "10.0.0.1", "head"))
-    kubernetes_api.put("pods", pod("worker-1", "gpu-1", "10.0.0.2"))
-    kubernetes_api.put("pods", pod("worker-2", "gpu-1", "10.0.0.3"))
-    kubernetes_api.put("pods", pod("worker-3", "gpu-2", "10.0.0.4"))
-    ended = pod("worker-0", "gpu-1", "10.0.0.9")
-    ended["status"]["phase"] = "Failed"
-    kubernetes_api.put("pods", ended)
-    return kubernetes_api
+def api(ray_cluster_api: Any) -> Any:
+    return ray_cluster_api
 
 
 def is_cordoned(api: Any, node: str) -> bool:
