@@ -44,8 +44,7 @@ PATIENCE_S: Final = 2.0
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
 """Losses that a request cannot have caused."""
 MAX_FAULTS: Final = 2
-"""Engines that may fail to take a request, in a row: another one might be sound, a third would fail
-alike."""
+"""Engines that may fail to take a request in a row: a third one would fail like the second."""
 
 
 class Dispatcher:
@@ -334,8 +333,8 @@ class Dispatcher:
     def _drop(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
         self._by_key.pop(flight.key, None)
-        flight.span.end("aborted")
         self._moving.pop(flight.request_id, None)
+        flight.span.end("aborted")
 
     def _why_blocked(self) -> FleetError | None:
         """The cause if a request's deadline passes now: NoEngine, or None for time alone."""
@@ -351,8 +350,7 @@ class Dispatcher:
             self._recipient.fail(flight, error)
 
     def _ends_as_too_long(self, flight: Flight) -> bool:
-        """End a request for which no connected engine has room, ever; False if one has, or if
-        none is connected."""
+        """End a request that is too long for every connected engine; False if there is none."""
         most = self._roster.most_tokens
         if most is None or flight.length_tokens < most:
             return False
@@ -370,7 +368,11 @@ class Dispatcher:
     def _give_up(self, flight: Flight) -> None:
         """End a request whose handling has just raised."""
         logger.exception("failed to handle a request", extra={"request": flight.request_id})
-        self._end(flight, GatewayFailed())
+        if flight.link is not None:
+            flight.link.abort([flight.key])
+        if self._recipient is not None:
+            self._recipient.fail(flight, GatewayFailed())
+        self._drop(flight)
 
     def _note_limit(self) -> None:
         """Tell the recipient if the connected engines now take fewer or more tokens."""

@@ -193,8 +193,7 @@ class EngineHost:
         return session
 
     async def _handle_safely(self, session: Session, frame: Frame | UnreadableSubmit) -> None:
-        """Handle a frame; a failure that nobody foresaw must not end the session's other
-        requests."""
+        """Handle a frame. A failure that nobody foresaw must not end other requests."""
         try:
             await self._handle(session, frame)
         except (OSError, ProtocolError):
@@ -211,8 +210,7 @@ class EngineHost:
             case UnreadableSubmit(request_id=name, attempt=attempt, problem=problem):
                 session.received += 1
                 key = wire_id(session.gateway, name, attempt)
-                reason = f"the request cannot be decoded: {problem}"
-                session.connection.send(Rejected(wire_id=key, reason=reason))
+                session.connection.send(Rejected(key, f"it cannot be decoded: {problem}"))
             case Abort(wire_ids=keys):
                 await self._stop(set(keys) & session.owned)
             case Lease():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -280,11 +281,12 @@ def decode(body: bytes) -> AnyFrame | UnreadableSubmit | None:
     except msgspec.ValidationError as error:
         try:
             kind = msgspec.msgpack.decode(body, type=_Kind).kind
-            if kind == "submit":
-                attempt = msgspec.msgpack.decode(body, type=UnreadableSubmit)
-                return msgspec.structs.replace(attempt, problem=str(error))
         except _BROKEN:
             kind = None
+        if kind == "submit":
+            with suppress(*_BROKEN):
+                attempt = msgspec.msgpack.decode(body, type=UnreadableSubmit)
+                return msgspec.structs.replace(attempt, problem=str(error))
         if kind is None or kind in _KINDS:
             raise ProtocolError(f"cannot decode a frame of kind {kind!r}: {error}") from error
         logger.debug("skipped a frame of unknown kind", extra={"kind": kind})
