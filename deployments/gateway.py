@@ -109,6 +109,8 @@ class Gateway:
         await asyncio.to_thread(
             importlib.import_module, "qwenfleet.deployments.vllm_adapter.front_end"
         )
+        from qwenfleet.deployments.vllm_adapter import codec
+
         for served in self._app.models.values():
             dispatcher = Dispatcher(
                 served.config.id,
@@ -116,6 +118,7 @@ class Gateway:
                 wire=self._config.wire,
                 retry_after_s=self._config.gateway.retry_after_s,
                 metrics=self._metrics,
+                vllm_version=codec.vllm_version(),
             )
             self._dispatchers[served.config.id] = served.engines = dispatcher
         self._stages.begin("waiting for an engine")

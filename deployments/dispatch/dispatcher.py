@@ -11,8 +11,9 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.errors import FleetError
@@ -20,21 +21,21 @@ from qwenfleet.cluster.labels import Decision, FinishReason, Loss
 from qwenfleet.deployments.dispatch import audit
 from qwenfleet.deployments.dispatch.flight import Cut, Flight
 from qwenfleet.deployments.dispatch.link import EngineLink, targets_of
-from qwenfleet.deployments.dispatch.roster import Roster
+from qwenfleet.deployments.dispatch.recipient import Recipient
+from qwenfleet.deployments.dispatch.roster import Roster, log_loss
 from qwenfleet.deployments.dispatch.routing import Target, choose, with_room
 from qwenfleet.deployments.dispatch.suspicion import Verdict
-from qwenfleet.deployments.ingress.errors import EngineRefused, NoEngine, RequestKillsEngines
+from qwenfleet.deployments.dispatch.trial_engine import TrialEngine
+from qwenfleet.deployments.ingress.errors import (
+    ContextTooLong,
+    EngineRefused,
+    GatewayFailed,
+    NoEngine,
+    RequestKillsEngines,
+)
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
-from qwenfleet.deployments.wire.frames import (
-    EngineDescription,
-    Output,
-    Outputs,
-    Rejected,
-    Submit,
-    Trying,
-    wire_id,
-)
+from qwenfleet.deployments.wire.frames import EngineDescription, Output, Outputs, Rejected, Trying
 
 logger = logging.getLogger(__name__)
 
@@ -42,21 +43,8 @@ PATIENCE_S: Final = 2.0
 """A stream without an engine waits this long for one with room, then queues like a new request."""
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
 """Losses that a request cannot have caused."""
-
-
-class Recipient(Protocol):
-    """The owner of a dispatcher's requests. Neither method may raise."""
-
-    def deliver(
-        self, outputs: list[tuple[Flight, Output, bool]], shift_s: float, now: float
-    ) -> None:
-        """Take outputs, each with its flight and whether it is the request's first. Adding
-        `shift_s` to a time of the engine's clock gives the gateway's; `now` is the gateway's."""
-        ...
-
-    def fail(self, flight: Flight, error: FleetError) -> None:
-        """End the request with this error."""
-        ...
+MAX_FAULTS: Final = 2
+"""Engines that may fail to take a request in a row: a third one would fail like the second."""
 
 
 class Dispatcher:
@@ -72,21 +60,25 @@ class Dispatcher:
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        vllm_version: str = "",
     ) -> None:
+        """Engines of another vLLM version than `vllm_version` are not used; empty: all are."""
         self._model = model
-        self._gateway = gateway
         self._retry_after_s = retry_after_s
         self._metrics = metrics
         self._clock = clock
         self._rng = rng or random.Random()
         self._recipient: Recipient | None = None
-        self._roster = Roster(model, gateway=gateway, wire=wire, events=self, clock=clock)
+        self._roster = Roster(
+            model, gateway=gateway, wire=wire, events=self, clock=clock, vllm_version=vllm_version
+        )
+        self._limit = 0
+        """Tokens that every connected engine can run, as last sent to the recipient."""
         self._flights: dict[str, Flight] = {}
         self._by_key: dict[str, Flight] = {}
         self._moving: dict[str, Flight] = {}
         """Requests that wait for an engine, or for their turn to leave one."""
-        self._trial_link: EngineLink | None = None
-        """The engine on which suspects are tried."""
+        self._trial_engine = TrialEngine()
         self._numbers = itertools.count()
 
     def attach(self, recipient: Recipient) -> None:
@@ -132,8 +124,12 @@ class Dispatcher:
         self._flights[flight.request_id] = flight
         if flight.exchange is not None:
             flight.exchange.blocked_by = self._why_blocked
+        if self._ends_as_too_long(flight):
+            return
         has_queue = any(other.link is None for other in self._moving.values())
-        target = choose(targets_of(self._links_without_trials()), flight.length_tokens, self._rng)
+        usable = self._roster.usable(flight.length_tokens)
+        links = self._trial_engine.for_others(usable, self._has_suspect)
+        target = choose(targets_of(links), flight.length_tokens, self._rng)
         if has_queue or target is None:  # it must not overtake those that wait
             self._metrics.routed(self._model, Decision.WAITS)
             self._park(flight)
@@ -156,6 +152,7 @@ class Dispatcher:
     # Link events.
 
     def on_news(self, link: EngineLink) -> None:
+        self._note_limit()
         if link.is_leaving:
             for flight in self._owned_by(link):
                 self._moving[flight.request_id] = flight
@@ -171,8 +168,13 @@ class Dispatcher:
             if output.finish_reason == FinishReason.ABORT:
                 self._leave(flight, Loss.REFUSED, "the engine aborted it")
                 continue
-            taken.append((flight, output, not flight.has_output))
-            self._take(flight, output, now)
+            is_first = not flight.has_output
+            try:
+                self._take(flight, output, now)
+            except Exception:  # the other outputs of this step must arrive
+                self._give_up(flight)
+            else:
+                taken.append((flight, output, is_first))
         if taken and self._recipient is not None:
             self._recipient.deliver(taken, now - frame.clock_s, now)
         self._dispatch()
@@ -186,34 +188,28 @@ class Dispatcher:
         flight = self._by_key.get(frame.wire_id)
         if flight is None or flight.link is not link:
             return
-        if frame.is_final:
+        flight.faults += frame.is_fault
+        if frame.is_final or flight.faults >= MAX_FAULTS:
             self._end(flight, EngineRefused(self._model, link.engine, frame.reason))
         else:
             self._leave(flight, Loss.REFUSED, frame.reason)
             self._dispatch()
 
     def on_lost(self, link: EngineLink, loss: Loss, reason: str) -> None:
-        self._roster.remove(link)
+        self._roster.remove(link, reason)
+        self._note_limit()
         if link.is_draining and loss in (Loss.RESET, Loss.SILENT):
             loss = Loss.DRAINED  # it announced its end, as a reclaimed spot node does
-        if self._trial_link is link:
-            self._trial_link = None
+        self._trial_engine.lost(link)
         lost = self._owned_by(link)
         if loss is Loss.DRAINED:
             self._metrics.drain_cut(self._model, len(lost))
         if link.description is not None and (lost or not link.is_draining):
             self._metrics.engine_lost(self._model, loss)
-            logger.warning(
-                "engine lost",
-                extra={
-                    "engine": link.engine,
-                    "loss": loss.value,
-                    "reason": reason,
-                    "requests": len(lost),
-                },
-            )
+            log_loss(link, loss, reason, len(lost))
         for flight in lost:
-            self._leave(flight, loss, reason)
+            with self._alone(flight):
+                self._leave(flight, loss, reason)
         self._dispatch()
 
     # From engine to engine.
@@ -229,6 +225,7 @@ class Dispatcher:
                 self._resumed(flight, flight.cut, now)
                 flight.cut = None
             flight.suspicion.cleared(len(output.token_ids))
+            flight.faults = 0
             flight.token_ids += output.token_ids
             flight.gap_s = None if flight.token_at is None else now - flight.token_at
             flight.token_at = now
@@ -270,48 +267,51 @@ class Dispatcher:
         now = self._clock()
         usable = self._roster.usable()
         for flight in sorted(self._moving.values(), key=lambda flight: flight.turn):
-            links = [link for link in usable if link is not flight.link]
-            # An engine that refused comes last.
-            links = [link for link in links if link is not flight.refused_by] or links
-            if flight.link is not None and not flight.link.is_leaving:
-                del self._moving[flight.request_id]  # its engine recovered: stay
-            elif flight.link is not None and all(link.is_leaving for link in links):
-                continue  # the others are leaving too
-            elif flight.suspicion.is_suspect:
-                self._put_on_trial(flight, links)  # it might crash an engine with others
-            else:
-                targets = targets_of(links)
-                # Still served, or within its patience: do not delay other streams.
-                if flight.link is not None or now < flight.parked_at + PATIENCE_S:
-                    targets = with_room(targets, flight.length_tokens)
-                target = choose(targets, flight.length_tokens, self._rng)
-                if target is None:
-                    break  # later requests must not overtake
-                self._send(flight, target)
+            is_placed = True
+            with self._alone(flight):
+                fitting = usable
+                if flight.length_tokens >= self._limit:
+                    fitting = self._roster.usable(flight.length_tokens)
+                is_placed = self._place(flight, fitting, now)
+            if not is_placed and fitting is usable:
+                break  # later requests must not overtake
 
-    def _links_without_trials(self) -> list[EngineLink]:
-        """Engines for new requests, without the trial engine unless it is the only one: a new
-        request that crashed it would convict an innocent suspect."""
-        usable = self._roster.usable()
-        if self._trial_link is None:
-            return usable
-        if not any(flight.suspicion.is_suspect for flight in self._owned_by(self._trial_link)):
-            self._trial_link = None
-        return [link for link in usable if link is not self._trial_link] or usable
+    def _place(self, flight: Flight, usable: list[EngineLink], now: float) -> bool:
+        """Send a moving request to one of these engines if it should go now; False if it should
+        but none has room."""
+        links = [link for link in usable if link is not flight.link]
+        # An engine that refused comes last.
+        links = [link for link in links if link is not flight.refused_by] or links
+        if flight.link is not None and not flight.link.is_leaving:
+            del self._moving[flight.request_id]  # its engine recovered: stay
+        elif flight.link is not None and all(link.is_leaving for link in links):
+            pass  # the others are leaving too
+        elif flight.link is None and self._ends_as_too_long(flight):
+            pass
+        elif flight.suspicion.is_suspect:
+            self._put_on_trial(flight, links)  # it might crash an engine with others
+        else:
+            targets = targets_of(links)
+            # Still served, or within its patience: do not delay other streams.
+            if flight.link is not None or now < flight.parked_at + PATIENCE_S:
+                targets = with_room(targets, flight.length_tokens)
+            target = choose(targets, flight.length_tokens, self._rng)
+            if target is None:
+                return False
+            self._send(flight, target)
+        return True
 
     def _put_on_trial(self, flight: Flight, links: list[EngineLink]) -> None:
         """Send a suspect to the trial engine, one at a time. The engine's host makes suspects of
         other gateways wait too."""
-        if self._trial_link not in links:
-            self._trial_link = None
-        elif any(f.suspicion.is_suspect for f in self._owned_by(self._trial_link)):
-            return
-        link = self._trial_link
-        targets = targets_of(links if link is None else [link])
+        targets = targets_of(self._trial_engine.for_suspect(links, self._has_suspect))
         target = choose(targets, flight.length_tokens, self._rng)
         if target is not None:
             self._send(flight, target)
-            self._trial_link = flight.link
+            self._trial_engine.link = flight.link
+
+    def _has_suspect(self, link: EngineLink) -> bool:
+        return any(flight.suspicion.is_suspect for flight in self._owned_by(link))
 
     def _send(self, flight: Flight, target: Target) -> None:
         if flight.link is not None:  # moves away from a living engine
@@ -324,34 +324,17 @@ class Dispatcher:
         if flight.attempt >= 0:
             is_trial = flight.suspicion.is_suspect
             self._metrics.routed(self._model, Decision.TRIAL if is_trial else Decision.MOVED)
-        flight.attempt += 1
-        flight.suspicion.is_on_trial = False  # until this engine's Trying frame
-        flight.link = link
-        flight.key = wire_id(self._gateway, flight.request_id, flight.attempt)
+        flight.begin(link)
         self._by_key[flight.key] = flight
-        link.submit(
-            Submit(
-                request_id=flight.request_id,
-                attempt=flight.attempt,
-                prompt_token_ids=flight.prompt_token_ids,
-                request=flight.payload,
-                max_tokens=flight.max_tokens,
-                output_token_ids=flight.token_ids,
-                priority=flight.priority,
-                cache_salt=flight.cache_salt,
-                dp_rank=target.dp_rank,
-                is_trial=flight.suspicion.is_suspect,
-                trace_headers=flight.traced(link.engine),
-            )
-        )
+        link.submit(flight.submit(target.dp_rank))
 
     # Ends.
 
     def _drop(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
         self._by_key.pop(flight.key, None)
-        flight.span.end("aborted")
         self._moving.pop(flight.request_id, None)
+        flight.span.end("aborted")
 
     def _why_blocked(self) -> FleetError | None:
         """The cause if a request's deadline passes now: NoEngine, or None for time alone."""
@@ -365,6 +348,39 @@ class Dispatcher:
         self._drop(flight)
         if self._recipient is not None:
             self._recipient.fail(flight, error)
+
+    def _ends_as_too_long(self, flight: Flight) -> bool:
+        """End a request that is too long for every connected engine; False if there is none."""
+        most = self._roster.most_tokens
+        if most is None or flight.length_tokens < most:
+            return False
+        self._end(flight, ContextTooLong(self._model, flight.length_tokens, most))
+        return True
+
+    @contextmanager
+    def _alone(self, flight: Flight) -> Iterator[None]:
+        """Let a failure that nobody foresaw end this request and no other."""
+        try:
+            yield
+        except Exception:
+            self._give_up(flight)
+
+    def _give_up(self, flight: Flight) -> None:
+        """End a request whose handling has just raised."""
+        logger.exception("failed to handle a request", extra={"request": flight.request_id})
+        if flight.link is not None:
+            flight.link.abort([flight.key])
+        if self._recipient is not None:
+            self._recipient.fail(flight, GatewayFailed())
+        self._drop(flight)
+
+    def _note_limit(self) -> None:
+        """Tell the recipient if the connected engines now take fewer or more tokens."""
+        described = self._roster.description
+        if described is not None and described.max_model_len != self._limit:
+            self._limit = described.max_model_len
+            if self._recipient is not None:
+                self._recipient.limit(self._limit)
 
     def _resumed(self, flight: Flight, cut: Cut, now: float) -> None:
         """Count and log the first token from the new engine."""

@@ -10,6 +10,7 @@ from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.dispatch.suspicion import Suspicion
 from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
+from qwenfleet.deployments.wire.frames import Submit, wire_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,8 @@ class Flight:
     """The engine that owns it; None while it waits for one."""
     refused_by: EngineLink | None = None
     """The last engine that refused it: any other one is preferred."""
+    faults: int = 0
+    """Engines in a row that failed to take it, since its last token."""
     key: str = ""
     """Wire id of the current attempt."""
     cut: Cut | None = None
@@ -73,6 +76,30 @@ class Flight:
         """Sort key: interactive first (vLLM's priority: lower is earlier), then streams that a user
         is already reading, then order of arrival."""
         return (self.priority, not self.token_ids, self.number)
+
+    def begin(self, link: EngineLink) -> None:
+        """Begin the next attempt, on this engine."""
+        self.attempt += 1
+        self.suspicion.is_on_trial = False  # until this engine's Trying frame
+        self.link = link
+        self.key = wire_id(link.session, self.request_id, self.attempt)
+
+    def submit(self, dp_rank: int) -> Submit:
+        """The frame that gives the current attempt to its engine, with all tokens so far."""
+        assert self.link is not None
+        return Submit(
+            request_id=self.request_id,
+            attempt=self.attempt,
+            prompt_token_ids=self.prompt_token_ids,
+            request=self.payload,
+            max_tokens=self.max_tokens,
+            output_token_ids=self.token_ids,
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+            dp_rank=dp_rank,
+            is_trial=self.suspicion.is_suspect,
+            trace_headers=self.traced(self.link.engine),
+        )
 
     def traced(self, engine: str) -> dict[str, str] | None:
         """Begin the span of the attempt at this engine; returns its trace context, None if the

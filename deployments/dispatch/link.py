@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
@@ -29,7 +30,9 @@ from qwenfleet.deployments.wire.frames import (
     Rejected,
     Submit,
     Trying,
+    UnreadableSubmit,
     Welcome,
+    pairs,
     speaks,
 )
 from qwenfleet.deployments.wire.liveness import OVERSLEPT_S, Condition, LearnedBound
@@ -44,7 +47,8 @@ network black hole)."""
 
 
 class LinkEvents(Protocol):
-    """Callbacks from a link to its owner. None of these may raise."""
+    """Callbacks from a link to its owner. None of these should raise: a link logs an exception and
+    goes on."""
 
     def on_news(self, link: EngineLink) -> None:
         """The link opened, or its engine's load or state changed."""
@@ -71,9 +75,14 @@ class EngineLink:
         wire: WireConfig,
         events: LinkEvents,
         clock: Callable[[], float],
+        vllm_version: str = "",
     ) -> None:
         self.engine = record.id
+        self.session = f"{gateway}-{secrets.token_hex(4)}"
+        """Id of this connection: the engine may still hold an earlier one of this gateway."""
         self.is_draining = False
+        self.is_refused = False
+        """Whether gateway and engine cannot work together: another try would end alike."""
         self.condition = Condition.STEADY
         self.reason = ""
         """Why the engine drains or is not steady."""
@@ -81,7 +90,7 @@ class EngineLink:
         """Attempts of any gateway without a token yet when the engine's core died."""
         self.description: EngineDescription | None = None
         self.record = record
-        self._gateway = gateway
+        self._vllm_version = vllm_version
         self._wire = wire
         self._events = events
         self._clock = clock
@@ -104,7 +113,7 @@ class EngineLink:
         loss, reason = Loss.RESET, "the engine closed the connection"
         try:
             connection = await self._connect()
-            self._events.on_news(self)
+            self._tell(self._events.on_news, self)
             async with asyncio.TaskGroup() as tasks:
                 others = [
                     tasks.create_task(self._keep_lease(connection)),
@@ -121,11 +130,15 @@ class EngineLink:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-            self._events.on_lost(self, loss, reason)
+            self._tell(self._events.on_lost, self, loss, reason)
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None
+
+    def fits(self, length_tokens: int) -> bool:
+        """True if the engine's limit leaves room for another token after this many."""
+        return self.description is not None and length_tokens < self.description.max_model_len
 
     @property
     def is_leaving(self) -> bool:
@@ -171,7 +184,13 @@ class EngineLink:
             reader, writer = await asyncio.open_connection(self.record.host, self.record.port)
             connection = Connection(reader, writer)
             try:
-                connection.send(Hello(gateway=self._gateway, secret=self.record.secret))
+                connection.send(
+                    Hello(
+                        gateway=self.session,
+                        secret=self.record.secret,
+                        vllm_version=self._vllm_version,
+                    )
+                )
                 self._meet(await connection.receive())
             except BaseException:
                 connection.close()
@@ -180,18 +199,32 @@ class EngineLink:
         self._heard_at = self._clock()
         return connection
 
-    def _meet(self, greeting: AnyFrame) -> None:
+    def _meet(self, greeting: AnyFrame | UnreadableSubmit) -> None:
+        problem = self._problem(greeting)
+        if problem is not None:
+            self.is_refused = True
+            raise ProtocolError(problem)
+        if not isinstance(greeting, Welcome):
+            kind = type(greeting).__name__
+            raise ProtocolError(f"engine {self.engine} sent {kind} instead of Welcome")
+        self.description = greeting.description
+        ranks = greeting.description.data_parallel_size
+        self._load = [RankLoad(dp_rank=rank) for rank in range(ranks)]
+
+    def _problem(self, greeting: AnyFrame | UnreadableSubmit) -> str | None:
+        """Why this gateway and this engine cannot work together; None if they can."""
         match greeting:
-            case Welcome(protocol=protocol, description=description) if speaks(protocol):
-                self.description = description
-                self._load = [RankLoad(dp_rank=r) for r in range(description.data_parallel_size)]
-            case Welcome(protocol=protocol):
-                raise ProtocolError(f"engine {self.engine} uses protocol version {protocol}")
             case Refused(reason=reason):
-                raise ProtocolError(f"engine {self.engine} refused the connection: {reason}")
-            case _:
-                kind = type(greeting).__name__
-                raise ProtocolError(f"engine {self.engine} sent {kind} instead of Welcome")
+                return f"engine {self.engine} refused the connection: {reason}"
+            case Welcome(protocol=protocol) if not speaks(protocol):
+                return f"engine {self.engine} uses protocol version {protocol}"
+            case Welcome(description=description):
+                if not pairs(self._vllm_version, description.vllm_version):
+                    return (
+                        f"engine {self.engine} has vLLM {description.vllm_version}, this gateway "
+                        f"{self._vllm_version}"
+                    )
+        return None
 
     async def _listen(self, connection: Connection) -> tuple[Loss, str]:
         """Handle frames until the engine announces its end; returns the loss and the reason."""
@@ -200,28 +233,38 @@ class EngineLink:
             now = self._clock()
             self._silence.note(now - self._heard_at, now)
             self._heard_at = now
-            match frame:
-                case Outputs(load=load, received=received):
-                    self._note_load(load, received)
-                    self._events.on_outputs(self, frame)
-                case Alive(load=load, received=received):
-                    self._note_load(load, received)
-                    self._note_condition(frame)
-                    self._events.on_news(self)
-                case Trying():
-                    self._events.on_trying(self, frame)
-                case Rejected():
-                    self._events.on_rejected(self, frame)
-                case Draining(reason=reason):
-                    extra = {"engine": self.engine, "reason": reason}
-                    logger.info("engine is draining", extra=extra)
-                    self.is_draining, self.reason = True, reason
-                    self._events.on_news(self)
-                case Lost(reason=reason, unanswered=unanswered):
-                    self.unanswered = unanswered
-                    return frame.loss, reason
-                case _:
-                    logger.debug("ignored a frame", extra={"kind": type(frame).__name__})
+            if isinstance(frame, Lost):
+                self.unanswered = frame.unanswered
+                return frame.loss, frame.reason
+            self._take(frame)
+
+    def _take(self, frame: AnyFrame | UnreadableSubmit) -> None:
+        match frame:
+            case Outputs(load=load, received=received):
+                self._note_load(load, received)
+                self._tell(self._events.on_outputs, self, frame)
+            case Alive(load=load, received=received):
+                self._note_load(load, received)
+                self._note_condition(frame)
+                self._tell(self._events.on_news, self)
+            case Trying():
+                self._tell(self._events.on_trying, self, frame)
+            case Rejected():
+                self._tell(self._events.on_rejected, self, frame)
+            case Draining(reason=reason):
+                extra = {"engine": self.engine, "reason": reason}
+                logger.info("engine is draining", extra=extra)
+                self.is_draining, self.reason = True, reason
+                self._tell(self._events.on_news, self)
+            case _:
+                logger.debug("ignored a frame", extra={"kind": type(frame).__name__})
+
+    def _tell(self, event: Callable[..., None], *arguments: object) -> None:
+        """Call the owner; its failure must not end the streams of this engine."""
+        try:
+            event(*arguments)
+        except Exception:
+            logger.exception("failed to handle an event", extra={"engine": self.engine})
 
     def _note_condition(self, frame: Alive) -> None:
         try:

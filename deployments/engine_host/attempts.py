@@ -4,6 +4,7 @@ trial, and the speed of each rank as learned from outputs."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -19,12 +20,15 @@ from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit
 if TYPE_CHECKING:
     from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(eq=False)
 class Session:
     """One gateway's connection."""
 
     gateway: str
+    """The session's id, which begins with the gateway's."""
     connection: Connection
     leased_until: float
     received: int = 0
@@ -92,25 +96,17 @@ class Attempts:
         attempt.session.owned.discard(key)
         if attempt.is_in_core:
             self._speeds[attempt.dp_rank].left(is_answered=attempt.is_answered)
-        attempt.span.end(how)
         if key == self._on_trial:
             self._on_trial = None
         if not self._held:
             self.are_none.set()
+        attempt.span.end(how)
         return True
 
     @property
     def unanswered(self) -> int:
         """Number of attempts in the core without output."""
         return sum(a.is_in_core and not a.is_answered for a in self._held.values())
-
-    def hand_over(self, keys: Iterable[str], session: Session) -> None:
-        """Move these attempts to their gateway's new session."""
-        for key in keys:
-            attempt = self._held[key]
-            attempt.session.owned.discard(key)
-            attempt.session = session
-            session.owned.add(key)
 
     def next_trial(self) -> tuple[str, Attempt] | None:
         """The next suspect to try; None while another is on trial or none waits."""
@@ -136,7 +132,12 @@ class Attempts:
             if attempt is not None:  # else aborted meanwhile
                 dp_rank = attempt.dp_rank
                 by_session.setdefault(attempt.session, []).append(output)
-                self._answer(attempt, output)
+                try:
+                    self._answer(attempt, output)
+                except Exception:  # bookkeeping only: its token goes out all the same
+                    logger.exception("failed to record an output")
+                    if output.finish_reason is not None:
+                        self.drop(output.wire_id)
         if dp_rank is not None:
             waiting = sum(rank.waiting for rank in step.load if rank.dp_rank == dp_rank)
             self._speeds[dp_rank].stepped(now, waiting)

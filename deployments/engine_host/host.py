@@ -7,21 +7,20 @@ the connection or lets its lease expire, so that an engine never works on abando
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.deployments.engine_host import admission, core_watch, delivery
 from qwenfleet.deployments.engine_host.attempts import Attempts, Session
 from qwenfleet.deployments.engine_host.core import Core, CoreDead, CoreFrozen, CoreStep
 from qwenfleet.deployments.engine_host.pulse import Pulse
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.frames import (
-    PROTOCOL_VERSION,
     Abort,
     Alive,
     Draining,
@@ -32,24 +31,19 @@ from qwenfleet.deployments.wire.frames import (
     Lost,
     Outputs,
     RankLoad,
-    Refused,
     Rejected,
     Submit,
     Trying,
+    UnreadableSubmit,
     Welcome,
-    speaks,
     wire_id,
 )
-from qwenfleet.deployments.wire.liveness import OVERSLEPT_S, Condition
+from qwenfleet.deployments.wire.liveness import OVERSLEPT_S
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.telemetry.tracing import AnySpans
 
 logger = logging.getLogger(__name__)
-
-GIVE_UP_S: Final = 120.0
-"""A core that stays frozen for this long is replaced: a stopped process would have been continued
-by then."""
 
 
 class EngineHost:
@@ -102,7 +96,7 @@ class EngineHost:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._heartbeat())
                 while True:
-                    self._deliver(await self._core.next_step())
+                    await self._deliver(await self._core.next_step())
                     await self._hold_trials()
         except* CoreDead as dead:
             cause = dead.exceptions[0]
@@ -161,7 +155,7 @@ class EngineHost:
             async with asyncio.timeout(self._wire.connect_timeout_s):
                 session = await self._greet(connection)
             while session is not None:
-                await self._handle(session, await connection.receive())
+                await self._handle_safely(session, await connection.receive())
         except OSError as error:
             extra = {"engine": self._engine, "reason": str(error)}
             logger.info("gateway disconnected", extra=extra)
@@ -176,21 +170,16 @@ class EngineHost:
         hello = await connection.receive()
         if not isinstance(hello, Hello):
             raise ProtocolError(f"the first frame was {type(hello).__name__} instead of Hello")
-        if not hmac.compare_digest(hello.secret, self._secret):
-            connection.send(Refused(reason="wrong secret for this engine"))
+        refused = admission.refuse_session(
+            hello, self._secret, self._sessions, self._description.vllm_version
+        )
+        if refused is not None:
+            extra = {"gateway": hello.gateway, "reason": refused.reason}
+            logger.warning("gateway refused", extra=extra)
+            connection.send(refused)
             return None
-        if not speaks(hello.protocol):
-            connection.send(
-                Refused(
-                    reason=f"protocol version {hello.protocol} is incompatible with version "
-                    f"{PROTOCOL_VERSION}"
-                )
-            )
-            return None
-        earlier = self._sessions.get(hello.gateway)
         session = Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
         self._sessions[hello.gateway] = session
-        # Welcome goes out before anything waits: a step or heartbeat must not come in between.
         connection.send(
             Welcome(
                 engine=self._engine,
@@ -201,24 +190,27 @@ class EngineHost:
         )
         if self._draining is not None:
             connection.send(self._draining)
-        if earlier is not None:
-            await self._hand_over(earlier, session, frozenset(hello.owned))
         return session
 
-    async def _hand_over(self, earlier: Session, session: Session, owned: frozenset[str]) -> None:
-        """Move the attempts that a reconnected gateway still owns to its new session; stop the
-        rest."""
-        self._attempts.hand_over(earlier.owned & owned, session)
-        abandoned = earlier.owned
-        earlier.owned = set()
-        earlier.connection.close()
-        await self._stop(abandoned)
+    async def _handle_safely(self, session: Session, frame: Frame | UnreadableSubmit) -> None:
+        """Handle a frame. A failure that nobody foresaw must not end other requests."""
+        try:
+            await self._handle(session, frame)
+        except (OSError, ProtocolError):
+            raise
+        except Exception:
+            extra = {"gateway": session.gateway, "kind": type(frame).__name__}
+            logger.exception("failed to handle a frame", extra=extra)
 
-    async def _handle(self, session: Session, frame: Frame) -> None:
+    async def _handle(self, session: Session, frame: Frame | UnreadableSubmit) -> None:
         session.leased_until = self._clock() + self._wire.lease_s
         match frame:
             case Submit():
                 await self._submit(session, frame)
+            case UnreadableSubmit(request_id=name, attempt=attempt, problem=problem):
+                session.received += 1
+                key = wire_id(session.gateway, name, attempt)
+                session.connection.send(Rejected(key, f"it cannot be decoded: {problem}"))
             case Abort(wire_ids=keys):
                 await self._stop(set(keys) & session.owned)
             case Lease():
@@ -229,37 +221,60 @@ class EngineHost:
     async def _submit(self, session: Session, submit: Submit) -> None:
         session.received += 1
         key = wire_id(session.gateway, submit.request_id, submit.attempt)
-        refusal = self._refusal(key)
+        refusal = self._refusal(key, submit)
         if refusal is not None:
             session.connection.send(refusal)
             return
-        if not self._attempts:
-            self._pulse.work_came(self._clock())
-        span = self._spans.in_engine(submit, self._engine, self._model)
-        if self._attempts.add(key, session, submit, span):
+        try:
+            if not self._attempts:
+                self._pulse.work_came(self._clock())
+            span = self._spans.in_engine(submit, self._engine, self._model)
+            can_enter = self._attempts.add(key, session, submit, span)
+        except Exception as error:
+            self._reject(key, session, error)
+            return
+        if can_enter:
             await self._give(key, session, submit)
         else:
             await self._hold_trials()
 
-    def _refusal(self, key: str) -> Rejected | None:
+    def _refusal(self, key: str, submit: Submit) -> Rejected | None:
         if key in self._attempts:
             # A duplicate id would crash the core (vLLM 0.32 scheduler.add_request asserts).
             return Rejected(wire_id=key, reason="this attempt is already running here")
         if self._draining is not None:
             return Rejected(wire_id=key, reason=self._draining.reason, is_final=False)
-        return None
+        return admission.refuse_attempt(key, submit, self._description)
 
     async def _give(self, key: str, session: Session, submit: Submit) -> None:
         """Give the core an attempt that is already held."""
         try:
             await self._core.add(key, submit)
-        except (ValueError, CoreDead) as error:
-            self._attempts.drop(key, "rejected")
-            is_final = isinstance(error, ValueError)
-            session.connection.send(Rejected(wire_id=key, reason=str(error), is_final=is_final))
+        except Exception as error:
+            self._reject(key, session, error)
             return
         if key not in self._attempts:
-            await self._core.abort([key])  # dropped while the core took it
+            await self._abort([key])  # dropped while the core took it
+
+    def _reject(self, key: str, session: Session, error: Exception) -> None:
+        """Tell the gateway that its attempt did not reach the core, and forget it."""
+        self._attempts.drop(key, "rejected")
+        is_known = isinstance(error, ValueError | CoreDead)
+        reason = str(error)
+        if not is_known:
+            logger.error("failed to take an attempt", exc_info=error, extra={"attempt": key})
+            reason = f"the engine failed to take it ({type(error).__name__}), see the engine's log"
+        is_final = isinstance(error, ValueError)
+        session.connection.send(
+            Rejected(wire_id=key, reason=reason, is_final=is_final, is_fault=not is_known)
+        )
+
+    async def _abort(self, keys: list[str]) -> None:
+        """Stop attempts in the core that are no longer held."""
+        try:
+            await self._core.abort(keys)
+        except Exception:  # the other attempts go on
+            logger.exception("failed to abort", extra={"requests": len(keys)})
 
     async def _hold_trials(self) -> None:
         """Give the core the next suspect, if none is on trial."""
@@ -271,7 +286,7 @@ class EngineHost:
     async def _stop(self, keys: Iterable[str]) -> None:
         stopped = [key for key in list(keys) if self._attempts.drop(key)]
         if stopped:
-            await self._core.abort(stopped)
+            await self._abort(stopped)
             await self._hold_trials()
 
     async def _forget(self, session: Session) -> None:
@@ -288,7 +303,7 @@ class EngineHost:
 
     # The core.
 
-    def _deliver(self, step: CoreStep) -> None:
+    async def _deliver(self, step: CoreStep) -> None:
         self._step += 1
         now = self._clock()
         self._pulse.step(now)
@@ -300,15 +315,16 @@ class EngineHost:
         by_session = self._attempts.take(step, now)
         load = self.load
         for session, outputs in by_session.items():
-            session.connection.send(
-                Outputs(
-                    outputs=outputs,
-                    load=load,
-                    received=session.received,
-                    step=self._step,
-                    clock_s=now,
-                )
+            frame = Outputs(
+                outputs=outputs,
+                load=load,
+                received=session.received,
+                step=self._step,
+                clock_s=now,
             )
+            for rejected in delivery.send(session.connection, frame):
+                session.connection.send(rejected)
+                await self._stop([rejected.wire_id])
 
     async def _heartbeat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -320,7 +336,14 @@ class EngineHost:
             if slept_s > self._wire.heartbeat_s + OVERSLEPT_S:
                 self._excuse(slept_s, now)
                 continue
-            await self._check_pulse(now)
+            await core_watch.check(
+                self._core,
+                self._pulse,
+                self._engine,
+                now,
+                has_work=bool(self._attempts),
+                late_s=self._wire.heartbeat_s,
+            )
             load = self.load
             for session in list(self._sessions.values()):
                 if session.leased_until < now:
@@ -347,29 +370,6 @@ class EngineHost:
         self._pulse.excuse(now)
         for session in self._sessions.values():
             session.leased_until += stalled_s
-
-    async def _check_pulse(self, now: float) -> None:
-        """Raises CoreFrozen for a core that has been stuck for too long."""
-        before = self._pulse.condition
-        has_work = bool(self._attempts)
-        # Reading CPU use scans all of /proc: only if the core is late.
-        is_late = has_work and self._pulse.age_s(now) > self._wire.heartbeat_s
-        cpu_s = await asyncio.to_thread(self._core.cpu_s) if is_late else None
-        condition = self._pulse.look(now, has_work=has_work, cpu_s=cpu_s)
-        if condition is not before:
-            logger.warning(
-                "core health changed",
-                extra={
-                    "engine": self._engine,
-                    "condition": condition.value,
-                    "reason": self._pulse.reason,
-                },
-            )
-        if condition is Condition.FROZEN:
-            if before is not Condition.FROZEN:
-                await self._core.probe()  # its step will show that the core recovered
-            if self._pulse.age_s(now) > GIVE_UP_S:
-                raise CoreFrozen(self._pulse.reason)
 
     def _broadcast(self, frame: Frame) -> None:
         for session in self._sessions.values():

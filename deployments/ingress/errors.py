@@ -3,6 +3,7 @@
 RequestError
 ├── MalformedBody     400
 ├── ModelRequired     400
+├── ContextTooLong    400
 ├── KeyRefused        401, with WWW-Authenticate
 │   ├── MissingKey
 │   └── WrongKey
@@ -58,6 +59,26 @@ class ModelRequired(RequestError):
 
     def __str__(self) -> str:
         return f"the request names no model. Set 'model' to {_one_of(self.available)}."
+
+
+class ContextTooLong(RequestError):
+    """The prompt, and the output so far, leave no room on any engine of the model."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "context_length_exceeded"
+
+    def __init__(self, model: str, tokens: int, limit_tokens: int) -> None:
+        super().__init__(model, tokens, limit_tokens)
+        self.model = model
+        self.tokens = tokens
+        self.limit_tokens = limit_tokens
+
+    def __str__(self) -> str:
+        return (
+            f"the request has {self.tokens} tokens so far, and the engines of model "
+            f"'{self.model}' take at most {self.limit_tokens} of prompt and output. Send less."
+        )
 
 
 class KeyRefused(RequestError):

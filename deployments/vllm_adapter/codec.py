@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final, cast
 
 import msgspec
+from vllm import __version__
 from vllm.v1.engine import (
     EngineCoreEventType,
     EngineCoreOutput,
@@ -27,6 +28,11 @@ from qwenfleet.deployments.wire.frames import Output
 _encoder: Final = MsgpackEncoder(size_threshold=1 << 40)  # no out-of-band buffers
 _requests: Final = MsgpackDecoder(EngineCoreRequest)
 _outputs: Final = MsgpackDecoder(EngineCoreOutput)
+
+
+def vllm_version() -> str:
+    """The version of vLLM whose requests and outputs this process encodes."""
+    return str(__version__)
 
 
 def encode_request(request: EngineCoreRequest) -> bytes:

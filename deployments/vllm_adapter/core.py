@@ -17,7 +17,7 @@ import psutil
 from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.gc_utils import freeze_gc_heap
-from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.engine.core_client import AsyncMPClient, EngineCoreClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.abstract import Executor
@@ -26,14 +26,14 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
-from qwenfleet.cluster.labels import StartPhase
+from qwenfleet.cluster.labels import FinishReason, StartPhase
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
 from qwenfleet.deployments.registry.stages import StageClock
-from qwenfleet.deployments.vllm_adapter import codec, processes
+from qwenfleet.deployments.vllm_adapter import codec, processes, request_checks
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
 from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
 from qwenfleet.deployments.vllm_adapter.warm_up import WarmUp, own_request
-from qwenfleet.deployments.wire.frames import EngineDescription, RankLoad, Submit
+from qwenfleet.deployments.wire.frames import EngineDescription, Output, RankLoad, Submit
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.vllm_adapter.followers import Followers
@@ -70,7 +70,7 @@ class VllmCore:
         self._load: dict[int, RankLoad] = {}
         self._stats: PrometheusStatLogger | None = None
         self._probes = itertools.count()
-        self._max_model_len = 0
+        self._config: VllmConfig | None = None
 
     async def start(self) -> EngineDescription:
         if self._followers is not None:
@@ -85,7 +85,7 @@ class VllmCore:
         ranks = self._alive.engine_ranks_managed
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
-        self._max_model_len = config.model_config.max_model_len
+        self._config = config
         self._stages.begin(StartPhase.WARMING_UP)
         warm_up = WarmUp(self._model.id, self._alive, self._next)
         for rank in ranks:
@@ -94,25 +94,27 @@ class VllmCore:
         freeze_gc_heap()  # as vLLM's own server does after its start
         cache = config.cache_config
         return EngineDescription(
-            max_model_len=self._max_model_len,
+            max_model_len=config.model_config.max_model_len,
             block_size=cache.block_size or 0,
             num_gpu_blocks=(cache.num_gpu_blocks or 0) // len(ranks),
             max_num_seqs=config.scheduler_config.max_num_seqs,
             max_num_batched_tokens=config.scheduler_config.max_num_batched_tokens,
             data_parallel_size=config.parallel_config.data_parallel_size,
             hash_algorithm=str(cache.prefix_caching_hash_algo),
-            vllm_version=_vllm_version(),
+            vllm_version=codec.vllm_version(),
         )
 
     async def add(self, wire_id: str, submit: Submit) -> None:
         request = codec.decode_request(submit.request)
+        params = request_checks.check(request, submit, self._vllm_config)
         request.request_id = wire_id
         request.prompt_token_ids = submit.prompt_token_ids
         request.priority = submit.priority
         request.cache_salt = submit.cache_salt
         request.data_parallel_rank = submit.dp_rank
         request.trace_headers = submit.trace_headers
-        self._carry_received(request, submit.output_token_ids)
+        request.resumable = request.abort_immediately = False
+        self._carry_received(params, submit)
         try:
             await self._alive.add_request_async(request)
         except EngineDeadError as error:
@@ -150,7 +152,18 @@ class VllmCore:
         if self._traces_url is not None:
             at = [(output.request_id, codec.scheduled_at(output)) for output in outputs]
             scheduled = [(wire_id, when) for wire_id, when in at if when is not None]
-        return CoreStep([codec.to_wire(output) for output in outputs], self._loads(), scheduled)
+        return CoreStep(self._to_wire(outputs), self._loads(), scheduled)
+
+    def _to_wire(self, outputs: list[EngineCoreOutput]) -> list[Output]:
+        """Convert a step's outputs; one that does not encode ends its own request."""
+        converted = []
+        for output in outputs:
+            try:
+                converted.append(codec.to_wire(output))
+            except Exception:
+                logger.exception("failed to encode an output", extra={"attempt": output.request_id})
+                converted.append(Output(output.request_id, [], finish_reason=FinishReason.ERROR))
+        return converted
 
     def shutdown(self) -> None:
         self._is_ending = True
@@ -163,6 +176,11 @@ class VllmCore:
     def _alive(self) -> AsyncMPClient:
         assert self._client is not None, "start() has not returned"
         return self._client
+
+    @property
+    def _vllm_config(self) -> VllmConfig:
+        assert self._config is not None, "start() has not returned"
+        return self._config
 
     def _create_config(self) -> Any:
         place = None if self._followers is None else self._followers.head
@@ -225,14 +243,12 @@ class VllmCore:
     def _loads(self) -> list[RankLoad]:
         return list(self._load.values())
 
-    def _carry_received(self, request: EngineCoreRequest, tokens: list[int]) -> None:
+    def _carry_received(self, params: SamplingParams, submit: Submit) -> None:
         """Pass the tokens of earlier attempts to the plugin in the core, and never tokens that a
         client set. Raises ValueError if none are left to generate."""
-        params = request.sampling_params
-        if params is None:
-            raise ValueError("the request has no sampling parameters: only text generation works")
+        tokens = submit.output_token_ids
         extra = {k: v for k, v in (params.extra_args or {}).items() if k != RECEIVED_TOKENS}
-        room = self._max_model_len - len(request.prompt_token_ids or ())
+        room = self._vllm_config.model_config.max_model_len - len(submit.prompt_token_ids)
         if tokens:
             extra[RECEIVED_TOKENS] = tokens
             if len(tokens) >= min(room, params.max_tokens or room):
@@ -246,12 +262,6 @@ def _has_core() -> bool:
             if CORE_TITLE in " ".join(process.cmdline()):
                 return True
     return False
-
-
-def _vllm_version() -> str:
-    from vllm import __version__
-
-    return str(__version__)
 
 
 def _first_sentence(error: BaseException) -> str:

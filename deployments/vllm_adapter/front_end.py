@@ -1,7 +1,7 @@
 """FrontEnd: vLLM's OpenAI and Anthropic app for one model, over a ModelClient instead of an engine.
 
 vLLM internals used here (0.32): AsyncLLM, EngineCoreClient.make_async_mp_client, VllmConfig,
-build_app, init_app_state, make_arg_parser, RayPrometheusStatLogger, ObservabilityConfig,
+build_app, init_app_state, make_arg_parser, ObservabilityConfig, OutputProcessor,
 async_llm.init_tracer, enable_envs_cache and freeze_gc_heap. The process has no GPU:
 VLLM_TARGET_DEVICE=cpu must be in its environment before vLLM is imported.
 """
@@ -12,6 +12,7 @@ import asyncio
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
@@ -29,10 +30,13 @@ from vllm.v1.engine import async_llm
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
-from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
 from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
+from qwenfleet.deployments.vllm_adapter.output_guard import (
+    GuardedOutputProcessor,
+    GuardedStatLogger,
+)
 from qwenfleet.deployments.wire.frames import EngineDescription
 
 TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
@@ -44,6 +48,11 @@ class FrontEnd:
     def __init__(self, app: ASGIApp, llm: AsyncLLM) -> None:
         self.app = app
         self.llm = llm
+
+    @property
+    def is_errored(self) -> bool:
+        """True once vLLM's output handler has ended: no request gets an answer any more."""
+        return bool(self.llm.errored)
 
 
 async def build(
@@ -61,8 +70,9 @@ async def build(
             Executor,
             log_stats=False,
             log_requests=False,
-            stat_loggers=[RayPrometheusStatLogger],
+            stat_loggers=[GuardedStatLogger],
         )
+    follow_limit(client, config.model_config, description)
     app = build_app(arguments, TASKS, config.model_config)
     # This layer counts requests by route for /metrics, which is not served here.
     counting: Any = PrometheusInstrumentatorMiddleware
@@ -70,6 +80,17 @@ async def build(
     await init_app_state(llm, app.state, arguments, TASKS)
     settle()
     return FrontEnd(app, llm)
+
+
+def follow_limit(client: ModelClient, config: Any, description: EngineDescription) -> None:
+    """Let the front end take what every connected engine can run, from now on. vLLM reads the
+    limit from its configuration at each request."""
+
+    def take(max_model_len: int) -> None:
+        config.max_model_len = max_model_len
+
+    client.on_limit = take
+    take((client.description or description).max_model_len)
 
 
 def settle() -> None:
@@ -122,10 +143,10 @@ def _front_end_args(model: ModelConfig) -> dict[str, Any]:
 
 @contextmanager
 def _engine_core(client: ModelClient) -> Iterator[None]:
-    """Make AsyncLLM's constructor use `client` as its engine client. It must not create a tracer
-    provider either: vLLM's spans go to this process's provider."""
+    """Make AsyncLLM's constructor use `client` as its engine client, and our output processor. It
+    must not create a tracer provider either: vLLM's spans go to this process's provider."""
     names = vars(async_llm)
-    init_tracer = names["init_tracer"]
+    init_tracer, processor = names["init_tracer"], names["OutputProcessor"]
     original = EngineCoreClient.make_async_mp_client
 
     def model_client(**_: Any) -> ModelClient:
@@ -133,8 +154,9 @@ def _engine_core(client: ModelClient) -> Iterator[None]:
 
     EngineCoreClient.make_async_mp_client = staticmethod(model_client)  # type: ignore[method-assign]
     names["init_tracer"] = lambda *_: None
+    names["OutputProcessor"] = partial(GuardedOutputProcessor, on_failure=client.failed)
     try:
         yield
     finally:
         EngineCoreClient.make_async_mp_client = staticmethod(original)  # type: ignore[method-assign]
-        names["init_tracer"] = init_tracer
+        names["init_tracer"], names["OutputProcessor"] = init_tracer, processor

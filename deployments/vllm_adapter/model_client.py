@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from weakref import WeakValueDictionary
 
-from vllm.sampling_params import SamplingParams, SamplingType
 from vllm.v1.engine import (
     EngineCoreOutput,
     EngineCoreOutputs,
@@ -29,14 +27,11 @@ from qwenfleet.cluster.errors import FleetError
 from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
 from qwenfleet.deployments.dispatch.flight import Flight
 from qwenfleet.deployments.ingress.errors import GatewayFailed
-from qwenfleet.deployments.ingress.exchange import current_exchange
+from qwenfleet.deployments.ingress.exchange import Exchange, current_exchange
 from qwenfleet.deployments.vllm_adapter import codec
-from qwenfleet.deployments.wire.frames import Output
+from qwenfleet.deployments.wire.frames import EngineDescription, Output
 
 logger = logging.getLogger(__name__)
-
-SEED_BITS: Final = 63
-"""vLLM's seeds are signed 64-bit integers."""
 
 
 @dataclass
@@ -53,27 +48,37 @@ class ModelClient:
         self,
         dispatcher: Dispatcher,
         clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
     ) -> None:
         """Becomes the recipient of the dispatcher's outputs and errors."""
         self.engine_ranks_managed = [0]
         self.resources = _Resources()
+        self.on_limit: Callable[[int], None] = lambda _: None
+        """Called with the largest `max_model_len` that every connected engine can run, when it has
+        changed."""
         self._clock = clock
-        self._rng = rng or random.Random()
+        self._exchanges: WeakValueDictionary[str, Exchange] = WeakValueDictionary()
+        """By request id, until the exchange has ended: a request's last output may fail after its
+        flight has landed."""
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
         self._dispatcher = dispatcher
         dispatcher.attach(self)
+
+    @property
+    def description(self) -> EngineDescription | None:
+        """Limits of the connected engines; None while there are none."""
+        return self._dispatcher.description
 
     # What AsyncLLM calls.
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         exchange = current_exchange()
+        if exchange is not None:
+            self._exchanges[request.request_id] = exchange
         prompt = request.prompt_token_ids or []
-        params = self._seeded(request.sampling_params)
+        params = request.sampling_params
         bare = copy.copy(request)  # the front end shares the original's lists
         bare.prompt_token_ids = None
         bare.trace_headers = None
-        bare.sampling_params = params
         self._dispatcher.add(
             Flight(
                 request_id=request.request_id,
@@ -90,7 +95,10 @@ class ModelClient:
             exchange.note_prompt(len(prompt))
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
-        self._dispatcher.abort(request_ids)
+        try:
+            self._dispatcher.abort(request_ids)
+        except Exception:  # the output handler calls this too
+            logger.exception("failed to abort", extra={"requests": len(request_ids)})
 
     async def get_output_async(self) -> EngineCoreOutputs:
         return await self._outputs.get()
@@ -109,22 +117,29 @@ class ModelClient:
         translated = []
         for flight, output, is_first in outputs:
             try:
-                full = codec.to_vllm(flight, output, is_first=is_first, shift_s=shift_s)
+                translated.append(self._convert(flight, output, is_first, shift_s, now))
             except Exception:  # one bad output must not end all other streams
                 logger.exception("failed to decode output", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
                 self.fail(flight, GatewayFailed())
-                continue
-            translated.append(full)
-            if flight.exchange is not None:
-                at = codec.scheduled_at(full)
-                if at is not None:
-                    flight.exchange.note_scheduled(at)
-                cached = (output.cached_tokens or 0) if is_first else 0
-                flight.exchange.note_tokens(len(output.token_ids), cached, now, flight.gap_s)
         self._outputs.put_nowait(
             EngineCoreOutputs(engine_index=0, outputs=translated, timestamp=now)
         )
+
+    def _convert(
+        self, flight: Flight, output: Output, is_first: bool, shift_s: float, now: float
+    ) -> EngineCoreOutput:
+        full = codec.to_vllm(flight, output, is_first=is_first, shift_s=shift_s)
+        if flight.exchange is not None:
+            at = codec.scheduled_at(full)
+            if at is not None:
+                flight.exchange.note_scheduled(at)
+            cached = (output.cached_tokens or 0) if is_first else 0
+            flight.exchange.note_tokens(len(output.token_ids), cached, now, flight.gap_s)
+        return full
+
+    def limit(self, max_model_len: int) -> None:
+        self.on_limit(max_model_len)
 
     def fail(self, flight: Flight, error: FleetError) -> None:
         """End a request with an error, through its exchange; without one, as vLLM ends its own."""
@@ -138,13 +153,10 @@ class ModelClient:
         )
         self._outputs.put_nowait(EngineCoreOutputs(outputs=[ended], timestamp=self._clock()))
 
-    # One request.
+    # What the output guard calls.
 
-    def _seeded(self, params: SamplingParams | None) -> SamplingParams | None:
-        """Give a request that samples a seed, so that another engine draws the same tokens."""
-        if params is None or params.sampling_type is not SamplingType.RANDOM:
-            return params
-        seeded = copy.copy(params)
-        seeded.__dict__.pop("sampling_type", None)
-        seeded.seed = self._rng.getrandbits(SEED_BITS)
-        return seeded
+    def failed(self, request_id: str) -> None:
+        """End a request whose output the front end cannot process."""
+        exchange = self._exchanges.get(request_id)
+        if exchange is not None:
+            exchange.fail(GatewayFailed())

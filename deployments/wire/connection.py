@@ -12,6 +12,7 @@ from qwenfleet.deployments.wire.frames import (
     MAX_FRAME_BYTES,
     AnyFrame,
     Frame,
+    UnreadableSubmit,
     decode,
     encode,
 )
@@ -44,7 +45,7 @@ class Connection:
             logger.warning("peer stopped reading, closing the connection", extra=extra)
             self._writer.transport.abort()
 
-    async def receive(self) -> AnyFrame:
+    async def receive(self) -> AnyFrame | UnreadableSubmit:
         while True:
             try:
                 (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))

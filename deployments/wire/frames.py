@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -74,13 +75,15 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, froz
 
 
 class Hello(Frame, tag="hello"):
-    """First frame. `owned` lists the wire ids that the gateway still wants; the host aborts its
-    others."""
+    """First frame."""
 
     gateway: str
+    """Id of this session: the gateway's id and a nonce, so that a gateway can reconnect while its
+    earlier session is still open. A host has one session of each id."""
     secret: str
     protocol: int = PROTOCOL_VERSION
-    owned: list[str] = []
+    vllm_version: str = ""
+    """The vLLM that encodes this gateway's requests; empty if unknown."""
 
 
 class Submit(Frame, tag="submit"):
@@ -123,7 +126,7 @@ class Welcome(Frame, tag="welcome"):
 
 
 class Refused(Frame, tag="refused"):
-    """The engine refuses this gateway: wrong secret or protocol."""
+    """The engine refuses this gateway: wrong secret, version or session id."""
 
     reason: str
 
@@ -135,6 +138,9 @@ class Rejected(Frame, tag="rejected"):
     reason: str
     is_final: bool = True
     """Whether another engine would refuse it too."""
+    is_fault: bool = False
+    """Whether the engine failed to take it for a reason that nobody foresaw: then the request
+    itself may be the cause."""
 
 
 class Trying(Frame, tag="trying"):
@@ -246,9 +252,17 @@ class _Kind(msgspec.Struct):
     kind: str
 
 
-def wire_id(gateway: str, request_id: str, attempt: int) -> str:
+class UnreadableSubmit(msgspec.Struct):
+    """A Submit of which only the id can be decoded. Never sent."""
+
+    request_id: str
+    attempt: int
+    problem: str = ""
+
+
+def wire_id(session: str, request_id: str, attempt: int) -> str:
     """The id of one attempt in a core. Never reused: a duplicate id crashes a core."""
-    return f"{request_id}.{attempt}@{gateway}"
+    return f"{request_id}.{attempt}@{session}"
 
 
 def encode(frame: Frame) -> bytes:
@@ -259,9 +273,9 @@ def encode(frame: Frame) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-def decode(body: bytes) -> AnyFrame | None:
+def decode(body: bytes) -> AnyFrame | UnreadableSubmit | None:
     """Decode a frame; None for a kind from a newer protocol, which is skipped. Raises ProtocolError
-    for anything invalid."""
+    for anything invalid but the fields of a Submit, which concern one request only."""
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -269,6 +283,10 @@ def decode(body: bytes) -> AnyFrame | None:
             kind = msgspec.msgpack.decode(body, type=_Kind).kind
         except _BROKEN:
             kind = None
+        if kind == "submit":
+            with suppress(*_BROKEN):
+                attempt = msgspec.msgpack.decode(body, type=UnreadableSubmit)
+                return msgspec.structs.replace(attempt, problem=str(error))
         if kind is None or kind in _KINDS:
             raise ProtocolError(f"cannot decode a frame of kind {kind!r}: {error}") from error
         logger.debug("skipped a frame of unknown kind", extra={"kind": kind})
@@ -280,3 +298,11 @@ def decode(body: bytes) -> AnyFrame | None:
 def speaks(protocol: int) -> bool:
     """True if this program can talk to a peer of this protocol version."""
     return abs(protocol - PROTOCOL_VERSION) <= 1
+
+
+def pairs(vllm_version: str, other: str) -> bool:
+    """True if the vLLMs of a gateway and an engine read each other's structs: they are positional,
+    so only equal versions do. Builds of one version ("0.32.0+cpu") are equal, and an unknown
+    version (a scripted engine's) pairs with any."""
+    here, there = vllm_version.partition("+")[0], other.partition("+")[0]
+    return not here or not there or here == there

@@ -106,6 +106,11 @@ class ObservedCore(ScriptedCore):
         self.active: set[str] = set()
         self.submits: list[Submit] = []
 
+    @property
+    def names(self) -> set[str]:
+        """Its requests without their sessions, as in "cmpl-1.0"."""
+        return {wire_id.partition("@")[0] for wire_id in self.active}
+
     async def add(self, wire_id: str, submit: Submit) -> None:
         await super().add(wire_id, submit)
         self.active.add(wire_id)

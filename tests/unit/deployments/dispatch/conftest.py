@@ -53,6 +53,7 @@ class Desk:
     ) -> None:
         self.metrics = metrics
         self.streams: dict[str, Stream] = {}
+        self.limits: list[int] = []
         self.gateway = gateway
         self.dispatcher = kind(
             "coder",
@@ -110,6 +111,9 @@ class Desk:
         assert not stream.is_over, "an error after the end"
         stream.error = error
 
+    def limit(self, max_model_len: int) -> None:
+        self.limits.append(max_model_len)
+
 
 @pytest.fixture(scope="session")
 def desk_class() -> type[Desk]:
@@ -123,13 +127,24 @@ async def new_desk(
     """Create gateways, which close before the engines do."""
     desks: list[Desk] = []
 
-    def new(gateway: str = "gw-a", *, wire: WireConfig = wire, clock: Any = time.monotonic) -> Desk:
-        desks.append(Desk(gateway, wire, metrics, clock))
+    def new(
+        gateway: str = "gw-a",
+        *,
+        wire: WireConfig = wire,
+        clock: Any = time.monotonic,
+        **fields: Any,
+    ) -> Desk:
+        desks.append(Desk(gateway, wire, metrics, clock, **fields))
         return desks[-1]
 
     yield new
     for desk in desks:
         await desk.close()
+
+
+@pytest.fixture
+def desk(new_desk: Callable[..., Desk]) -> Desk:
+    return new_desk()
 
 
 class Relay:

@@ -103,7 +103,7 @@ async def abort_in_the_engine(scene: Scene, clock: Any) -> None:
     host, core = scene.doomed.host, scene.doomed.core
     keys = sorted(core.active)
     await core.abort(keys)
-    host._deliver(CoreStep([Output(key, [], finish_reason=2) for key in keys], []))
+    await host._deliver(CoreStep([Output(key, [], finish_reason=2) for key in keys], []))
     scene.gate.blow()
 
 

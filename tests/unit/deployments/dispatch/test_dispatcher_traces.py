@@ -194,7 +194,7 @@ async def test_a_core_that_dies_ends_the_spans_of_its_host(
     gate.step(2)
     await eventually(lambda: stream.tokens)
     gate.blow()
-    await eventually(lambda: recorder.ended)
+    await eventually(lambda: recorder.ended and stream.flight.link is None)
     await desk.close()
     await ended(recorder, exchange)
     for span in (recorder.only("engine"), recorder.only("attempt")):

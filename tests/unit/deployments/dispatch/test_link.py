@@ -119,8 +119,8 @@ async def test_outputs_reach_the_dispatcher_and_aborts_the_core(
     await eventually(lambda: link.is_open)
     link.submit(submit("x"))
     await eventually(lambda: len(events.outputs) > 2)
-    assert events.outputs[0].outputs[0].wire_id == "x.0@gw-a"
-    link.abort(["x.0@gw-a"])
+    assert events.outputs[0].outputs[0].wire_id == f"x.0@{link.session}"
+    link.abort([f"x.0@{link.session}"])
     await eventually(lambda: not engine.core.active)
 
 
@@ -133,7 +133,7 @@ async def test_a_rejected_attempt_is_reported(
     link.submit(submit("x"))
     link.submit(submit("x"))
     await eventually(lambda: events.rejected)
-    assert events.rejected[0].wire_id == "x.0@gw-a"
+    assert events.rejected[0].wire_id == f"x.0@{link.session}"
     assert events.losses == []
 
 

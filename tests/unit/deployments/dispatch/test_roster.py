@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.dispatch.link import EngineLink
-from qwenfleet.deployments.dispatch.roster import RECONNECT_S, Roster
+from qwenfleet.deployments.dispatch.roster import RECONNECT_S, REFUSED_S, Roster
 from qwenfleet.deployments.wire.frames import Outputs, Rejected, Trying
 from qwenfleet.deployments.wire.liveness import Condition
 
@@ -38,7 +38,7 @@ class Events:
 
     def on_lost(self, link: EngineLink, loss: Loss, reason: str) -> None:
         assert self.roster is not None
-        self.roster.remove(link)
+        self.roster.remove(link, reason)
         self.losses.append((link.engine, loss))
 
 
@@ -112,11 +112,29 @@ async def test_a_lost_engine_is_retried_after_a_pause(
 ) -> None:
     roster = new_roster(clock)
     engine = await serve_engine()
-    roster.update([replace(engine.record, secret="wrong")])
+    roster.update([replace(engine.record, port=1)])  # nothing listens there
     await eventually(lambda: events.losses)
     roster.update([engine.record])
     assert not roster._links
     clock.advance(RECONNECT_S)
+    roster.update([engine.record])
+    await eventually(lambda: usable(roster) == ["engine-1"])
+
+
+async def test_an_engine_that_refuses_is_logged_once_and_retried_seldom(
+    new_roster: Any, serve_engine: Any, clock: Any, events: Events, eventually: Any, caplog: Any
+) -> None:
+    roster = new_roster(clock)
+    engine = await serve_engine()
+    stranger = replace(engine.record, secret="wrong")
+    for tries in (1, 2):
+        roster.update([stranger])
+        await eventually(lambda tries=tries: len(events.losses) == tries)
+        clock.advance(RECONNECT_S)
+        roster.update([stranger])
+        assert not roster._links
+        clock.advance(REFUSED_S)
+    assert caplog.text.count("engine cannot work with this gateway") == 1
     roster.update([engine.record])
     await eventually(lambda: usable(roster) == ["engine-1"])
 

@@ -121,19 +121,6 @@ def test_the_last_output_of_an_attempt_ends_it(gateways: Gateways) -> None:
     assert gateways.attempts.are_none.is_set()
 
 
-def test_a_hand_over_moves_only_the_named_attempts(gateways: Gateways) -> None:
-    (kept, _), (left, _) = gateways.add("kept"), gateways.add("left")
-    suspect = gateways.suspect("suspect")
-    before, after = gateways.sessions["gw-a"], gateways.session("gw-a")
-    gateways.attempts.hand_over([kept, suspect], after)
-    assert (before.owned, after.owned) == ({left}, {kept, suspect})
-    assert gateways.answer(Output(kept, [7])) is after
-    assert gateways.answer(Output(left, [7])) is before
-    trial = gateways.attempts.next_trial()
-    assert trial is not None
-    assert trial[1].session is after
-
-
 def test_load_counts_what_the_scheduler_does_not_know_yet(gateways: Gateways) -> None:
     idle = [RankLoad(0), RankLoad(1, running=1, kv_usage=0.5)]
     gateways.add("a", prompt=list(range(100)), dp_rank=0)

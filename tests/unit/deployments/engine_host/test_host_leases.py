@@ -1,11 +1,11 @@
-"""Engines stop abandoned attempts: leases, closed connections and reconnecting gateways."""
+"""Engines stop abandoned attempts: leases, closed connections, and one session for each id."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from qwenfleet.deployments.wire.frames import Hello, Lease, Outputs, Welcome
+from qwenfleet.deployments.wire.frames import Abort, Hello, Lease, Outputs, Refused
 
 FOREVER = 1_000_000
 
@@ -54,86 +54,47 @@ async def test_a_gateway_that_renews_its_lease_keeps_its_attempts(
     assert await leasing.tokens(kept, 1)
 
 
-async def test_a_reconnected_gateway_keeps_the_attempts_that_it_owns(
-    serve_engine: Any, dial: Any, eventually: Any
-) -> None:
-    engine = await serve_engine(tokens=tuple(range(200)), num_tokens=200)
-    before = await dial(engine.record)
-    kept = before.submit("kept")
-    before.submit("abandoned")
-    await before.tokens(kept, 3)
-    after = await dial(engine.record, owned=[kept, "one that this engine never ran.0@gw-a"])
-    await eventually(lambda: engine.core.active == {kept})
-    await before.until_closed()
-    late = [o for f in before.seen if isinstance(f, Outputs) for o in f.outputs]
-    tokens = [t for o in late if o.wire_id == kept for t in o.token_ids]
-    tokens += await after.tokens(kept)
-    assert tokens == list(range(200))
-    assert all(o.wire_id == kept for f in after.seen if isinstance(f, Outputs) for o in f.outputs)
-
-
-async def test_the_old_connection_of_a_reconnected_gateway_ends_no_attempts(
+async def test_an_open_session_cannot_be_taken_by_whoever_knows_the_secret(
     serve_engine: Any, dial: Any
 ) -> None:
-    engine = await serve_engine(num_tokens=FOREVER)
-    before = await dial(engine.record)
-    kept = before.submit("kept")
-    await before.tokens(kept, 1)
-    after = await dial(engine.record, owned=[kept])
-    await before.until_closed()
-    before.connection.close()
-    new = after.submit("new")
-    assert await after.tokens(new, 3)
-    assert engine.core.active == {kept, new}
+    engine = await serve_engine(tokens=tuple(range(200)), num_tokens=200)
+    owner = await dial(engine.record, "gw-a-1")
+    key = owner.submit("x")
+    tokens = await owner.tokens(key, 3)
+    intruder = await dial(engine.record, "gw-a-1", greets=False)
+    intruder.connection.send(Hello("gw-a-1", engine.record.secret))
+    intruder.connection.send(Abort([key]))
+    assert "open already" in (await intruder.receive(Refused)).reason
+    await intruder.until_closed()
+    tokens += await owner.tokens(key)
+    assert tokens == list(range(200))
+    assert engine.host.orphans == 0
 
 
-async def test_a_gateway_cannot_claim_the_work_of_another(
+async def test_a_gateway_connects_again_while_its_earlier_session_is_still_open(
     serve_engine: Any, dial: Any, eventually: Any
 ) -> None:
+    """After a black hole, only the lease shows the host that the first connection is lost."""
     engine = await serve_engine(num_tokens=FOREVER)
-    a = await dial(engine.record, "gw-a")
-    key = a.submit("x")
-    await a.tokens(key, 1)
-    await dial(engine.record, "gw-b", owned=[key])
-    b = await dial(engine.record, "gw-b", owned=[key])
-    b.connection.close()
-    assert await a.tokens(key, 3)
-    assert engine.core.active == {key}
+    before = await dial(engine.record, "gw-a-1")
+    await before.tokens(before.submit("x"), 1)
+    after = await dial(engine.record, "gw-a-2")
+    again = after.submit("x")
+    assert await after.tokens(again, 3)
+    before.connection.close()
+    await eventually(lambda: engine.core.active == {again})
 
 
-async def test_welcome_is_the_first_frame_even_while_old_attempts_are_being_stopped(
-    serve_engine: Any, dial: Any, observed_core: Any
-) -> None:
-    is_stopping = asyncio.Event()
-
-    class SlowToAbort(observed_core.Core):  # type: ignore[misc]
-        async def abort(self, wire_ids: list[str]) -> None:
-            is_stopping.set()
-            await asyncio.sleep(0.2)  # ten heartbeats and many steps
-            await super().abort(wire_ids)
-
-    engine = await serve_engine(core=SlowToAbort(observed_core.model(num_tokens=FOREVER)))
-    before = await dial(engine.record)
-    kept = before.submit("kept")
-    before.submit("abandoned")
-    await before.tokens(kept, 1)
-    after = await dial(engine.record, greets=False)
-    after.connection.send(Hello("gw-a", engine.record.secret, owned=[kept]))
-    await is_stopping.wait()
-    assert isinstance(await after.connection.receive(), Welcome)
-    assert await after.tokens(kept, 3)
-
-
-async def test_a_finished_attempt_has_no_owner(
+async def test_a_session_id_is_free_again_when_its_session_has_ended(
     serve_engine: Any, dial: Any, eventually: Any
 ) -> None:
     engine = await serve_engine(num_tokens=3)
     peer = await dial(engine.record)
-    key = peer.submit("x")
-    assert len(await peer.tokens(key)) == 3
-    again = await dial(engine.record, owned=[key])
+    assert len(await peer.tokens(peer.submit("x"))) == 3
+    peer.connection.close()
+    await eventually(lambda: not engine.host._sessions)
+    again = await dial(engine.record)
     assert len(await again.tokens(again.submit("x"))) == 3
-    await eventually(lambda: not engine.core.active)
 
 
 async def test_attempts_that_end_with_the_engine_are_not_orphans(

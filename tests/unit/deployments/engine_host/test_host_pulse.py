@@ -8,7 +8,7 @@ import pytest
 
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.deployments.engine_host.core import CoreDead
-from qwenfleet.deployments.engine_host.host import GIVE_UP_S
+from qwenfleet.deployments.engine_host.core_watch import GIVE_UP_S
 from qwenfleet.deployments.engine_host.pulse import CEILING_S, UNLEARNED_S
 from qwenfleet.deployments.wire.frames import Abort, Alive, Lease, Lost, Outputs, Trying
 

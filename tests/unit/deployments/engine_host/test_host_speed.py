@@ -26,7 +26,8 @@ def serve_timed(serve_engine: Any, observed_core: Any, clock: Any) -> Callable[.
 
     async def serve(**script: Any) -> Any:
         script = {"step_s": STEP_S, "prefill_tokens_per_s": TOKENS_PER_S} | script
-        return await serve_engine(core=observed_core(sleep=sleep, **script), clock=clock)
+        core = observed_core(sleep=sleep, **script)
+        return await serve_engine(core=core, clock=clock, limits={"max_model_len": 100_000})
 
     return serve
 

@@ -25,6 +25,7 @@ from qwenfleet.deployments.wire.frames import (
     Outputs,
     RankLoad,
     Submit,
+    UnreadableSubmit,
     Welcome,
     decode,
     encode,
@@ -106,7 +107,7 @@ def test_a_kind_of_a_newer_peer_is_skipped(kind: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "frame"),
     [
-        ({"kind": "hello", "gateway": "g", "secret": "s"}, Hello("g", "s", 1, [])),
+        ({"kind": "hello", "gateway": "g", "secret": "s"}, Hello("g", "s", 1, "")),
         (
             {
                 "kind": "submit",
@@ -196,6 +197,7 @@ def test_invalid_bytes_are_a_protocol_error(body: bytes) -> None:
         {"kind": "abort"},
         {"kind": "hello", "gateway": "g", "secret": None},
         {"kind": "submit", "request_id": "r", "attempt": "0", "prompt_token_ids": [], "request": 0},
+        {"kind": "submit", "prompt_token_ids": []},
         {"kind": "alive", "step": 1.5},
     ],
 )
@@ -204,6 +206,32 @@ def test_a_known_kind_with_wrong_types_is_a_protocol_error_that_names_it(
 ) -> None:
     with pytest.raises(ProtocolError, match=f"kind '{fields['kind']}'"):
         decode(msgspec.msgpack.encode(fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"prompt_token_ids": [1.5]}, {"max_tokens": "many"}, {}],
+)
+def test_a_submit_with_wrong_types_still_says_which_request_it_is(fields: dict[str, Any]) -> None:
+    submit = {"kind": "submit", "request_id": "r", "attempt": 3, "request": b""} | fields
+    unreadable = decode(msgspec.msgpack.encode(submit))
+    assert isinstance(unreadable, UnreadableSubmit)
+    assert (unreadable.request_id, unreadable.attempt) == ("r", 3)
+    assert unreadable.problem
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "is_pair"),
+    [
+        ("0.32.0", "0.32.0", True),
+        ("0.32.0+cpu", "0.32.0+cu129", True),
+        ("0.32.0", "0.32.1", False),
+        ("0.32.0", "", True),
+        ("", "0.32.0", True),
+    ],
+)
+def test_only_equal_versions_of_vllm_pair(here: str, there: str, is_pair: bool) -> None:
+    assert transport.pairs(here, there) is is_pair
 
 
 def test_a_frame_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
