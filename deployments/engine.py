@@ -268,9 +268,6 @@ def _make_core(
     path = sources.locate(model.resolved_source, lambda text: logger.info(text))
     stages.begin(StartPhase.IMPORTING_VLLM)
     plugin_metadata.ensure()
-    # vLLM's logging setup closes all handlers of this process; its core processes still need it.
-    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     from qwenfleet.deployments.vllm_adapter.core import VllmCore
 
-    del os.environ["VLLM_CONFIGURE_LOGGING"]
     return VllmCore(model, path, traces_url, stages, followers)
