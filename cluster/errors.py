@@ -6,6 +6,7 @@
     ├── Refusal
     │   ├── MachineError      this machine cannot run the requested fleet
     │   ├── FleetNotFound     no running fleet answers
+    │   ├── FleetLost         a running fleet lost a part that it cannot run without
     │   ├── MetricsError      a metrics endpoint cannot be read
     │   ├── StartTimeout      a fleet did not start within the time limit
     │   ├── DeployFailed      Ray did not deploy or remove a fleet
@@ -104,6 +105,12 @@ class FleetNotFound(Refusal):
     """A command that needs a running fleet found none."""
 
     code = "fleet_not_found"
+
+
+class FleetLost(Refusal):
+    """A running fleet lost a part that it cannot run without."""
+
+    code = "fleet_lost"
 
 
 class MetricsError(Refusal):

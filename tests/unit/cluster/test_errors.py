@@ -10,6 +10,7 @@ from qwenfleet.cluster.errors import (
     DrainRefused,
     EngineStartError,
     FleetError,
+    FleetLost,
     FleetNotFound,
     KubernetesError,
     MachineError,
@@ -57,6 +58,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         ModelSourceError("acme/m", "the directory does not exist", "Check the path."),
         "model source 'acme/m': the directory does not exist. Check the path.",
     ),
+    (FleetLost("Ray's GCS died", "Start again."), "Ray's GCS died. Start again."),
     (StartTimeout("'a' is not ready after 9 s", "Wait."), "'a' is not ready after 9 s. Wait."),
     (
         KubernetesError("the API answered 403", "Ask for list on nodes.", 403),
