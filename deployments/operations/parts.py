@@ -37,12 +37,12 @@ ACTORS: Final = (
     Part(
         "Serve's controller",
         "ray::ServeController",
-        "Ray starts another; requests go on, and engines or gateways that die meanwhile wait for it",
+        "Ray starts another; requests go on, but nothing else that dies is replaced until then",
     ),
     Part(
         "the registry",
         "ray::RegistryActor",
-        "Ray starts another; requests go on, and engines and gateways announce themselves to it",
+        "Ray starts another, to which engines and gateways announce themselves; requests go on",
     ),
 )
 

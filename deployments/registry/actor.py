@@ -52,6 +52,9 @@ CORES_PER_START: Final = 4
 """CPU cores per concurrent engine start: each start runs two or three vLLM imports, 9 s of CPU
 each; with fewer cores, starts only slow each other down."""
 
+GATEWAY_PREFIX: Final = "gw-"
+"""Start of a gateway's id."""
+
 R = TypeVar("R")
 
 
@@ -96,7 +99,7 @@ class Registry:
             record = msgspec.structs.replace(record, is_loading=True)
         if record.state == EngineState.READY:
             self._failures = deque(
-                (f for f in self._failures if f.is_final or f.model != record.model),
+                (f for f in self._failures if f.is_final or not _is_past(f, record)),
                 self._failures.maxlen,
             )
         self._engines[record.id] = (record, self._clock())
@@ -153,6 +156,12 @@ class Registry:
     def _live(self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
         now = self._clock()
         return {key: entry for key, entry in records.items() if now - entry[1] < LAPSE_S}
+
+
+def _is_past(failure: StartFailure, ready: EngineRecord) -> bool:
+    """Whether a ready engine ends a row of failures: that of its model's engines, not of
+    gateways."""
+    return failure.model == ready.model and not failure.engine.startswith(GATEWAY_PREFIX)
 
 
 class CountingRegistry(Registry):
