@@ -67,7 +67,7 @@ class Deployment:
             return False
         if self._progress is None:
             self._progress = self._new_progress(snapshot)
-        self._progress.report(snapshot)
+        self._progress.report(structs.replace(snapshot, failures=()))  # judged above
         return self._progress.is_complete
 
     def _current(self, snapshot: Snapshot, is_settled: bool) -> Snapshot:
@@ -84,7 +84,7 @@ class Deployment:
         own = ray.get_runtime_context().get_node_id()
         node = listening.node((gateway.node for gateway in snapshot.gateways), own)
         url = listening.url(node)
-        if not listening.is_local or node == own:
+        if listening.can_ask(node, own):
             entrance.await_answer(url)
         if sentence := listening.differences(self._config.gateway):
             self._stages.say(f"note: {sentence}")

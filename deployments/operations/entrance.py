@@ -10,18 +10,16 @@ from ipaddress import ip_address
 from typing import Final
 
 import ray
-import urllib3
 from ray import serve as ray_serve
 
 from qwenfleet.cluster.config.fleet import GatewayConfig, is_loopback
 from qwenfleet.cluster.errors import DeployFailed
+from qwenfleet.deployments.operations.readiness import Readiness, probe
 
-ANSWER_TIMEOUT_S: Final = 5.0
+CALL_TIMEOUT_S: Final = 5.0
 PATIENCE_S: Final = 60.0
 """A proxy follows a change of gateways within seconds."""
 POLL_S: Final = 0.5
-_POOL: Final = urllib3.PoolManager(retries=False, cert_reqs="CERT_NONE")
-"""Ignores the environment's proxies. It sends nothing secret, so any certificate will do."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,10 @@ class Listening:
         nodes = sorted(self.proxies.keys() & set(gateway_nodes)) or sorted(self.proxies)
         return own_node if own_node in nodes else nodes[0]
 
+    def can_ask(self, node: str, own_node: str) -> bool:
+        """Return whether this process can check the URL of that node's proxy."""
+        return not self.has_tls and (not self.is_local or node == own_node)
+
     def url(self, node: str) -> str:
         host = self.proxies[node] if _is_wildcard(self.host) else self.host
         scheme = "https" if self.has_tls else "http"
@@ -64,11 +66,9 @@ def read() -> Listening:
     """Ask Serve where it listens. Raises DeployFailed if it starts no HTTP proxies."""
     # Names from ray 2.60 `serve/_private/constants.py`.
     controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    options = ray.get(controller.get_http_config.remote(), timeout=ANSWER_TIMEOUT_S)
+    options = ray.get(controller.get_http_config.remote(), timeout=CALL_TIMEOUT_S)
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-    proxies = {
-        node: addresses[node] for node in ray_serve.status().proxies if node in addresses
-    }
+    proxies = {node: addresses[node] for node in ray_serve.status().proxies if node in addresses}
     if options.host is None or not proxies:
         raise DeployFailed(
             "Serve on this cluster has no HTTP proxy",
@@ -81,30 +81,21 @@ def read() -> Listening:
 def await_answer(
     url: str,
     *,
-    ask: Callable[[str], str] | None = None,
+    ask: Callable[[str], Readiness] = probe,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Return when the URL answers. Raises DeployFailed if it does not."""
-    ask = ask or problem_of
+    """Return when the fleet at this URL is ready. Raises DeployFailed if it does not become so."""
     give_up_at = clock() + PATIENCE_S
-    while problem := ask(url):
+    while not (readiness := ask(url)).is_ready:
         if clock() > give_up_at:
+            answer = f"answers {readiness}" if readiness.status else str(readiness)
             raise DeployFailed(
-                f"the fleet is ready, but {url}/health/live {problem}",
-                "Look whether another program has the port, and into the log of Serve's proxy on "
+                f"all replicas are ready, but {url}/health/ready {answer}",
+                "Check that no other program uses this port, and read the log of Serve's proxy on "
                 "that node.",
             )
         sleep(POLL_S)
-
-
-def problem_of(url: str) -> str:
-    """Return why a fleet's URL does not answer; empty if it does."""
-    try:
-        answer = _POOL.request("GET", f"{url}/health/live", timeout=ANSWER_TIMEOUT_S)
-    except urllib3.exceptions.HTTPError as error:
-        return f"does not answer ({type(error).__name__})"
-    return "" if answer.status == 200 else f"answers with status {answer.status}"
 
 
 def _is_wildcard(host: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +13,7 @@ from qwenfleet.cluster.config.fleet import GatewayConfig
 from qwenfleet.cluster.errors import DeployFailed
 from qwenfleet.deployments.operations import entrance
 from qwenfleet.deployments.operations.entrance import Listening
+from qwenfleet.deployments.operations.readiness import Readiness
 
 NODES = {"a": "10.0.0.1", "b": "10.0.0.2"}
 
@@ -95,39 +94,26 @@ class Clock:
         self.now += seconds
 
 
-def test_answer_is_awaited_for_a_limited_time() -> None:
+def test_ready_fleet_is_awaited_for_a_limited_time() -> None:
     clock = Clock()
-    problems = iter(["does not answer", "answers with status 503", ""])
-    entrance.await_answer("u", ask=lambda url: next(problems), clock=clock, sleep=clock.sleep)
+    answers = iter([Readiness(), Readiness(503, "model_loading"), Readiness(200)])
+    entrance.await_answer("u", ask=lambda url: next(answers), clock=clock, sleep=clock.sleep)
     assert clock.now == 2 * entrance.POLL_S
-    with pytest.raises(DeployFailed, match="u/health/live does not answer"):
-        entrance.await_answer(
-            "u", ask=lambda url: "does not answer", clock=clock, sleep=clock.sleep
-        )
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(Readiness(), "does not answer"), (Readiness(404), "answers 404")],
+)
+def test_address_that_does_not_answer_ends_the_job(answer: Readiness, words: str) -> None:
+    clock = Clock()
+    with pytest.raises(DeployFailed, match=f"u/health/ready {words}"):
+        entrance.await_answer("u", ask=lambda url: answer, clock=clock, sleep=clock.sleep)
     assert clock.now > entrance.PATIENCE_S
 
 
-def test_only_a_fleet_that_lives_is_an_answer() -> None:
-    status = 200
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            assert self.path == "/health/live"
-            self.send_response(status)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        assert entrance.problem_of(url) == ""
-        status = 404
-        assert entrance.problem_of(url) == "answers with status 404"
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert entrance.problem_of(url).startswith("does not answer")
+def test_only_what_this_process_reaches_is_asked() -> None:
+    assert listening().can_ask("a", "b")
+    assert listening("127.0.0.1").can_ask("a", "a")
+    assert not listening("127.0.0.1").can_ask("a", "b")
+    assert not listening(has_tls=True).can_ask("a", "a")
