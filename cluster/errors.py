@@ -6,6 +6,7 @@
     ├── Refusal
     │   ├── MachineError      this machine cannot run the requested fleet
     │   ├── FleetNotFound     no running fleet answers
+    │   ├── FleetLost         a running fleet lost a part that it cannot run without
     │   ├── MetricsError      a metrics endpoint cannot be read
     │   ├── StartTimeout      a fleet did not start within the time limit
     │   ├── DeployFailed      Ray did not deploy or remove a fleet
@@ -14,6 +15,7 @@
     │   ├── KubernetesError   the Kubernetes API failed or refused a request
     │   └── PlanError         a model cannot be planned for: `plan_errors.py`
     ├── EngineStartError      an engine did not start
+    ├── GatewayStartError     a gateway did not start
     ├── ProtocolError         gateway and engine cannot understand each other
     └── RequestError          the error response to one HTTP request:
                               `deployments/ingress/errors.py`
@@ -106,6 +108,12 @@ class FleetNotFound(Refusal):
     code = "fleet_not_found"
 
 
+class FleetLost(Refusal):
+    """A running fleet lost a part that it cannot run without."""
+
+    code = "fleet_lost"
+
+
 class MetricsError(Refusal):
     """A metrics endpoint does not answer, or answers with something else."""
 
@@ -169,6 +177,21 @@ class EngineStartError(FleetError):
     def __str__(self) -> str:
         log = "the engine's log" if self.log_file is None else self.log_file
         return f"an engine for model '{self.model}' did not start: {self.reason}. See {log}."
+
+
+class GatewayStartError(FleetError):
+    """A gateway did not start."""
+
+    code = "gateway_start"
+
+    def __init__(self, reason: str, log_file: str | None = None) -> None:
+        super().__init__(reason, log_file)
+        self.reason = reason
+        self.log_file = log_file
+
+    def __str__(self) -> str:
+        log = "the gateway's log" if self.log_file is None else self.log_file
+        return f"a gateway did not start: {self.reason}. See {log}."
 
 
 class ProtocolError(FleetError):

@@ -41,12 +41,22 @@ def build(config: dict[str, Any]) -> Application:
     return application(fleet)
 
 
-def application(config: FleetConfig, working_dir: str | None = None) -> Application:
+def application(
+    config: FleetConfig, working_dir: str | None = None, *, is_on_one_machine: bool = False
+) -> Application:
     """Build the fleet's application. Its replicas run from the package `working_dir`; None: from
-    the job's package or the installed one."""
+    the job's package or the installed one. Only engines of a fleet that is on one machine listen
+    on loopback."""
     fleet = completed(config)
     engines = [
-        _engine(fleet, pool, f"engine-{index}{f'-{name}' if name else ''}", name, working_dir)
+        _engine(
+            fleet,
+            pool,
+            f"engine-{index}{f'-{name}' if name else ''}",
+            name,
+            working_dir,
+            is_on_one_machine,
+        )
         for index, model in enumerate(fleet.models)
         for pool, name in zip(model.engine_pools, _pool_names(model), strict=True)
     ]
@@ -74,7 +84,12 @@ def _pool_names(model: ModelConfig) -> list[str]:
 
 
 def _engine(
-    fleet: FleetConfig, pool: ModelConfig, name: str, pool_name: str, working_dir: str | None
+    fleet: FleetConfig,
+    pool: ModelConfig,
+    name: str,
+    pool_name: str,
+    working_dir: str | None,
+    is_on_one_machine: bool,
 ) -> Application:
     """Build the deployment of one pool's engines."""
     view = _engine_view(fleet, pool)
@@ -91,7 +106,7 @@ def _engine(
             logging_config=REPLICA_LOG,
             **_placement(pool, _runtime_env(engine_environment(fleet, pool), working_dir)),
         )
-        .bind(view, pool.id, pool_name)
+        .bind(view, pool.id, pool_name, is_on_one_machine)
     )
 
 
@@ -103,7 +118,7 @@ def _engine_view(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
     view = fleet.model_copy(
         update={
             "models": (model.model_copy(update={"replicas": Replicas(), "slo": None}),),
-            "gateway": GatewayConfig(host=fleet.gateway.host),
+            "gateway": GatewayConfig(),
             "auth": "none",  # engines check no keys, so new keys restart no engine
             "slo": SloConfig(),
         }

@@ -31,7 +31,7 @@ from qwenfleet.deployments.engine_host.core import Core, CoreDead
 from qwenfleet.deployments.engine_host.engine_metrics import EngineMetrics
 from qwenfleet.deployments.engine_host.host import EngineHost
 from qwenfleet.deployments.environment import ENGINE_SERVICE
-from qwenfleet.deployments.placement import engine_nodes
+from qwenfleet.deployments.placement import engine_nodes, wire_host
 from qwenfleet.deployments.registry.client import ANNOUNCE_INTERVAL_S, RegistryClient
 from qwenfleet.deployments.registry.records import DrainOrder, EngineRecord, StartFailure
 from qwenfleet.deployments.registry.stages import StageClock
@@ -56,12 +56,17 @@ class Engine:
     """One engine of one model, from waiting for its start to its last announcement."""
 
     async def __init__(  # type: ignore[misc] # Serve awaits it
-        self, config: dict[str, Any], model: str, pool: str = ""
+        self,
+        config: dict[str, Any],
+        model: str,
+        pool: str = "",
+        is_on_one_machine: bool = False,
     ) -> None:
         self._log_file = join_serve_log()
         self._fleet = FleetConfig.model_validate(config)
         self._model = next(m for m in self._fleet.models if m.id == model)
         self._pool = pool
+        self._is_on_one_machine = is_on_one_machine
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
         self._nodes = await asyncio.to_thread(engine_nodes)
@@ -177,8 +182,7 @@ class Engine:
             wire=self._fleet.wire,
             spans=self._tracing.spans,
         )
-        address = "127.0.0.1" if self._fleet.is_local else str(ray.util.get_node_ip_address())
-        self._address = await self._host.listen(address)
+        self._address = await self._host.listen(wire_host(self._is_on_one_machine))
         self._description = description
         self._stages.end()
         self._state = EngineState.READY
@@ -268,9 +272,6 @@ def _make_core(
     path = sources.locate(model.resolved_source, lambda text: logger.info(text))
     stages.begin(StartPhase.IMPORTING_VLLM)
     plugin_metadata.ensure()
-    # vLLM's logging setup closes all handlers of this process; its core processes still need it.
-    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     from qwenfleet.deployments.vllm_adapter.core import VllmCore
 
-    del os.environ["VLLM_CONFIGURE_LOGGING"]
     return VllmCore(model, path, traces_url, stages, followers)

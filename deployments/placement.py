@@ -30,6 +30,12 @@ def actor_resources(bundle: Mapping[str, float]) -> dict[str, Any]:
     return options | ({"resources": others} if others else {})
 
 
+def wire_host(is_on_one_machine: bool) -> str:
+    """Return the address at which this process's engine listens for gateways. On a Ray cluster they
+    may run on other nodes, now or later, wherever the cluster's HTTP listens."""
+    return "127.0.0.1" if is_on_one_machine else str(ray.util.get_node_ip_address())
+
+
 def engine_nodes() -> dict[str, str]:
     """Return ids and addresses of the Ray nodes of this process's engine.
 

@@ -150,11 +150,6 @@ class FleetConfig(Section):
         return sum(pool.replicas.min for pool in self.engine_pools)
 
     @property
-    def is_local(self) -> bool:
-        """True if gateways listen on loopback only, so that the whole fleet is on one machine."""
-        return is_loopback(self.gateway.host)
-
-    @property
     def has_keys(self) -> bool:
         """True if requests need an API key."""
         return isinstance(self.auth, AuthConfig)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +16,12 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.errors import DeployFailed, EngineStartError, FleetNotFound, StartTimeout
+from qwenfleet.cluster.errors import DeployFailed, EngineStartError, FleetNotFound
 from qwenfleet.deployments.app import application
-from qwenfleet.deployments.operations.progress import Progress, Stages
+from qwenfleet.deployments.operations.deployment import Deployment
+from qwenfleet.deployments.operations.progress import Stages
 from qwenfleet.deployments.registry import client
 
-POLL_S: Final = 1.0
 PYTHON_PROXY: Final = (
     "note: Ray Serve's Python proxy handles HTTP here and uses ten times the CPU of HAProxy; to "
     "use HAProxy, set RAY_SERVE_ENABLE_HA_PROXY=1 for `ray start` on every node"
@@ -40,13 +39,14 @@ def deploy(config: FleetConfig, config_file: str, *, timeout_s: float) -> None:
         ray_serve.start(
             http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
         )
+        deployment = Deployment(config, stages)
         target = application(config, _working_dir(config.name, Path(config_file)))
         ray_serve.run_many(
             [ray_serve.RunTarget(target=target, name=config.name, route_prefix="/")],
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
-        _wait(config, stages, timeout_s)
+        deployment.wait(timeout_s)
         client.end_legacy(config.name)
 
 
@@ -90,10 +90,15 @@ def _driver() -> Iterator[None]:
             "this process does not run in a Ray cluster",
             "Run it with `ray job submit`, or use `qwenfleet serve` on one machine.",
         ) from error
+    except Exception as error:  # Ray raises no narrower type when its node is late
+        raise DeployFailed(
+            f"Ray did not accept this process as a driver: {_message(error)}",
+            "Run this again; if it fails again, look into the log of this node's raylet.",
+        ) from error
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         yield
-    except (RayServeException, ray.exceptions.RayError, ValueError) as error:
+    except (RayServeException, ray.exceptions.RayError, ValueError, TimeoutError) as error:
         raise DeployFailed(
             f"Ray rejected the deployment: {_message(error)}",
             "Run this again; what already runs keeps running. For details, see the logs of the "
@@ -115,28 +120,6 @@ def _applications() -> list[str]:
         return sorted(ray_serve.status().applications)
     except RayServeException:
         return []
-
-
-def _wait(config: FleetConfig, stages: Stages, timeout_s: float) -> None:
-    url = f"http://{config.gateway.host}:{config.gateway.port}"
-    progress = Progress(config, url, stages, hint="the fleet keeps running when this job ends")
-    give_up_at = time.monotonic() + timeout_s
-    while not (progress.is_complete and _is_settled(config)):
-        if time.monotonic() > give_up_at:
-            raise StartTimeout(
-                f"fleet '{config.name}' is not ready after {timeout_s:.0f} s",
-                "It is still starting; to keep waiting, run this again with a longer --timeout.",
-            )
-        time.sleep(POLL_S)
-        raise_failed_deployment(config)
-        with suppress(ValueError, ray.exceptions.RayError):  # not there yet, or busy
-            if _is_settled(config):  # before that, the old fleet may be the complete one
-                progress.report(client.read(config.name))
-
-
-def _is_settled(config: FleetConfig) -> bool:
-    deployed = ray_serve.status().applications.get(config.name)
-    return deployed is not None and deployed.status == "RUNNING"
 
 
 def _working_dir(fleet: str, config_file: Path) -> str | None:

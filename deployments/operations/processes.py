@@ -17,6 +17,9 @@ from qwenfleet.cluster.local import fleets
 GRACE_S: Final = 10.0
 """Ray's processes ended 3 s after a shutdown; what still runs after this would run forever."""
 
+SEARCHES: Final = 3
+"""A process that was being started during one search is found by the next."""
+
 
 def of_fleet(token_path: Path) -> list[psutil.Process]:
     """Return the running processes of the fleet that made this token, except this process."""
@@ -31,27 +34,42 @@ def of_fleet(token_path: Path) -> list[psutil.Process]:
     return found
 
 
-def end_fleet(token_path: Path) -> None:
+def end_fleet(token_path: Path, grace_s: float = GRACE_S) -> None:
     """Wait for the fleet's processes to end, then kill the rest."""
-    _, left = psutil.wait_procs(of_fleet(token_path), timeout=GRACE_S)
-    for process in left:
+    psutil.wait_procs(of_fleet(token_path), timeout=grace_s)
+    for _ in range(SEARCHES):
+        if not kill_all(token_path):
+            return
+
+
+def kill_all(token_path: Path) -> bool:
+    """Kill the fleet's processes; returns whether there were any."""
+    found = [process for process in of_fleet(token_path) if not _is_zombie(process)]
+    for process in found:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(left, timeout=GRACE_S)
+    psutil.wait_procs(found, timeout=GRACE_S)
+    return bool(found)
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def sweep() -> None:
     """Kill leftover processes of fleets that were killed before cleanup, and remove their files."""
     for token_path in fleets.state_directory().glob("*.token"):
         if token_path.stem.isdigit() and not psutil.pid_exists(int(token_path.stem)):
-            for process in of_fleet(token_path):
-                process.kill()
+            kill_all(token_path)
             remove_files(token_path)
 
 
 def remove_files(token_path: Path) -> None:
     """Remove the token and the files next to it."""
-    for suffix in (".token", ".log", ".haproxy", ".json"):
+    for suffix in (".token", ".log", ".haproxy", ".restarts", ".json"):
         token_path.with_suffix(suffix).unlink(missing_ok=True)

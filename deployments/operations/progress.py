@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.labels import EngineState
-from qwenfleet.deployments.app import START_ATTEMPTS
-from qwenfleet.deployments.registry.records import EngineRecord, Snapshot
+from qwenfleet.deployments.operations.failures import Deployed, Failures
+from qwenfleet.deployments.operations.readiness import Readiness
+from qwenfleet.deployments.registry.actor import LAPSE_S
+from qwenfleet.deployments.registry.records import EngineRecord, GatewayRecord, Snapshot
 from qwenfleet.deployments.registry.stages import Stage, StageClock, table
 
+FAILED_READINGS: Final = 2
 EXAMPLE: Final = """
   curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{"model": "{model}", \
 "temperature": 0, "max_tokens": 200, "messages": [{{"role": "user", "content": \
@@ -53,7 +55,7 @@ class Stages:
 
 
 class Progress:
-    """Compares each registry snapshot with what it has reported."""
+    """Compares each reading with what it has reported."""
 
     def __init__(
         self,
@@ -69,16 +71,38 @@ class Progress:
         self._stages = stages
         self._wants_timings = wants_timings
         self._hint = hint
-        self._reported: dict[str, str] = {}
+        self._failures = Failures(config)
+        self._engines: dict[str, str] = {}
+        """What was last printed about each engine."""
+        self._gateways: dict[str, str] = {}
         self._is_announced = False
+        self._unanswered = 0
+        """How many readings in a row found that requests fail."""
         self.is_complete = False
-        """Whether the last snapshot had everything that the configuration asks for."""
+        """Whether the last reading had everything that the configuration asks for."""
 
-    def report(self, snapshot: Snapshot) -> None:
-        """Print what changed. Raises EngineStartError for a model that cannot start."""
-        self._give_up_on(snapshot)
+    def report(
+        self,
+        snapshot: Snapshot | None,
+        readiness: Readiness | None = None,
+        deployments: Sequence[Deployed] = (),
+    ) -> None:
+        """Print what changed. `snapshot` is None while the registry does not answer, `readiness` if
+        nobody asked.
+
+        Raises EngineStartError or GatewayStartError for a start that cannot succeed.
+        """
+        for sentence in self._failures.judge(snapshot, deployments):
+            self._stages.say(sentence)
+        if readiness is not None:
+            self._report_readiness(readiness)
+        if snapshot is not None:
+            self._report_snapshot(snapshot, readiness is None or readiness.is_ready)
+
+    def _report_snapshot(self, snapshot: Snapshot, is_answered: bool) -> None:
         self._report_engines(snapshot)
-        answered = self._answered_everywhere(snapshot)
+        self._report_gateways(snapshot)
+        answered = self._answered_everywhere(snapshot) if is_answered else []
         if answered and not self._is_announced:
             self._is_announced = True
             self._stages.clock.end()
@@ -93,6 +117,19 @@ class Progress:
                 self._wants_timings = False
                 self._stages.print(table(self._timings(snapshot)))
         self.is_complete = is_complete
+
+    def _report_readiness(self, readiness: Readiness) -> None:
+        """Print that requests fail, and that they are answered again. One reading may meet HAProxy
+        between two configurations."""
+        if readiness.is_ready:
+            if self._unanswered >= FAILED_READINGS:
+                self._stages.say("requests are answered again")
+            self._unanswered = 0
+        elif self._is_announced:
+            self._unanswered += 1
+            self.is_complete = False
+            if self._unanswered == FAILED_READINGS:
+                self._stages.say(f"requests fail: {self._url} {_failing(readiness)}")
 
     def _timings(self, snapshot: Snapshot) -> list[tuple[str, tuple[Stage, ...]]]:
         return [
@@ -116,21 +153,44 @@ class Progress:
             if engine.is_loading or engine.state != EngineState.STARTING
         }
         for engine, word in now.items():
-            if self._reported.get(engine) != word:
+            if self._engines.get(engine) != word:
                 self._stages.say(f"engine {engine} of {models[engine]}: {word}")
-        for engine in self._reported.keys() - now.keys():
-            self._stages.say(f"engine {engine}: stopped")
-        self._reported = now
+        self._engines = now | self._report_departed("engine", self._engines, now, snapshot)
 
-    def _give_up_on(self, snapshot: Snapshot) -> None:
-        """Raise EngineStartError after a final failure, or after as many failures as Serve makes
-        attempts if the model has no ready engine."""
-        served = {engine.model for engine in snapshot.engines if engine.state == EngineState.READY}
-        for failure in snapshot.failures:
-            times = sum(other.model == failure.model for other in snapshot.failures)
-            is_hopeless = times >= START_ATTEMPTS and failure.model not in served
-            if failure.is_final or is_hopeless:
-                raise EngineStartError(failure.model, failure.reason, failure.log_file)
+    def _report_gateways(self, snapshot: Snapshot) -> None:
+        """Print the gateways' states, from the moment when all of them have once been ready."""
+        now = {gateway.id: _state(gateway) for gateway in snapshot.gateways}
+        if self._is_announced:
+            for gateway, word in now.items():
+                if self._gateways.get(gateway) != word:
+                    self._stages.say(f"gateway {gateway}: {word}")
+        self._gateways = now | self._report_departed("gateway", self._gateways, now, snapshot)
+
+    def _report_departed(
+        self, kind: str, known: dict[str, str], now: dict[str, str], snapshot: Snapshot
+    ) -> dict[str, str]:
+        """Print who left and why; returns those that a young registry may not have heard of yet."""
+        departures = {one.id: one for one in snapshot.departures}
+        is_young = snapshot.up_s is not None and snapshot.up_s < LAPSE_S
+        unheard = {}
+        for id in known.keys() - now.keys():
+            departure = departures.get(id)
+            if departure is None and is_young:
+                unheard[id] = known[id]
+                continue
+            of_model = f" of {departure.model}" if departure and departure.model else ""
+            why = f": {departure.reason}" if departure and departure.reason else ""
+            self._stages.say(f"{kind} {id}{of_model}: stopped{why}; Serve starts another")
+        return unheard
+
+
+def _failing(readiness: Readiness) -> str:
+    return str(readiness) if readiness.status == 0 else f"answers {readiness}"
+
+
+def _state(gateway: GatewayRecord) -> str:
+    """Return a gateway's state in one word."""
+    return str(getattr(gateway, "state", "")) or ("ready" if gateway.is_ready else "starting")
 
 
 def _stage(engine: EngineRecord) -> str:

@@ -156,8 +156,9 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
         ray_serve.start(
             http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
         )
+        target = application(config, is_on_one_machine=True)
         ray_serve.run_many(
-            [ray_serve.RunTarget(target=application(config), name=config.name, route_prefix="/")],
+            [ray_serve.RunTarget(target=target, name=config.name, route_prefix="/")],
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )

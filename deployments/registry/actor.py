@@ -24,6 +24,7 @@ from qwenfleet.deployments.registry.records import (
     CallRefused,
     CloseNode,
     CodePackage,
+    Departure,
     Done,
     DrainEngine,
     DrainOrder,
@@ -51,6 +52,9 @@ CORES_PER_START: Final = 4
 """CPU cores per concurrent engine start: each start runs two or three vLLM imports, 9 s of CPU
 each; with fewer cores, starts only slow each other down."""
 
+GATEWAY_PREFIX: Final = "gw-"
+"""Start of a gateway's id."""
+
 R = TypeVar("R")
 
 
@@ -70,6 +74,8 @@ class Registry:
         self._engines: dict[str, tuple[EngineRecord, float]] = {}
         self._gateways: dict[str, tuple[GatewayRecord, float]] = {}
         self._failures: deque[StartFailure] = deque(maxlen=32)
+        self._departures: deque[Departure] = deque(maxlen=32)
+        self._began_at = clock()
         self._drains: dict[str, DrainOrder] = {}
         self._packages: dict[str, str] = {}
         self._closed: dict[str, float] = {}
@@ -93,7 +99,7 @@ class Registry:
             record = msgspec.structs.replace(record, is_loading=True)
         if record.state == EngineState.READY:
             self._failures = deque(
-                (f for f in self._failures if f.is_final or f.model != record.model),
+                (f for f in self._failures if f.is_final or not _is_past(f, record)),
                 self._failures.maxlen,
             )
         self._engines[record.id] = (record, self._clock())
@@ -112,17 +118,20 @@ class Registry:
         self._gateways[record.id] = (record, self._clock())
         return self.snapshot().engines
 
-    def withdraw(self, id: str) -> None:
+    def withdraw(self, id: str, reason: str = "") -> None:
         """Remove an engine or gateway."""
-        self._engines.pop(id, None)
-        self._gateways.pop(id, None)
+        if id in self._engines:
+            record, _ = self._engines.pop(id)
+            self._departures.append(Departure(id, record.model, reason or record.reason))
+        if self._gateways.pop(id, None) is not None:
+            self._departures.append(Departure(id, "", reason))
         self._drains.pop(id, None)
 
     def report_failure(self, failure: StartFailure) -> None:
         self._failures.append(failure)
         if failure.engine not in self._gateways:
             self._count_failures(failure.model, 1)
-        self.withdraw(failure.engine)
+        self.withdraw(failure.engine, f"it did not start: {failure.reason}")
 
     def first_package(self, code: str, uri: str, missing: str = "") -> str:
         """The package in which this code was first deployed. `uri` becomes that package if there is
@@ -132,17 +141,27 @@ class Registry:
         return self._packages[code]
 
     def snapshot(self) -> Snapshot:
-        self._engines = self._live(self._engines)
-        self._gateways = self._live(self._gateways)
+        heard = [(id, at) for id, (_, at) in [*self._engines.items(), *self._gateways.items()]]
+        for id, at in heard:
+            if self._clock() - at >= LAPSE_S:
+                self.withdraw(id, f"no announcement for {LAPSE_S:.0f} s")
         return Snapshot(
             engines=tuple(record for record, _ in self._engines.values()),
             gateways=tuple(record for record, _ in self._gateways.values()),
             failures=tuple(self._failures),
+            departures=tuple(self._departures),
+            up_s=self._clock() - self._began_at,
         )
 
     def _live(self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
         now = self._clock()
         return {key: entry for key, entry in records.items() if now - entry[1] < LAPSE_S}
+
+
+def _is_past(failure: StartFailure, ready: EngineRecord) -> bool:
+    """Whether a ready engine ends a row of failures: that of its model's engines, not of
+    gateways."""
+    return failure.model == ready.model and not failure.engine.startswith(GATEWAY_PREFIX)
 
 
 class CountingRegistry(Registry):
@@ -186,8 +205,8 @@ def _answer(registry: Registry, request: Request) -> Message:
             return registry.announce_engine(engine, node_cores)
         case AnnounceGateway(record=gateway):
             return EngineList(registry.announce_gateway(gateway))
-        case Withdraw(id=name):
-            registry.withdraw(name)
+        case Withdraw(id=name, reason=reason):
+            registry.withdraw(name, reason)
         case ReportFailure(failure=failure):
             registry.report_failure(failure)
         case DrainEngine(engine=name, order=order):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import ray
@@ -21,6 +22,7 @@ from ray.experimental import internal_kv
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.registry import records
 from qwenfleet.deployments.registry.actor import RegistryActor
+from qwenfleet.deployments.registry.call_thread import in_thread
 from qwenfleet.deployments.registry.records import (
     AnnounceEngine,
     AnnounceGateway,
@@ -61,6 +63,7 @@ class RegistryClient:
     def __init__(self, fleet: str) -> None:
         self._fleet = fleet
         self._actor: Any = None
+        self._lookup: asyncio.Future[Any] | None = None
         self._problem = ""
         """Why the last call failed, so that each problem is logged once."""
 
@@ -72,8 +75,8 @@ class RegistryClient:
         """Announce a gateway; returns the engines, none while the registry is unavailable."""
         return (await self._ask(AnnounceGateway(record), EngineList) or EngineList()).engines
 
-    async def withdraw(self, id: str) -> None:
-        await self._ask(Withdraw(id), Done)
+    async def withdraw(self, id: str, reason: str = "") -> None:
+        await self._ask(Withdraw(id, reason), Done)
 
     async def report_failure(self, failure: StartFailure) -> None:
         await self._ask(ReportFailure(failure), Done)
@@ -82,7 +85,7 @@ class RegistryClient:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 if self._actor is None:
-                    self._actor = await asyncio.to_thread(_actor, self._fleet)
+                    self._actor = await self._look_up()
                 answer = _expect(kind, await self._actor.ask.remote(records.encode(request)))
         except (ray.exceptions.RayError, TimeoutError, ValueError, ProtocolError) as error:
             problem = f"{type(error).__name__}: {error}"
@@ -96,10 +99,24 @@ class RegistryClient:
         self._problem = ""
         return answer
 
+    async def _look_up(self) -> Any:
+        """Find or start the registry. Ray's own call lasts for as long as its head is away, so it
+        has one thread of its own, and a call that still runs is joined instead of repeated."""
+        if self._lookup is None or self._lookup.done():
+            self._lookup = asyncio.wrap_future(in_thread(partial(_actor, self._fleet)))
+            self._lookup.add_done_callback(_take_error)
+        return await asyncio.shield(self._lookup)
 
-def read(fleet: str) -> Snapshot:
+
+def _take_error(lookup: asyncio.Future[Any]) -> None:
+    """Mark the error as seen: the call that waited may have ended before."""
+    if not lookup.cancelled():
+        lookup.exception()
+
+
+def read(fleet: str, timeout_s: float = CALL_TIMEOUT_S) -> Snapshot:
     """Read everything that the registry lists. Raises ValueError if the fleet has no registry."""
-    return _ask(_existing(fleet), Read(), Snapshot)
+    return _ask(_existing(fleet), Read(), Snapshot, timeout_s)
 
 
 def drain(fleet: str, engine: str, order: DrainOrder) -> None:
@@ -167,8 +184,8 @@ def _is_stored(uri: str) -> bool:
     return bool(internal_kv._internal_kv_exists(uri))
 
 
-def _ask(actor: Any, request: Message, kind: type[A]) -> A:
-    return _expect(kind, ray.get(actor.ask.remote(records.encode(request)), timeout=CALL_TIMEOUT_S))
+def _ask(actor: Any, request: Message, kind: type[A], timeout_s: float = CALL_TIMEOUT_S) -> A:
+    return _expect(kind, ray.get(actor.ask.remote(records.encode(request)), timeout=timeout_s))
 
 
 def _expect(kind: type[A], data: bytes) -> A:

@@ -86,6 +86,15 @@ class StartFailure(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a retry would fail in the same way."""
 
 
+class Departure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An engine or gateway that left the fleet."""
+
+    id: str
+    model: str
+    """Empty for a gateway."""
+    reason: str
+
+
 class Message(msgspec.Struct, tag_field="kind", omit_defaults=True):
     """A call to a registry, or its answer."""
 
@@ -110,6 +119,8 @@ class Withdraw(Message, tag="withdraw"):
     """Remove an engine or gateway."""
 
     id: str
+    reason: str = ""
+    """Why it leaves."""
 
 
 class ReportFailure(Message, tag="report_failure"):
@@ -174,6 +185,10 @@ class Snapshot(Message, tag="snapshot"):
     engines: tuple[EngineRecord, ...]
     gateways: tuple[GatewayRecord, ...]
     failures: tuple[StartFailure, ...]
+    departures: tuple[Departure, ...] = ()
+    """The latest ones."""
+    up_s: float | None = None
+    """Age of the registry's list. A young one is incomplete."""
 
 
 class CallRefused(Message, tag="refused"):

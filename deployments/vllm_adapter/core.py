@@ -29,7 +29,7 @@ from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.labels import FinishReason, StartPhase
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
 from qwenfleet.deployments.registry.stages import StageClock
-from qwenfleet.deployments.vllm_adapter import codec, processes, request_checks
+from qwenfleet.deployments.vllm_adapter import codec, logging_setup, processes, request_checks
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
 from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
 from qwenfleet.deployments.vllm_adapter.warm_up import WarmUp, own_request
@@ -184,7 +184,8 @@ class VllmCore:
 
     def _create_config(self) -> Any:
         place = None if self._followers is None else self._followers.head
-        return engine_args(self._model, self._path, self._traces_url, place).create_engine_config()
+        arguments = engine_args(self._model, self._path, self._traces_url, place)
+        return logging_setup.create_engine_config(arguments)
 
     async def _start_core(self, config: VllmConfig) -> AsyncMPClient:
         self._stages.begin(StartPhase.IMPORTING_VLLM_IN_CORE)

@@ -32,6 +32,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
 
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
+from qwenfleet.deployments.vllm_adapter import logging_setup
 from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
 from qwenfleet.deployments.vllm_adapter.output_guard import (
     GuardedOutputProcessor,
@@ -124,6 +125,7 @@ def _configure(
         model_config=model_config,
         structured_outputs_config=engine.create_structured_outputs_config(),
         observability_config=ObservabilityConfig(otlp_traces_endpoint=traces_url),
+        logging_config=logging_setup.no_setup(),
     )
 
 

@@ -77,7 +77,7 @@ def test_change_restarts_only_the_deployments_it_concerns() -> None:
     assert gateway.gateway == CONFIG.gateway.model_copy(update={"replicas": 1})
     assert [[model.id for model in engine.models] for engine in engines] == [["coder"], ["big"]]
     for tree in (gateway, *engines):
-        assert (tree.name, tree.wire, tree.is_local) == (CONFIG.name, CONFIG.wire, CONFIG.is_local)
+        assert (tree.name, tree.wire) == (CONFIG.name, CONFIG.wire)
     assert engines[1].models[0].engine_args == CONFIG.models[1].engine_args
 
 
@@ -116,7 +116,7 @@ def test_gateway_of_a_planned_model_does_not_depend_on_its_machines() -> None:
 
 
 def test_gateway_setting_restarts_no_engine() -> None:
-    gateway = CONFIG.gateway.model_copy(update={"keep_alive_s": 99.0})
+    gateway = CONFIG.gateway.model_copy(update={"keep_alive_s": 99.0, "host": "localhost"})
     before, after = trees(CONFIG), trees(CONFIG.model_copy(update={"gateway": gateway}))
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
 
@@ -137,7 +137,6 @@ def test_key_change_restarts_only_gateways() -> None:
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
     views = [FleetConfig.model_validate(tree) for tree in after]
     assert [tree.has_keys for tree in views] == [True, False, False]
-    assert not any(tree.is_local for tree in views)
 
 
 def test_serve_config_file_builds_the_same_application() -> None:
@@ -145,6 +144,15 @@ def test_serve_config_file_builds_the_same_application() -> None:
     one, other = deployments(CONFIG), bound(of_the_file)
     assert one[0].init_args[0] == other[0].init_args[0]
     assert [engine.name for engine in one[1]] == [engine.name for engine in other[1]]
+
+
+def test_only_engines_of_a_fleet_on_one_machine_listen_on_loopback() -> None:
+    for served, expected in (
+        (application(CONFIG), False),
+        (call_user_app_builder_with_args_if_necessary(cast(Any, build), dump(CONFIG)), False),
+        (application(CONFIG, is_on_one_machine=True), True),
+    ):
+        assert [engine.init_args[3] for engine in bound(served)[1]] == [expected] * 2
 
 
 def test_invalid_configuration_is_refused() -> None:
@@ -178,7 +186,7 @@ def test_each_pool_becomes_a_deployment_with_its_own_environment() -> None:
     assert [engine.name for engine in engines] == ["engine-0-h100", "engine-0-mi300x"]
     assert [engine.num_replicas for engine in engines] == [1, 2]
     assert [engine.ray_actor_options["num_gpus"] for engine in engines] == [8, 4]
-    assert [engine.init_args[1:] for engine in engines] == [
+    assert [engine.init_args[1:3] for engine in engines] == [
         ("coder", "h100"),
         ("coder", "mi300x"),
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.deployments.placement import actor_resources, node_bundle
+from qwenfleet.deployments.placement import actor_resources, node_bundle, wire_host
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,11 @@ def test_actor_uses_its_whole_bundle() -> None:
         "resources": {"accelerator_type:H100": 0.001},
     }
     assert actor_resources({"CPU": 1}) == {"num_cpus": 1}
+
+
+def test_engine_on_a_cluster_listens_where_gateways_of_other_nodes_reach_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    assert wire_host(is_on_one_machine=False) == "10.0.0.7"
+    assert wire_host(is_on_one_machine=True) == "127.0.0.1"

@@ -118,6 +118,7 @@ class Driver:
         (GetTimeoutError("the registry is silent"), "deployment: the registry is silent. Run"),
         (RayServeException("the controller died."), "deployment: the controller died. Run"),
         (ValueError(""), "deployment: ValueError. Run"),
+        (TimeoutError("no proxy after 60s."), "deployment: no proxy after 60s. Run"),
         (
             RayTaskError("f", "Traceback:\n  File 1\nKeyError: 'x'", KeyError("x")),
             "deployment: KeyError: 'x'. Run",
@@ -147,3 +148,30 @@ def test_ray_failure_is_one_sentence(
     assert printed.startswith("qwenfleet: Ray rejected the deployment")
     assert printed.count("\n") == 1
     assert not driver.is_joined
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ConnectionError("no Ray"), "this process does not run in a Ray cluster. Run it with"),
+        (Exception("The node timed out."), "as a driver: The node timed out. Run this again"),
+    ],
+)
+def test_ray_that_does_not_take_the_job_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    sentence: str,
+) -> None:
+    def fail(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    file = tmp_path / "fleet.yaml"
+    file.write_text("models: [{id: smollm2-135m-instruct}]\n")
+    assert command.main([str(file)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("qwenfleet: ")
+    assert sentence in printed
+    assert printed.count("\n") == 1

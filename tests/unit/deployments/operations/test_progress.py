@@ -10,9 +10,12 @@ from msgspec.structs import replace
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
-from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.errors import EngineStartError, GatewayStartError
+from qwenfleet.deployments.operations.failures import Deployed
 from qwenfleet.deployments.operations.progress import Progress, Stages
+from qwenfleet.deployments.operations.readiness import Readiness
 from qwenfleet.deployments.registry.records import (
+    Departure,
     EngineRecord,
     GatewayRecord,
     Snapshot,
@@ -64,8 +67,65 @@ def test_each_state_of_an_engine_is_printed_once(progress: Progress, out: String
     assert [line.split("] ")[1] for line in out.getvalue().splitlines()] == [
         "engine e1 of coder: loading",
         "engine e1 of coder: ready",
-        "engine e1: stopped",
+        "engine e1: stopped; Serve starts another",
     ]
+
+
+def test_engine_that_leaves_is_printed_with_its_reason(progress: Progress, out: StringIO) -> None:
+    """A registry that Ray has just restarted lists nobody for a moment."""
+    progress.report(snapshot([READY]))
+    progress.report(replace(snapshot(), up_s=0.4))
+    assert "stopped" not in out.getvalue()
+    departure = Departure("e1", "coder", "its core process died")
+    for _ in range(2):
+        progress.report(replace(snapshot(), up_s=60.0, departures=(departure,)))
+    last = out.getvalue().splitlines()[-1]
+    assert last.endswith("engine e1 of coder: stopped: its core process died; Serve starts another")
+    assert out.getvalue().count("stopped") == 1
+
+
+def test_gateways_are_printed_once_the_fleet_is_ready(out: StringIO) -> None:
+    progress = Progress(
+        FleetConfig(models=(ModelConfig(id="coder"),)), "http://127.0.0.1:8000", Stages(out)
+    )
+    progress.report(snapshot([READY], [GATEWAY]))
+    departure = Departure("g1", "", "no announcement for 5 s")
+    progress.report(replace(snapshot([READY]), departures=(departure,)))
+    progress.report(snapshot([READY], [replace(GATEWAY, id="g2")]))
+    lines = [line.split("] ")[1] for line in out.getvalue().splitlines() if "gateway " in line]
+    assert lines == [
+        "gateway g1: stopped: no announcement for 5 s; Serve starts another",
+        "gateway g2: ready",
+    ]
+
+
+def test_nothing_is_ready_while_requests_fail(out: StringIO) -> None:
+    progress = Progress(
+        FleetConfig(models=(ModelConfig(id="coder"),)), "http://127.0.0.1:8000", Stages(out)
+    )
+    whole = snapshot([READY], [GATEWAY])
+    progress.report(whole, Readiness())
+    assert "ready: http" not in out.getvalue()
+    assert not progress.is_complete
+    progress.report(whole, Readiness(200))
+    assert "all 1 engines ready" in out.getvalue()
+    for _ in range(3):
+        progress.report(whole, Readiness(503, "no_engine"))
+    assert not progress.is_complete
+    for _ in range(3):
+        progress.report(whole, Readiness(200))
+    lines = [line.split("] ")[1] for line in out.getvalue().splitlines() if "requests" in line]
+    assert lines == [
+        "requests fail: http://127.0.0.1:8000 answers 503 no_engine",
+        "requests are answered again",
+    ]
+    assert out.getvalue().count("all 1 engines ready") == 2
+
+
+def test_serve_is_believed_while_the_registry_does_not_answer(progress: Progress) -> None:
+    failed = Deployed("engine-0", "DEPLOY_FAILED", "Error:\nOSError: no disk")
+    with pytest.raises(EngineStartError, match="OSError: no disk"):
+        progress.report(None, None, [failed])
 
 
 def test_starting_engine_is_printed_with_its_stage(progress: Progress, out: StringIO) -> None:
@@ -114,8 +174,9 @@ def test_failures_are_tolerated_while_the_model_is_served(progress: Progress) ->
 
 
 def test_final_failure_ends_the_start_at_once(progress: Progress) -> None:
-    with pytest.raises(EngineStartError, match="coder"):
-        progress.report(snapshot([READY], failures=[replace(FAILURE, is_final=True)]))
+    final = replace(FAILURE, engine="gw-1", is_final=True)
+    with pytest.raises(GatewayStartError, match="coder"):
+        progress.report(snapshot([READY], failures=[final]))
 
 
 def test_closed_pipe_does_not_stop_the_launcher() -> None:

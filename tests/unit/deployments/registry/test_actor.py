@@ -195,3 +195,29 @@ def test_a_quarantined_engine_does_not_clear_failures(registry: Registry) -> Non
     registry.report_failure(StartFailure("e0", "coder", "no memory", None))
     registry.announce_engine(engine("e1", state="quarantined", reason="slow"), FEW_CORES)
     assert len(registry.snapshot().failures) == 1
+
+
+def test_a_departure_keeps_its_reason(registry: Registry, clock: Any) -> None:
+    registry.announce_engine(engine("drained", state="draining", reason="for an update"), FEW_CORES)
+    registry.announce_engine(engine("dead"), FEW_CORES)
+    registry.announce_engine(engine("silent"), FEW_CORES)
+    registry.announce_engine(engine("failed"), FEW_CORES)
+    registry.announce_gateway(gateway("g1"))
+    registry.withdraw("drained")
+    registry.withdraw("dead", "its core process died")
+    registry.withdraw("dead", "again")
+    registry.report_failure(StartFailure("failed", "coder", "no memory", None))
+    clock.advance(5)
+    assert [(d.id, d.model, d.reason) for d in registry.snapshot().departures] == [
+        ("drained", "coder", "for an update"),
+        ("dead", "coder", "its core process died"),
+        ("failed", "coder", "it did not start: no memory"),
+        ("silent", "coder", "no announcement for 5 s"),
+        ("g1", "", "no announcement for 5 s"),
+    ]
+
+
+def test_a_snapshot_tells_the_age_of_the_list(registry: Registry, clock: Any) -> None:
+    """A registry that Ray has just restarted lists nobody yet."""
+    clock.advance(1.5)
+    assert registry.snapshot().up_s == 1.5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,6 +108,33 @@ async def test_an_unavailable_registry_is_retried_and_logged_once(
     await client.announce_engine(ENGINE, 8)
     assert len(await client.announce_gateway(GATEWAY)) == 1
     assert problems() == ["registry unavailable", "registry available again"]
+
+
+async def test_a_call_that_hangs_takes_one_thread_and_blocks_no_other_work(
+    monkeypatch: pytest.MonkeyPatch, problems: Any
+) -> None:
+    """While the head of the cluster is lost, Ray's own calls do not return."""
+    head_is_back = threading.Event()
+    lookups: list[str] = []
+    found = Actor()
+
+    def look_up(fleet: str) -> Actor:
+        lookups.append(fleet)
+        head_is_back.wait()
+        return found
+
+    monkeypatch.setattr(registry, "_actor", look_up)
+    monkeypatch.setattr(registry, "CALL_TIMEOUT_S", 0.01)
+    client = RegistryClient("demo")
+    for _ in range(100):
+        assert await client.announce_gateway(GATEWAY) == ()
+    assert lookups == ["demo"]
+    assert await asyncio.to_thread(lambda: "free") == "free"
+    assert problems() == ["registry unavailable"]
+    head_is_back.set()
+    monkeypatch.setattr(registry, "CALL_TIMEOUT_S", 30.0)
+    await client.announce_gateway(GATEWAY)
+    assert [gateway.id for gateway in found.state.snapshot().gateways] == ["g1"]
 
 
 @pytest.mark.parametrize("apart", [1, -1])

@@ -1,0 +1,242 @@
+"""Keeper of one node's HAProxy: starts it for Ray Serve, and starts it again when it dies.
+
+Runs as a program, with the standard library only, because Serve starts HAProxy at each change of
+the gateways. Serve's manager knows its HAProxy by the process that it started, so this program
+turns into HAProxy and leaves a watcher. When HAProxy dies, the watcher starts another at once with
+the same configuration, and then ends the manager, which could not reload a process that it did not
+start. Serve starts a new manager; its HAProxy takes over from the watcher's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+POLL_S: Final = 0.1
+SETTLE_S: Final = 0.3
+"""Serve stops HAProxy a moment before it ends the manager; a restart must not come between."""
+MANAGER_S: Final = 3.0
+"""Time for Serve to end the manager itself, as it does when it stops."""
+SOCKET_TIMEOUT_S: Final = 1.0
+MAX_RESTARTS: Final = 5
+"""A HAProxy that keeps dying is left to Serve."""
+
+_GATEWAY: Final = re.compile(r"^\s*server \S+ \S+:\d+ (?!.*\bbackup\s*$)", re.MULTILINE)
+_SOCKET: Final = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process; its start tells it from a later process with the same pid."""
+
+    pid: int
+    started: int
+    """Clock ticks since the machine's start."""
+
+    def lives(self) -> bool:
+        return self == process(self.pid)
+
+    def kill(self) -> None:
+        if self.lives():
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a watcher has to keep running."""
+
+    binary: str
+    arguments: tuple[str, ...]
+    socket: str
+    """Path of its administration socket; the next HAProxy takes the same one."""
+    journal: str
+    """File that gets a line for each restart."""
+    haproxy: Process
+    manager: Process
+    raylet: Process
+
+
+def process(pid: int) -> Process | None:
+    """Return a running process; None if it has ended."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else Process(pid, int(fields[19]))
+
+
+def parent(pid: int) -> int:
+    fields = _stat(pid)
+    return 0 if fields is None else int(fields[1])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat after the name, which may contain anything."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Become HAProxy: `BINARY JOURNAL ARGUMENT...`; or watch one: `--watch JOB`."""
+    if arguments[0] == "--watch":
+        Watch(_decode(arguments[1])).run()
+        return
+    binary, journal, *own = arguments
+    if "-f" in own:
+        config = Path(own[own.index("-f") + 1])
+        own += take_over(binary, config, own)
+        _spawn_watcher(binary, journal, own, config)
+    os.execv(binary, [binary, "-dS", *own])
+
+
+def take_over(binary: str, config: Path, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that make a manager's first HAProxy replace the watcher's.
+
+    A new manager knows no gateway for a moment, and its HAProxy would answer 404 meanwhile. So this
+    gives it the last configuration with gateways, as long as the HAProxy that has it runs.
+    """
+    kept = config.with_suffix(".kept")
+    has_gateways = _GATEWAY.search(config.read_text()) is not None
+    if has_gateways:
+        shutil.copyfile(config, kept)
+    running = [] if "-sf" in arguments else _running(binary, config)
+    if running and kept.exists() and not has_gateways:
+        shutil.copyfile(kept, config)
+    return ["-sf", *map(str, running)] if running else []
+
+
+def _running(binary: str, config: Path) -> list[int]:
+    """Return the HAProxy processes with this configuration."""
+    wanted = os.fsencode(binary), os.fsencode(config)
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit():
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                if command[0] == wanted[0] and wanted[1] in command:
+                    found.append(int(entry.name))
+    return found
+
+
+def _spawn_watcher(binary: str, journal: str, arguments: list[str], config: Path) -> None:
+    manager = os.getppid()
+    own, above, raylet = (process(pid) for pid in (os.getpid(), manager, parent(manager)))
+    admin = _SOCKET.search(config.read_text())
+    if own is None or above is None or raylet is None or admin is None:
+        return  # the manager has ended: Serve starts another
+    job = Job(binary, tuple(_without_reload(arguments)), admin[1], journal, own, above, raylet)
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, "--watch", json.dumps(asdict(job))],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in a terminal is for the fleet's launcher
+    )
+
+
+def _without_reload(arguments: Sequence[str]) -> list[str]:
+    """Return a start's arguments without those that name the HAProxy before it."""
+    kept = []
+    is_pid = False
+    words = iter(arguments)
+    for word in words:
+        is_pid = word == "-sf" or (is_pid and word.isdigit())
+        if word == "-x":
+            next(words, None)
+        elif not is_pid:
+            kept.append(word)
+    return kept
+
+
+def _decode(text: str) -> Job:
+    tree = json.loads(text)
+    processes = {name: Process(**tree.pop(name)) for name in ("haproxy", "manager", "raylet")}
+    return Job(arguments=tuple(tree.pop("arguments")), **tree, **processes)
+
+
+class Watch:
+    """Watches one HAProxy until another takes over, or until it is stopped on purpose."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._haproxy = job.haproxy
+        self._has_manager = True
+        """Whether the manager lived when HAProxy was last seen alive."""
+        self._restarts = 0
+        self._restarted_at: float | None = None
+
+    def run(self) -> None:
+        while self._look():
+            time.sleep(POLL_S)
+
+    def _look(self) -> bool:
+        """Act on what has happened; returns False when nothing is left to watch."""
+        if not self._job.raylet.lives():  # its gateways end too, and nothing replaces them
+            self._haproxy.kill()
+            return False
+        if self._haproxy.lives():
+            return self._settle()
+        with suppress(ChildProcessError):
+            os.waitpid(self._haproxy.pid, os.WNOHANG)
+        died_at = time.monotonic()
+        # Another one has taken over, or none has ever come so far as to open its socket.
+        if answers(self._job.socket) or not os.path.exists(self._job.socket):
+            return False
+        time.sleep(SETTLE_S)
+        if self._has_manager and not self._job.manager.lives():  # Serve has stopped both
+            return False
+        return self._restart(died_at)
+
+    def _settle(self) -> bool:
+        is_managed = self._job.manager.lives()
+        if self._restarted_at is not None:
+            if not is_managed and self._has_manager:  # Serve was stopping it
+                self._haproxy.kill()
+                return False
+            if is_managed and time.monotonic() - self._restarted_at > MANAGER_S:
+                self._job.manager.kill()
+                self._has_manager, self._restarted_at = False, None
+                return True
+        self._has_manager = is_managed
+        return True
+
+    def _restart(self, died_at: float) -> bool:
+        if self._restarts == MAX_RESTARTS:
+            self._job.manager.kill()
+            return False
+        self._restarts += 1
+        started = subprocess.Popen([self._job.binary, "-dS", *self._job.arguments])
+        self._haproxy = process(started.pid) or Process(started.pid, 0)
+        while not answers(self._job.socket) and self._haproxy.lives():
+            time.sleep(POLL_S / 5)
+        self._restarted_at = time.monotonic()
+        entry = {"pid": started.pid, "down_s": round(self._restarted_at - died_at, 2)}
+        with suppress(OSError), open(self._job.journal, "a", encoding="ascii") as file:
+            file.write(json.dumps(entry) + "\n")
+        return True
+
+
+def answers(path: str) -> bool:
+    """Return whether a HAProxy answers on this administration socket."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(SOCKET_TIMEOUT_S)
+            connection.connect(path)
+            connection.sendall(b"show info\n")
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

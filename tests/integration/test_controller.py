@@ -1,0 +1,90 @@
+"""Serve's controller dies: engines, gateways and streams go on, and a new controller takes them over."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from qwenfleet.deployments.operations.processes import of_fleet
+from tests.two_nodes import Stream
+
+pytestmark = pytest.mark.integration
+
+TOKENS = 2000
+FLEET = """
+name: controller
+models:
+  - id: tiny
+    source: tiny-qwen3-moe
+    max_model_len: 4096
+    kv_cache_gib: 0.1
+    engine_args: {dtype: float32}
+gateway: {port: {port}, keep_alive_s: 2}
+"""
+STREAM = {
+    "model": "tiny",
+    "prompt": "def reverse(text):",
+    "max_tokens": TOKENS,
+    "temperature": 0,
+    "ignore_eos": True,
+}
+SHORT = STREAM | {"max_tokens": 8}
+AFTERMATH_S = 30
+"""A replica that the new controller cannot use is replaced within this time."""
+
+
+@pytest.fixture(scope="module")
+def fleet(run_fleet, tmp_path_factory):
+    with run_fleet(FLEET, 1, tmp_path_factory.mktemp("controller")) as fleet:
+        yield fleet
+
+
+def controllers(fleet):
+    token = Path(fleet.environment["XDG_STATE_HOME"], "qwenfleet", f"{fleet.process.pid}.token")
+    return [p for p in of_fleet(token) if "ray::ServeController" in " ".join(p.cmdline())]
+
+
+def log_of(replica):
+    """Return the lines of Serve's log of a replica."""
+    (path,) = Path("/tmp/ray").glob(f"session_2*/logs/serve/replica_*{replica}.log")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def parts(fleet):
+    status = fleet.status()
+    return [(part["id"], part["pid"]) for part in (*status["engines"], *status["gateways"])]
+
+
+def test_an_engine_logs_what_it_and_vllm_do_after_the_import(fleet):
+    (engine,) = fleet.ready("tiny")
+    messages = [line["message"] for line in log_of(engine["id"])]
+    assert "engine ready" in messages
+    assert any("Resolved architecture" in message for message in messages), "vLLM's own"
+
+
+def test_streams_and_replicas_outlive_the_controller(fleet, gaps, expect):
+    whole = Stream(fleet.url, STREAM)
+    whole.join()
+    before = parts(fleet)
+    (controller,) = controllers(fleet)
+
+    stream = Stream(fleet.url, STREAM)
+    expect(lambda: len(stream.times) > 20, 60, "the stream begins")
+    moment = time.monotonic()
+    controller.kill()
+    stream.join()
+    gaps.setdefault("SIGKILL of Serve's controller", []).append(stream.gap_after(moment))
+    assert stream.end == "data: [DONE]"
+    assert stream.text == whole.text
+
+    expect(lambda: len(controllers(fleet)) == 1, 60, "another controller")
+    give_up_at = time.monotonic() + AFTERMATH_S
+    while time.monotonic() < give_up_at:
+        reply = httpx.post(f"{fleet.url}/v1/completions", json=SHORT, timeout=60)
+        assert reply.status_code == 200, reply.text
+        time.sleep(1)
+    assert parts(fleet) == before
