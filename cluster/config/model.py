@@ -258,6 +258,7 @@ class ModelConfig(EngineGroup):
                     f"Move it into the pools of '{self.id}'.",
                     (name,),
                 )
+        self._refuse_front_end_args_of_pools()
         names = [pool.name for pool in self.pools]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -267,3 +268,14 @@ class ModelConfig(EngineGroup):
                     ("pools", index, "name"),
                 )
         return self
+
+    def _refuse_front_end_args_of_pools(self) -> None:
+        """Gateways serve all pools of a model, and read the model's own arguments only."""
+        for index, pool in enumerate(self.pools):
+            for name in pool.engine_args:
+                if name in FRONT_END_ARGS and name not in vllm_arguments.PER_POOL:
+                    raise refuse(
+                        f"engine_args.{name} is set in a pool, but gateways read it for all pools",
+                        f"Move it to the engine_args of '{self.id}'.",
+                        ("pools", index, "engine_args", name),
+                    )

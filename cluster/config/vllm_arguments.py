@@ -41,6 +41,11 @@ BOTH: Final = _names(
 )
 """Arguments that gateways and engines read: prompts, sampling and their checks."""
 
+PER_POOL: Final = frozenset(
+    {"hf_overrides", "spec_method", "spec_model", "spec_tokens", "speculative_config"}
+)
+"""Those of BOTH that may differ between the pools of one model: they follow from its hardware."""
+
 ENGINE: Final = _names(
     """
     additional_config all2all_backend allow_deprecated_quantization async_scheduling
@@ -71,7 +76,7 @@ ENGINE: Final = _names(
     max_parallel_loading_workers model_class_overrides model_impl model_loader_extra_config
     model_weights moe_backend num_gpu_blocks_override numa_bind numa_bind_cpus numa_bind_nodes
     offload_backend offload_group_size offload_num_in_group offload_params offload_prefetch_step
-    optimization_level per_request_spec_decode_metrics performance_mode
+    optimization_level otlp_traces_endpoint per_request_spec_decode_metrics performance_mode
     prefill_context_parallel_size prefill_schedule_interval prefix_cache_retention_interval
     prefix_caching_hash_algo prefix_match_unit profiler_config pt_load_map_location quantization
     quantization_config ray_workers_use_nsight replayssm_buffer_len safetensors_load_strategy
@@ -158,7 +163,6 @@ REFUSED: Final[Mapping[str, str]] = {
         "dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s headless model_tag",
         _COHERE: "cohere_format cohere_is_reasoning_model",
         "Use the setting 'auth' of the fleet.": "api_key",
-        "Use the setting 'tracing' of the fleet.": "otlp_traces_endpoint",
         "Use gateway.keep_alive_s.": "sse_keep_alive_interval",
         "Use gateway.max_ongoing_requests.": "max_num_queued_reqs max_num_queued_tokens",
     }.items()
