@@ -4,48 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
+from qwenfleet.cluster.config import vllm_arguments
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.section import Section, refuse
 from qwenfleet.cluster.config.slo import SloConfig
 
-OWNED_ENGINE_ARGS = {
-    "model": "source",
-    "served_model_name": "id",
-    "max_model_len": "max_model_len",
-    "data_parallel_rank": "replicas",
-    "tensor_parallel_size": "layout",
-    "pipeline_parallel_size": "layout",
-    "data_parallel_size": "layout",
-    "data_parallel_size_local": "layout",
-    "enable_expert_parallel": "layout",
-    "enable_eplb": "layout",
-    "nnodes": "layout",
-    "node_rank": "layout",
-    "master_addr": "layout",
-    "master_port": "layout",
-    "data_parallel_start_rank": "layout",
-    "data_parallel_address": "layout",
-    "data_parallel_rpc_port": "layout",
-    "data_parallel_backend": "layout",
-    "data_parallel_external_lb": "layout",
-    "data_parallel_multi_port_external_lb": "layout",
-    "data_parallel_hybrid_lb": "layout",
-}
-"""vLLM arguments that qwenfleet sets, each with the field to use instead."""
-
-FRONT_END_ARGS = (
-    "code_revision",
-    "generation_config",
-    "hf_overrides",
-    "hf_token",
-    "override_generation_config",
-    "revision",
-    "tokenizer",
-    "tokenizer_mode",
-    "tokenizer_revision",
-    "trust_remote_code",
-)
-"""vLLM arguments that affect prompts and sampling: the only ones that gateways read."""
+FRONT_END_ARGS = tuple(sorted(vllm_arguments.GATEWAY | vllm_arguments.BOTH))
+"""vLLM arguments that affect prompts, sampling and answers: the only ones that gateways read."""
 
 ModelId = Annotated[
     str,
@@ -155,19 +120,16 @@ class EngineGroup(Section):
     )
     engine_args: dict[str, JsonValue] = Field(
         default={},
-        description="Arguments for vLLM's AsyncEngineArgs, unchanged; override those of a plan.",
+        description="Arguments of vLLM's engine or of its HTTP server, by the names that Python "
+        "uses, unchanged; override those of a plan.",
     )
 
     @model_validator(mode="after")
-    def _engine_args_are_not_ours(self) -> Self:
+    def _engine_args_are_vllms(self) -> Self:
         for name in self.engine_args:
-            field = OWNED_ENGINE_ARGS.get(name)
-            if field is not None:
-                raise refuse(
-                    f"engine_args.{name} is set by qwenfleet",
-                    f"Use the model's '{field}' instead.",
-                    ("engine_args", name),
-                )
+            found = vllm_arguments.problem_of(name)
+            if found is not None:
+                raise refuse(*found, ("engine_args", name))
         return self
 
 
@@ -296,6 +258,7 @@ class ModelConfig(EngineGroup):
                     f"Move it into the pools of '{self.id}'.",
                     (name,),
                 )
+        self._refuse_front_end_args_of_pools()
         names = [pool.name for pool in self.pools]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -305,3 +268,14 @@ class ModelConfig(EngineGroup):
                     ("pools", index, "name"),
                 )
         return self
+
+    def _refuse_front_end_args_of_pools(self) -> None:
+        """Gateways serve all pools of a model, and read the model's own arguments only."""
+        for index, pool in enumerate(self.pools):
+            for name in pool.engine_args:
+                if name in FRONT_END_ARGS and name not in vllm_arguments.PER_POOL:
+                    raise refuse(
+                        f"engine_args.{name} is set in a pool, but gateways read it for all pools",
+                        f"Move it to the engine_args of '{self.id}'.",
+                        ("pools", index, "engine_args", name),
+                    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.config.vllm_arguments import GATEWAY
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -68,9 +69,26 @@ def engine_args(
     arguments: dict[str, Any] = {"enable_log_requests": False, "otlp_traces_endpoint": traces_url}
     if current_platform.is_cpu():
         arguments["kv_cache_memory_bytes"] = int(model.kv_cache_gib * GIB)
-    arguments |= model.engine_args
+    arguments |= {n: value for n, value in model.engine_args.items() if n not in GATEWAY}
     arguments |= sharding_args(model.sharding, place)
     arguments |= {"model": path, "served_model_name": [model.id]}
     if model.max_model_len is not None:
         arguments["max_model_len"] = model.max_model_len
-    return AsyncEngineArgs(**arguments)
+    return AsyncEngineArgs(**typed(arguments))
+
+
+def typed(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with their mappings as vLLM's classes, where vLLM does not convert them (0.32,
+    EngineArgs.__post_init__)."""
+    from vllm.config import StructuredOutputsConfig
+    from vllm.config.reasoning import ReasoningConfig
+
+    kinds = {
+        "structured_outputs_config": StructuredOutputsConfig,
+        "reasoning_config": ReasoningConfig,
+    }
+    return arguments | {
+        name: kind(**arguments[name])
+        for name, kind in kinds.items()
+        if isinstance(arguments.get(name), dict)
+    }

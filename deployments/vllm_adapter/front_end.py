@@ -18,12 +18,15 @@ from typing import Any, Final
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.types import ASGIApp
 from vllm.config import ObservabilityConfig, VllmConfig
+from vllm.config.reasoning import ReasoningConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.envs import enable_envs_cache
+from vllm.reasoning import ReasoningParserManager
 from vllm.tasks import SupportedTask
+from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine import async_llm
@@ -32,7 +35,9 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
 
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
+from qwenfleet.cluster.config.vllm_arguments import SERVER
 from qwenfleet.deployments.vllm_adapter import logging_setup
+from qwenfleet.deployments.vllm_adapter.engine_args import typed
 from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
 from qwenfleet.deployments.vllm_adapter.output_guard import (
     GuardedOutputProcessor,
@@ -40,6 +45,7 @@ from qwenfleet.deployments.vllm_adapter.output_guard import (
 )
 from qwenfleet.deployments.wire.frames import EngineDescription
 
+SPECULATIVE: Final = frozenset({"speculative_config", "spec_method", "spec_model", "spec_tokens"})
 TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 
 
@@ -74,6 +80,9 @@ async def build(
             stat_loggers=[GuardedStatLogger],
         )
     follow_limit(client, config.model_config, description)
+    if _is_speculative(model):
+        # Only its presence counts here: min_p and logit_bias do not work with a draft model.
+        llm.input_processor.speculative_config = object()
     app = build_app(arguments, TASKS, config.model_config)
     # This layer counts requests by route for /metrics, which is not served here.
     counting: Any = PrometheusInstrumentatorMiddleware
@@ -115,24 +124,56 @@ def _configure(
     arguments.chat_template = model.chat_template
     arguments.enable_prompt_tokens_details = True
     arguments.disable_fastapi_docs = True
-    engine = AsyncEngineArgs(
-        **_front_end_args(model), max_model_len=description.max_model_len, model=path
-    )
+    chosen = _front_end_args(model)
+    for name in SERVER & chosen.keys():
+        setattr(arguments, name, chosen.pop(name))
+    engine = AsyncEngineArgs(**typed(chosen), max_model_len=description.max_model_len, model=path)
     model_config = engine.create_model_config()
     model_config.served_model_name = model.id
     model_config.quantization = None  # no weights here; vLLM would reject GPU formats
-    return arguments, VllmConfig(
+    structured = engine.create_structured_outputs_config()
+    # vLLM's serving classes read the reasoning parser from the server's arguments.
+    arguments.structured_outputs_config = structured
+    _import_plugins(arguments.tool_parser_plugin, structured.reasoning_parser_plugin)
+    config = VllmConfig(
         model_config=model_config,
-        structured_outputs_config=engine.create_structured_outputs_config(),
+        structured_outputs_config=structured,
         observability_config=ObservabilityConfig(otlp_traces_endpoint=traces_url),
         logging_config=logging_setup.no_setup(),
+        watermark_config=engine.create_watermark_config(),
+        reasoning_config=_reasoning_config(engine),
     )
+    config.scheduler_config.stream_interval = engine.stream_interval
+    return arguments, config
+
+
+def _import_plugins(tool_parser: str, reasoning_parser: str | None) -> None:
+    """Import parsers that are not vLLM's own, as its server does."""
+    if tool_parser:
+        ToolParserManager.import_tool_parser(tool_parser)
+    if reasoning_parser:
+        ReasoningParserManager.import_reasoning_parser(reasoning_parser)
+
+
+def _reasoning_config(engine: AsyncEngineArgs) -> ReasoningConfig | None:
+    """The thinking budget's settings, as vLLM's own engine configuration derives them."""
+    if engine.reasoning_parser or engine.reasoning_config is not None:
+        engine._set_default_reasoning_config_args()
+    config: ReasoningConfig | None = engine.reasoning_config
+    return config
+
+
+def _is_speculative(model: ModelConfig) -> bool:
+    return any(model.engine_args.get(name) is not None for name in SPECULATIVE)
 
 
 def _front_end_args(model: ModelConfig) -> dict[str, Any]:
-    """The engine arguments that affect prompts and sampling; the others concern hardware."""
+    """The arguments that affect prompts, sampling and answers; the others concern hardware. A draft
+    model stays with the engines."""
     chosen: dict[str, Any] = {
-        name: value for name, value in model.engine_args.items() if name in FRONT_END_ARGS
+        name: value
+        for name, value in model.engine_args.items()
+        if name in FRONT_END_ARGS and name not in SPECULATIVE
     }
     sampling = model.sampling.model_dump(exclude_none=True)
     if sampling:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from qwenfleet.cluster.config import vllm_arguments
 from qwenfleet.cluster.config.fleet import (
     FleetConfig,
     GatewayConfig,
@@ -18,7 +19,6 @@ from qwenfleet.cluster.config.fleet import (
     dump,
 )
 from qwenfleet.cluster.config.model import (
-    OWNED_ENGINE_ARGS,
     ModelConfig,
     Pool,
     Replicas,
@@ -101,7 +101,7 @@ def test_a_script_without_a_scripted_engine_is_refused() -> None:
     assert ModelConfig(id="a", engine="scripted", script=ScriptConfig()).script is not None
 
 
-@pytest.mark.parametrize(("argument", "field"), OWNED_ENGINE_ARGS.items())
+@pytest.mark.parametrize(("argument", "field"), vllm_arguments.OWNED.items())
 def test_an_engine_argument_that_qwenfleet_sets_is_refused_with_the_field_to_use(
     argument: str, field: str
 ) -> None:
@@ -113,6 +113,26 @@ def test_an_engine_argument_that_qwenfleet_sets_is_refused_with_the_field_to_use
     assert field in ModelConfig.model_fields
 
 
+@pytest.mark.parametrize(
+    ("argument", "problem", "remedy"),
+    [
+        ("enable_lora", "has no place in a fleet", "merged weights"),
+        ("api_key", "has no place in a fleet", "Use the setting 'auth' of the fleet."),
+        ("max_num_seq", "is not an argument of vLLM 0.32", "Did you mean max_num_seqs?"),
+        ("max-num-seqs", "is not an argument of vLLM 0.32", "Did you mean max_num_seqs?"),
+        ("warp_drive", "is not an argument of vLLM 0.32", "check its spelling"),
+    ],
+)
+def test_an_argument_that_nobody_would_read_is_refused(
+    argument: str, problem: str, remedy: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelConfig(id="a", engine_args={argument: 1})
+    found = rule_of(caught.value)
+    assert (argument in found[0], problem in found[0]) == (True, True)
+    assert remedy in found[1]
+
+
 def test_qwenfleet_owns_all_of_vllms_arguments_for_the_placement_of_ranks() -> None:
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
@@ -120,7 +140,7 @@ def test_qwenfleet_owns_all_of_vllms_arguments_for_the_placement_of_ranks() -> N
     text = (Path(spec.origin).parent / "engine/arg_utils.py").read_text()
     names = re.findall(r"^    ((?:data_parallel|master|node|nnodes)\w*):", text, re.M)
     assert {"data_parallel_backend", "master_addr", "node_rank"} <= set(names)
-    assert set(names) <= OWNED_ENGINE_ARGS.keys()
+    assert set(names) <= vllm_arguments.OWNED.keys()
 
 
 def test_a_lease_shorter_than_three_heartbeats_is_refused_with_both_values() -> None:
@@ -179,7 +199,7 @@ models = st.builds(
     max_model_len=st.none() | st.integers(1, 2**20),
     kv_cache_gib=st.floats(0.1, 1000),
     engine_args=st.dictionaries(
-        st.text(min_size=1, max_size=8).filter(lambda key: key not in OWNED_ENGINE_ARGS),
+        st.sampled_from(sorted(vllm_arguments.ENGINE | vllm_arguments.BOTH)),
         json_values,
         max_size=2,
     ),

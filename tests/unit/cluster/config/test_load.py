@@ -276,7 +276,9 @@ def test_a_model_of_the_file_keeps_its_section() -> None:
 
 
 def test_without_options_nothing_changes() -> None:
-    config = FleetConfig(models=(ModelConfig(id="a", engine_args={"x": [1, {"y": None}]}),))
+    config = FleetConfig(
+        models=(ModelConfig(id="a", engine_args={"hf_overrides": [1, {"y": None}]}),)
+    )
     assert with_overrides(config) == config
 
 

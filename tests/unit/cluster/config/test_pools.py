@@ -63,3 +63,11 @@ def test_two_pools_with_one_name_are_refused() -> None:
 def test_a_pool_may_not_set_an_argument_that_qwenfleet_sets() -> None:
     with pytest.raises(ValidationError, match="Use the model's 'layout' instead"):
         Pool(name="h100", engine_args={"tensor_parallel_size": 8})
+
+
+def test_a_pool_may_not_set_what_gateways_read_for_all_pools() -> None:
+    pool = Pool(name="h100", engine_args={"reasoning_parser": "qwen3"})
+    with pytest.raises(ValidationError, match="Move it to the engine_args of 'coder'"):
+        ModelConfig(id="coder", pools=(pool,))
+    overrides = Pool(name="h100", engine_args={"hf_overrides": {"a": 1}})
+    assert ModelConfig(id="coder", pools=(overrides,)).pools == (overrides,)

@@ -1,0 +1,246 @@
+"""vLLM's real front end over scripted engines: limits, arguments, and failures of its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import warnings
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from vllm import envs
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+
+    from qwenfleet.deployments.vllm_adapter import front_end
+    from qwenfleet.deployments.vllm_adapter.front_end import FrontEnd
+    from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
+
+from qwenfleet.cluster.config.fleet import FleetConfig, WireConfig
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.models.sources import locate
+from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
+from qwenfleet.deployments.ingress.http_app import GatewayApp
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_call_on_the_loop() -> None:
+    """vLLM's constructors read files; a gateway has no requests yet when it calls them."""
+
+
+class Site:
+    """A gateway's app over vLLM's front end, and a client of it."""
+
+    def __init__(self, app: GatewayApp, made: FrontEnd, dispatcher: Dispatcher) -> None:
+        self.app = app
+        self.front_end = made
+        self.dispatcher = dispatcher
+        self.tokenizer: Any = made.llm.renderer.get_tokenizer()
+
+    async def ask(self, path: str = "/v1/completions", **body: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.post(path, json={"model": "coder", **body}, timeout=60)
+
+
+@pytest_asyncio.fixture
+async def build(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Return a function that builds a front end for engines, with engine_args."""
+    sites: list[Site] = []
+
+    async def build(*engines: Any, **engine_args: Any) -> Site:
+        model = ModelConfig(id="coder", source="tiny-qwen3-moe", engine_args=engine_args)
+        config = FleetConfig(models=(model,), wire=wire)
+        dispatcher = Dispatcher(
+            "coder", gateway="gw-a", wire=wire, retry_after_s=5, metrics=metrics
+        )
+        dispatcher.update([engine.record for engine in engines])
+        async with asyncio.timeout(10):
+            while dispatcher.num_engines < len(engines):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        description = dispatcher.description
+        assert description is not None
+        path = await asyncio.to_thread(locate, model.source)
+        made = await front_end.build(model, path, description, ModelClient(dispatcher))
+        app = GatewayApp(config, metrics)
+        (served,) = app.models.values()
+        served.engines, served.app = dispatcher, made.app
+        sites.append(Site(app, made, dispatcher))
+        return sites[-1]
+
+    yield build
+    for site in sites:
+        tasks = list(site.dispatcher._roster._tasks.values())
+        site.front_end.llm.shutdown()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    gc.unfreeze()
+    envs.disable_envs_cache()
+
+
+def events_of(answer: httpx.Response) -> list[str]:
+    return [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+
+
+async def test_the_front_ends_limit_is_the_least_of_its_engines_and_follows_them(
+    serve_engine: Any, build: Any, eventually: Any
+) -> None:
+    large = await serve_engine(limits={"max_model_len": 512})
+    site = await build(large)
+    prompt = [1] * 300
+    assert (await site.ask(prompt=prompt, max_tokens=4)).status_code == 200
+    small = await serve_engine(engine="engine-2", limits={"max_model_len": 256})
+    site.dispatcher.update([large.record, small.record])
+    await eventually(lambda: site.dispatcher.num_engines == 2)
+    answer = await site.ask(prompt=prompt, max_tokens=4)
+    assert answer.status_code == 400
+    assert "maximum context length is 256" in answer.text
+    await small.kill()
+    assert (await site.ask(prompt=prompt, max_tokens=4)).status_code == 200
+
+
+async def test_a_request_that_raced_with_a_smaller_engine_gets_a_readable_400(
+    serve_engine: Any, build: Any
+) -> None:
+    site = await build(await serve_engine(limits={"max_model_len": 256}))
+    site.front_end.llm.model_config.max_model_len = 512  # the news is not here yet
+    answer = await site.ask(prompt=[1] * 300, max_tokens=4)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+async def test_one_output_that_cannot_be_processed_ends_its_request_only(
+    serve_engine: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await build(await serve_engine(num_tokens=60, step_s=0.01))
+    original = RequestState.make_request_output
+
+    def make_request_output(state: RequestState, *arguments: Any, **keywords: Any) -> Any:
+        if state.prompt_token_ids == [7, 7] and state.detokenizer.num_output_tokens() > 5:
+            raise ZeroDivisionError("a bug")
+        return original(state, *arguments, **keywords)
+
+    monkeypatch.setattr(RequestState, "make_request_output", make_request_output)
+    asked = {"max_tokens": 60, "stream": True}
+    odd, whole, kept = await asyncio.gather(
+        site.ask(prompt=[7, 7], **asked),
+        site.ask(prompt=[7, 7], max_tokens=60),
+        site.ask(prompt=[8, 8], **asked),
+    )
+    *tokens, error = events_of(odd)
+    assert tokens
+    assert json.loads(error)["error"]["code"] == "internal_error"
+    assert "[DONE]" not in odd.text
+    assert whole.status_code == 500
+    assert events_of(kept)[-1] == "[DONE]"
+    assert "error" not in kept.text
+    assert not site.front_end.is_errored
+    assert not site.front_end.llm.output_processor.request_states
+    assert (await site.ask(prompt=[9], max_tokens=3)).status_code == 200
+
+
+async def test_when_the_handler_ends_each_stream_gets_one_error_and_no_done(
+    serve_engine: Any, build: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    site = await build(await serve_engine(num_tokens=1000, step_s=0.01))
+    asked = [
+        asyncio.create_task(site.ask(prompt=[i], max_tokens=1000, stream=True)) for i in (1, 2)
+    ]
+    await eventually(lambda: len(site.front_end.llm.output_processor.request_states) == 2)
+    await asyncio.sleep(0.1)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(OutputProcessor, "update_scheduler_stats", fail)
+    for answer in await asyncio.gather(*asked):
+        assert json.loads(events_of(answer)[-1])["error"]["code"] == "internal_error"
+        assert answer.text.count('"error"') == 1
+        assert "[DONE]" not in answer.text
+    assert site.front_end.is_errored
+    assert (await site.ask(prompt=[3], max_tokens=3)).status_code == 500
+
+
+async def test_a_failure_to_count_ends_no_stream(
+    serve_engine: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await build(await serve_engine())
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    (stats,) = site.front_end.llm.logger_manager.stat_loggers
+    monkeypatch.setattr(type(stats).__mro__[1], "record", fail)
+    assert (await site.ask(prompt=[3], max_tokens=3)).status_code == 200
+    assert not site.front_end.is_errored
+
+
+async def test_more_logprobs_than_usual_are_allowed_if_engine_args_say_so(
+    serve_engine: Any, build: Any
+) -> None:
+    engine = await serve_engine()
+    chat = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 25}
+    usual = await build(engine)
+    refused = await usual.ask("/v1/chat/completions", **chat)
+    assert (refused.status_code, "greater than max allowed: 20" in refused.text) == (400, True)
+    site = await build(engine, max_logprobs=25)
+    site.front_end.llm.input_processor.process_inputs(
+        "x", {"type": "token", "prompt_token_ids": [1]}, params(logprobs=25), ("generate",)
+    )
+    assert site.front_end.llm.model_config.max_logprobs == 25
+
+
+async def test_a_reasoning_parser_splits_reasoning_from_the_answer(
+    serve_engine: Any, build: Any
+) -> None:
+    plain = await build(await serve_engine())
+    ids = plain.tokenizer.encode("<think>because</think>so", add_special_tokens=False)
+    engine = await serve_engine(engine="engine-2", tokens=(*ids, 0), num_tokens=len(ids) + 1)
+    site = await build(engine, reasoning_parser="qwen3")
+    answer = await site.ask("/v1/chat/completions", messages=[{"role": "user", "content": "x"}])
+    message = answer.json()["choices"][0]["message"]
+    assert "because" in str(message.get("reasoning") or message.get("reasoning_content"))
+    assert message["content"] == "so"
+
+
+async def test_stream_interval_sends_several_tokens_at_a_time(
+    serve_engine: Any, build: Any
+) -> None:
+    engine = await serve_engine(num_tokens=40, step_s=0.002)
+    site = await build(engine, stream_interval=10)
+    answer = await site.ask(prompt=[5], max_tokens=40, stream=True)
+    assert 4 <= len(events_of(answer)) <= 7, "of 40 tokens"
+
+
+async def test_structured_outputs_and_the_servers_own_arguments_reach_the_front_end(
+    serve_engine: Any, build: Any
+) -> None:
+    site = await build(
+        await serve_engine(),
+        structured_outputs_config={"backend": "guidance"},
+        default_chat_template_kwargs={"enable_thinking": False},
+        spec_method="ngram",
+        spec_tokens=2,
+    )
+    llm = site.front_end.llm
+    assert llm.vllm_config.structured_outputs_config.backend == "guidance"
+    assert site.front_end.app.state.args.default_chat_template_kwargs == {"enable_thinking": False}
+    refused = await site.ask(prompt=[5], max_tokens=4, min_p=0.2)
+    assert (refused.status_code, "speculative decoding" in refused.text) == (400, True)
+
+
+def params(**fields: Any) -> Any:
+    from vllm.sampling_params import SamplingParams
+
+    return SamplingParams(**fields)
