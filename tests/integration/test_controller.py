@@ -1,4 +1,4 @@
-"""Serve's controller dies: engines, gateways and streams go on, and a new controller takes them over."""
+"""Serve's controller dies: engines, gateways and streams go on, and another one takes them over."""
 
 from __future__ import annotations
 
