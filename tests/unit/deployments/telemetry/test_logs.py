@@ -1,4 +1,4 @@
-"""Tests that our log lines reach Serve's file, whatever other code does to the process's logging."""
+"""Tests that our log lines reach Serve's file, whatever other code does to logging."""
 
 from __future__ import annotations
 
