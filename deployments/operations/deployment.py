@@ -16,6 +16,7 @@ from qwenfleet.cluster.errors import DeployFailed, StartTimeout
 from qwenfleet.deployments.operations import entrance
 from qwenfleet.deployments.operations.failures import Deployed, Failures, deployed, reason_of
 from qwenfleet.deployments.operations.progress import Progress, Stages
+from qwenfleet.deployments.operations.reach import Reach
 from qwenfleet.deployments.registry import client
 from qwenfleet.deployments.registry.records import Snapshot
 
@@ -30,6 +31,7 @@ class Deployment:
         self._config = config
         self._stages = stages
         self._failures = Failures(config)
+        self._reach = Reach()
         self._earlier = {failure.engine for failure in _snapshot(config.name).failures}
         """Replicas that failed before this deployment."""
         self._progress: Progress | None = None
@@ -59,7 +61,7 @@ class Deployment:
         is_settled = application.status == "RUNNING"
         snapshot = self._current(_snapshot(self._config.name), is_settled)
         parts = deployed(application)
-        for sentence in self._failures.judge(snapshot, parts):
+        for sentence in (*self._failures.judge(snapshot, parts), *self._reach.judge(snapshot)):
             self._stages.say(sentence)
         if application.status == "DEPLOY_FAILED":
             raise _update_failed(self._config.name, parts)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 import ray
 from ray import serve as ray_serve
@@ -65,8 +65,8 @@ class Listening:
 def read() -> Listening:
     """Ask Serve where it listens. Raises DeployFailed if it starts no HTTP proxies."""
     # Names from ray 2.60 `serve/_private/constants.py`.
-    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    options = ray.get(controller.get_http_config.remote(), timeout=CALL_TIMEOUT_S)
+    controller: Any = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    options: Any = ray.get(controller.get_http_config.remote(), timeout=CALL_TIMEOUT_S)
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
     proxies = {node: addresses[node] for node in ray_serve.status().proxies if node in addresses}
     if options.host is None or not proxies:

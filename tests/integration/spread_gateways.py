@@ -15,7 +15,6 @@ import httpx
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas, ScriptConfig
-from qwenfleet.deployments.app import ROLE_LABEL
 from tests.two_nodes import Session
 
 REQUESTS = 16
@@ -37,6 +36,8 @@ def fleet(port: int) -> FleetConfig:
 
 def main(directory: Path) -> dict[str, Any]:
     session = Session(directory, fleet, BODY)
+    from qwenfleet.deployments.app import ROLE_LABEL
+
     try:
         session.cluster.add_node(num_cpus=1, labels={ROLE_LABEL: "gateway"})
         return run(session)

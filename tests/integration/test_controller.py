@@ -1,4 +1,4 @@
-"""Serve's controller dies: engines, gateways and streams go on, and a new controller takes them over."""
+"""Serve's controller dies: engines, gateways and streams go on, and another one takes them over."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from qwenfleet.deployments.operations.processes import of_fleet
@@ -35,6 +36,7 @@ STREAM = {
 SHORT = STREAM | {"max_tokens": 8}
 AFTERMATH_S = 30
 """A replica that the new controller cannot use is replaced within this time."""
+START_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,14 @@ def log_of(replica):
 
 
 def parts(fleet):
+    """Return ids, processes and states of engines and gateways."""
     status = fleet.status()
-    return [(part["id"], part["pid"]) for part in (*status["engines"], *status["gateways"])]
+    engines = [(engine["id"], engine["pid"], engine["state"]) for engine in status["engines"]]
+    return engines, [(one["id"], one["pid"], one["ready"]) for one in status["gateways"]]
+
+
+def complete(fleet):
+    return httpx.post(f"{fleet.url}/v1/completions", json=SHORT, timeout=60)
 
 
 def test_an_engine_logs_what_it_and_vllm_do_after_the_import(fleet):
@@ -84,7 +92,19 @@ def test_streams_and_replicas_outlive_the_controller(fleet, gaps, expect):
     expect(lambda: len(controllers(fleet)) == 1, 60, "another controller")
     give_up_at = time.monotonic() + AFTERMATH_S
     while time.monotonic() < give_up_at:
-        reply = httpx.post(f"{fleet.url}/v1/completions", json=SHORT, timeout=60)
+        reply = complete(fleet)
         assert reply.status_code == 200, reply.text
         time.sleep(1)
     assert parts(fleet) == before
+
+
+def test_the_next_controller_replaces_a_gateway_that_dies(fleet, expect):
+    _, ((lost, pid, _),) = parts(fleet)
+    psutil.Process(pid).kill()
+
+    def is_replaced():
+        _, gateways = parts(fleet)
+        return [ready for id, _, ready in gateways if id != lost] == [True]
+
+    expect(is_replaced, START_S, "another gateway")
+    expect(lambda: complete(fleet).status_code == 200, 60, "HAProxy finds it")

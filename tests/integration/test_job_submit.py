@@ -37,8 +37,10 @@ models:
     max_model_len: 4096
     kv_cache_gib: 0.1
     replicas: {min: ENGINES}
-gateway: {port: PORT}
+    engine_args: {quantization: QUANTIZATION}
+gateway: {port: PORT, host: HOST}
 slo: {ttft_s: TTFT}
+auth: AUTH
 """
 ENGINES = """
 import json, ray
@@ -123,11 +125,27 @@ class Cluster:
             check=False,
         )
 
-    def deploy(self, engines: int, ttft_s: int) -> subprocess.CompletedProcess[str]:
+    def deploy(
+        self,
+        engines: int,
+        ttft_s: int,
+        *,
+        quantization: str = "null",
+        host: str = "127.0.0.1",
+        auth: str = "null",
+    ) -> subprocess.CompletedProcess[str]:
         text = FLEET.replace("ENGINES", str(engines)).replace("PORT", str(self.port))
-        text = text.replace("TTFT", str(ttft_s))
+        text = text.replace("TTFT", str(ttft_s)).replace("QUANTIZATION", quantization)
+        text = text.replace("HOST", host).replace("AUTH", auth)
         (self.work / "fleet.yaml").write_text(text)
         return self.submit("fleet.yaml")
+
+    def ask(self) -> httpx.Response:
+        return httpx.post(
+            f"http://127.0.0.1:{self.port}/v1/completions",
+            json={"model": "tiny", "prompt": "def f(", "max_tokens": 8},
+            timeout=60,
+        )
 
     def objectives(self) -> list[tuple[str, float]]:
         """The process of each gateway that says so, and its objective for first tokens."""
@@ -183,17 +201,13 @@ def cluster(tmp_path_factory):
         cluster.end()
 
 
-def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
+def test_a_job_deploys_and_changes_a_fleet(cluster, expect):
     expect(cluster.is_up, 120, "Ray's dashboard answers")
 
     first = cluster.deploy(1, ttft_s=7)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "all 1 engines ready; the fleet keeps running when this job ends" in first.stdout
-    answer = httpx.post(
-        f"http://127.0.0.1:{cluster.port}/v1/completions",
-        json={"model": "tiny", "prompt": "def f(", "max_tokens": 8},
-        timeout=60,
-    )
+    answer = cluster.ask()
     assert answer.json()["usage"]["completion_tokens"] == 8, answer.text
     (engine,) = cluster.engines()
     expect(lambda: len(cluster.objectives()) == 1, 60, "the gateway exports its objective")
@@ -206,6 +220,29 @@ def test_a_job_deploys_changes_and_removes_a_fleet(cluster, expect):
     assert engine in cluster.engines(), "an engine that nothing changed for goes on"
     expect(lambda: cluster.objectives() == [(gateway, 9)], 60, "the same gateway has a new one")
 
+
+def test_update_whose_engines_do_not_start_says_so_and_leaves_the_others(cluster):
+    before = cluster.engines()
+    broken = cluster.deploy(2, ttft_s=9, quantization="nonsense")
+    printed = broken.stdout + broken.stderr
+    assert broken.returncode != 0
+    assert "an engine of tiny failed to start 2 times" in printed
+    assert "new replicas of fleet 'job' do not start: engine-0: " in printed
+    assert "go on: 1 of engine-0, 1 of gateway" in printed
+    assert "Traceback" not in printed
+    assert set(cluster.engines()) < set(before)
+    assert cluster.ask().status_code == 200
+
+
+def test_job_prints_where_a_running_serve_listens(cluster):
+    ran = cluster.deploy(1, ttft_s=9, host="0.0.0.0", auth="none")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "gateway.host 0.0.0.0 and gateway.port" in ran.stdout
+    assert f"only programs on node 127.0.0.1 reach http://127.0.0.1:{cluster.port}" in ran.stdout
+    assert f"ready: http://127.0.0.1:{cluster.port}" in ran.stdout
+
+
+def test_a_job_removes_its_fleet(cluster):
     removed = cluster.submit("fleet.yaml", "--stop")
     assert removed.returncode == 0, removed.stdout
     assert "fleet 'job' is removed" in removed.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import ray
@@ -18,8 +17,10 @@ from qwenfleet.deployments.operations.readiness import Readiness
 NODES = {"a": "10.0.0.1", "b": "10.0.0.2"}
 
 
-def listening(host: str = "0.0.0.0", **others: Any) -> Listening:
-    return Listening(**({"host": host, "port": 8000, "has_tls": False, "proxies": NODES} | others))
+def listening(
+    host: str = "0.0.0.0", *, has_tls: bool = False, proxies: dict[str, str] = NODES
+) -> Listening:
+    return Listening(host, 8000, has_tls, proxies)
 
 
 @pytest.mark.parametrize(

@@ -225,3 +225,15 @@ def test_vllm_runs_a_later_node_as_we_ask_it_to() -> None:
     assert "node_rank_within_dp" in functions_of(
         class_of(tree_of("config/parallel.py"), "ParallelConfig")
     )
+
+
+def test_vllms_logging_setup_can_be_kept_out_of_a_replica() -> None:
+    reported = fields_of("config/logging.py", "LoggingConfig")
+    assert {"configure_logging", "pylogging_config_file"} <= reported
+    known = fields_of("engine/arg_utils.py", "EngineArgs")
+    assert {"logging_config", "log_level", "log_config_file"} <= known
+    arguments = functions_of(class_of(tree_of("engine/arg_utils.py"), "EngineArgs"))
+    asked = "logging_config = self.create_logging_config()"
+    assert asked in ast.unparse(arguments["create_engine_config"])
+    core = functions_of(class_of(tree_of("v1/engine/core.py"), "EngineCoreProc"))
+    assert "configure_logging(logging_config)" in ast.unparse(core["run_engine_core"])
