@@ -27,6 +27,8 @@ class RunningFleet:
     """Ids of the configured models, with or without running engines."""
     has_keys: bool = False
     """True if requests need an API key."""
+    ray_logs: str = ""
+    """Directory of Ray's logs."""
 
     @property
     def port(self) -> int | None:
