@@ -7,9 +7,7 @@ import os
 import platform
 import secrets
 import signal
-from collections.abc import Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -35,6 +33,7 @@ from qwenfleet.deployments.operations import processes
 from qwenfleet.deployments.operations.ending import Ending
 from qwenfleet.deployments.operations.observer import Observer
 from qwenfleet.deployments.operations.observer import read as observe
+from qwenfleet.deployments.operations.output import ray_output_to
 from qwenfleet.deployments.operations.parts import PartReader, Parts, Restarts
 from qwenfleet.deployments.operations.progress import Progress, Stages
 from qwenfleet.deployments.operations.watchdog import watched
@@ -44,7 +43,6 @@ POLL_S: Final = 0.25
 IDLE_POLL_S: Final = 1.0
 """How late a progress line may be while the fleet starts (POLL_S) and afterwards. Each poll is one
 actor call: 2 ms of CPU on each side."""
-STDERR: Final = 2
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -58,7 +56,7 @@ def serve(
     """
     parts = PartReader(os.getpid())
     ending, status = Ending(parts), 0
-    with watched(token_path), _ray_output_to(token_path.with_suffix(".log")):
+    with watched(token_path), ray_output_to(token_path.with_suffix(".log")):
         try:
             running = _start(config, token_path, stages)
             record = fleets.write(running)
@@ -139,20 +137,6 @@ def _need(model: ModelConfig, path: str) -> EngineNeed:
         engines=model.replicas.min,
         bytes_each=memory.engine_bytes(weights or 0, model.kv_cache_gib, model.sharding.num_gpus),
     )
-
-
-@contextmanager
-def _ray_output_to(path: Path) -> Iterator[None]:
-    """Send what Ray prints, also its C++ part, to a file, away from the progress lines."""
-    with path.open("a", encoding="utf-8") as file:
-        terminal = os.dup(STDERR)
-        os.dup2(file.fileno(), STDERR)
-        try:
-            with redirect_stdout(file), redirect_stderr(file):
-                yield
-        finally:
-            os.dup2(terminal, STDERR)
-            os.close(terminal)
 
 
 def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFleet:

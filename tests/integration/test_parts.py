@@ -1,4 +1,4 @@
-"""Kills the parts of a fleet other than engines and gateways: what goes on, and what is reported."""
+"""Kills the parts of a fleet other than engines and gateways, and reads what is reported."""
 
 from __future__ import annotations
 
