@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +29,8 @@ class RunningFleet:
     """Ids of the configured models, with or without running engines."""
     has_keys: bool = False
     """True if requests need an API key."""
+    ray_logs: str = ""
+    """Directory of Ray's logs."""
 
     @property
     def port(self) -> int | None:
@@ -50,18 +54,30 @@ def write(record: RunningFleet) -> Path:
 
 
 def running() -> list[RunningFleet]:
-    """Fleets whose process is alive, the newest first. Files of dead ones are removed."""
+    """Fleets whose process is alive, the newest first. Files of dead ones are removed once their
+    token is."""
     found = []
-    for path in state_directory().glob("*.json"):
-        try:
-            record = RunningFleet(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue
+    for path, record in _records():
         if _lives(record):
             found.append(record)
-        else:
+        elif not Path(record.ray_token_path).exists():
             path.unlink(missing_ok=True)
     return sorted(found, key=lambda record: record.started_at, reverse=True)
+
+
+def killed() -> list[RunningFleet]:
+    """Fleets whose launcher was killed, and whose processes may still run."""
+    return [
+        record
+        for _, record in _records()
+        if not _lives(record) and Path(record.ray_token_path).exists()
+    ]
+
+
+def _records() -> Iterator[tuple[Path, RunningFleet]]:
+    for path in state_directory().glob("*.json"):
+        with suppress(OSError, ValueError, TypeError):
+            yield path, RunningFleet(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def own_start() -> float:

@@ -30,6 +30,13 @@ def find(port: int | None = None, name: str | None = None) -> RunningFleet:
     ]
     if chosen:
         return chosen[0]
+    for killed in running_fleets.killed():
+        if port in (None, killed.port) and name in (None, killed.name):
+            raise FleetNotFound(
+                f"the launcher (process {killed.pid}) of fleet '{killed.name}' at {killed.url} "
+                "was killed",
+                "Its processes end within seconds, or with the next `qwenfleet serve`.",
+            )
     if fleets and name is not None:
         names = ", ".join(f"'{running.name}' at {running.url}" for running in fleets)
         raise FleetNotFound(f"you have no running fleet called '{name}'", f"Running: {names}.")
@@ -48,13 +55,12 @@ def attached(running: RunningFleet) -> AbstractContextManager[None]:
     """
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = running.ray_token_path
-    return _driver(
-        running.ray_address,
-        FleetNotFound(
-            f"the fleet of process {running.pid} does not answer at {running.ray_address}",
-            "It may still be starting or shutting down; try again in a moment.",
-        ),
+    absence = FleetNotFound(
+        f"the fleet of process {running.pid} does not answer at {running.ray_address}",
+        "It may still be starting or shutting down; try again in a moment.",
     )
+    _check_listener(running.ray_address, absence)
+    return _driver(running.ray_address, absence)
 
 
 def cluster(port: int | None, address: str | None) -> AbstractContextManager[None]:
@@ -74,11 +80,16 @@ def cluster(port: int | None, address: str | None) -> AbstractContextManager[Non
         "Run this on a node of the cluster; if it requires a token, set RAY_AUTH_MODE=token and "
         "RAY_AUTH_TOKEN_PATH.",
     )
-    try:
-        socket.create_connection(_host_and_port(chosen), CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:  # Ray itself would retry for minutes
-        raise absence from error
+    _check_listener(chosen, absence)
     return _driver(chosen, absence)
+
+
+def _check_listener(address: str, absence: FleetNotFound) -> None:
+    """Raise `absence` unless something listens there; Ray itself would retry for minutes."""
+    try:
+        socket.create_connection(_host_and_port(address), CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise absence from error
 
 
 def _only_cluster() -> str:
@@ -118,10 +129,13 @@ def _driver(address: str, absence: FleetNotFound) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except RuntimeError as error:  # different version of Ray or Python
-            reason = " ".join(str(error).split())[:300]
+        except ConnectionError:
+            raise
+        except Exception as error:  # other versions, or a bare one at Ray's own time limit
+            reason = " ".join(str(error).split())[:300].rstrip(".")
             raise FleetNotFound(
-                f"Ray cannot join {address}: {reason}", "Use the cluster's Python environment."
+                f"Ray cannot join {address}: {reason}",
+                "Use the cluster's Python environment, and see that its head answers.",
             ) from error
         yield
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:

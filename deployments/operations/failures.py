@@ -41,6 +41,8 @@ class Deployed:
     message: str = ""
     running: int = 0
     """Its replicas that run."""
+    replicas: int = 0
+    """Its replicas in any state."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def deployed(application: Any) -> tuple[Deployed, ...]:
             one.status.value,
             one.message,
             sum(count for state, count in one.replica_states.items() if state == "RUNNING"),
+            sum(one.replica_states.values()),
         )
         for name, one in application.deployments.items()
     )

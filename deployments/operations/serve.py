@@ -7,9 +7,8 @@ import os
 import platform
 import secrets
 import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -17,21 +16,28 @@ from typing import Any, Final
 import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.errors import MachineError
+from qwenfleet.cluster.errors import FleetError, FleetLost, MachineError
 from qwenfleet.cluster.local import cpu, fleets, memory, ports
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.cluster.local.memory import EngineNeed
 from qwenfleet.cluster.models import sources
 from qwenfleet.cluster.planner.fleet_checks import check_fleet
 from qwenfleet.cluster.planner.fleet_defaults import completed
+from qwenfleet.deployments import haproxy
 from qwenfleet.deployments.app import application
 from qwenfleet.deployments.operations import processes
-from qwenfleet.deployments.operations.deploy import raise_failed_deployment
+from qwenfleet.deployments.operations.ending import Ending
+from qwenfleet.deployments.operations.observer import Observer
+from qwenfleet.deployments.operations.observer import read as observe
+from qwenfleet.deployments.operations.output import ray_output_to
+from qwenfleet.deployments.operations.parts import PartReader, Parts, Restarts
 from qwenfleet.deployments.operations.progress import Progress, Stages
-from qwenfleet.deployments.registry import client
+from qwenfleet.deployments.operations.watchdog import watched
+from qwenfleet.deployments.registry.call_thread import in_thread
 
 POLL_S: Final = 0.25
 IDLE_POLL_S: Final = 1.0
@@ -45,29 +51,34 @@ def serve(
 ) -> None:
     """Run the fleet until a signal. `environment.ray_environment` must be set before Ray's import.
 
-    Raises FleetError when the fleet cannot start, after all its processes have ended.
+    Raises FleetError when the fleet cannot start or cannot go on, after all its processes have
+    ended.
     """
-    log_path = token_path.with_suffix(".log")
-    try:
-        with _ray_output_to(log_path):
+    parts = PartReader(os.getpid())
+    ending, status = Ending(parts), 0
+    with watched(token_path), ray_output_to(token_path.with_suffix(".log")):
+        try:
             running = _start(config, token_path, stages)
             record = fleets.write(running)
             try:
-                _watch(Progress(config, running.url, stages, wants_timings=wants_timings), config)
+                progress = Progress(config, running.url, stages, wants_timings=wants_timings)
+                _run(progress, config, running, parts, stages)
             finally:
                 record.unlink(missing_ok=True)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        stages.say("stopping")
-        try:
-            with _ray_output_to(log_path):
-                _shut_down()
+        except KeyboardInterrupt:
+            pass
+        except FleetError as error:
+            status, ending.is_lost = 1, isinstance(error, FleetLost)
+            raise
         finally:
-            processes.end_fleet(token_path)
-    stages.say("stopped")
+            for number in SIGNALS:
+                signal.signal(number, ending.hurry)
+            stages.say("stopping")
+            try:
+                ending.run(status)
+            finally:
+                processes.end_fleet(token_path, processes.GRACE_S if ending.is_done else 0.0)
+            stages.say("stopped")
 
 
 def check(config: FleetConfig, stages: Stages) -> None:
@@ -128,15 +139,8 @@ def _need(model: ModelConfig, path: str) -> EngineNeed:
     )
 
 
-@contextmanager
-def _ray_output_to(path: Path) -> Iterator[None]:
-    """Send what Ray prints about its processes to a file, away from the progress lines."""
-    with path.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        yield
-
-
 def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFleet:
-    """Start Ray and deploy the application; do not wait for engines."""
+    """Start Ray."""
     stages.begin("starting Ray")
     (metrics_port,) = ports.free_ports(1, "127.0.0.1")
     try:
@@ -149,25 +153,10 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
             logging_level=logging.ERROR,
             _metrics_export_port=metrics_port,
         )
-        stop_on_signals()  # Ray has installed its own SIGTERM handler
-        _check_gpus(completed(config))
-        stages.begin("deploying the gateway and the engines")
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        ray_serve.start(
-            http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
-        )
-        target = application(config, is_on_one_machine=True)
-        ray_serve.run_many(
-            [ray_serve.RunTarget(target=target, name=config.name, route_prefix="/")],
-            wait_for_ingress_deployment_creation=False,
-            wait_for_applications_running=False,
-        )
-        stages.begin("waiting for the first engine")
-    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise MachineError(
-            f"Ray did not start: {text}", "See /tmp/ray/session_latest/logs."
-        ) from error
+    except Exception as error:  # a bare one when Ray runs into its own time limit
+        raise _not_started(error) from error
+    stop_on_signals()  # Ray has installed its own SIGTERM handler
+    _check_gpus(completed(config))
     host = "127.0.0.1" if config.gateway.host in {"0.0.0.0", "::"} else config.gateway.host
     return RunningFleet(
         pid=os.getpid(),
@@ -179,7 +168,30 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
         metrics_port=metrics_port,
         models=[model.id for model in config.models],
         has_keys=config.has_keys,
+        ray_logs=f"{context.address_info['session_dir']}/logs",
     )
+
+
+def _not_started(error: Exception) -> MachineError:
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return MachineError(f"Ray did not start: {text}", "See /tmp/ray/session_latest/logs.")
+
+
+def _deploy(config: FleetConfig) -> None:
+    """Deploy the application; do not wait for engines."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    try:
+        ray_serve.start(
+            http_options=HTTPOptions(host=config.gateway.host, port=config.gateway.port)
+        )
+        target = application(config, is_on_one_machine=True)
+        ray_serve.run_many(
+            [ray_serve.RunTarget(target=target, name=config.name, route_prefix="/")],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+    except (RuntimeError, ConnectionError, RayServeException, ray.exceptions.RayError) as error:
+        raise _not_started(error) from error
 
 
 def _check_gpus(config: FleetConfig) -> None:
@@ -195,26 +207,34 @@ def _check_gpus(config: FleetConfig) -> None:
         )
 
 
-def _watch(progress: Progress, config: FleetConfig) -> None:
-    """Report progress until a signal. Raises EngineStartError when a model cannot start."""
+def _run(
+    progress: Progress,
+    config: FleetConfig,
+    running: RunningFleet,
+    parts: PartReader,
+    stages: Stages,
+) -> None:
+    """Deploy the fleet and report what happens until a signal.
+
+    Raises FleetLost when the fleet cannot go on, EngineStartError or GatewayStartError when it
+    cannot start.
+    """
+    judge = Parts(running.ray_logs)
+    restarts = Restarts(haproxy.journal(Path(running.ray_token_path)))
+    stages.begin("deploying the gateway and the engines")
+    deployment = in_thread(partial(_deploy, config))
+    while not deployment.done():
+        judge.news(parts.read())
+        wait([deployment], timeout=POLL_S)
+    deployment.result()
+    stages.begin("waiting for the first engine")
+    observer = Observer(
+        lambda: observe(running.name, running.url, wants_serve=not progress.is_complete),
+        lambda: IDLE_POLL_S if progress.is_complete else POLL_S,
+    )
     while True:
-        time.sleep(IDLE_POLL_S if progress.is_complete else POLL_S)
-        try:
-            snapshot = client.read(config.name)
-        except (ValueError, ray.exceptions.RayError):
-            # The registry is not up yet, or busy. Serve knows if the start has failed.
-            raise_failed_deployment(config)
-            continue
-        progress.report(snapshot)
-        if not snapshot.engines:
-            raise_failed_deployment(config)
-
-
-def _shut_down() -> None:
-    if not ray.is_initialized():
-        return
-    try:
-        ray_serve.shutdown()
-    except (ray.exceptions.RayError, RuntimeError):
-        logging.getLogger(__name__).info("Serve had already stopped")
-    ray.shutdown()
+        reading = observer.next(POLL_S)
+        for sentence in (*judge.news(parts.read()), *restarts.news(), *observer.news()):
+            stages.say(sentence)
+        if reading is not None:
+            progress.report(reading.snapshot, reading.readiness, reading.deployments)

@@ -1,16 +1,18 @@
-"""Status of a running fleet, as its registry reports it: as data and as a table."""
+"""Status of a running fleet: what its registry, Serve and its address answer, and who does not."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.columns import columns
 from qwenfleet.cluster.labels import EngineState
 from qwenfleet.cluster.local.fleets import RunningFleet
-from qwenfleet.deployments.operations.attach import attached
+from qwenfleet.deployments.operations.readiness import Readiness
 
 if TYPE_CHECKING:  # Ray is imported after `attach` has set its environment
+    from qwenfleet.deployments.operations.failures import Deployed
     from qwenfleet.deployments.registry.records import Snapshot
 
 
@@ -39,6 +41,8 @@ class GatewayStatus:
     ready: bool
     models: tuple[str, ...]
     requests: int
+    state: str = ""
+    """`draining` while it ends its streams; empty otherwise."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +60,51 @@ class FleetStatus:
     models: tuple[ModelStatus, ...]
     gateways: tuple[GatewayStatus, ...]
     engines: tuple[EngineStatus, ...]
+    http: str = ""
+    """What the fleet's address answers to `/health/ready`: `ready`, or why requests fail."""
+    problems: tuple[str, ...] = ()
+    """Who does not answer, one sentence each: then the rest is incomplete."""
+    last_failure: str = ""
+    """The last failed start that no successful one followed."""
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.problems
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def read(running: RunningFleet) -> FleetStatus:
-    """Read the status from the registry. Raises FleetNotFound when the Ray cluster does not
-    answer."""
-    with attached(running):
-        from qwenfleet.deployments.registry import client
+def summarise(
+    running: RunningFleet,
+    snapshot: Snapshot | None,
+    readiness: Readiness,
+    deployments: Sequence[Deployed] = (),
+    problems: Sequence[str] = (),
+) -> FleetStatus:
+    """Convert what was read to a status. Without a registry, the models' figures are Serve's."""
+    engines = () if snapshot is None else _engines(snapshot)
+    unanswered = (f"{running.url} does not answer",) if readiness.status == 0 else ()
+    return FleetStatus(
+        name=running.name,
+        url=running.url,
+        metrics_url=f"http://127.0.0.1:{running.metrics_port}/metrics",
+        models=tuple(
+            _of_serve(model, index, deployments)
+            if snapshot is None
+            else _of_registry(model, engines)
+            for index, model in enumerate(running.models)
+        ),
+        gateways=() if snapshot is None else _gateways(snapshot),
+        engines=engines,
+        http=str(readiness),
+        problems=(*problems, *unanswered),
+        last_failure="" if snapshot is None else _last_failure(snapshot),
+    )
 
-        return summarise(running, client.read(running.name))
 
-
-def summarise(running: RunningFleet, snapshot: Snapshot) -> FleetStatus:
-    """Convert a registry snapshot to a status."""
-    engines = tuple(
+def _engines(snapshot: Snapshot) -> tuple[EngineStatus, ...]:
+    return tuple(
         EngineStatus(
             id=e.id,
             model=e.model,
@@ -87,29 +119,42 @@ def summarise(running: RunningFleet, snapshot: Snapshot) -> FleetStatus:
         )
         for e in sorted(snapshot.engines, key=lambda e: (e.model, e.pool, e.id))
     )
-    return FleetStatus(
-        name=running.name,
-        url=running.url,
-        metrics_url=f"http://127.0.0.1:{running.metrics_port}/metrics",
-        models=tuple(
-            ModelStatus(
-                model,
-                engines=sum(e.model == model for e in engines),
-                ready=sum(e.model == model and e.state == EngineState.READY for e in engines),
-            )
-            for model in running.models
-        ),
-        gateways=tuple(
-            GatewayStatus(g.id, g.node, g.pid, g.is_ready, g.models, g.requests)
-            for g in sorted(snapshot.gateways, key=lambda g: g.id)
-        ),
-        engines=engines,
+
+
+def _gateways(snapshot: Snapshot) -> tuple[GatewayStatus, ...]:
+    return tuple(
+        GatewayStatus(
+            g.id, g.node, g.pid, g.is_ready, g.models, g.requests, str(getattr(g, "state", ""))
+        )
+        for g in sorted(snapshot.gateways, key=lambda g: g.id)
     )
+
+
+def _of_registry(model: str, engines: Sequence[EngineStatus]) -> ModelStatus:
+    of_model = [engine for engine in engines if engine.model == model]
+    ready = sum(engine.state == EngineState.READY for engine in of_model)
+    return ModelStatus(model, len(of_model), ready)
+
+
+def _of_serve(model: str, index: int, deployments: Sequence[Deployed]) -> ModelStatus:
+    name = f"engine-{index}"
+    pools = [one for one in deployments if one.name == name or one.name.startswith(f"{name}-")]
+    return ModelStatus(model, sum(one.replicas for one in pools), sum(one.running for one in pools))
+
+
+def _last_failure(snapshot: Snapshot) -> str:
+    if not snapshot.failures:
+        return ""
+    last = snapshot.failures[-1]
+    of_model = f" of {last.model}" if last.model else ""
+    log = f" (see {last.log_file})" if last.log_file else ""
+    return f"{last.engine}{of_model}: {' '.join(last.reason.split())}{log}"
 
 
 def table(status: FleetStatus) -> str:
     """Render the status as tables for a terminal."""
-    lines = [f"{status.name} at {status.url}, metrics at {status.metrics_url}", ""]
+    lines = [f"{status.name} at {status.url}, metrics at {status.metrics_url}"]
+    lines += [f"HTTP: {status.http}", ""]
     lines += columns(
         [("MODEL", "ENGINES", "READY")]
         + [(m.id, str(m.engines), str(m.ready)) for m in status.models]
@@ -117,7 +162,7 @@ def table(status: FleetStatus) -> str:
     lines += [""]
     lines += columns(
         [("GATEWAY", "PID", "READY", "REQUESTS")]
-        + [(g.id, str(g.pid), "yes" if g.ready else "no", str(g.requests)) for g in status.gateways]
+        + [(g.id, str(g.pid), _ready(g), str(g.requests)) for g in status.gateways]
     )
     lines += [""]
     lines += columns(
@@ -136,4 +181,10 @@ def table(status: FleetStatus) -> str:
         ]
     )
     lines += [f"{e.id} is {e.state}: {e.reason}" for e in status.engines if e.reason]
-    return "\n".join(lines)
+    if status.last_failure:
+        lines += [f"last failed start: {status.last_failure}"]
+    return "\n".join([*lines, *(f"problem: {problem}" for problem in status.problems)])
+
+
+def _ready(gateway: GatewayStatus) -> str:
+    return gateway.state or ("yes" if gateway.ready else "no")

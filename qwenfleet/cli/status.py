@@ -28,7 +28,8 @@ def add(commands: Commands) -> None:
         "status",
         help="show the fleet that runs on this machine, or in Kubernetes",
         description="Show the fleet that runs on this machine, or with --kube one in Kubernetes as "
-        "the API reports it: RayServices and their upgrades, pods, nodes, GPUs and events.",
+        "the API reports it: RayServices and their upgrades, pods, nodes, GPUs and events. "
+        "The exit status is 1 if no fleet is found or if a part of it does not answer.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--port", type=int, help="the fleet at this port, if several run")
@@ -51,16 +52,19 @@ def check(options: argparse.Namespace) -> None:
         refuse(options, "port", "--kube", "Remove one of them.", conflicts=True)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Show a fleet. Raises FleetError."""
+def run(options: argparse.Namespace) -> int:
+    """Show a fleet; returns 1 if a part of it did not answer. Raises FleetError."""
     check(options)
     if options.kube:
         _show_kubernetes(options)
-        return
-    from qwenfleet.deployments.operations import attach, status
+        return 0
+    from qwenfleet.deployments.operations import attach, inquiry, status
 
-    answer = status.read(attach.find(options.port))
-    print(json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer))
+    answer = inquiry.read(attach.find(options.port))
+    print(
+        json.dumps(answer.as_json(), indent=2) if options.json else status.table(answer), flush=True
+    )
+    return 0 if answer.is_complete else 1
 
 
 def _show_kubernetes(options: argparse.Namespace) -> None:

@@ -75,6 +75,19 @@ def test_the_file_of_a_dead_process_is_removed() -> None:
     assert not path.exists()
 
 
+def test_a_killed_launchers_fleet_is_known_until_its_token_is_removed(tmp_path: Path) -> None:
+    token = tmp_path / "7.token"
+    token.touch()
+    dead = fleet(pid=dead_pid(), ray_token_path=str(token))
+    path = fleets.write(dead)
+    assert fleets.running() == []
+    assert fleets.killed() == [dead]
+    token.unlink()
+    assert fleets.killed() == []
+    assert fleets.running() == []
+    assert not path.exists()
+
+
 def test_another_process_with_the_same_pid_is_ignored() -> None:
     path = fleets.write(fleet(started_at=fleets.own_start() - 3600))
     assert fleets.running() == []

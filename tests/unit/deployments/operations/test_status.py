@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import replace as with_fields
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from qwenfleet.cluster.errors import FleetNotFound
 from qwenfleet.cluster.local import fleets as running_fleets
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations import attach, status
-from qwenfleet.deployments.registry.records import EngineRecord, GatewayRecord, Snapshot
+from qwenfleet.deployments.operations.failures import Deployed
+from qwenfleet.deployments.operations.readiness import Readiness
+from qwenfleet.deployments.registry.records import (
+    EngineRecord,
+    GatewayRecord,
+    Snapshot,
+    StartFailure,
+)
 
 FLEET = RunningFleet(
     pid=7,
@@ -42,6 +50,8 @@ SNAPSHOT = Snapshot(
     failures=(),
 )
 
+READY = Readiness(200)
+
 
 @pytest.fixture
 def fleets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunningFleet]:
@@ -51,7 +61,7 @@ def fleets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunningFleet
 
 
 def test_every_configured_model_is_summarized_with_its_engines() -> None:
-    summary = status.summarise(FLEET, SNAPSHOT)
+    summary = status.summarise(FLEET, SNAPSHOT, READY)
     assert (summary.name, summary.url) == ("demo", "http://127.0.0.1:8000")
     assert summary.metrics_url == "http://127.0.0.1:9100/metrics"
     assert [engine.id for engine in summary.engines] == ["e1", "e5", "e9", "e2"]
@@ -64,7 +74,7 @@ def test_every_configured_model_is_summarized_with_its_engines() -> None:
 
 
 def test_json_has_every_figure_and_omits_secrets() -> None:
-    text = json.dumps(status.summarise(FLEET, SNAPSHOT).as_json())
+    text = json.dumps(status.summarise(FLEET, SNAPSHOT, READY).as_json())
     tree = json.loads(text)
     assert tree["engines"][0] == {
         "id": "e1",
@@ -85,8 +95,9 @@ def test_json_has_every_figure_and_omits_secrets() -> None:
 
 
 def test_table_has_a_line_for_each_in_aligned_columns() -> None:
-    assert status.table(status.summarise(FLEET, SNAPSHOT)).splitlines() == [
+    assert status.table(status.summarise(FLEET, SNAPSHOT, READY)).splitlines() == [
         "demo at http://127.0.0.1:8000, metrics at http://127.0.0.1:9100/metrics",
+        "HTTP: ready",
         "",
         "MODEL        ENGINES  READY",
         "helper       1        0",
@@ -107,14 +118,46 @@ def test_table_has_a_line_for_each_in_aligned_columns() -> None:
     ]
 
 
+def test_failing_requests_are_shown_whatever_the_engines_say() -> None:
+    shown = status.table(status.summarise(FLEET, SNAPSHOT, Readiness(503, "no_engine")))
+    assert "HTTP: 503 no_engine" in shown.splitlines()
+    silent = status.summarise(FLEET, SNAPSHOT, Readiness())
+    assert "HTTP: does not answer" in status.table(silent).splitlines()
+    assert silent.problems == (f"{FLEET.url} does not answer",)
+    assert not silent.is_complete
+
+
+def test_serves_figures_stand_in_for_a_registry_that_does_not_answer() -> None:
+    deployments = [
+        Deployed("gateway", "HEALTHY", "", running=1, replicas=1),
+        Deployed("engine-0", "HEALTHY", "", running=2, replicas=2),
+        Deployed("engine-1-big", "UPDATING", "", running=1, replicas=2),
+        Deployed("engine-1-small", "HEALTHY", "", running=3, replicas=3),
+    ]
+    summary = status.summarise(FLEET, None, READY, deployments, ["the registry does not answer"])
+    assert [(model.id, model.engines, model.ready) for model in summary.models] == [
+        ("helper", 2, 2),
+        ("coder", 5, 4),
+        ("not started", 0, 0),
+    ]
+    assert status.table(summary).splitlines()[-1] == "problem: the registry does not answer"
+    assert not summary.is_complete
+
+
+def test_last_failed_start_is_shown_with_its_reason() -> None:
+    failure = StartFailure("e7", "coder", "no\nmemory", "/log")
+    shown = status.table(status.summarise(FLEET, replace(SNAPSHOT, failures=(failure,)), READY))
+    assert shown.splitlines()[-1] == "last failed start: e7 of coder: no memory (see /log)"
+
+
 def test_empty_fleet_has_a_table() -> None:
-    empty = status.table(status.summarise(FLEET, Snapshot((), (), ())))
+    empty = status.table(status.summarise(FLEET, Snapshot((), (), ()), READY))
     assert "GATEWAY" in empty
     assert "ENGINE" in empty
 
 
 def test_newest_fleet_is_found(fleets: list[RunningFleet]) -> None:
-    other = replace(FLEET, pid=8, url="http://127.0.0.1:8001")
+    other = with_fields(FLEET, pid=8, url="http://127.0.0.1:8001")
     fleets += [FLEET, other]
     assert attach.find() is FLEET
     assert attach.find(8001) is other
@@ -126,6 +169,16 @@ def test_port_without_a_fleet_lists_the_running_fleets(fleets: list[RunningFleet
         attach.find(80)  # only a prefix of 8000
     assert "port 80" in str(caught.value)
     assert FLEET.url in str(caught.value)
+
+
+def test_killed_launcher_is_named(
+    fleets: list[RunningFleet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_fleets, "killed", lambda: [FLEET])
+    with pytest.raises(
+        FleetNotFound, match=r"launcher \(process 7\) of fleet 'demo' .* was killed"
+    ):
+        attach.find()
 
 
 def test_without_a_fleet_the_error_says_how_to_start_one(fleets: list[RunningFleet]) -> None:
