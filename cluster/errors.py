@@ -14,6 +14,7 @@
     │   ├── KubernetesError   the Kubernetes API failed or refused a request
     │   └── PlanError         a model cannot be planned for: `plan_errors.py`
     ├── EngineStartError      an engine did not start
+    ├── GatewayStartError     a gateway did not start
     ├── ProtocolError         gateway and engine cannot understand each other
     └── RequestError          the error response to one HTTP request:
                               `deployments/ingress/errors.py`
@@ -169,6 +170,20 @@ class EngineStartError(FleetError):
     def __str__(self) -> str:
         log = "the engine's log" if self.log_file is None else self.log_file
         return f"an engine for model '{self.model}' did not start: {self.reason}. See {log}."
+
+
+class GatewayStartError(FleetError):
+    """A gateway did not start."""
+
+    code = "gateway_start"
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"a gateway did not start: {self.problem}. {self.remedy}"
 
 
 class ProtocolError(FleetError):

@@ -27,6 +27,15 @@ ROLE_LABEL = "qwenfleet.io/role"
 """Ray label that reserves a node for engines or for gateways; a node without it takes both."""
 START_ATTEMPTS = 3
 """After three failed starts in a row, a fourth would fail for the same reason."""
+HEALTH_PERIOD_S = 2
+HEALTH_TIMEOUT_S = 30
+"""Serve replaces a replica whose check fails three times in a row
+(REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD). A replica that cannot be reached fails a check once per
+timeout, so that it outlives a network that is cut for 90 s; streams outlive that too."""
+SURGE_PERCENT = 1
+"""Serve rounds up: an update starts one new gateway before it stops an old one."""
+DRAIN_MARGIN_S = 15.0
+"""Time for a gateway that drains to send its last errors before Serve kills it."""
 
 
 def build(config: dict[str, Any]) -> Application:
@@ -56,8 +65,11 @@ def application(config: FleetConfig, working_dir: str | None = None) -> Applicat
         name="gateway",
         num_replicas=fleet.gateway.replicas,
         max_ongoing_requests=fleet.gateway.max_ongoing_requests,
-        health_check_period_s=2,
-        health_check_timeout_s=30,
+        max_constructor_retry_count=START_ATTEMPTS,
+        max_surge_percent=SURGE_PERCENT,
+        graceful_shutdown_timeout_s=fleet.gateway.longest_drain_s + DRAIN_MARGIN_S,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         logging_config=REPLICA_LOG,
         user_config={"objectives": {m: dump(slo) for m, slo in fleet.objectives.items()}},
         ray_actor_options={
@@ -86,8 +98,8 @@ def _engine(
             num_replicas=pool.replicas.min,
             max_constructor_retry_count=START_ATTEMPTS,
             graceful_shutdown_timeout_s=2 * DRAIN_S,
-            health_check_period_s=2,
-            health_check_timeout_s=30,
+            health_check_period_s=HEALTH_PERIOD_S,
+            health_check_timeout_s=HEALTH_TIMEOUT_S,
             logging_config=REPLICA_LOG,
             **_placement(pool, _runtime_env(engine_environment(fleet, pool), working_dir)),
         )

@@ -56,9 +56,9 @@ def test_an_announcement_lists_its_engine_or_gateway(registry: Registry) -> None
 
 
 def test_a_gateway_receives_the_engines_when_it_announces_itself(registry: Registry) -> None:
-    assert registry.announce_gateway(gateway()) == ()
+    assert registry.announce_gateway(gateway()).engines == ()
     registry.announce_engine(engine("e0"), 2)
-    assert [record.id for record in registry.announce_gateway(gateway())] == ["e0"]
+    assert [record.id for record in registry.announce_gateway(gateway()).engines] == ["e0"]
 
 
 def test_the_latest_announcement_of_an_engine_counts(registry: Registry) -> None:
