@@ -10,7 +10,7 @@ from typing import Any, cast
 from ray.serve import Application, Deployment
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, dump
-from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig, Replicas
+from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig, Replicas, SamplingDefaults
 from qwenfleet.cluster.config.slo import SloConfig
 from qwenfleet.cluster.local import version
 from qwenfleet.cluster.planner.fleet_checks import check_fleet
@@ -111,10 +111,20 @@ def _engine(
 # new number of engines restarts nothing, and a new engine memory size restarts no gateway.
 
 
+_GATEWAYS_ONLY: dict[str, Any] = {
+    "slo": None,
+    "sampling": SamplingDefaults(),
+    "tool_call_parser": None,
+    "tool_strict_level": None,
+    "chat_template": None,
+}
+"""Settings of a model that no engine reads, with their defaults."""
+
+
 def _engine_view(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
     view = fleet.model_copy(
         update={
-            "models": (model.model_copy(update={"replicas": Replicas(), "slo": None}),),
+            "models": (model.model_copy(update=_GATEWAYS_ONLY | {"replicas": Replicas()}),),
             "gateway": GatewayConfig(host=fleet.gateway.host),
             "auth": "none",  # engines check no keys, so new keys restart no engine
             "slo": SloConfig(),
