@@ -73,9 +73,9 @@ class FrontEnds:
         """Connect to the listed engines, and begin to build the next app that can be built."""
         for name, served in self._models.items():
             ours = [engine for engine in engines if engine.model == name]
-            served.has_ready_engine = any(e.state == EngineState.READY for e in ours)
-            starts = [seconds_of(e.stages, but=WAITS) for e in ours if e.state == EngineState.READY]
-            served.longest_start_s = max([served.longest_start_s, *starts])
+            ready = [engine for engine in ours if engine.state == EngineState.READY]
+            starts = [seconds_of(engine.stages, but=WAITS) for engine in ready]
+            served.note_listing(bool(ready), max(starts, default=0.0))
             self._dispatchers[name].update(ours)
             self._look(served)
         if self._building is not None and not self._building.done():

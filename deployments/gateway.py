@@ -118,6 +118,7 @@ class Gateway:
             await self._report("", error)
             raise
         self._has_started = True
+        self._has_news.set()
         for work in (self._meet(), self._watch()):
             self._begin(work)
         if self._app.guard.has_file:

@@ -61,10 +61,10 @@ class Served:
         """vLLM's app; None until it is built."""
         self.ongoing = 0
         """Requests in progress."""
-        self.longest_start_s = 0.0
-        """The longest start of an engine that this gateway has seen; 0 if none."""
         self.has_ready_engine = False
         """Whether the registry lists a ready engine."""
+        self.longest_start_s = 0.0
+        """The longest start of an engine that this gateway has seen; 0 if none."""
         self.is_broken = False
         """Whether building its app failed; it is not tried again."""
         self._gateway = gateway
@@ -104,6 +104,13 @@ class Served:
     def is_blocked(self) -> bool:
         """Whether no engine has been usable for longer than one takes to start."""
         return self.has_been_ready and self._clock() - self._usable_at > self.patience_s
+
+    def note_listing(self, has_ready_engine: bool, longest_start_s: float) -> None:
+        """Note what the registry lists. A new ready engine gets time to be connected."""
+        if has_ready_engine and not self.has_ready_engine:
+            self._usable_at = self._clock()
+        self.has_ready_engine = has_ready_engine
+        self.longest_start_s = max(self.longest_start_s, longest_start_s)
 
     def look(self) -> None:
         """Note whether an engine is usable; end requests that have waited too long. Called once or

@@ -180,10 +180,10 @@ async def test_gateway_runs_when_models_with_a_ready_engine_can_be_served(
     scene.front_ends.build("coder")
     await eventually(lambda: len(scene.registry.records) > 6)
     assert not start.done(), "no engine is connected"
+    assert {str(record.state) for record in scene.registry.records} == {"starting"}
     scene.front_ends.connect("coder")
     await start
     assert scene.app.is_ready
-    assert {record.state for record in scene.registry.records} == {"starting"}
     await eventually(lambda: scene.registry.records[-1].state == "ready")
 
 

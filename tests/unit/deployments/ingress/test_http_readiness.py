@@ -177,6 +177,19 @@ async def test_model_without_a_working_engine_is_refused_after_the_time_of_a_sta
     assert (await scene.ask()).status == 200
 
 
+async def test_new_ready_engine_gets_time_to_be_connected(new_scene: Any, clock: Any) -> None:
+    scene = new_scene(no_engine_s=60.0)
+    scene.open()
+    scene.lose()
+    clock.advance(61)
+    assert code_of(await scene.ask()) == "no_engine"
+    scene.served.note_listing(True, 5.0)
+    assert (await scene.ask()).status == 200, "it waits in the dispatcher"
+    clock.advance(61)
+    scene.served.note_listing(True, 5.0)
+    assert code_of(await scene.ask()) == "no_engine", "it cannot be reached from here"
+
+
 async def test_time_of_a_start_has_a_floor_and_a_setting(new_scene: Any) -> None:
     scene = new_scene()
     assert scene.served.patience_s == module.UNKNOWN_START_S

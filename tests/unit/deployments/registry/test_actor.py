@@ -195,3 +195,20 @@ def test_a_quarantined_engine_does_not_clear_failures(registry: Registry) -> Non
     registry.report_failure(StartFailure("e0", "coder", "no memory", None))
     registry.announce_engine(engine("e1", state="quarantined", reason="slow"), FEW_CORES)
     assert len(registry.snapshot().failures) == 1
+
+
+def test_gateway_gets_its_order_to_drain(registry: Registry) -> None:
+    assert registry.announce_gateway(gateway("g1")).drain is None
+    order = DrainOrder("the fleet stops", 5.0)
+    registry.drain("g1", order)
+    assert registry.announce_gateway(gateway("g1")).drain == order
+    assert registry.announce_gateway(gateway("g2")).drain is None
+
+
+def test_gateways_failures_are_forgotten_when_one_is_ready(registry: Registry) -> None:
+    registry.report_failure(StartFailure("g0", "", "an import failed", None))
+    registry.report_failure(StartFailure("e0", "coder", "no memory", None))
+    registry.announce_gateway(gateway("g1"))
+    assert len(registry.snapshot().failures) == 2
+    registry.announce_gateway(replace(gateway("g1"), is_ready=True))
+    assert [failure.engine for failure in registry.snapshot().failures] == ["e0"]
