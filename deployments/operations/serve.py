@@ -28,7 +28,7 @@ from qwenfleet.cluster.models import sources
 from qwenfleet.cluster.planner.fleet_checks import check_fleet
 from qwenfleet.cluster.planner.fleet_defaults import completed
 from qwenfleet.deployments.app import application
-from qwenfleet.deployments.operations import processes
+from qwenfleet.deployments.operations import farewell, processes
 from qwenfleet.deployments.operations.deploy import raise_failed_deployment
 from qwenfleet.deployments.operations.progress import Progress, Stages
 from qwenfleet.deployments.registry import client
@@ -64,6 +64,7 @@ def serve(
         stages.say("stopping")
         try:
             with _ray_output_to(log_path):
+                farewell.end_requests(config.name)
                 _shut_down()
         finally:
             processes.end_fleet(token_path)

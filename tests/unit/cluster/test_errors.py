@@ -11,6 +11,7 @@ from qwenfleet.cluster.errors import (
     EngineStartError,
     FleetError,
     FleetNotFound,
+    GatewayStartError,
     KubernetesError,
     MachineError,
     MetricsError,
@@ -33,9 +34,11 @@ from qwenfleet.deployments.ingress.errors import (
     BodyTooLarge,
     DeadlineExceeded,
     EngineRefused,
+    GatewayDraining,
     GatewayFailed,
     MalformedBody,
     MissingKey,
+    ModelBroken,
     ModelLoading,
     ModelRequired,
     NoEngine,
@@ -106,6 +109,10 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "an engine for model 'coder' did not start: out of memory. See /tmp/e.log.",
     ),
     (
+        GatewayStartError("engine e1 cannot be reached", "Check the network."),
+        "a gateway did not start: engine e1 cannot be reached. Check the network.",
+    ),
+    (
         ProtocolError("frame of 9 bytes"),
         "protocol violated: frame of 9 bytes. Run the same qwenfleet version on every node.",
     ),
@@ -128,6 +135,16 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "Send less, or ask the operator to raise gateway.max_body_bytes.",
     ),
     (ModelLoading("coder", 5), "model 'coder' is still loading. Try again in 5 s."),
+    (
+        ModelBroken("coder", 5),
+        "model 'coder' cannot be served, because its front end failed to start. Tell the operator,"
+        " whose gateway log has the reason.",
+    ),
+    (
+        GatewayDraining(5),
+        "this gateway is stopping, and another one serves the fleet. Send the request again in 5"
+        " s.",
+    ),
     (NoEngine("coder", 7), "no engine of model 'coder' is running. Try again in 7 s."),
     (
         EngineRefused("coder", "coder-1", "its parameters are of another vLLM"),
