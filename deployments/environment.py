@@ -90,7 +90,7 @@ def _common(config: FleetConfig, haproxy: Path, ports: Sequence[int]) -> dict[st
         # its deadline.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(timeout_s),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
-        # A gateway that stops accepts connections until every HAProxy has been told; then its
+        # A gateway that stops accepts connections until every HAProxy has been informed; then its
         # port refuses, and HAProxy goes to another one. Serve's own value is 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTER_S),
         **_caches(config),

@@ -35,4 +35,4 @@ def on_sigterm(loop: AbstractEventLoop, leave: Callable[[], object]) -> None:
     def handle(*_: Any, **__: Any) -> None:
         loop.call_soon_threadsafe(leave)
 
-    ray_worker.raise_sys_exit_with_custom_error_message = handle
+    vars(ray_worker)["raise_sys_exit_with_custom_error_message"] = handle

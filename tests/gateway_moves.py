@@ -48,7 +48,7 @@ def fleet(port: int, engines: int = 2, temperature: float = 0.7) -> FleetConfig:
 
 
 class Load(threading.Thread):
-    """A probe each 0.2 s, and streams one after another, until it is told to end."""
+    """A probe each 0.2 s, and streams one after another, until `end`."""
 
     def __init__(self, url: str, streams: int) -> None:
         super().__init__()

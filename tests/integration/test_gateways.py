@@ -1,4 +1,4 @@
-"""Gateways are replaced under load, and a frozen engine is told to clients: Ray, Serve, HAProxy
+"""Gateways are replaced under load, and a frozen engine is reported to clients: Ray, Serve, HAProxy
 and vLLM's front end are real, engines are scripted."""
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def test_gateway_that_gets_sigterm_ends_its_streams_whole_or_with_an_error(resul
     assert all("gateway_draining" in end for end in ends["cut"])
 
 
-def test_frozen_engine_is_told_to_clients_and_is_used_again(results: Any) -> None:
+def test_frozen_engine_is_reported_to_clients_and_is_used_again(results: Any) -> None:
     freeze = results["freeze"]
     status, body, headers = freeze["waiting"]
     assert (status, body["error"]["code"]) == (503, "no_engine")

@@ -218,7 +218,9 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         UnknownRoute: (404, "not_found_error", "route_not_found"),
         BodyTooLarge: (413, "invalid_request_error", "body_too_large"),
         ModelLoading: (503, "service_unavailable", "model_loading"),
+        ModelBroken: (503, "service_unavailable", "model_broken"),
         NoEngine: (503, "service_unavailable", "no_engine"),
+        GatewayDraining: (503, "service_unavailable", "gateway_draining"),
         EngineRefused: (500, "server_error", "engine_refused"),
         RequestKillsEngines: (422, "invalid_request_error", "request_kills_engines"),
         BodyTimeout: (504, "timeout", "timeout"),
@@ -227,9 +229,9 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
     }
 
 
-def test_retry_after_is_set_only_for_a_model_that_becomes_ready_again() -> None:
+def test_retry_after_is_set_only_for_what_passes_or_another_gateway_can_answer() -> None:
     waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
-    assert waits == {ModelLoading: 5, NoEngine: 7}
+    assert waits == {ModelLoading: 5, ModelBroken: 5, NoEngine: 7, GatewayDraining: 5}
 
 
 def test_the_message_for_a_body_of_unknown_size_has_only_the_limit() -> None:

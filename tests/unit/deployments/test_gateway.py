@@ -134,7 +134,7 @@ class Scene:
 @pytest.fixture
 def stopping(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """What Serve does to the replica: append True to stop it."""
-    said: list[bool] = []
+    signs: list[bool] = []
 
     class Context:
         def get_node_id(self) -> str:
@@ -148,13 +148,13 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(module.ray, "get_runtime_context", Context)
     monkeypatch.setattr(module, "_serve_host", loopback)
-    monkeypatch.setattr(module.replica, "is_stopping", lambda: bool(said))
+    monkeypatch.setattr(module.replica, "is_stopping", lambda: bool(signs))
     monkeypatch.setattr(module.replica, "on_sigterm", lambda loop, leave: None)
     monkeypatch.setattr(module, "MEET_INTERVAL_S", 0.005)
     monkeypatch.setattr(module, "WATCH_INTERVAL_S", 0.005)
     monkeypatch.setattr(drain_module, "LAST_CALL_S", 0.0)
     monkeypatch.setattr(os, "_exit", leave)
-    return said
+    return signs
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def problems(caplog: pytest.LogCaptureFixture) -> Any:
 
 
 async def engines_by(client: RegistryClient) -> tuple[EngineRecord, ...]:
-    """The engines that a gateway is told."""
+    """The engines that a gateway gets."""
     listing = await client.announce_gateway(GATEWAY)
     assert listing is not None
     return listing.engines
