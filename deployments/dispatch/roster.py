@@ -120,6 +120,11 @@ class Roster:
     def link(self, engine: str) -> EngineLink:
         return self._links[engine]
 
+    @property
+    def num_working(self) -> int:
+        """Links that can take work now, without the frozen ones."""
+        return sum(link.condition is not Condition.FROZEN for link in self.usable())
+
     def usable(self, length_tokens: int = 0) -> list[EngineLink]:
         """Links that can take work of this length: the steady ones, else the slow ones, else the
         frozen ones, because the last engine is never quarantined."""

@@ -17,6 +17,8 @@ from ray import serve as ray_serve
 from qwenfleet.deployments.operations.parts import VITAL, PartReader
 from qwenfleet.deployments.registry.call_thread import in_thread
 
+REQUESTS_S: Final = 15.0
+"""`farewell` waits 7 s, and calls the registry a few times."""
 SERVE_S: Final = 45.0
 """Serve's own limit is 30 s; it drains the engines meanwhile."""
 RAY_S: Final = 20.0
@@ -26,8 +28,14 @@ POLL_S: Final = 0.25
 class Ending:
     """The end of one fleet. Ray's calls run in threads, since some never return."""
 
-    def __init__(self, parts: PartReader, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        parts: PartReader,
+        end_requests: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._parts = parts
+        self._end_requests = end_requests
         self._clock = clock
         self._is_hurried = False
         self.is_lost = False
@@ -40,9 +48,12 @@ class Ending:
         self._is_hurried = True
 
     def run(self, status: int) -> None:
-        """End Serve and Ray, as far as they can. `status` is this process's exit status."""
+        """End the requests, Serve and Ray, as far as they can. `status` is this process's exit
+        status."""
         if not ray.is_initialized():
             return
+        if not self.is_lost:
+            self._ends(self._end_requests, REQUESTS_S, self._is_whole)
         self.is_done = (
             not self.is_lost
             and self._ends(_shut_down_serve, SERVE_S, self._is_whole)

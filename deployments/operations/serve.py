@@ -29,7 +29,7 @@ from qwenfleet.cluster.planner.fleet_checks import check_fleet
 from qwenfleet.cluster.planner.fleet_defaults import completed
 from qwenfleet.deployments import haproxy
 from qwenfleet.deployments.app import application
-from qwenfleet.deployments.operations import processes
+from qwenfleet.deployments.operations import farewell, processes
 from qwenfleet.deployments.operations.ending import Ending
 from qwenfleet.deployments.operations.observer import Observer
 from qwenfleet.deployments.operations.observer import read as observe
@@ -55,7 +55,8 @@ def serve(
     ended.
     """
     parts = PartReader(os.getpid())
-    ending, status = Ending(parts), 0
+    ending = Ending(parts, partial(farewell.end_requests, config.name))
+    status = 0
     with watched(token_path), ray_output_to(token_path.with_suffix(".log")):
         try:
             running = _start(config, token_path, stages)

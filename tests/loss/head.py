@@ -46,7 +46,7 @@ def fleet(port: int) -> FleetConfig:
 
 
 def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, fleet, BODY, head_cpus=0)
+    session = Session(directory, fleet, BODY, num_cpus=0)
     try:
         return run(session)
     finally:
