@@ -13,11 +13,11 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.types import ASGIApp
-from vllm.config import ObservabilityConfig, VllmConfig
+from vllm.config import ObservabilityConfig, SpeculativeConfig, VllmConfig
 from vllm.config.reasoning import ReasoningConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -82,7 +82,7 @@ async def build(
     follow_limit(client, config.model_config, description)
     if _is_speculative(model):
         # Only its presence counts here: min_p and logit_bias do not work with a draft model.
-        llm.input_processor.speculative_config = object()
+        llm.input_processor.speculative_config = cast(SpeculativeConfig, object())
     app = build_app(arguments, TASKS, config.model_config)
     # This layer counts requests by route for /metrics, which is not served here.
     counting: Any = PrometheusInstrumentatorMiddleware

@@ -20,7 +20,7 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 logger = logging.getLogger(__name__)
 
 
-class GuardedOutputProcessor(OutputProcessor):  # type: ignore[misc]  # mypy does not read vLLM
+class GuardedOutputProcessor(OutputProcessor):
     """Processes one output at a time."""
 
     def __init__(self, *arguments: Any, on_failure: Callable[[str], None], **keywords: Any) -> None:
@@ -68,7 +68,7 @@ class GuardedOutputProcessor(OutputProcessor):  # type: ignore[misc]  # mypy doe
             state.queue.put(error)
 
 
-class GuardedStatLogger(RayPrometheusStatLogger):  # type: ignore[misc]  # mypy does not read vLLM
+class GuardedStatLogger(RayPrometheusStatLogger):
     """A failure to count must not end streams either."""
 
     def record(self, *arguments: Any, **keywords: Any) -> None:

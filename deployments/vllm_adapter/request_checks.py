@@ -9,6 +9,7 @@ vLLM internals used here (0.32): EngineCoreRequest, SamplingParams.verify, VllmC
 from __future__ import annotations
 
 from vllm.config import VllmConfig
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 
@@ -33,6 +34,8 @@ def check(request: EngineCoreRequest, submit: Submit, config: VllmConfig) -> Sam
         if tokens and not (min(tokens) >= 0 and max(tokens) < vocabulary):
             outside = next(token for token in tokens if not 0 <= token < vocabulary)
             raise ValueError(f"token {outside} is outside the model's vocabulary of {vocabulary}")
-    # Grammars need the tokenizer, and fail alone in the core.
-    params.verify(model, config.speculative_config, None, None)
+    try:  # without grammars, which need the tokenizer, and fail alone in the core
+        params.verify(model, config.speculative_config, None, None)
+    except VLLMValidationError as error:  # not a ValueError
+        raise ValueError(str(error)) from error
     return params

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections import Counter
 from typing import Any
 
@@ -59,6 +60,8 @@ class CuttingCore:
         self.cuts: dict[str, int] = {}
         self.is_cutting = False
         self.dropped = 0
+        self.received: list[list[int]] = []
+        """Tokens with which each later attempt came."""
         self._made: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
@@ -67,6 +70,8 @@ class CuttingCore:
     async def add(self, wire_id: str, submit: Submit) -> None:
         if self.is_cutting and submit.attempt == 0:
             self.cuts[wire_id] = len(self.cuts) + 1
+        if submit.attempt > 0:
+            self.received.append(submit.output_token_ids.copy())
         await self._core.add(wire_id, submit)
 
     async def next_step(self) -> CoreStep:
@@ -282,3 +287,25 @@ def test_an_answer_is_the_same_wherever_its_engine_is_cut(gateway, new_transcrip
         transcript = new_transcript()
         transcript.take_body(answer)
         assert transcript.differences(undisturbed) == [], (transcript, undisturbed)
+
+
+def test_an_unseeded_sample_that_moves_loses_and_doubles_no_token(gateway):
+    """Its tokens cannot be compared with another run's, but with what its engines got."""
+    body = {
+        "prompt": "def reverse(text):",
+        "temperature": 1.0,
+        "ignore_eos": True,
+        "max_tokens": CUTS + 6,
+        "return_token_ids": True,
+    }
+    gateway.core.cuts, gateway.core.dropped, gateway.core.received = {}, 0, []
+    gateway.core.is_cutting = True
+    answers = [json.loads(text) for text in gateway.ask("/v1/completions", body, times=CUTS)]
+    tokens = [answer["choices"][0]["token_ids"] for answer in answers]
+    assert {len(answer) for answer in tokens} == {CUTS + 6}
+    assert {answer["usage"]["completion_tokens"] for answer in answers} == {CUTS + 6}
+    assert gateway.core.dropped == CUTS
+    assert sorted(map(len, gateway.core.received)) == list(range(1, CUTS + 1))
+    prefixes = {tuple(answer[:n]) for answer in tokens for n in range(1, CUTS + 1)}
+    assert all(tuple(received) in prefixes for received in gateway.core.received)
+    assert len({tuple(answer) for answer in tokens}) > 1, "no seed makes them equal"

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -332,6 +334,33 @@ def test_attempt_without_remaining_tokens_is_refused(engine, prompt, num_receive
     ids = engine.encode(prompt)
     with pytest.raises(ValueError, match=f"^no tokens left to generate after {num_received}$"):
         engine.run(engine.submit(ids, ids[:num_received]))
+
+
+def test_an_unseeded_sample_that_moves_stays_right_in_distribution(engine):
+    """Without a seed no two cores draw alike: what must stay is the distribution of each token."""
+    ids = engine.encode(PROMPT)
+    received = engine.ask().tokens[:5]
+    (row,) = engine.run(engine.submit(ids, received, max_tokens=6, logprobs=3))[0].logprobs[:1]
+    best = dict(sorted(row.items(), key=lambda item: -item[1])[:3])
+    total = sum(map(math.exp, best.values()))
+    params = {"temperature": 1.0, "top_k": 3, "max_tokens": 6}
+    drawn = Counter(
+        answer.tokens[0]
+        for _ in range(10)
+        for answer in engine.run(*(engine.submit(ids, received, **params) for _ in range(40)))
+    )
+    assert drawn.keys() <= best.keys()
+    expected = {token: 400 * math.exp(value) / total for token, value in best.items()}
+    chi_square = sum((drawn[token] - n) ** 2 / n for token, n in expected.items())
+    assert chi_square < 25, (drawn, expected)  # by chance once in 270,000 runs
+
+
+def test_an_unseeded_sample_that_moves_has_its_whole_length(engine):
+    params = {"temperature": 1.0, "ignore_eos": True}
+    whole = engine.ask(**params)
+    resumed = engine.resume_everywhere(whole, PROMPT, **params)
+    lengths = [cut + len(answer.tokens) for cut, answer in zip(cuts(whole), resumed, strict=True)]
+    assert set(lengths) == {NUM_TOKENS}
 
 
 def test_a_probe_is_a_step_and_costs_cpu_time(engine):

@@ -1,0 +1,93 @@
+"""Requests that would end a vLLM core are refused before it, each with a sentence."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import torch
+    from vllm.config import VllmConfig
+    from vllm.lora.request import LoRARequest
+    from vllm.pooling_params import PoolingParams
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+
+    from qwenfleet.deployments.vllm_adapter.request_checks import check
+
+from qwenfleet.cluster.config.model import ModelConfig
+from qwenfleet.cluster.models.sources import locate
+from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
+from qwenfleet.deployments.wire.frames import Submit
+
+Spoil = Callable[[EngineCoreRequest, Submit], object]
+
+
+def of_request(name: str, value: Any) -> Spoil:
+    return lambda request, submit: setattr(request, name, value)
+
+
+def of_params(name: str, value: Any) -> Spoil:
+    return lambda request, submit: setattr(request.sampling_params, name, value)
+
+
+@pytest.fixture(scope="module")
+def config() -> VllmConfig:
+    model = ModelConfig(id="tiny", source="tiny-qwen3-moe", max_model_len=256, kv_cache_gib=0.1)
+    return engine_args(model, locate(model.source)).create_engine_config()
+
+
+def a_request() -> tuple[EngineCoreRequest, Submit]:
+    request = EngineCoreRequest(
+        request_id="r",
+        prompt_token_ids=None,
+        mm_features=None,
+        sampling_params=SamplingParams(max_tokens=4),
+        pooling_params=None,
+        arrival_time=1.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+    return request, Submit("r", 0, [0, 1, 2], b"", output_token_ids=[3])
+
+
+def test_an_ordinary_request_passes(config: VllmConfig) -> None:
+    request, submit = a_request()
+    last = config.model_config.get_vocab_size() - 1
+    submit.prompt_token_ids.append(last)
+    assert check(request, submit, config) is request.sampling_params
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda r, s: s.prompt_token_ids.append(10**6), "token 1000000 is outside"),
+        (lambda r, s: s.prompt_token_ids.append(-1), "token -1 is outside"),
+        (lambda r, s: s.output_token_ids.append(2**40), "outside the model's vocabulary"),
+        (of_params("logit_bias", {10**6: 1.0}), "in logit_bias contain out-of-vocab"),
+        (of_params("allowed_token_ids", [10**6]), "allowed_token_ids contains out-of-vocab"),
+        (of_params("allowed_token_ids", []), "not None and empty"),
+        (of_params("stop_token_ids", [-5]), "in stop_token_ids contain out-of-vocab"),
+        (of_params("logprobs", 10**6), "greater than max allowed"),
+        (of_params("prompt_logprobs", 10**6), "greater than max allowed"),
+        (of_request("sampling_params", None), "only text generation works"),
+        (of_request("pooling_params", PoolingParams()), "only text generation works"),
+        (of_request("prompt_embeds", torch.zeros(1)), "only token ids work"),
+        (of_request("mm_features", [object()]), "the model takes text only"),
+        (of_request("lora_request", LoRARequest("a", 1, "/a")), "names a LoRA adapter"),
+    ],
+)
+def test_what_a_core_would_die_of_is_refused_with_a_sentence(
+    config: VllmConfig, spoil: Spoil, reason: str
+) -> None:
+    request, submit = a_request()
+    spoil(request, submit)
+    with pytest.raises(ValueError, match=reason):
+        check(request, submit, config)
