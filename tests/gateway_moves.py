@@ -61,7 +61,7 @@ class Load(threading.Thread):
         self.is_over = threading.Event()
         self.answers: Counter[str] = Counter()
         self.refusals: list[float] = []
-        """When requests were sent that got an error."""
+        """When requests were sent that got `model_loading`."""
         self.ends: Counter[str] = Counter()
         self.readers = [threading.Thread(target=self.read) for _ in range(streams)]
         for thread in (self, *self.readers):
@@ -76,7 +76,7 @@ class Load(threading.Thread):
                     answer = client.post(f"{self.url}/v1/completions", json=body)
                     text = "" if answer.status_code == 200 else answer.text[:200]
                     self.answers[f"{answer.status_code} {text}".strip()] += 1
-                    if text:
+                    if "model_loading" in text:
                         self.refusals.append(sent_at)
                 except httpx.HTTPError as error:
                     self.answers[type(error).__name__] += 1
@@ -119,7 +119,6 @@ def start(session: Session) -> dict[str, Any]:
     """Probe a fleet from its deployment on."""
     load = Load(session.url, streams=0)
     session.deploy(fleet(session.port))
-    session.until(lambda: gateways(session, "no engine") or session.engines(), "a first part")
     session.until(session.engines, "a ready engine")
     ready_at = time.monotonic() + LISTED_S
     session.until(lambda: load.answers["200"], "the first answer")
