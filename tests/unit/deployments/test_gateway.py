@@ -69,6 +69,7 @@ class FrontEnds:
     def __init__(self, app: GatewayApp) -> None:
         self.app = app
         self.errored = ""
+        self.is_building = False
         self.are_all_broken = False
         self.import_error: Exception | None = None
         self.is_loaded = False
