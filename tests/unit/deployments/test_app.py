@@ -150,8 +150,9 @@ def test_front_end_setting_of_a_model_restarts_only_gateways(change: dict[str, A
 
 
 def test_gateway_has_the_longest_request_and_a_margin_to_drain() -> None:
-    for settings, drain_s in (({"request_timeout_s": 1800}, 1800), ({"drain_s": 60}, 60)):
-        gateway, _ = deployments(FleetConfig(gateway=GatewayConfig(**settings)))
+    longest, set_by_hand = GatewayConfig(request_timeout_s=1800), GatewayConfig(drain_s=60)
+    for settings, drain_s in ((longest, 1800), (set_by_hand, 60)):
+        gateway, _ = deployments(FleetConfig(gateway=settings))
         options = gateway._deployment_config
         assert options.graceful_shutdown_timeout_s == drain_s + DRAIN_MARGIN_S
         assert DRAIN_MARGIN_S > DEREGISTER_S + FAREWELL_S + 2 * ABORT_GRACE_S

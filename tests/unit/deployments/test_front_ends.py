@@ -87,7 +87,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch, metrics: Any) -> Scene:
         monkeypatch.setitem(sys.modules, f"{ROOM}.{name}", fake)
         monkeypatch.setattr(f"{ROOM}.{name}", fake, raising=False)
     monkeypatch.setattr(module, "Dispatcher", FakeDispatcher)
-    monkeypatch.setattr(module.sources, "locate", lambda *_: "/weights")
+    monkeypatch.setattr("qwenfleet.cluster.models.sources.locate", lambda *_: "/weights")
     scene = Scene(builder, metrics)
     await scene.front_ends.load()
     return scene
