@@ -158,7 +158,7 @@ ROUTING = Metric(
 USABLE_ENGINES = Metric(
     "qwenfleet_usable_engines",
     "gauge",
-    "Engines that can take new requests, as seen by a gateway.",
+    "Engines that make progress and take new requests, as seen by a gateway.",
     ("model",),
 )
 ENGINE_LOSSES = Metric(

@@ -239,7 +239,6 @@ class Engine:
         state, reason = self._state, self._reason
         if state is EngineState.READY and self._host is not None and self._host.quarantine:
             state, reason = EngineState.QUARANTINED, self._host.quarantine
-        draft = None if self._core is None else self._core.draft
         return EngineRecord(
             id=self._id,
             model=self._model.id,
@@ -253,7 +252,7 @@ class Engine:
             host=self._address[0],
             port=self._address[1],
             secret=self._secret,
-            description=self._description or draft,
+            description=self._description or (self._core.draft if self._core else None),
             running=sum(rank.running for rank in load),
             waiting=sum(rank.waiting for rank in load),
             kv_usage=max((rank.kv_usage for rank in load), default=0.0),

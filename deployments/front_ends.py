@@ -81,13 +81,17 @@ class FrontEnds:
             served.note_listing(bool(ready), max(starts, default=0.0))
             self._dispatchers[name].update(ours)
             self._look(served)
-        if self._building is not None and not self._building.done():
+        if self.is_building:
             return
         for name, served in self._models.items():
             description = self._dispatchers[name].description or _announced(engines, name)
-            if served.app is None and not served.is_broken and description is not None:
+            if name not in self._built and not served.is_broken and description is not None:
                 self._building = asyncio.create_task(self._build(served, description))
                 return
+
+    @property
+    def is_building(self) -> bool:
+        return self._building is not None and not self._building.done()
 
     @property
     def errored(self) -> str:
@@ -122,19 +126,20 @@ class FrontEnds:
         else:
             self._built[model.id] = built
             self._limits[model.id] = description.max_model_len
-            served.app = built.app
-            logger.info("model ready", extra={"model": model.id})
+            logger.info("model app built", extra={"model": model.id})
         self._look(served)
         self._stages.end()
 
     def _look(self, served: Served) -> None:
-        """Note whether the model can be served. An app that was built before its first engine was
-        ready is built again if that engine has another limit."""
+        """Hand over the app once an engine is connected. One that was built with the limit of an
+        engine that still loaded is built again if the connected one has another."""
         name = served.config.id
-        found = self._dispatchers[name].description
-        is_early = served.app is not None and not served.has_been_ready
-        if found is not None and is_early and found.max_model_len != self._limits[name]:
-            served.app = None
+        found, built = self._dispatchers[name].description, self._built.get(name)
+        if served.app is None and found is not None and built is not None:
+            if found.max_model_len == self._limits[name]:
+                served.app = built.app
+            else:
+                del self._built[name]
         served.look()
 
 

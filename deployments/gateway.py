@@ -150,7 +150,7 @@ class Gateway:
                 raise GatewayStartError("no model's app can be built", self._log_file)
             if not waiting:
                 return
-            if any(served.app is None for served in waiting):
+            if self._front_ends.is_building:
                 give_up_at = time.monotonic() + LINK_PATIENCE_S
             elif time.monotonic() > give_up_at:
                 if any(served.is_ready for served in models):

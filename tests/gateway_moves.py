@@ -25,7 +25,10 @@ from tests.two_nodes import Session, Stream
 STEP_S = 0.02
 DRAIN_S = 30.0
 NO_ENGINE_S = 6.0
+START_S = 5.0
 BODY = {"model": "scripted", "prompt": "x" * 40}
+LISTED_S = 1.0
+"""Time until every gateway has the listing with a new engine."""
 WHOLE = 1000
 """Tokens of a stream that ends within the drain."""
 ENDLESS = 6000
@@ -37,7 +40,9 @@ def fleet(port: int, engines: int = 2, temperature: float = 0.7) -> FleetConfig:
         source="tiny-qwen3-moe",
         engine="scripted",
         max_model_len=8192,
-        script=ScriptConfig(num_tokens=ENDLESS, step_s=STEP_S, tokens=tuple(range(97, 120))),
+        script=ScriptConfig(
+            num_tokens=ENDLESS, step_s=STEP_S, start_s=START_S, tokens=tuple(range(97, 120))
+        ),
         sampling=SamplingDefaults(temperature=temperature),
         replicas=Replicas(min=engines),
     )
@@ -55,6 +60,8 @@ class Load(threading.Thread):
         self.url = url
         self.is_over = threading.Event()
         self.answers: Counter[str] = Counter()
+        self.refusals: list[float] = []
+        """When requests were sent that got `model_loading`."""
         self.ends: Counter[str] = Counter()
         self.readers = [threading.Thread(target=self.read) for _ in range(streams)]
         for thread in (self, *self.readers):
@@ -63,11 +70,14 @@ class Load(threading.Thread):
     def run(self) -> None:
         with httpx.Client(timeout=60) as client:
             while not self.is_over.wait(0.2):
+                sent_at = time.monotonic()
                 try:
                     body = BODY | {"max_tokens": 1}
                     answer = client.post(f"{self.url}/v1/completions", json=body)
                     text = "" if answer.status_code == 200 else answer.text[:200]
                     self.answers[f"{answer.status_code} {text}".strip()] += 1
+                    if "model_loading" in text:
+                        self.refusals.append(sent_at)
                 except httpx.HTTPError as error:
                     self.answers[type(error).__name__] += 1
 
@@ -87,9 +97,8 @@ class Load(threading.Thread):
 def main(directory: Path) -> dict[str, Any]:
     session = Session(directory, fleet, BODY, num_cpus=6)
     try:
-        session.deploy(fleet(session.port))
-        session.until(lambda: len(gateways(session)) == 2, "two gateways")
-        results = {"update": update(session)}
+        results = {"start": start(session)}
+        results["update"] = update(session)
         results["terminate"] = terminate(session)
         results["freeze"] = freeze(session)
         return results
@@ -104,6 +113,18 @@ def gateways(session: Session, state: str = "ready") -> dict[str, Any]:
         return {g.id: g for g in registry.read(session.name).gateways if g.state == state}
     except ValueError:
         return {}
+
+
+def start(session: Session) -> dict[str, Any]:
+    """Probe a fleet from its deployment on."""
+    load = Load(session.url, streams=0)
+    session.deploy(fleet(session.port))
+    session.until(session.engines, "a ready engine")
+    ready_at = time.monotonic() + LISTED_S
+    session.until(lambda: load.answers["200"], "the first answer")
+    session.until(lambda: len(gateways(session)) == 2, "two gateways")
+    result = load.end()
+    return result | {"late refusals": sum(sent_at > ready_at for sent_at in load.refusals)}
 
 
 def update(session: Session) -> dict[str, Any]:

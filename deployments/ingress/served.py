@@ -58,7 +58,7 @@ class Served:
         self.engines: Engines | None = None
         """None until the gateway has imported vLLM."""
         self.app: ASGIApp | None = None
-        """vLLM's app; None until it is built."""
+        """vLLM's app; None until the first engine is connected."""
         self.ongoing = 0
         """Requests in progress."""
         self.has_ready_engine = False
@@ -127,6 +127,7 @@ class Served:
         connected is held. Raises Unavailable."""
         if self.app is not None and not needs_engine:
             return self.app
+        self.look()
         if self.has_ready_engine and not self._decided.is_set():
             try:
                 async with asyncio.timeout(min(timeout_s, self.patience_s)):
@@ -137,7 +138,6 @@ class Served:
             raise self._error(ModelBroken)
         if self.app is None or not self.has_been_ready:
             raise self._error(ModelLoading)
-        self.look()
         if self.is_blocked:
             raise self._error(NoEngine)
         return self.app

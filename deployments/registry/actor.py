@@ -112,7 +112,8 @@ class Registry:
 
     def announce_gateway(self, record: GatewayRecord) -> EngineList:
         """List a gateway; returns every engine, and its order if it has one."""
-        if record.is_ready:
+        before = self._gateways.get(record.id)
+        if record.is_ready and (before is None or not before[0].is_ready):
             self._forget_failures(lambda failure: not failure.model)
         self._gateways[record.id] = (record, self._clock())
         return EngineList(self.snapshot().engines, self._drains.get(record.id))

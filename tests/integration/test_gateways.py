@@ -31,6 +31,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads((directory / "results.json").read_text())
 
 
+def test_fleet_that_starts_refuses_no_request_once_an_engine_is_ready(results: Any) -> None:
+    assert results["start"]["late refusals"] == 0
+    assert results["start"]["answers"]["200"]
+
+
 def test_rolling_update_of_gateways_cuts_no_stream_and_refuses_no_request(results: Any) -> None:
     update = results["update"]
     assert set(update["ends"]) == {"1000 data: [DONE]"}

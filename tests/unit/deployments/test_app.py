@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from ray.serve._private import constants as ray_constants
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
-from ray.serve._private.constants import REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
 
 from qwenfleet.cluster.config.auth import AuthConfig, hash_of
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, TracingConfig, dump
@@ -20,6 +20,7 @@ from qwenfleet.cluster.config.model import (
 )
 from qwenfleet.deployments.app import (
     DRAIN_MARGIN_S,
+    HEALTH_PERIOD_S,
     ROLE_LABEL,
     START_ATTEMPTS,
     application,
@@ -27,6 +28,7 @@ from qwenfleet.deployments.app import (
 )
 from qwenfleet.deployments.environment import DEREGISTER_S, gateway_environment
 from qwenfleet.deployments.gateway import FAREWELL_S
+from qwenfleet.deployments.ingress.drain import LAST_CALL_S
 from qwenfleet.deployments.ingress.exchange import ABORT_GRACE_S
 
 CONFIG = FleetConfig(
@@ -150,8 +152,9 @@ def test_front_end_setting_of_a_model_restarts_only_gateways(change: dict[str, A
 
 
 def test_gateway_has_the_longest_request_and_a_margin_to_drain() -> None:
-    for settings, drain_s in (({"request_timeout_s": 1800}, 1800), ({"drain_s": 60}, 60)):
-        gateway, _ = deployments(FleetConfig(gateway=GatewayConfig(**settings)))
+    longest, set_by_hand = GatewayConfig(request_timeout_s=1800), GatewayConfig(drain_s=60)
+    for settings, drain_s in ((longest, 1800), (set_by_hand, 60)):
+        gateway, _ = deployments(FleetConfig(gateway=settings))
         options = gateway._deployment_config
         assert options.graceful_shutdown_timeout_s == drain_s + DRAIN_MARGIN_S
         assert DRAIN_MARGIN_S > DEREGISTER_S + FAREWELL_S + 2 * ABORT_GRACE_S
@@ -179,8 +182,20 @@ def test_replica_that_cannot_be_reached_outlives_a_network_cut() -> None:
     for deployment in (gateway, *engines):
         options = deployment._deployment_config
         # The first check may have been sent just before its answer was lost.
-        unhealthy_s = REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD * options.health_check_timeout_s
+        unhealthy_s = (
+            ray_constants.REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD * options.health_check_timeout_s
+        )
         assert unhealthy_s - options.health_check_period_s > 2 * NETWORK_CUT_S
+
+
+def test_gateway_that_leaves_by_itself_serves_until_haproxy_has_noticed() -> None:
+    probe_s = float(ray_constants.RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER.removesuffix("s"))
+    again_s = (
+        float(ray_constants.RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER.removesuffix("ms")) / 1000
+    )
+    failures = ray_constants.RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL
+    noticed_s = 1.1 * HEALTH_PERIOD_S + 0.5 + probe_s + (failures - 1) * again_s
+    assert noticed_s < LAST_CALL_S
 
 
 def test_tracing_change_restarts_gateways_and_engines() -> None:

@@ -65,6 +65,10 @@ class Scene:
             config, {"coder": self.served}, metrics, "gw-1", StageClock(), self.report
         )
 
+    def connect(self, limit: int = 4096) -> None:
+        self.dispatcher.num_engines = 1
+        self.dispatcher.description = EngineDescription(limit)
+
     async def report(self, model: str, error: Exception) -> None:
         self.reports.append((model, error))
 
@@ -83,7 +87,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch, metrics: Any) -> Scene:
         monkeypatch.setitem(sys.modules, f"{ROOM}.{name}", fake)
         monkeypatch.setattr(f"{ROOM}.{name}", fake, raising=False)
     monkeypatch.setattr(module, "Dispatcher", FakeDispatcher)
-    monkeypatch.setattr(module.sources, "locate", lambda *_: "/weights")
+    monkeypatch.setattr("qwenfleet.cluster.models.sources.locate", lambda *_: "/weights")
     scene = Scene(builder, metrics)
     await scene.front_ends.load()
     return scene
@@ -94,10 +98,11 @@ async def test_app_is_built_while_the_first_engine_loads(scene: Scene, eventuall
     await asyncio.sleep(0.01)
     assert scene.builder.limits == [], "its limits are not known yet"
     scene.front_ends.meet([engine("starting")])
-    await eventually(lambda: scene.served.app is not None)
-    assert not scene.served.is_ready
-    scene.dispatcher.num_engines, scene.dispatcher.description = 1, EngineDescription(4096)
+    await eventually(lambda: scene.front_ends._built)
+    assert scene.served.app is None
+    scene.connect()
     scene.front_ends.meet([engine()])
+    assert scene.served.is_ready
     assert scene.served.is_decided
     assert scene.builder.limits == [4096], "it is built once"
 
@@ -106,8 +111,8 @@ async def test_app_is_built_again_if_the_first_ready_engine_has_another_limit(
     scene: Scene, eventually: Any
 ) -> None:
     scene.front_ends.meet([engine("starting", limit=8192)])
-    await eventually(lambda: scene.served.app is not None)
-    scene.dispatcher.num_engines, scene.dispatcher.description = 1, EngineDescription(2048)
+    await eventually(lambda: scene.front_ends._built)
+    scene.connect(limit=2048)
     scene.front_ends.meet([engine(limit=2048)])
     assert not scene.served.is_decided
     await eventually(lambda: scene.served.is_ready)
@@ -130,8 +135,9 @@ async def test_model_whose_app_cannot_be_built_is_broken_and_reported(
 
 
 async def test_failed_front_end_is_seen(scene: Scene, eventually: Any) -> None:
+    scene.connect()
     scene.front_ends.meet([engine()])
-    await eventually(lambda: scene.served.app is not None)
+    await eventually(lambda: scene.served.is_ready)
     assert scene.front_ends.errored == ""
     built: Any = scene.front_ends._built["coder"]
     built.llm.errored = True

@@ -25,6 +25,7 @@ from qwenfleet.deployments.registry.stages import StageClock
 from qwenfleet.deployments.telemetry.tracing import NoTracing
 
 MODELS = ("coder", "helper")
+REPLICA = "qwenfleet.deployments.replica"
 READY = EngineRecord("e1", "coder", "node-1", 7, "ready", host="10.0.0.1", port=99)
 
 
@@ -69,6 +70,7 @@ class FrontEnds:
     def __init__(self, app: GatewayApp) -> None:
         self.app = app
         self.errored = ""
+        self.is_building = False
         self.are_all_broken = False
         self.import_error: Exception | None = None
         self.is_loaded = False
@@ -110,7 +112,7 @@ class Scene:
         self.registry = Registry()
         self.app = GatewayApp(config, metrics)
         self.front_ends = FrontEnds(self.app)
-        self.gateway.__dict__ |= {
+        fields: dict[str, Any] = {
             "_log_file": "gw.log",
             "_config": config,
             "_id": "gw-1",
@@ -126,6 +128,7 @@ class Scene:
             "_is_replaced": False,
             "_tasks": [],
         }
+        self.gateway.__dict__.update(fields)
 
     def start(self) -> asyncio.Task[Any]:
         return asyncio.create_task(self.gateway.__serve_build_asgi_app__())
@@ -146,10 +149,10 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     def leave(status: int) -> None:
         raise Exit(status)
 
-    monkeypatch.setattr(module.ray, "get_runtime_context", Context)
+    monkeypatch.setattr("ray.get_runtime_context", Context)
     monkeypatch.setattr(module, "_serve_host", loopback)
-    monkeypatch.setattr(module.replica, "is_stopping", lambda: bool(signs))
-    monkeypatch.setattr(module.replica, "on_sigterm", lambda loop, leave: None)
+    monkeypatch.setattr(f"{REPLICA}.is_stopping", lambda: bool(signs))
+    monkeypatch.setattr(f"{REPLICA}.on_sigterm", lambda loop, leave: None)
     monkeypatch.setattr(module, "MEET_INTERVAL_S", 0.005)
     monkeypatch.setattr(module, "WATCH_INTERVAL_S", 0.005)
     monkeypatch.setattr(drain_module, "LAST_CALL_S", 0.0)

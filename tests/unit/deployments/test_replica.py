@@ -41,7 +41,7 @@ async def test_sigterm_of_a_worker_calls_back_and_ends_nothing(
     name = "raise_sys_exit_with_custom_error_message"
     monkeypatch.setattr(ray_worker, name, getattr(ray_worker, name))  # is put back afterwards
     handlers: list[Any] = []
-    monkeypatch.setattr(ray_worker.ray._private.utils, "set_sigterm_handler", handlers.append)
+    monkeypatch.setattr("ray._private.utils.set_sigterm_handler", handlers.append)
     core = SimpleNamespace(run_task_loop=lambda: handlers[0](signal.SIGTERM, None))
     left = asyncio.Event()
     replica.on_sigterm(asyncio.get_running_loop(), left.set)

@@ -94,7 +94,6 @@ def gateway_of(metrics: Any, *models: str, **settings: Any) -> GatewayApp:
     for served in app.models.values():
         served.engines = FakeEngines(description=EngineDescription(max_model_len=4096))
         served.app = FakeApp(served.config.id)
-        served.look()
     return app
 
 

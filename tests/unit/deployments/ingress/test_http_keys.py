@@ -60,7 +60,6 @@ def app_of(metrics: Any, inner_app: FakeApp, auth: Any, spans: Any = NO_SPANS) -
     app = GatewayApp(config, metrics, spans)
     app.models["coder"].app = inner_app
     app.models["coder"].engines = OneEngine()
-    app.models["coder"].look()
     return app
 
 

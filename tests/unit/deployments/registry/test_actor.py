@@ -231,8 +231,10 @@ def test_gateway_gets_its_order_to_drain(registry: Registry) -> None:
     assert registry.announce_gateway(gateway("g2")).drain is None
 
 
-def test_gateways_failures_are_forgotten_when_one_is_ready(registry: Registry) -> None:
+def test_gateways_failures_are_forgotten_when_a_later_one_is_ready(registry: Registry) -> None:
+    registry.announce_gateway(replace(gateway("old"), is_ready=True))
     registry.report_failure(StartFailure("g0", "", "an import failed", None))
+    registry.announce_gateway(replace(gateway("old"), is_ready=True))
     registry.report_failure(StartFailure("e0", "coder", "no memory", None))
     registry.announce_gateway(gateway("g1"))
     assert len(registry.snapshot().failures) == 2
