@@ -33,7 +33,7 @@ class Host:
 
 
 class Registry:
-    async def withdraw(self, id: str) -> None:
+    async def withdraw(self, id: str, reason: str = "") -> None:
         assert id == "e1"
 
 
