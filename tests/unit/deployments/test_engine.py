@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.deployments import engine as module
+from qwenfleet.deployments.engine_host.core import CoreDead
 from qwenfleet.deployments.registry.records import DrainOrder
 from qwenfleet.deployments.telemetry.tracing import NoTracing
 
@@ -33,8 +34,12 @@ class Host:
 
 
 class Registry:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
     async def withdraw(self, id: str, reason: str = "") -> None:
         assert id == "e1"
+        self.reasons.append(reason)
 
 
 class Exit(Exception):
@@ -94,3 +99,17 @@ async def test_earlier_of_two_simultaneous_deadlines_wins(engine: Any) -> None:
     assert ("drain", SPOT.reason, 25) in host.calls
     assert len(engine._tasks) == 1
     engine._tasks[0].cancel()
+
+
+async def test_dead_core_is_the_reason_that_the_fleet_hears(engine: Any) -> None:
+    class Died:
+        async def run(self) -> None:
+            raise CoreDead("signal 9")
+
+    engine._host = Died()
+    announcing = asyncio.create_task(asyncio.Event().wait())
+    engine._tasks = [announcing]
+    with pytest.raises(Exit):
+        await engine._run()
+    assert engine._registry.reasons == ["its core died: signal 9"]
+    assert announcing.cancelled(), "an announcement would list the engine again"
