@@ -164,8 +164,9 @@ def _without_reload(arguments: Sequence[str]) -> list[str]:
 
 def _decode(text: str) -> Job:
     tree = json.loads(text)
-    processes = {name: Process(**tree.pop(name)) for name in ("haproxy", "manager", "raylet")}
-    return Job(arguments=tuple(tree.pop("arguments")), **tree, **processes)
+    for name in ("haproxy", "manager", "raylet"):
+        tree[name] = Process(**tree[name])
+    return Job(**tree | {"arguments": tuple(tree["arguments"])})
 
 
 class Watch:
