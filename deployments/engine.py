@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 CORE_DEAD_EXIT_CODE: Final = 70
 """EX_SOFTWARE of sysexits.h."""
+FAREWELL_S: Final = 0.5
+"""Time to report why the process ends; Serve starts another as soon as it has ended."""
 DRAIN_S: Final = 10.0
 """Time for streams to move when Serve stops an engine; within graceful_shutdown_timeout_s. Streams
 that have not moved by then wait in their gateway."""
@@ -120,7 +122,7 @@ class Engine:
         await self._drain(DrainOrder("the engine is being stopped", DRAIN_S))
         for task in self._tasks:
             task.cancel()
-        await self._registry.withdraw(self._id)
+        await self._registry.withdraw(self._id, self._reason)
         if self._core is not None:
             await asyncio.to_thread(self._core.shutdown)
         await self._send_last_spans()
@@ -156,7 +158,7 @@ class Engine:
         for task in self._tasks:  # an announcement would list this engine again
             if task is not asyncio.current_task():
                 task.cancel()
-        await self._registry.withdraw(self._id)
+        await self._registry.withdraw(self._id, self._reason)
         if self._core is not None:
             await asyncio.to_thread(self._core.shutdown)
         await self._send_last_spans()
@@ -191,12 +193,18 @@ class Engine:
 
     async def _run(self) -> None:
         assert self._host is not None
+        reason = "its host ended"
         try:
             await self._host.run()
         except CoreDead as dead:
+            reason = f"its core died: {dead}"
             logger.error("engine core died", extra={"engine": self._id, "reason": str(dead)})
         except Exception:  # end the process: Serve starts another
             logger.exception("engine host failed", extra={"engine": self._id})
+        self._tasks[0].cancel()  # an announcement would list this engine again
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._registry.withdraw(self._id, reason)
         await self._send_last_spans()
         os._exit(CORE_DEAD_EXIT_CODE)
 

@@ -112,9 +112,13 @@ def take_over(binary: str, config: Path, arguments: Sequence[str]) -> list[str]:
     if has_gateways:
         shutil.copyfile(config, kept)
     running = [] if "-sf" in arguments else _running(binary, config)
-    if running and kept.exists() and not has_gateways:
+    if not running:
+        return []
+    if kept.exists() and not has_gateways:
         shutil.copyfile(kept, config)
-    return ["-sf", *map(str, running)] if running else []
+    admin = _SOCKET.search(config.read_text())
+    handed = ["-x", admin[1]] if admin and answers(admin[1]) else []  # no connection is refused
+    return ["-sf", *map(str, running), *handed]
 
 
 def _running(binary: str, config: Path) -> list[int]:
@@ -160,8 +164,9 @@ def _without_reload(arguments: Sequence[str]) -> list[str]:
 
 def _decode(text: str) -> Job:
     tree = json.loads(text)
-    processes = {name: Process(**tree.pop(name)) for name in ("haproxy", "manager", "raylet")}
-    return Job(arguments=tuple(tree.pop("arguments")), **tree, **processes)
+    for name in ("haproxy", "manager", "raylet"):
+        tree[name] = Process(**tree[name])
+    return Job(**tree | {"arguments": tuple(tree["arguments"])})
 
 
 class Watch:

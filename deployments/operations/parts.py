@@ -62,12 +62,14 @@ class Parts:
         Raises FleetLost when a part has died without which the fleet cannot run.
         """
         sentences = []
-        for part in (*VITAL, *ACTORS):
+        for part in VITAL:
+            if part not in reading or self._pids.get(part, reading[part]) != reading[part]:
+                raise self._lost(part)
+            self._pids[part] = reading[part]
+        for part in ACTORS:
             pid, known = reading.get(part), self._pids.get(part)
             if known is not None and pid != known and part not in self._missing:
-                if not part.consequence:
-                    raise self._lost(part, known)
-                sentences.append(f"{part.name} (process {known}) died: {part.consequence}")
+                sentences.append(f"{_named(part, known)} died: {part.consequence}")
                 self._missing.add(part)
             if pid is not None:
                 if part in self._missing:
@@ -76,11 +78,15 @@ class Parts:
                 self._pids[part] = pid
         return sentences
 
-    def _lost(self, part: Part, pid: int) -> FleetLost:
+    def _lost(self, part: Part) -> FleetLost:
         return FleetLost(
-            f"{part.name} (process {pid}) died, and without it the fleet cannot run",
+            f"{_named(part, self._pids.get(part))} died, and without it the fleet cannot run",
             f"Start the fleet again; Ray's logs are in {self._logs}.",
         )
+
+
+def _named(part: Part, pid: int | None) -> str:
+    return part.name if pid is None else f"{part.name} (process {pid})"
 
 
 class PartReader:

@@ -47,13 +47,17 @@ class Parts:
         assert found, f"{title} does not run"
         return max(found, key=lambda one: one.create_time())
 
-    def is_answered(self) -> bool:
+    def ask(self) -> str:
+        """Return what happened to a request; empty if it was answered."""
         body = {"model": "scripted", "prompt": "a", "max_tokens": 3}
         try:
             answer = httpx.post(f"{self._fleet.url}/v1/completions", json=body, timeout=10)
-        except httpx.TransportError:
-            return False
-        return answer.status_code == 200
+        except httpx.TransportError as error:
+            return repr(error)
+        return "" if answer.status_code == 200 else answer.text
+
+    def is_answered(self) -> bool:
+        return not self.ask()
 
     def log(self) -> str:
         text: str = self._fleet.log.read_text()
@@ -71,7 +75,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def test_what_can_be_restarted_is_and_a_dead_raylet_ends_the_fleet(
-    run_fleet: Any, expect: Callable[..., None], tmp_path: Path, new_transcript: Any
+    run_fleet: Any, expect: Callable[..., None], tmp_path: Path
 ) -> None:
     with run_fleet(FLEET, 1, tmp_path, status=1) as fleet:
         parts = Parts(fleet, tmp_path)
@@ -95,13 +99,13 @@ def _kill_haproxy(parts: Parts, expect: Callable[..., None]) -> None:
     expect(lambda: not manager.is_running(), PATIENCE_S, "its manager is replaced")
 
     def is_replaced() -> bool:
-        assert parts.is_answered(), "the change of the manager must cut nothing"
+        assert parts.ask() == "", "the change of the manager must cut nothing"
         return any(_title(one) == "ray::HAProxyManager" for one in of_fleet(parts.token))
 
     expect(is_replaced, PATIENCE_S, "a new manager runs")
     until = time.monotonic() + 5
     while time.monotonic() < until:  # its first HAProxy takes over meanwhile
-        assert parts.is_answered(), "a new manager's HAProxy knows the gateways"
+        assert parts.ask() == "", "a new manager's HAProxy knows the gateways"
 
 
 def _kill_registry(fleet: Any, parts: Parts, expect: Callable[..., None]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.deployments import engine as module
+from qwenfleet.deployments.engine_host.core import CoreDead
 from qwenfleet.deployments.registry.records import DrainOrder
 from qwenfleet.deployments.registry.stages import StageClock
 from qwenfleet.deployments.telemetry.tracing import NoTracing
@@ -37,8 +38,12 @@ class Host:
 
 
 class Registry:
-    async def withdraw(self, id: str) -> None:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    async def withdraw(self, id: str, reason: str = "") -> None:
         assert id == "e1"
+        self.reasons.append(reason)
 
 
 class Exit(Exception):
@@ -119,3 +124,17 @@ def test_engine_announces_its_limits_while_it_loads(engine: Any) -> None:
     assert engine._record().description == draft
     engine._description = final
     assert engine._record().description == final
+
+
+async def test_dead_core_is_the_reason_that_the_fleet_hears(engine: Any) -> None:
+    class Died:
+        async def run(self) -> None:
+            raise CoreDead("signal 9")
+
+    engine._host = Died()
+    announcing = asyncio.create_task(asyncio.Event().wait())
+    engine._tasks = [announcing]
+    with pytest.raises(Exit):
+        await engine._run()
+    assert engine._registry.reasons == ["its core died: signal 9"]
+    assert announcing.cancelled(), "an announcement would list the engine again"

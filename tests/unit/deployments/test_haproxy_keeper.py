@@ -50,7 +50,7 @@ class Node:
     def write_config(self, status: int, *, gateways: bool = False) -> None:
         server = "server gw 127.0.0.1:9 check" * gateways
         self.config.write_text(
-            f"global\n  stats socket {self.socket} level admin\n"
+            f"global\n  stats socket {self.socket} level admin expose-fd listeners\n"
             "defaults\n  mode http\n  timeout client 5s\n  timeout server 5s\n"
             f"  timeout connect 5s\nfrontend f\n  bind 127.0.0.1:{self.port}\n"
             f"  http-request return status {status}\nbackend b\n  {server}\n"
