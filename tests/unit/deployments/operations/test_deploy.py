@@ -177,12 +177,13 @@ def test_ray_that_does_not_take_the_job_is_one_sentence(
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize(("polls", "status"), [(3, 0), (10**9, 1)])
+@pytest.mark.parametrize(("polls", "timeout", "status"), [(3, "60", 0), (10**9, "0.05", 1)])
 def test_fleet_that_is_removed_has_time_to_finish_its_requests(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     polls: int,
+    timeout: str,
     status: int,
 ) -> None:
     left = [polls]
@@ -199,7 +200,7 @@ def test_fleet_that_is_removed_has_time_to_finish_its_requests(
     monkeypatch.setattr(client, "end", ended.append)
     file = tmp_path / "fleet.yaml"
     file.write_text("models: [{id: smollm2-135m-instruct}]\n")
-    assert command.main([str(file), "--stop", "--timeout", "0.05"]) == status
+    assert command.main([str(file), "--stop", "--timeout", timeout]) == status
     assert ended == ["qwenfleet"] * (status == 0)
     printed = capsys.readouterr()
     assert ("is removed" in printed.out) is (status == 0)
