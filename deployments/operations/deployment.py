@@ -24,7 +24,7 @@ from qwenfleet.deployments.registry.records import Snapshot
 POLL_S: Final = 1.0
 _WAITS: Final = re.compile(
     r"has (\d+) replicas that have taken more than \d+s to be scheduled.*"
-    r"required for each replica: (\{.*?\}), total resources available: (\{.*?\})\.",
+    r"required for each replica: (.+?), total resources available: ",
     re.DOTALL,
 )
 """A message of ray 2.60 `serve/_private/deployment_state.py`."""
@@ -130,8 +130,7 @@ def waits_for(message: str) -> str:
     match = _WAITS.search(message)
     if match is None:
         return ""
-    count, required, available = match.groups()
-    return f"waits for nodes: {count} more need {required} each, and the cluster has {available}"
+    return f"waits for nodes: {match[1]} more, each with {match[2]} free (`ray status` has more)"
 
 
 def _snapshot(fleet: str) -> Snapshot | None:

@@ -191,7 +191,7 @@ def test_replicas_that_find_no_node_are_reported_once(cluster: Cluster) -> None:
     cluster.parts = {"engine-0": part("engine-0", "UPDATING", message)}
     cluster.turns = [lambda: None] * 3 + [cluster.becomes(status="RUNNING", snapshot=READY)]
     printed = cluster.wait()
-    assert 'engine-0 waits for nodes: 2 more need {"CPU": 1.0, "GPU": 8.0} each' in printed
+    assert 'engine-0 waits for nodes: 2 more, each with {"CPU": 1.0, "GPU": 8.0} free' in printed
     assert printed.count("waits for nodes") == 1
 
 
