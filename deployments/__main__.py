@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from qwenfleet.deployments.operations import deploy
 
         if options.stop:
-            deploy.stop(config)
+            deploy.stop(config, timeout_s=options.timeout)
         else:
             for sentence in check_fleet(config):
                 logger.warning("configuration: %s", sentence)
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=START_TIMEOUT_S,
         metavar="SECONDS",
-        help="stop waiting after this; the fleet keeps starting (default 3600)",
+        help="stop waiting after this; the fleet keeps starting or ending (default 3600)",
     )
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from qwenfleet.deployments.operations.deployment import Deployment
 from qwenfleet.deployments.operations.progress import Stages
 from qwenfleet.deployments.registry import client
 
+POLL_S: Final = 1.0
 PYTHON_PROXY: Final = (
     "note: Ray Serve's Python proxy handles HTTP here and uses ten times the CPU of HAProxy; to "
     "use HAProxy, set RAY_SERVE_ENABLE_HA_PROXY=1 for `ray start` on every node"
@@ -50,8 +52,9 @@ def deploy(config: FleetConfig, config_file: str, *, timeout_s: float) -> None:
         client.end_legacy(config.name)
 
 
-def stop(config: FleetConfig) -> None:
-    """Remove the fleet with Serve's graceful shutdown. Raises FleetNotFound."""
+def stop(config: FleetConfig, *, timeout_s: float) -> None:
+    """Remove the fleet with Serve's graceful shutdown, in which its requests finish. Raises
+    FleetNotFound, or DeployFailed if it does not end in time."""
     stages = Stages()
     with _driver():
         if config.name not in _applications():
@@ -59,7 +62,16 @@ def stop(config: FleetConfig) -> None:
                 f"this Ray cluster does not run fleet '{config.name}'",
                 f"Its applications: {', '.join(_applications()) or 'none'}.",
             )
-        ray_serve.delete(config.name)
+        stages.say(f"removing fleet '{config.name}', whose running requests may finish")
+        ray_serve.delete(config.name, _blocking=False)
+        give_up_at = time.monotonic() + timeout_s
+        while config.name in _applications():
+            if time.monotonic() > give_up_at:
+                raise DeployFailed(
+                    f"fleet '{config.name}' still finishes requests after {timeout_s:.0f} s",
+                    "It takes no new ones and ends by itself; to keep waiting, run this again.",
+                )
+            time.sleep(POLL_S)
         client.end(config.name)
         stages.say(f"fleet '{config.name}' is removed")
 

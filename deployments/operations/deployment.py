@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,12 @@ from qwenfleet.deployments.registry import client
 from qwenfleet.deployments.registry.records import Snapshot
 
 POLL_S: Final = 1.0
+_WAITS: Final = re.compile(
+    r"has (\d+) replicas that have taken more than \d+s to be scheduled.*"
+    r"required for each replica: (.+?), total resources available: ",
+    re.DOTALL,
+)
+"""A message of ray 2.60 `serve/_private/deployment_state.py`."""
 
 
 class Deployment:
@@ -32,8 +39,11 @@ class Deployment:
         self._stages = stages
         self._failures = Failures(config)
         self._reach = Reach()
-        self._earlier = {failure.engine for failure in _snapshot(config.name).failures}
+        earlier = _snapshot(config.name)
+        self._earlier = {failure.engine for failure in earlier.failures} if earlier else set()
         """Replicas that failed before this deployment."""
+        self._waits: dict[str, str] = {}
+        """By deployment: what it was last reported to wait for."""
         self._progress: Progress | None = None
 
     def wait(self, timeout_s: float) -> None:
@@ -61,20 +71,35 @@ class Deployment:
         is_settled = application.status == "RUNNING"
         snapshot = self._current(_snapshot(self._config.name), is_settled)
         parts = deployed(application)
-        for sentence in (*self._failures.judge(snapshot, parts), *self._reach.judge(snapshot)):
-            self._stages.say(sentence)
+        self._report_problems(snapshot, parts)
         if application.status == "DEPLOY_FAILED":
             raise _update_failed(self._config.name, parts)
-        if not is_settled or not snapshot.gateways:  # before, the old fleet may be complete
-            return False
+        if not is_settled or snapshot is None or not snapshot.gateways:
+            return False  # before Serve has settled, the old fleet may be the complete one
         if self._progress is None:
             self._progress = self._new_progress(snapshot)
         self._progress.report(structs.replace(snapshot, failures=()))  # judged above
         return self._progress.is_complete
 
-    def _current(self, snapshot: Snapshot, is_settled: bool) -> Snapshot:
+    def _report_problems(self, snapshot: Snapshot | None, parts: Sequence[Deployed]) -> None:
+        """Print what is new. Raises EngineStartError or GatewayStartError for a start that cannot
+        succeed."""
+        for sentence in self._failures.judge(snapshot, parts):
+            self._stages.say(sentence)
+        if snapshot is not None:
+            for sentence in self._reach.judge(snapshot):
+                self._stages.say(sentence)
+        for part in parts:
+            wait = waits_for(part.message)
+            if wait and self._waits.get(part.name) != wait:
+                self._stages.say(f"{part.name} {wait}")
+            self._waits[part.name] = wait
+
+    def _current(self, snapshot: Snapshot | None, is_settled: bool) -> Snapshot | None:
         """Leave out failures from before this deployment, except those of gateways that it has
         kept."""
+        if snapshot is None:
+            return None
         kept = {gateway.id for gateway in snapshot.gateways} if is_settled else set()
         old = self._earlier - kept
         failures = tuple(failure for failure in snapshot.failures if failure.engine not in old)
@@ -93,18 +118,26 @@ class Deployment:
         if listening.is_local:
             self._stages.say(
                 f"note: only programs on node {listening.proxies[node]} reach {url}; to let others "
-                "in, set gateway.host to 0.0.0.0"
+                "in, run `serve shutdown` on the cluster, then this again with gateway.host 0.0.0.0"
             )
         return Progress(
             self._config, url, self._stages, hint="the fleet keeps running when this job ends"
         )
 
 
-def _snapshot(fleet: str) -> Snapshot:
-    """Return what the fleet's registry lists; nothing if it has none yet, or it is busy."""
+def waits_for(message: str) -> str:
+    """Return which resources a deployment waits for by its message in Serve; empty if none."""
+    match = _WAITS.search(message)
+    if match is None:
+        return ""
+    return f"waits for nodes: {match[1]} more, each with {match[2]} free (`ray status` has more)"
+
+
+def _snapshot(fleet: str) -> Snapshot | None:
+    """Return what the fleet's registry lists; None if it has none yet, or it is busy."""
     with suppress(ValueError, ray.exceptions.RayError):
         return client.read(fleet)
-    return Snapshot(engines=(), gateways=(), failures=())
+    return None
 
 
 def _update_failed(fleet: str, parts: Sequence[Deployed]) -> DeployFailed:

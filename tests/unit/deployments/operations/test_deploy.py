@@ -175,3 +175,33 @@ def test_ray_that_does_not_take_the_job_is_one_sentence(
     assert printed.startswith("qwenfleet: ")
     assert sentence in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(("polls", "timeout", "status"), [(3, "60", 0), (10**9, "0.05", 1)])
+def test_fleet_that_is_removed_has_time_to_finish_its_requests(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    polls: int,
+    timeout: str,
+    status: int,
+) -> None:
+    left = [polls]
+    ended: list[str] = []
+
+    def applications() -> list[str]:
+        left[0] -= 1
+        return ["qwenfleet"] if left[0] > 0 else []
+
+    Driver(monkeypatch)
+    monkeypatch.setattr(deploy, "_applications", applications)
+    monkeypatch.setattr(deploy, "POLL_S", 0.0)
+    monkeypatch.setattr(ray_serve, "delete", lambda name, _blocking: None)
+    monkeypatch.setattr(client, "end", ended.append)
+    file = tmp_path / "fleet.yaml"
+    file.write_text("models: [{id: smollm2-135m-instruct}]\n")
+    assert command.main([str(file), "--stop", "--timeout", timeout]) == status
+    assert ended == ["qwenfleet"] * (status == 0)
+    printed = capsys.readouterr()
+    assert ("is removed" in printed.out) is (status == 0)
+    assert ("still finishes requests" in printed.err) is (status == 1)

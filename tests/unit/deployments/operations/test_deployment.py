@@ -179,3 +179,29 @@ def test_failed_update_names_what_goes_on(cluster: Cluster) -> None:
     assert isinstance(error, DeployFailed)
     assert "engine-0: RuntimeError: no nms" in str(error)
     assert "1 of engine-0, 2 of gateway" in str(error)
+
+
+def test_replicas_that_find_no_node_are_reported_once(cluster: Cluster) -> None:
+    message = (
+        "Deployment 'engine-0' in application 'job' has 2 replicas that have taken more than 30s "
+        "to be scheduled. This may be due to waiting for the cluster to auto-scale or for a "
+        "runtime environment to be installed. Resources required for each replica: "
+        '{"CPU": 1.0, "GPU": 8.0}, total resources available: {"CPU": 3.0}. Use `ray status`.'
+    )
+    cluster.parts = {"engine-0": part("engine-0", "UPDATING", message)}
+    cluster.turns = [lambda: None] * 3 + [cluster.becomes(status="RUNNING", snapshot=READY)]
+    printed = cluster.wait()
+    assert 'engine-0 waits for nodes: 2 more, each with {"CPU": 1.0, "GPU": 8.0} free' in printed
+    assert printed.count("waits for nodes") == 1
+
+
+def test_registry_that_is_away_ends_no_update(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(fleet: str) -> Snapshot:
+        raise ValueError("no registry")
+
+    message = f"A replica failed to start with exception. Retrying 0 more time(s). {TRACEBACK}"
+    cluster.parts = {"engine-0": part("engine-0", "UPDATING", message, running=1)}
+    monkeypatch.setattr(client, "read", away)
+    assert isinstance(cluster.fail(timeout_s=0.05), StartTimeout)
