@@ -27,11 +27,11 @@ from qwenfleet.deployments.dispatch.routing import Target, choose, with_room
 from qwenfleet.deployments.dispatch.suspicion import Verdict
 from qwenfleet.deployments.dispatch.trial_engine import TrialEngine
 from qwenfleet.deployments.ingress.errors import (
-    ContextTooLong,
     EngineRefused,
     GatewayFailed,
     NoEngine,
     RequestKillsEngines,
+    RequestTooLong,
 )
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
@@ -202,14 +202,14 @@ class Dispatcher:
             loss = Loss.DRAINED  # it announced its end, as a reclaimed spot node does
         self._trial_engine.lost(link)
         lost = self._owned_by(link)
+        for flight in lost:
+            with self._alone(flight):
+                self._leave(flight, loss, reason)
         if loss is Loss.DRAINED:
             self._metrics.drain_cut(self._model, len(lost))
         if link.description is not None and (lost or not link.is_draining):
             self._metrics.engine_lost(self._model, loss)
             log_loss(link, loss, reason, len(lost))
-        for flight in lost:
-            with self._alone(flight):
-                self._leave(flight, loss, reason)
         self._dispatch()
 
     # From engine to engine.
@@ -354,7 +354,7 @@ class Dispatcher:
         most = self._roster.most_tokens
         if most is None or flight.length_tokens < most:
             return False
-        self._end(flight, ContextTooLong(self._model, flight.length_tokens, most))
+        self._end(flight, RequestTooLong(self._model, flight.length_tokens, most))
         return True
 
     @contextmanager

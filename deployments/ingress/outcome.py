@@ -15,6 +15,7 @@ from qwenfleet.deployments.ingress.errors import (
     ModelLoading,
     NoEngine,
     RequestKillsEngines,
+    RequestTooLong,
     WrongKey,
 )
 
@@ -31,6 +32,8 @@ def outcome_of(
             return Outcome.WRONG_KEY
         case ModelLoading():
             return Outcome.UNAVAILABLE
+        case RequestTooLong():
+            return Outcome.ENGINE_LOST if has_output else Outcome.REFUSED
         case NoEngine():
             return Outcome.ENGINE_LOST if has_output else Outcome.UNAVAILABLE
         case RequestKillsEngines():

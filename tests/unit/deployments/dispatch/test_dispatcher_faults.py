@@ -94,6 +94,24 @@ async def test_a_failure_while_moving_a_request_ends_that_request_only(
     assert not desk.dispatcher._moving
 
 
+async def test_streams_move_even_if_their_loss_cannot_be_counted(
+    desk: Any, serve_engine: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    doomed = await serve_engine(num_tokens=FOREVER)
+    await desk.meet(doomed)
+    streams = [desk.ask(f"cmpl-{i}") for i in range(3)]
+    await eventually(lambda: all(stream.tokens for stream in streams))
+    await desk.meet(await serve_engine(engine="engine-2", num_tokens=FOREVER))
+    monkeypatch.setattr(desk.dispatcher._metrics, "engine_lost", fail)
+    await doomed.kill()
+    await eventually(lambda: all(s.flight.link and s.flight.attempt == 1 for s in streams))
+    counts = [len(stream.tokens) for stream in streams]
+    await eventually(lambda: all(len(s.tokens) > n for s, n in zip(streams, counts, strict=True)))
+
+
 async def test_a_broken_owner_of_a_link_ends_no_stream(
     serve_engine: Any, connect: Any, events: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
