@@ -29,9 +29,9 @@ from qwenfleet.deployments.dispatch.trial_engine import TrialEngine
 from qwenfleet.deployments.ingress.errors import (
     EngineRefused,
     GatewayFailed,
+    LongerThanContext,
     NoEngine,
     RequestKillsEngines,
-    RequestTooLong,
 )
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
@@ -354,7 +354,7 @@ class Dispatcher:
         most = self._roster.most_tokens
         if most is None or flight.length_tokens < most:
             return False
-        self._end(flight, RequestTooLong(self._model, flight.length_tokens, most))
+        self._end(flight, LongerThanContext(self._model, flight.length_tokens, most))
         return True
 
     @contextmanager

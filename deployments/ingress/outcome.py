@@ -11,11 +11,11 @@ from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.ingress.errors import (
     BodyTimeout,
     DeadlineExceeded,
+    LongerThanContext,
     MissingKey,
     ModelLoading,
     NoEngine,
     RequestKillsEngines,
-    RequestTooLong,
     WrongKey,
 )
 
@@ -32,7 +32,7 @@ def outcome_of(
             return Outcome.WRONG_KEY
         case ModelLoading():
             return Outcome.UNAVAILABLE
-        case RequestTooLong():
+        case LongerThanContext():
             return Outcome.ENGINE_LOST if has_output else Outcome.REFUSED
         case NoEngine():
             return Outcome.ENGINE_LOST if has_output else Outcome.UNAVAILABLE

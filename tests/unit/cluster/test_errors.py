@@ -34,6 +34,7 @@ from qwenfleet.deployments.ingress.errors import (
     DeadlineExceeded,
     EngineRefused,
     GatewayFailed,
+    LongerThanContext,
     MalformedBody,
     MissingKey,
     ModelLoading,
@@ -41,7 +42,6 @@ from qwenfleet.deployments.ingress.errors import (
     NoEngine,
     RequestError,
     RequestKillsEngines,
-    RequestTooLong,
     UnknownModel,
     UnknownRoute,
     WrongKey,
@@ -136,7 +136,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         " vLLM. Tell the operator: gateway and engine may have different versions.",
     ),
     (
-        RequestTooLong("coder", 300, 256),
+        LongerThanContext("coder", 300, 256),
         "the request has 300 tokens so far, and the engines of model 'coder' take at most 256 of "
         "prompt and output. Send less.",
     ),
@@ -201,7 +201,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
     assert answers == {
         MalformedBody: (400, "invalid_request_error", "malformed_body"),
         ModelRequired: (400, "invalid_request_error", "model_required"),
-        RequestTooLong: (400, "invalid_request_error", "context_length_exceeded"),
+        LongerThanContext: (400, "invalid_request_error", "context_length_exceeded"),
         MissingKey: (401, "invalid_request_error", "invalid_api_key"),
         WrongKey: (401, "invalid_request_error", "invalid_api_key"),
         UnknownModel: (404, "not_found_error", "model_not_found"),
