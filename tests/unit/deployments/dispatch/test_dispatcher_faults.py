@@ -8,6 +8,7 @@ import pytest
 
 from qwenfleet.deployments.dispatch.dispatcher import MAX_FAULTS
 from qwenfleet.deployments.ingress.errors import EngineRefused, GatewayFailed
+from qwenfleet.deployments.wire import frames
 from qwenfleet.deployments.wire.frames import Submit
 
 FOREVER = 1_000_000
@@ -74,6 +75,20 @@ async def test_a_failure_while_taking_an_output_ends_that_request_only(
     count = len(kept.tokens)
     await eventually(lambda: len(kept.tokens) > count + 3)
     assert kept.flight.attempt == 0
+
+
+async def test_a_request_that_cannot_be_sent_ends_and_leaves_nothing(
+    desk: Any, serve_engine: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.meet(await serve_engine(num_tokens=FOREVER))
+    kept = desk.ask("kept")
+    await eventually(lambda: kept.tokens)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+    large = desk.ask("large", range(2000))
+    assert isinstance(large.error, GatewayFailed)
+    assert set(desk.dispatcher._flights) == {"kept"}
+    count = len(kept.tokens)
+    await eventually(lambda: len(kept.tokens) > count + 3)
 
 
 async def test_a_failure_while_moving_a_request_ends_that_request_only(
