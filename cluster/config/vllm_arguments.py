@@ -32,7 +32,7 @@ GATEWAY: Final = SERVER | {"renderer_num_workers", "stream_interval"}
 BOTH: Final = _names(
     """
     code_revision config_format enable_trace_replay generation_config hf_config_path hf_overrides
-    hf_token language_model_only limit_mm_per_prompt logits_processors max_logprobs
+    hf_token language_model_only limit_mm_per_prompt max_logprobs
     override_generation_config reasoning_config reasoning_parser reasoning_parser_plugin
     return_sampling_mask revision spec_method spec_model spec_tokens speculative_config
     structured_outputs_config tokenizer tokenizer_mode tokenizer_revision trust_remote_code
@@ -69,7 +69,8 @@ ENGINE: Final = _names(
     kv_cache_dtype_skip_layers kv_cache_memory_bytes kv_cache_metrics kv_cache_metrics_sample
     kv_events_config kv_offloading_backend kv_offloading_size kv_sharing_fast_prefill
     kv_transfer_config linear_backend load_format log_config_file log_level logging_config
-    logprobs_mode long_prefill_token_threshold long_prefill_token_threshold_adaptive
+    logits_processors logprobs_mode long_prefill_token_threshold
+    long_prefill_token_threshold_adaptive
     mamba_backend mamba_block_size mamba_cache_dtype mamba_cache_mode mamba_cache_philox_rounds
     mamba_config mamba_ssm_cache_dtype mamba_ssu_algorithm max_cudagraph_capture_size
     max_num_active_seqs max_num_batched_tokens max_num_scheduled_tokens max_num_seqs

@@ -1,8 +1,8 @@
 """Settings of older guides that vLLM 0.32 ignores, and what to use instead. Pure.
 
 A variable that vLLM does not read changes nothing. An argument that vLLM does not have needs no
-list: vLLM refuses it by name when the engine starts. A unit test checks both against the installed
-vLLM.
+list: `config/vllm_arguments.py` has all of them, and any other is refused. A unit test checks both
+against the installed vLLM.
 """
 
 from __future__ import annotations

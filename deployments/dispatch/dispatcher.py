@@ -27,9 +27,9 @@ from qwenfleet.deployments.dispatch.routing import Target, choose, with_room
 from qwenfleet.deployments.dispatch.suspicion import Verdict
 from qwenfleet.deployments.dispatch.trial_engine import TrialEngine
 from qwenfleet.deployments.ingress.errors import (
-    ContextTooLong,
     EngineRefused,
     GatewayFailed,
+    LongerThanContext,
     NoEngine,
     RequestKillsEngines,
 )
@@ -73,12 +73,10 @@ class Dispatcher:
         self._roster = Roster(
             model, gateway=gateway, wire=wire, events=self, clock=clock, vllm_version=vllm_version
         )
-        self._limit = 0
-        """Tokens that every connected engine can run, as last sent to the recipient."""
+        self._limit = 0  # of tokens, as last sent to the recipient
         self._flights: dict[str, Flight] = {}
         self._by_key: dict[str, Flight] = {}
         self._moving: dict[str, Flight] = {}
-        """Requests that wait for an engine, or for their turn to leave one."""
         self._trial_engine = TrialEngine()
         self._numbers = itertools.count()
 
@@ -125,19 +123,20 @@ class Dispatcher:
         self._flights[flight.request_id] = flight
         if flight.exchange is not None:
             flight.exchange.blocked_by = self._why_blocked
-        if self._ends_as_too_long(flight):
-            return
-        has_queue = any(other.link is None for other in self._moving.values())
-        usable = self._roster.usable(flight.length_tokens)
-        links = self._trial_engine.for_others(usable, self._has_suspect)
-        target = choose(targets_of(links), flight.length_tokens, self._rng)
-        if has_queue or target is None:  # it must not overtake those that wait
-            self._metrics.routed(self._model, Decision.WAITS)
-            self._park(flight)
-            self._dispatch()
-        else:
-            self._metrics.routed(self._model, Decision.SENT)
-            self._send(flight, target)
+        with self._alone(flight):
+            if self._ends_as_too_long(flight):
+                return
+            has_queue = any(other.link is None for other in self._moving.values())
+            usable = self._roster.usable(flight.length_tokens)
+            links = self._trial_engine.for_others(usable, self._has_suspect)
+            target = choose(targets_of(links), flight.length_tokens, self._rng)
+            if has_queue or target is None:  # it must not overtake those that wait
+                self._metrics.routed(self._model, Decision.WAITS)
+                self._park(flight)
+                self._dispatch()
+            else:
+                self._metrics.routed(self._model, Decision.SENT)
+                self._send(flight, target)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Stop these requests; unknown ids are ignored."""
@@ -209,14 +208,14 @@ class Dispatcher:
             loss = Loss.DRAINED  # it announced its end, as a reclaimed spot node does
         self._trial_engine.lost(link)
         lost = self._owned_by(link)
+        for flight in lost:
+            with self._alone(flight):
+                self._leave(flight, loss, reason)
         if loss is Loss.DRAINED:
             self._metrics.drain_cut(self._model, len(lost))
         if link.description is not None and (lost or not link.is_draining):
             self._metrics.engine_lost(self._model, loss)
             log_loss(link, loss, reason, len(lost))
-        for flight in lost:
-            with self._alone(flight):
-                self._leave(flight, loss, reason)
         self._dispatch()
 
     # From engine to engine.
@@ -361,7 +360,7 @@ class Dispatcher:
         most = self._roster.most_tokens
         if most is None or flight.length_tokens < most:
             return False
-        self._end(flight, ContextTooLong(self._model, flight.length_tokens, most))
+        self._end(flight, LongerThanContext(self._model, flight.length_tokens, most))
         return True
 
     @contextmanager

@@ -146,11 +146,12 @@ class EngineLink:
         return self.is_draining or self.condition is Condition.FROZEN
 
     def submit(self, submit: Submit) -> None:
+        """Send an attempt. Raises ProtocolError for one that no frame can carry."""
         assert self._connection is not None, "submit on a closed link"
+        self._connection.send(submit)
         self._sent += 1
         tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
         self._unseen.append((self._sent, submit.dp_rank or 0, tokens))
-        self._connection.send(submit)
 
     def abort(self, wire_ids: list[str]) -> None:
         if self._connection is not None:

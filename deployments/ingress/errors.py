@@ -3,7 +3,7 @@
 RequestError
 ├── MalformedBody     400
 ├── ModelRequired     400
-├── ContextTooLong    400
+├── LongerThanContext 400
 ├── KeyRefused        401, with WWW-Authenticate
 │   ├── MissingKey
 │   └── WrongKey
@@ -63,7 +63,7 @@ class ModelRequired(RequestError):
         return f"the request names no model. Set 'model' to {_one_of(self.available)}."
 
 
-class ContextTooLong(RequestError):
+class LongerThanContext(RequestError):
     """The prompt, and the output so far, leave no room on any engine of the model."""
 
     status = 400

@@ -12,6 +12,7 @@ from qwenfleet.deployments.ingress.errors import (
     BodyTimeout,
     DeadlineExceeded,
     GatewayDraining,
+    LongerThanContext,
     MissingKey,
     ModelBroken,
     ModelLoading,
@@ -35,6 +36,8 @@ def outcome_of(
             return Outcome.UNAVAILABLE
         case GatewayDraining():
             return Outcome.FAILED if has_output else Outcome.UNAVAILABLE
+        case LongerThanContext():
+            return Outcome.ENGINE_LOST if has_output else Outcome.REFUSED
         case NoEngine():
             return Outcome.ENGINE_LOST if has_output else Outcome.UNAVAILABLE
         case RequestKillsEngines():

@@ -33,7 +33,13 @@ def test_the_example_fleets_are_what_their_page_says(tmp_path):
             (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
             fleets[block.file_name] = load(tmp_path / block.file_name)
 
-    assert fleets.keys() == {"fleet.yaml", "guarded.yaml", "mixed.yaml", "slo.yaml"}
+    assert fleets.keys() == {
+        "arguments.yaml",
+        "fleet.yaml",
+        "guarded.yaml",
+        "mixed.yaml",
+        "slo.yaml",
+    }
     assert [model.id for model in fleets["fleet.yaml"].models] == ["coder", "small"]
     assert fleets["fleet.yaml"].models[0].num_gpus == 2
     assert fleets["guarded.yaml"].has_keys

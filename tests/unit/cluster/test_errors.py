@@ -37,6 +37,7 @@ from qwenfleet.deployments.ingress.errors import (
     EngineRefused,
     GatewayDraining,
     GatewayFailed,
+    LongerThanContext,
     MalformedBody,
     MissingKey,
     ModelBroken,
@@ -158,6 +159,11 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         " vLLM. Tell the operator: gateway and engine may have different versions.",
     ),
     (
+        LongerThanContext("coder", 300, 256),
+        "the request has 300 tokens so far, and the engines of model 'coder' take at most 256 of "
+        "prompt and output. Send less.",
+    ),
+    (
         RequestKillsEngines("coder"),
         "engines of model 'coder' crashed while running this request, so it is not tried again. "
         "Change it before you send it again, and tell the operator.",
@@ -218,6 +224,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
     assert answers == {
         MalformedBody: (400, "invalid_request_error", "malformed_body"),
         ModelRequired: (400, "invalid_request_error", "model_required"),
+        LongerThanContext: (400, "invalid_request_error", "context_length_exceeded"),
         MissingKey: (401, "invalid_request_error", "invalid_api_key"),
         WrongKey: (401, "invalid_request_error", "invalid_api_key"),
         UnknownModel: (404, "not_found_error", "model_not_found"),

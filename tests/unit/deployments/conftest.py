@@ -37,6 +37,7 @@ from qwenfleet.deployments.wire.frames import (
     Rejected,
     Submit,
     Trying,
+    UnreadableSubmit,
     Welcome,
     wire_id,
 )
@@ -233,7 +234,7 @@ class Peer:
 
     gateway: str
     connection: Connection
-    seen: list[AnyFrame] = field(default_factory=list)
+    seen: list[AnyFrame | UnreadableSubmit] = field(default_factory=list)
 
     async def receive(self, kind: type[F]) -> F:
         """Return the next frame of this kind; earlier frames go to `seen`."""

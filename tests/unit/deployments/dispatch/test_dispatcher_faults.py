@@ -8,6 +8,7 @@ import pytest
 
 from qwenfleet.deployments.dispatch.dispatcher import MAX_FAULTS
 from qwenfleet.deployments.ingress.errors import EngineRefused, GatewayFailed
+from qwenfleet.deployments.wire import frames
 from qwenfleet.deployments.wire.frames import Submit
 
 FOREVER = 1_000_000
@@ -76,6 +77,20 @@ async def test_a_failure_while_taking_an_output_ends_that_request_only(
     assert kept.flight.attempt == 0
 
 
+async def test_a_request_that_cannot_be_sent_ends_and_leaves_nothing(
+    desk: Any, serve_engine: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.meet(await serve_engine(num_tokens=FOREVER))
+    kept = desk.ask("kept")
+    await eventually(lambda: kept.tokens)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+    large = desk.ask("large", range(2000))
+    assert isinstance(large.error, GatewayFailed)
+    assert set(desk.dispatcher._flights) == {"kept"}
+    count = len(kept.tokens)
+    await eventually(lambda: len(kept.tokens) > count + 3)
+
+
 async def test_a_failure_while_moving_a_request_ends_that_request_only(
     desk: Any, serve_engine: Any, eventually: Any
 ) -> None:
@@ -92,6 +107,24 @@ async def test_a_failure_while_moving_a_request_ends_that_request_only(
     await eventually(lambda: len(kept.tokens) > count)
     assert kept.flight.attempt == 1
     assert not desk.dispatcher._moving
+
+
+async def test_streams_move_even_if_their_loss_cannot_be_counted(
+    desk: Any, serve_engine: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    doomed = await serve_engine(num_tokens=FOREVER)
+    await desk.meet(doomed)
+    streams = [desk.ask(f"cmpl-{i}") for i in range(3)]
+    await eventually(lambda: all(stream.tokens for stream in streams))
+    await desk.meet(await serve_engine(engine="engine-2", num_tokens=FOREVER))
+    monkeypatch.setattr(desk.dispatcher._metrics, "engine_lost", fail)
+    await doomed.kill()
+    await eventually(lambda: all(s.flight.link and s.flight.attempt == 1 for s in streams))
+    counts = [len(stream.tokens) for stream in streams]
+    await eventually(lambda: all(len(s.tokens) > n for s, n in zip(streams, counts, strict=True)))
 
 
 async def test_a_broken_owner_of_a_link_ends_no_stream(

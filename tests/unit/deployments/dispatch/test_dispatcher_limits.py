@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.deployments.ingress.errors import ContextTooLong
+from qwenfleet.deployments.ingress.errors import LongerThanContext
 
 FOREVER = 1_000_000
 
@@ -54,7 +54,7 @@ async def test_a_prompt_that_fits_nowhere_ends_at_once_with_the_limit(
     engine = await serve_limited("small", 256)
     await desk.meet(engine)
     stream = desk.ask("cmpl-1", range(prompt))
-    assert isinstance(stream.error, ContextTooLong)
+    assert isinstance(stream.error, LongerThanContext)
     assert (stream.error.tokens, stream.error.limit_tokens) == (prompt, 256)
     assert (stream.error.status, stream.error.code) == (400, "context_length_exceeded")
     assert engine.core.submits == []
@@ -73,7 +73,7 @@ async def test_a_stream_that_outgrew_the_engines_left_ends_and_shorter_ones_move
     assert not grown.is_over, "its own engine has room"
     await doomed.kill()
     await eventually(lambda: grown.is_over and short.is_over)
-    assert isinstance(grown.error, ContextTooLong)
+    assert isinstance(grown.error, LongerThanContext)
     assert {submit.request_id for submit in small.core.submits} <= {"short"}
 
 

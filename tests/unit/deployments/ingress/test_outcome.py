@@ -12,6 +12,7 @@ from qwenfleet.deployments.ingress.errors import (
     DeadlineExceeded,
     EngineRefused,
     GatewayFailed,
+    LongerThanContext,
     MalformedBody,
     MissingKey,
     ModelLoading,
@@ -33,6 +34,7 @@ from qwenfleet.deployments.ingress.outcome import outcome_of, outcome_of_status
         (MalformedBody("x"), Outcome.REFUSED),
         (ModelRequired(("a",)), Outcome.REFUSED),
         (UnknownModel("b", ("a",)), Outcome.REFUSED),
+        (LongerThanContext("a", 300, 256), Outcome.REFUSED),
         (UnknownRoute("GET", "/"), Outcome.REFUSED),
         (BodyTooLarge(1, 2), Outcome.REFUSED),
         (BodyTimeout(1.0), Outcome.REFUSED),
@@ -51,6 +53,7 @@ def test_each_error_has_its_outcome(error: FleetError, outcome: Outcome) -> None
 
 def test_stream_that_finds_no_other_engine_is_lost() -> None:
     assert outcome_of(NoEngine("a", 5), has_output=True) is Outcome.ENGINE_LOST
+    assert outcome_of(LongerThanContext("a", 3, 2), has_output=True) is Outcome.ENGINE_LOST
 
 
 def test_deadline_chosen_by_the_client_has_its_own_outcome() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import time
 import warnings
-from collections.abc import AsyncIterator, Callable
 from contextvars import copy_context
 from typing import Any, cast
 
 import pytest
-import pytest_asyncio
 
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 with warnings.catch_warnings():
@@ -29,11 +26,8 @@ with warnings.catch_warnings():
 
     from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
 
-from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.errors import FleetError
-from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
 from qwenfleet.deployments.ingress import exchange as exchange_module
-from qwenfleet.deployments.ingress.answers import Family
 from qwenfleet.deployments.ingress.errors import EngineRefused, GatewayFailed
 from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.wire.frames import Output, Outputs
@@ -57,44 +51,8 @@ def request(name: str = "cmpl-1", **params: Any) -> EngineCoreRequest:
     )
 
 
-@pytest_asyncio.fixture
-async def new_client(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., ModelClient]]:
-    clients: list[ModelClient] = []
-
-    def new(**fields: Any) -> ModelClient:
-        settings: dict[str, Any] = {"gateway": "gw-a", "wire": wire, "retry_after_s": 5}
-        dispatcher = Dispatcher("coder", **(settings | {"metrics": metrics} | fields))
-        clients.append(ModelClient(dispatcher, fields.get("clock", time.monotonic)))
-        return clients[-1]
-
-    yield new
-    for client in clients:
-        tasks = list(client._dispatcher._roster._tasks.values())
-        client.shutdown()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@pytest.fixture
-def client(new_client: Any) -> ModelClient:
-    return cast(ModelClient, new_client())
-
-
 def link_to(client: ModelClient, engine: Any) -> Any:
     return client._dispatcher._roster._links.get(engine.record.id)
-
-
-@pytest.fixture
-def meet(client: ModelClient, eventually: Any) -> Callable[..., Any]:
-    """Connect the client to engines."""
-
-    def is_open(engine: Any) -> bool:
-        return (link := link_to(client, engine)) is not None and link.is_open
-
-    async def meet(*engines: Any) -> None:
-        client._dispatcher.update([engine.record for engine in engines])
-        await eventually(lambda: all(is_open(engine) for engine in engines))
-
-    return meet
 
 
 async def outputs_of(client: ModelClient, name: str) -> list[EngineCoreOutput]:
@@ -121,13 +79,6 @@ async def send(client: ModelClient, wanted: EngineCoreRequest, exchange: Exchang
     """Send a request as AsyncLLM does in the task of an exchange."""
     (context := copy_context()).run(exchange_module._current.set, exchange)
     await asyncio.get_running_loop().create_task(client.add_request_async(wanted), context=context)
-
-
-@pytest.fixture
-def new_exchange(metrics: Any) -> Callable[[], Exchange]:
-    return lambda: Exchange(
-        model="coder", family=Family.OPENAI, timeout_s=60, keep_alive_s=15, metrics=metrics
-    )
 
 
 async def failure_of(exchange: Exchange) -> FleetError:
@@ -415,16 +366,3 @@ async def test_the_owner_of_a_request_is_known_until_its_exchange_has_ended(
     del exchange
     gc.collect()
     assert not client._exchanges
-
-
-async def test_the_front_end_hears_of_every_change_of_the_limit(
-    client: ModelClient, serve_engine: Any, meet: Any, eventually: Any
-) -> None:
-    limits: list[int] = []
-    client.on_limit = limits.append
-    large = await serve_engine(limits={"max_model_len": 512})
-    small = await serve_engine(engine="engine-2", limits={"max_model_len": 256})
-    await meet(large)
-    await meet(large, small)
-    await small.kill()
-    await eventually(lambda: limits == [512, 256, 512])

@@ -115,6 +115,49 @@ def test_async_llm_creates_its_engine_core_where_we_replace_it() -> None:
     assert made == 1, "vLLM changed: AsyncLLM makes its engine core in another way"
 
 
+def test_async_llm_processes_outputs_where_we_guard_them() -> None:
+    methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
+    calls = [
+        ast.unparse(node.func)
+        for node in ast.walk(methods["__init__"])
+        if isinstance(node, ast.Call)
+    ]
+    assert calls.count("OutputProcessor") == 1, "vLLM changed: its output processor's name"
+    handled = ast.unparse(methods["_run_output_handler"])
+    assert handled.count("output_processor.process_outputs(") == 1
+    assert "output_processor.propagate_error(e)" in handled
+    processor = class_of(tree_of("v1/engine/output_processor.py"), "OutputProcessor")
+    assert parameters_of(processor, "process_outputs") == {
+        "self",
+        "engine_core_outputs",
+        "engine_core_timestamp",
+        "iteration_stats",
+        "weight_version",
+    }
+    assert {"propagate_error", "_finish_request"} <= functions_of(processor).keys()
+    assert fields_of("v1/engine/output_processor.py", "OutputProcessorOutput") == {
+        "request_outputs",
+        "reqs_to_abort",
+    }
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["chat_completion", "completion", "responses"],
+)
+def test_vllms_serving_classes_read_the_limit_at_each_request(module: str) -> None:
+    """So that a gateway can change it while it runs."""
+    tree = tree_of(f"entrypoints/openai/{module}/serving.py")
+    stored = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and "max_model_len" in ast.unparse(node.value)
+        and ast.unparse(node.targets[0]).startswith("self.")
+    ]
+    assert not stored, f"vLLM changed: it keeps a limit in {stored}"
+
+
 def test_async_llm_checks_only_the_death_flag_that_we_provide() -> None:
     methods = functions_of(class_of(tree_of("v1/engine/async_llm.py"), "AsyncLLM"))
     reported = ast.unparse(methods["errored"])
@@ -147,7 +190,8 @@ def test_vllms_own_span_takes_its_parent_from_an_outputs_trace_headers() -> None
         (
             "EngineCoreRequest",
             "request_id prompt_token_ids mm_features sampling_params pooling_params arrival_time "
-            "lora_request cache_salt data_parallel_rank client_index priority trace_headers",
+            "lora_request cache_salt data_parallel_rank client_index priority trace_headers "
+            "prompt_embeds resumable abort_immediately",
         ),
         (
             "EngineCoreOutput",
@@ -164,7 +208,7 @@ def test_vllms_messages_still_have_the_fields_that_we_use(name: str, fields: str
 
 
 def test_vllms_sampling_parameters_still_have_the_fields_that_we_use() -> None:
-    touched = {"extra_args", "prompt_logprobs", "seed", "_bad_words_token_ids"}
+    touched = {"extra_args", "prompt_logprobs", "_bad_words_token_ids"}
     missing = touched - fields_of("sampling_params.py", "SamplingParams")
     assert not missing, f"vLLM changed: SamplingParams has no {sorted(missing)} any more"
 
