@@ -268,6 +268,7 @@ def check_that_a_gateway_drains(cluster: Cluster) -> None:
     assert late == [200] * 6
     for lines in transcripts:
         assert lines[-1] == "data: [DONE]", lines[-3:]
-        assert len(lines) > STREAM_TOKENS
+        # A busy gateway puts several tokens into one event.
+        assert any('"finish_reason":"length"' in line for line in lines), lines[-3:]
     # It exits after its last stream or, in some runs, at the drain deadline: Serve kept it.
     leaving.wait(timeout=DRAIN_S + STOP_S)
