@@ -60,6 +60,16 @@ class EngineState(StrEnum):
     DRAINING = "draining"
 
 
+class GatewayState(StrEnum):
+    """The state that a gateway reports."""
+
+    STARTING = "starting"
+    READY = "ready"
+    NO_ENGINE = "no engine"
+    """It has started, and no engine of any model is usable."""
+    DRAINING = "draining"
+
+
 class StartPhase(StrEnum):
     """The phases of an engine's start."""
 

@@ -32,9 +32,10 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "outcome": _values(Outcome),
         "reason": (
-            "app_failed", "body_too_large", "engine_refused", "internal_error", "invalid_api_key",
-            "invalid_request", "malformed_body", "model_loading", "model_not_found",
-            "model_required", "no_engine", "request_kills_engines", "route_not_found", "timeout",
+            "app_failed", "body_too_large", "engine_refused", "gateway_draining", "internal_error",
+            "invalid_api_key", "invalid_request", "malformed_body", "model_broken", "model_loading",
+            "model_not_found", "model_required", "no_engine", "request_kills_engines",
+            "route_not_found", "timeout",
         ),
         "loss": _values(Loss),
         "slo": ("availability", "ttft", "inter_token"),
@@ -157,7 +158,7 @@ ROUTING = Metric(
 USABLE_ENGINES = Metric(
     "qwenfleet_usable_engines",
     "gauge",
-    "Engines that can take new requests, as seen by a gateway.",
+    "Engines that make progress and take new requests, as seen by a gateway.",
     ("model",),
 )
 ENGINE_LOSSES = Metric(

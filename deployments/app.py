@@ -10,7 +10,7 @@ from typing import Any, cast
 from ray.serve import Application, Deployment
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, dump
-from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig, Replicas
+from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig, Replicas, SamplingDefaults
 from qwenfleet.cluster.config.slo import SloConfig
 from qwenfleet.cluster.local import version
 from qwenfleet.cluster.planner.fleet_checks import check_fleet
@@ -27,6 +27,15 @@ ROLE_LABEL = "qwenfleet.io/role"
 """Ray label that reserves a node for engines or for gateways; a node without it takes both."""
 START_ATTEMPTS = 3
 """After three failed starts in a row, a fourth would fail for the same reason."""
+HEALTH_PERIOD_S = 2
+HEALTH_TIMEOUT_S = 30
+"""Serve replaces a replica whose check fails three times in a row
+(REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD). A replica that cannot be reached fails a check once per
+timeout, so that it outlives a network that is cut for 90 s; streams outlive that too."""
+SURGE_PERCENT = 1
+"""Serve rounds up: an update starts one new gateway before it stops an old one."""
+DRAIN_MARGIN_S = 15.0
+"""Time for a gateway that drains to send its last errors before Serve kills it."""
 
 
 def build(config: dict[str, Any]) -> Application:
@@ -56,8 +65,11 @@ def application(config: FleetConfig, working_dir: str | None = None) -> Applicat
         name="gateway",
         num_replicas=fleet.gateway.replicas,
         max_ongoing_requests=fleet.gateway.max_ongoing_requests,
-        health_check_period_s=2,
-        health_check_timeout_s=30,
+        max_constructor_retry_count=START_ATTEMPTS,
+        max_surge_percent=SURGE_PERCENT,
+        graceful_shutdown_timeout_s=fleet.gateway.longest_drain_s + DRAIN_MARGIN_S,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         logging_config=REPLICA_LOG,
         user_config={"objectives": {m: dump(slo) for m, slo in fleet.objectives.items()}},
         ray_actor_options={
@@ -86,8 +98,8 @@ def _engine(
             num_replicas=pool.replicas.min,
             max_constructor_retry_count=START_ATTEMPTS,
             graceful_shutdown_timeout_s=2 * DRAIN_S,
-            health_check_period_s=2,
-            health_check_timeout_s=30,
+            health_check_period_s=HEALTH_PERIOD_S,
+            health_check_timeout_s=HEALTH_TIMEOUT_S,
             logging_config=REPLICA_LOG,
             **_placement(pool, _runtime_env(engine_environment(fleet, pool), working_dir)),
         )
@@ -99,10 +111,20 @@ def _engine(
 # new number of engines restarts nothing, and a new engine memory size restarts no gateway.
 
 
+_GATEWAYS_ONLY: dict[str, Any] = {
+    "slo": None,
+    "sampling": SamplingDefaults(),
+    "tool_call_parser": None,
+    "tool_strict_level": None,
+    "chat_template": None,
+}
+"""Settings of a model that no engine reads, with their defaults."""
+
+
 def _engine_view(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
     view = fleet.model_copy(
         update={
-            "models": (model.model_copy(update={"replicas": Replicas(), "slo": None}),),
+            "models": (model.model_copy(update=_GATEWAYS_ONLY | {"replicas": Replicas()}),),
             "gateway": GatewayConfig(host=fleet.gateway.host),
             "auth": "none",  # engines check no keys, so new keys restart no engine
             "slo": SloConfig(),

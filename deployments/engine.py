@@ -256,7 +256,7 @@ class Engine:
             host=self._address[0],
             port=self._address[1],
             secret=self._secret,
-            description=self._description,
+            description=self._description or (self._core.draft if self._core else None),
             running=sum(rank.running for rank in load),
             waiting=sum(rank.waiting for rank in load),
             kv_usage=max((rank.kv_usage for rank in load), default=0.0),

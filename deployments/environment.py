@@ -27,6 +27,9 @@ HAPROXY_THREADS: Final = 4
 INGRESS_PORTS: Final = 100
 """The port of a stopped gateway replica is not reused for as long as a stream may live."""
 
+DEREGISTER_S: Final = 2
+"""Serve's controller looks at its replicas each 0.5 s and tells each HAProxy 0.1 s later, which
+takes some 0.3 s to reload (RAY_SERVE_HAPROXY_BROADCAST_COALESCE_S)."""
 CLUSTER_INGRESS_PORTS: Final = range(30000, 30000 + INGRESS_PORTS)
 """Above Ray's worker ports (10002 to 19999), below the kernel's ephemeral ports."""
 IMAGE_HAPROXY: Final = Path("/opt/qwenfleet/haproxy")
@@ -89,8 +92,9 @@ def _common(config: FleetConfig, haproxy: Path, ports: Sequence[int]) -> dict[st
         # its deadline.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(timeout_s),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
-        # Removes Serve's minimum of 30 s per shutdown; graceful_shutdown_timeout_s is the limit.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # A gateway that stops accepts connections until every HAProxy has been informed; then its
+        # port refuses, and HAProxy goes to another one. Serve's own value is 30 s.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTER_S),
         **_caches(config),
         **_no_usage_reports(),
     }

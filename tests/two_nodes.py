@@ -63,7 +63,9 @@ class Stream(threading.Thread):
 class Session:
     """A Ray cluster of one CPU node, to which tests add others, and the fleet on it."""
 
-    def __init__(self, directory: Path, fleet: Callable[[int], FleetConfig], body: Any) -> None:
+    def __init__(
+        self, directory: Path, fleet: Callable[[int], FleetConfig], body: Any, num_cpus: int = 3
+    ) -> None:
         (self.port,) = free_ports(1, "127.0.0.1")
         self.name = fleet(self.port).name
         self.body = body
@@ -80,7 +82,7 @@ class Session:
         from ray.serve.config import HTTPOptions, ProxyLocation
 
         self.serve = serve
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus})
         ray.init(address=self.cluster.address, log_to_driver=False)
         options = HTTPOptions(host="127.0.0.1", port=self.port, location=ProxyLocation.HeadOnly)
         serve.start(http_options=options)

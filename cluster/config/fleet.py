@@ -38,6 +38,24 @@ class GatewayConfig(Section):
     retry_after_s: int = Field(
         default=5, ge=1, description="Retry-After value while no engine is ready, in seconds."
     )
+    drain_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Time that the requests of a gateway that stops have to finish, in seconds; "
+        "null: request_timeout_s.",
+    )
+    no_engine_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Time without a working engine of a model after which its requests get 503 "
+        "`no_engine`, in seconds; null: 1.5 times the longest start of an engine that the gateway "
+        "has seen, and 30 at least.",
+    )
+
+    @property
+    def longest_drain_s(self) -> float:
+        """Seconds that the requests of a gateway that stops have to finish."""
+        return self.request_timeout_s if self.drain_s is None else self.drain_s
 
 
 class WireConfig(Section):

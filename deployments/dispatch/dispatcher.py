@@ -35,6 +35,7 @@ from qwenfleet.deployments.wire.frames import (
     Trying,
     wire_id,
 )
+from qwenfleet.deployments.wire.liveness import Condition
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +116,8 @@ class Dispatcher:
 
     @property
     def num_engines(self) -> int:
-        """Engines that a request could be sent to now."""
-        return len(self._roster.usable())
+        """Engines that make progress and take new requests now."""
+        return self._roster.num_working
 
     @property
     def num_moving(self) -> int:
@@ -152,6 +153,12 @@ class Dispatcher:
                 if flight.link is not None:
                     flight.link.abort([flight.key])
                 self._drop(flight)
+
+    def end_waiting(self) -> None:
+        """End with NoEngine every request on which no engine works."""
+        for flight in list(self._moving.values()):
+            if flight.link is None or flight.link.condition is Condition.FROZEN:
+                self._end(flight, NoEngine(self._model, self._retry_after_s))
 
     # Link events.
 
@@ -355,7 +362,7 @@ class Dispatcher:
 
     def _why_blocked(self) -> FleetError | None:
         """The cause if a request's deadline passes now: NoEngine, or None for time alone."""
-        return None if self._roster.usable() else NoEngine(self._model, self._retry_after_s)
+        return None if self._roster.num_working else NoEngine(self._model, self._retry_after_s)
 
     def _end(self, flight: Flight, error: FleetError) -> None:
         audit.not_resumed(flight, str(error))

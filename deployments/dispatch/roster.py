@@ -93,6 +93,11 @@ class Roster:
     def link(self, engine: str) -> EngineLink:
         return self._links[engine]
 
+    @property
+    def num_working(self) -> int:
+        """Links that can take work now, without the frozen ones."""
+        return sum(link.condition is not Condition.FROZEN for link in self.usable())
+
     def usable(self) -> list[EngineLink]:
         """Links that can take work: the steady ones, else the slow ones, else the frozen ones,
         because the last engine is never quarantined."""

@@ -27,6 +27,9 @@ class CoreStep(NamedTuple):
 class Core(Protocol):
     """Runs attempts by wire id. Call no other method before `start` has returned."""
 
+    draft: EngineDescription | None
+    """What is known of its description while it starts; gateways build their apps with it."""
+
     async def start(self) -> EngineDescription:
         """Load and warm up; returns after a completion with sampling and logprobs. Raises
         EngineStartError."""

@@ -68,6 +68,8 @@ class PrefixCache:
 class ScriptedCore:
     """Implements `core.Core` without vLLM."""
 
+    draft: EngineDescription | None = None
+
     def __init__(
         self, model: ModelConfig, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:

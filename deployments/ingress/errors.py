@@ -11,7 +11,9 @@ RequestError
 ├── BodyTooLarge      413
 ├── Unavailable       503, with Retry-After
 │   ├── ModelLoading
+│   ├── ModelBroken
 │   └── NoEngine
+├── GatewayDraining   503, with Retry-After
 ├── RequestKillsEngines  422
 ├── BodyTimeout       504
 ├── DeadlineExceeded  504
@@ -158,13 +160,43 @@ class ModelLoading(Unavailable):
         return f"model '{self.model}' is still loading. Try again in {self.retry_after_s} s."
 
 
+class ModelBroken(Unavailable):
+    """This gateway could not build the model's app; the registry has the reason."""
+
+    code = "model_broken"
+
+    def __str__(self) -> str:
+        return (
+            f"model '{self.model}' cannot be served, because its front end failed to start. "
+            "Tell the operator, whose gateway log has the reason."
+        )
+
+
 class NoEngine(Unavailable):
-    """All engines of the model have been lost."""
+    """No engine of the model has been able to work for longer than one takes to start."""
 
     code = "no_engine"
 
     def __str__(self) -> str:
         return f"no engine of model '{self.model}' is running. Try again in {self.retry_after_s} s."
+
+
+class GatewayDraining(RequestError):
+    """This gateway is stopping: it takes no new request, or its time for this one has ended."""
+
+    status = 503
+    kind = "service_unavailable"
+    code = "gateway_draining"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return (
+            "this gateway is stopping, and another one serves the fleet. "
+            f"Send the request again in {self.retry_after_s} s."
+        )
 
 
 class EngineRefused(RequestError):

@@ -8,31 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.deployments.ingress.answers import Family, family_of
+from qwenfleet.deployments.ingress.drain import Drain
 from qwenfleet.deployments.ingress.errors import (
     BodyTimeout,
     BodyTooLarge,
+    GatewayDraining,
     MalformedBody,
     ModelLoading,
     ModelRequired,
+    NoEngine,
+    Unavailable,
     UnknownModel,
     UnknownRoute,
 )
 from qwenfleet.deployments.ingress.exchange import Exchange, respond
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.ingress.outcome import outcome_of
+from qwenfleet.deployments.ingress.served import Served
 from qwenfleet.deployments.telemetry.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
-from qwenfleet.deployments.wire.frames import EngineDescription
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.telemetry.tracing import AnyRequestSpan, AnySpans
@@ -63,49 +65,6 @@ class _ModelField(msgspec.Struct):
     model: Any = None
 
 
-class Engines(Protocol):
-    """The engines of one model that this gateway knows."""
-
-    @property
-    def description(self) -> EngineDescription | None:
-        """Their description; None until the first connection."""
-        ...
-
-    @property
-    def num_engines(self) -> int:
-        """Engines that a new request can go to now."""
-        ...
-
-    @property
-    def num_moving(self) -> int:
-        """Requests that wait for an engine, or to move to another one."""
-        ...
-
-
-@dataclass
-class Served:
-    """One model in this gateway, from configuration to app."""
-
-    config: ModelConfig
-    engines: Engines | None = None
-    """None until the gateway has imported vLLM."""
-    app: ASGIApp | None = None
-    """vLLM's app; None until the first engine is connected."""
-    is_broken: bool = False
-    """Whether building its app failed; it is not tried again."""
-    ongoing: int = 0
-    """Requests in progress."""
-
-    @property
-    def is_ready(self) -> bool:
-        return self.app is not None and self.num_engines > 0
-
-    @property
-    def num_engines(self) -> int:
-        """Engines that new requests can go to."""
-        return 0 if self.engines is None else self.engines.num_engines
-
-
 class GatewayApp:
     """The ASGI application: routes, errors, and one vLLM app for each model."""
 
@@ -116,17 +75,19 @@ class GatewayApp:
         spans: AnySpans = NO_SPANS,
     ) -> None:
         """Raises ConfigError when the fleet's keys file cannot be used."""
-        self.models = {model.id: Served(model) for model in config.models}
+        self.models = {model.id: Served(model, config.gateway) for model in config.models}
+        self.drain = Drain()
         self.guard = Guard(config.auth)
         self._gateway = config.gateway
         self._metrics = metrics
         self._spans = spans
         self._started_at = int(time.time())
+        self._exchanges: set[Exchange] = set()
 
     @property
     def is_ready(self) -> bool:
-        """Whether this gateway can send to an engine of any model that answered its warm-up."""
-        return any(model.is_ready for model in self.models.values())
+        """Whether this gateway takes requests and has a working engine of any model."""
+        return not self.drain.is_on and any(model.is_ready for model in self.models.values())
 
     @property
     def ongoing(self) -> int:
@@ -144,9 +105,15 @@ class GatewayApp:
             )
         self._metrics.flush()
 
+    def end_all(self) -> None:
+        """End the requests that are left when a drain's time is over."""
+        for exchange in self._exchanges:
+            exchange.fail(GatewayDraining(self._gateway.retry_after_s))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        send = self._parting(send)
         method, path = scope["method"], scope["path"]
         family = family_of(path)
         try:
@@ -161,7 +128,7 @@ class GatewayApp:
         except FleetError as error:
             if method != "GET" or path not in OPEN_ROUTES:  # health probes do not count as requests
                 outcome = outcome_of(error)
-                model = error.model if isinstance(error, ModelLoading) else NO_MODEL
+                model = error.model if isinstance(error, Unavailable) else NO_MODEL
                 makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
                 self._metrics.request_ended(model, outcome, is_judged=makes_tokens)
                 self._metrics.rejected(model, error.code)
@@ -169,7 +136,7 @@ class GatewayApp:
 
     async def _answer_own(self, path: str, send: Send) -> None:
         if path == "/health/ready" and not self.is_ready:
-            raise ModelLoading(", ".join(self.models), self._gateway.retry_after_s)
+            raise self._why_not_ready()
         body: dict[str, Any] = {"status": "ok"}
         if path == "/v1/models":
             body = {"object": "list", "data": [self._model_card(m) for m in self.models.values()]}
@@ -181,6 +148,25 @@ class GatewayApp:
             }
         )
         await send({"type": "http.response.body", "body": msgspec.json.encode(body)})
+
+    def _why_not_ready(self) -> FleetError:
+        if self.drain.is_on:
+            return GatewayDraining(self._gateway.retry_after_s)
+        has_app = any(model.has_been_ready for model in self.models.values())
+        kind = NoEngine if has_app else ModelLoading
+        return kind(", ".join(self.models), self._gateway.retry_after_s)
+
+    def _parting(self, send: Send) -> Send:
+        """Close the connection with an answer that begins while the gateway drains, so that the
+        client's next request goes to another gateway."""
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.drain.is_on:
+                fields = [pair for pair in message.get("headers", ()) if pair[0] != b"connection"]
+                message = {**message, "headers": [*fields, (b"connection", b"close")]}
+            await send(message)
+
+        return send_and_close
 
     def _model_card(self, served: Served) -> dict[str, Any]:
         description = None if served.engines is None else served.engines.description
@@ -225,9 +211,9 @@ class GatewayApp:
             raise BodyTimeout(timeout_s) from error
         served = self._select(body)
         span.select(served.config.id)
-        app = served.app
-        if app is None:
-            raise ModelLoading(served.config.id, self._gateway.retry_after_s)
+        if self.drain.refuses:
+            raise GatewayDraining(self._gateway.retry_after_s)
+        makes_tokens = scope["path"] not in WITHOUT_TOKENS
         exchange = Exchange(
             model=served.config.id,
             family=family,
@@ -235,13 +221,16 @@ class GatewayApp:
             keep_alive_s=self._gateway.keep_alive_s,
             metrics=self._metrics,
             span=span,
-            makes_tokens=scope["path"] not in WITHOUT_TOKENS,
+            makes_tokens=makes_tokens,
             is_clients_deadline=timeout_s < self._gateway.request_timeout_s,
         )
         served.ongoing += 1
+        self._exchanges.add(exchange)
         try:
+            app = await served.admit(timeout_s, needs_engine=makes_tokens)
             await exchange.run(app, scope, body, receive, send)
         finally:
+            self._exchanges.discard(exchange)
             served.ongoing -= 1
 
     def _timeout_s(self, scope: Scope) -> float:

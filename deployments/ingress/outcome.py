@@ -11,7 +11,9 @@ from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.ingress.errors import (
     BodyTimeout,
     DeadlineExceeded,
+    GatewayDraining,
     MissingKey,
+    ModelBroken,
     ModelLoading,
     NoEngine,
     RequestKillsEngines,
@@ -29,8 +31,10 @@ def outcome_of(
             return Outcome.NO_KEY
         case WrongKey():
             return Outcome.WRONG_KEY
-        case ModelLoading():
+        case ModelLoading() | ModelBroken():
             return Outcome.UNAVAILABLE
+        case GatewayDraining():
+            return Outcome.FAILED if has_output else Outcome.UNAVAILABLE
         case NoEngine():
             return Outcome.ENGINE_LOST if has_output else Outcome.UNAVAILABLE
         case RequestKillsEngines():

@@ -75,7 +75,7 @@ def serve(
                 signal.signal(number, ending.hurry)
             stages.say("stopping")
             try:
-                ending.run(status)
+                ending.run(config.name, status)
             finally:
                 processes.end_fleet(token_path, processes.GRACE_S if ending.is_done else 0.0)
             stages.say("stopped")

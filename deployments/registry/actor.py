@@ -52,9 +52,6 @@ CORES_PER_START: Final = 4
 """CPU cores per concurrent engine start: each start runs two or three vLLM imports, 9 s of CPU
 each; with fewer cores, starts only slow each other down."""
 
-GATEWAY_PREFIX: Final = "gw-"
-"""Start of a gateway's id."""
-
 R = TypeVar("R")
 
 
@@ -98,25 +95,25 @@ class Registry:
         if record.state == EngineState.STARTING and may_load:
             record = msgspec.structs.replace(record, is_loading=True)
         if record.state == EngineState.READY:
-            self._failures = deque(
-                (f for f in self._failures if f.is_final or not _is_past(f, record)),
-                self._failures.maxlen,
-            )
+            self._forget_failures(record.model)
         self._engines[record.id] = (record, self._clock())
         return Orders(may_load, self._drains.get(record.id))
 
     def drain(self, engine: str, order: DrainOrder) -> None:
-        """Order an engine to drain; it receives the order with its next announcement."""
+        """Order an engine or gateway to drain; it receives the order with its next announcement."""
         self._drains[engine] = order
 
     def close_node(self, node: str, for_s: float) -> None:
         """Let engines start on this node only after `for_s` seconds."""
         self._closed[node] = self._clock() + for_s
 
-    def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
-        """List a gateway; returns every engine."""
+    def announce_gateway(self, record: GatewayRecord) -> EngineList:
+        """List a gateway; returns every engine, and its order if it has one."""
+        before = self._gateways.get(record.id)
+        if record.is_ready and (before is None or not before[0].is_ready):
+            self._forget_failures(model="")
         self._gateways[record.id] = (record, self._clock())
-        return self.snapshot().engines
+        return EngineList(self.snapshot().engines, self._drains.get(record.id))
 
     def withdraw(self, id: str, reason: str = "") -> None:
         """Remove an engine or gateway."""
@@ -129,7 +126,7 @@ class Registry:
 
     def report_failure(self, failure: StartFailure) -> None:
         self._failures.append(failure)
-        if failure.engine not in self._gateways:
+        if failure.model and failure.engine not in self._gateways:
             self._count_failures(failure.model, 1)
         self.withdraw(failure.engine, f"it did not start: {failure.reason}")
 
@@ -153,15 +150,15 @@ class Registry:
             up_s=self._clock() - self._began_at,
         )
 
+    def _forget_failures(self, model: str) -> None:
+        """Forget those after which another start may succeed, as one of this model just has."""
+        self._failures = deque(
+            (f for f in self._failures if f.is_final or f.model != model), self._failures.maxlen
+        )
+
     def _live(self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
         now = self._clock()
         return {key: entry for key, entry in records.items() if now - entry[1] < LAPSE_S}
-
-
-def _is_past(failure: StartFailure, ready: EngineRecord) -> bool:
-    """Whether a ready engine ends a row of failures: that of its model's engines, not of
-    gateways."""
-    return failure.model == ready.model and not failure.engine.startswith(GATEWAY_PREFIX)
 
 
 class CountingRegistry(Registry):
@@ -204,7 +201,7 @@ def _answer(registry: Registry, request: Request) -> Message:
         case AnnounceEngine(record=engine, node_cores=node_cores):
             return registry.announce_engine(engine, node_cores)
         case AnnounceGateway(record=gateway):
-            return EngineList(registry.announce_gateway(gateway))
+            return registry.announce_gateway(gateway)
         case Withdraw(id=name, reason=reason):
             registry.withdraw(name, reason)
         case ReportFailure(failure=failure):

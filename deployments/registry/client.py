@@ -71,9 +71,9 @@ class RegistryClient:
         """Announce an engine; returns its orders, empty while the registry is unavailable."""
         return await self._ask(AnnounceEngine(record, node_cores), Orders) or Orders()
 
-    async def announce_gateway(self, record: GatewayRecord) -> tuple[EngineRecord, ...]:
-        """Announce a gateway; returns the engines, none while the registry is unavailable."""
-        return (await self._ask(AnnounceGateway(record), EngineList) or EngineList()).engines
+    async def announce_gateway(self, record: GatewayRecord) -> EngineList | None:
+        """Announce a gateway; returns the engines, or None while the registry is unavailable."""
+        return await self._ask(AnnounceGateway(record), EngineList)
 
     async def withdraw(self, id: str, reason: str = "") -> None:
         await self._ask(Withdraw(id, reason), Done)
@@ -122,6 +122,12 @@ def read(fleet: str, timeout_s: float = CALL_TIMEOUT_S) -> Snapshot:
 def drain(fleet: str, engine: str, order: DrainOrder) -> None:
     """Order an engine to drain. Raises ValueError if the fleet has no registry."""
     _ask(_existing(fleet), DrainEngine(engine, order), Done)
+
+
+def drain_gateways(fleet: str, order: DrainOrder) -> None:
+    """Order every gateway to drain. Raises ValueError if the fleet has no registry."""
+    for gateway in read(fleet).gateways:
+        drain(fleet, gateway.id, order)
 
 
 def close_node(fleet: str, node: str, for_s: float) -> None:

@@ -65,21 +65,27 @@ class GatewayRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Requests in flight."""
     stages: tuple[Stage, ...] = ()
     """Stages of its start."""
+    state: str = ""
+    """A value of `GatewayState`; empty if the gateway does not report it."""
+    reason: str = ""
+    """Why it is draining."""
 
 
 class DrainOrder(msgspec.Struct, frozen=True):
-    """Why an engine has to drain, and how long its streams have to move. Ordered by an operator, or
-    because its node or pod is about to be removed."""
+    """Why an engine or gateway has to drain, and how long its streams have to move or to end.
+    Ordered by an operator, or because its node or pod is about to be removed."""
 
     reason: str
     deadline_s: float
 
 
 class StartFailure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An engine that failed to start."""
+    """An engine or gateway that failed to start."""
 
     engine: str
+    """The engine, or the gateway."""
     model: str
+    """The model; of a gateway that failed for none in particular, empty."""
     reason: str
     log_file: str | None
     is_final: bool = False
@@ -128,7 +134,7 @@ class ReportFailure(Message, tag="report_failure"):
 
 
 class DrainEngine(Message, tag="drain_engine"):
-    """Order an engine to drain; it receives the order with its next announcement."""
+    """Order an engine or gateway to drain; it receives the order with its next announcement."""
 
     engine: str
     order: DrainOrder
@@ -170,9 +176,10 @@ class Orders(Message, tag="orders"):
 
 
 class EngineList(Message, tag="engines"):
-    """The listed engines, for a gateway."""
+    """The listed engines and an order, for a gateway."""
 
     engines: tuple[EngineRecord, ...] = ()
+    drain: DrainOrder | None = None
 
 
 class CodePackage(Message, tag="package"):

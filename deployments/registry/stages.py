@@ -46,6 +46,11 @@ class StageClock:
         return tuple(self._stages)
 
 
+def seconds_of(stages: Sequence[Stage], but: Sequence[str] = ()) -> float:
+    """The duration of all stages that have ended, but for those of these names."""
+    return sum(stage.seconds or 0.0 for stage in stages if stage.name not in but)
+
+
 def table(processes: Sequence[tuple[str, Sequence[Stage]]]) -> str:
     """Render the stages of all processes, given as (name, stages), in order of time."""
     rows = sorted(

@@ -71,6 +71,7 @@ class VllmCore:
         self._stats: PrometheusStatLogger | None = None
         self._probes = itertools.count()
         self._max_model_len = 0
+        self.draft: EngineDescription | None = None
 
     async def start(self) -> EngineDescription:
         if self._followers is not None:
@@ -78,6 +79,7 @@ class VllmCore:
         try:
             self._stages.begin(StartPhase.READING_CONFIG)
             config = await asyncio.to_thread(self._create_config)
+            self.draft = EngineDescription(max_model_len=config.model_config.max_model_len)
             self._client = await self._start_core(config)
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
             reason = self._lost_part or _first_sentence(error)

@@ -34,8 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ASK = ROOT / "helm" / "qwenfleet" / "files" / "ask.py"
 START_S = 420
 STOP_S = 30
-DRAIN_S = 30
-"""gateway.drainSeconds of the case."""
+DRAIN_S = 30 + 15 + 120
+"""gateway.drainSeconds of the case, its margin, and the wait for another gateway, which has no pod
+here."""
 MODEL = "smollm2-135m-instruct"
 VALUES = {
     "fleet": {"models": [{"id": MODEL, "max_model_len": 2048}], "gateway": {"replicas": 2}},

@@ -71,7 +71,7 @@ def test_more_engines_change_numbers_only(render, serve_config, groups):
     numbers = ("replicas", "minReplicas", "maxReplicas")
     for name in ("gateway", "engine-0"):
         before, after = groups(two)[name], groups(three)[name]
-        assert [after[key] for key in numbers] == [3, 3, 3]
+        assert [after[key] for key in numbers] == [3, 3, 4 if name == "gateway" else 3]
         assert {k: v for k, v in before.items() if k not in numbers} == {
             k: v for k, v in after.items() if k not in numbers
         }

@@ -94,6 +94,10 @@ CONTRADICTIONS = {
         },
         "KubeRay creates its own Gateway and HTTPRoute",
     ),
+    "a drain of its own": (
+        {"fleet": {"gateway": {"drain_s": 60}}},
+        "the chart derives it from gateway.drainSeconds",
+    ),
     "an override of an unknown group": (
         {"engines": {"engine-7": {"drainSeconds": 10}}},
         "engines.engine-7 is not a worker group of this fleet. Use one of: engine-0.",

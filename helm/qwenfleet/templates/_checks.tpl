@@ -7,6 +7,9 @@
 {{- if hasKey .Values.fleet "auth" -}}
 {{- fail "fleet.auth is set, but the chart derives it from auth.mode and auth.existingSecret. Set those, and remove fleet.auth." -}}
 {{- end -}}
+{{- if hasKey .Values.fleet.gateway "drain_s" -}}
+{{- fail "fleet.gateway.drain_s is set, but the chart derives it from gateway.drainSeconds. Set that, and remove fleet.gateway.drain_s." -}}
+{{- end -}}
 {{- if and (eq .Values.auth.mode "existing") (not .Values.auth.existingSecret) -}}
 {{- fail "auth.mode is existing, but auth.existingSecret is empty. Put hashes from `qwenfleet keys new` into a file `keys`, run `kubectl create secret generic NAME --from-file=keys`, and set auth.existingSecret to NAME." -}}
 {{- end -}}

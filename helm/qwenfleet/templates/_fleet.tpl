@@ -56,7 +56,8 @@ Serve restarts an application whose arguments change. */}}
 {{- end -}}
 {{- $keys := dict "keys_file" "/etc/qwenfleet/keys/keys" -}}
 {{- $auth := ternary "none" $keys (eq .Values.auth.mode "none") -}}
-{{- $fleet = set $fleet "gateway" (omit $fleet.gateway "replicas") -}}
+{{- $drain := dict "drain_s" (int .Values.gateway.drainSeconds) -}}
+{{- $fleet = set $fleet "gateway" (merge (omit $fleet.gateway "replicas") $drain) -}}
 {{- toJson (set (set (omit $fleet "slo") "models" $models) "auth" $auth) -}}
 {{- end -}}
 
@@ -83,7 +84,6 @@ applications:
     deployments:
       - name: gateway
         num_replicas: {{ int .Values.fleet.gateway.replicas }}
-        graceful_shutdown_timeout_s: {{ int .Values.gateway.drainSeconds }}
         user_config: {{ include "qwenfleet.objectives" . }}
       {{- range (include "qwenfleet.pools" . | fromJsonArray) }}
       - name: {{ .group }}
@@ -116,7 +116,7 @@ RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT: "30000"
 RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT: "30099"
 RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S: {{ include "qwenfleet.timeoutSeconds" . | quote }}
 RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {{ include "qwenfleet.timeoutSeconds" . | quote }}
-RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S: "0"
+RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S: "2"
 {{- with .Values.fleet.cache_dir }}
 HF_HUB_CACHE: {{ . }}/huggingface
 HF_XET_CACHE: {{ . }}/xet

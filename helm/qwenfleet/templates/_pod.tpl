@@ -21,6 +21,13 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
+{{/* How long Ray drains the pod's node. Serve waits with the stop of a gateway until another runs, but no longer than
+leaves time for its streams and 15 s for their last errors; 120 s are for the start of that other one. */}}
+{{- define "qwenfleet.nodeDrainSeconds" -}}
+{{- $drain := int (.placement.drainSeconds | default 0) -}}
+{{ ternary (add $drain 15 120) $drain (and (gt $drain 0) (eq .component "gateway")) }}
+{{- end -}}
+
 {{/* Ray's environment, plus writable directories, the drain timeout and secrets. */}}
 {{- define "qwenfleet.containerEnv" -}}
 {{- range $name, $value := include "qwenfleet.environment" .root | fromYaml }}
@@ -35,7 +42,7 @@ seccompProfile:
   value: "1"
 {{- with .placement.drainSeconds }}
 - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
-  value: {{ int . | quote }}
+  value: {{ include "qwenfleet.nodeDrainSeconds" $ | quote }}
 {{- end }}
 {{- with .root.Values.weights.huggingFace }}
 {{- if and .existingSecret (ne $.component "head") }}
@@ -196,7 +203,7 @@ spec:
   {{- else if eq .component "gateway" }}
   automountServiceAccountToken: false
   {{- end }}
-  terminationGracePeriodSeconds: {{ add (int (.placement.drainSeconds | default 30)) 10 60 }}
+  terminationGracePeriodSeconds: {{ add (max 30 (include "qwenfleet.nodeDrainSeconds" . | int)) 10 60 }}
   {{- with .root.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}

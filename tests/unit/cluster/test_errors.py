@@ -35,9 +35,11 @@ from qwenfleet.deployments.ingress.errors import (
     BodyTooLarge,
     DeadlineExceeded,
     EngineRefused,
+    GatewayDraining,
     GatewayFailed,
     MalformedBody,
     MissingKey,
+    ModelBroken,
     ModelLoading,
     ModelRequired,
     NoEngine,
@@ -58,10 +60,6 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     (
         ModelSourceError("acme/m", "the directory does not exist", "Check the path."),
         "model source 'acme/m': the directory does not exist. Check the path.",
-    ),
-    (
-        GatewayStartError("no operator", "/logs/gateway.log"),
-        "a gateway did not start: no operator. See /logs/gateway.log.",
     ),
     (FleetLost("Ray's GCS died", "Start again."), "Ray's GCS died. Start again."),
     (StartTimeout("'a' is not ready after 9 s", "Wait."), "'a' is not ready after 9 s. Wait."),
@@ -113,6 +111,10 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "an engine for model 'coder' did not start: out of memory. See /tmp/e.log.",
     ),
     (
+        GatewayStartError("engine e1 cannot be reached", "Check the network."),
+        "a gateway did not start: engine e1 cannot be reached. Check the network.",
+    ),
+    (
         ProtocolError("frame of 9 bytes"),
         "protocol violated: frame of 9 bytes. Run the same qwenfleet version on every node.",
     ),
@@ -135,6 +137,16 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "Send less, or ask the operator to raise gateway.max_body_bytes.",
     ),
     (ModelLoading("coder", 5), "model 'coder' is still loading. Try again in 5 s."),
+    (
+        ModelBroken("coder", 5),
+        "model 'coder' cannot be served, because its front end failed to start. Tell the operator,"
+        " whose gateway log has the reason.",
+    ),
+    (
+        GatewayDraining(5),
+        "this gateway is stopping, and another one serves the fleet. Send the request again in 5"
+        " s.",
+    ),
     (NoEngine("coder", 7), "no engine of model 'coder' is running. Try again in 7 s."),
     (
         EngineRefused("coder", "coder-1", "its parameters are of another vLLM"),
@@ -208,7 +220,9 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         UnknownRoute: (404, "not_found_error", "route_not_found"),
         BodyTooLarge: (413, "invalid_request_error", "body_too_large"),
         ModelLoading: (503, "service_unavailable", "model_loading"),
+        ModelBroken: (503, "service_unavailable", "model_broken"),
         NoEngine: (503, "service_unavailable", "no_engine"),
+        GatewayDraining: (503, "service_unavailable", "gateway_draining"),
         EngineRefused: (500, "server_error", "engine_refused"),
         RequestKillsEngines: (422, "invalid_request_error", "request_kills_engines"),
         BodyTimeout: (504, "timeout", "timeout"),
@@ -217,9 +231,9 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
     }
 
 
-def test_retry_after_is_set_only_for_a_model_that_becomes_ready_again() -> None:
+def test_retry_after_is_set_only_for_what_passes_or_another_gateway_can_answer() -> None:
     waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
-    assert waits == {ModelLoading: 5, NoEngine: 7}
+    assert waits == {ModelLoading: 5, ModelBroken: 5, NoEngine: 7, GatewayDraining: 5}
 
 
 def test_the_message_for_a_body_of_unknown_size_has_only_the_limit() -> None:

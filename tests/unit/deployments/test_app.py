@@ -5,14 +5,31 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from ray.serve._private import constants as ray_constants
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
 from qwenfleet.cluster.config.auth import AuthConfig, hash_of
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, TracingConfig, dump
 from qwenfleet.cluster.config.layout import Layout
-from qwenfleet.cluster.config.model import ModelConfig, Pool, Replicas, ScriptConfig
-from qwenfleet.deployments.app import ROLE_LABEL, START_ATTEMPTS, application, build
-from qwenfleet.deployments.environment import gateway_environment
+from qwenfleet.cluster.config.model import (
+    ModelConfig,
+    Pool,
+    Replicas,
+    SamplingDefaults,
+    ScriptConfig,
+)
+from qwenfleet.deployments.app import (
+    DRAIN_MARGIN_S,
+    HEALTH_PERIOD_S,
+    ROLE_LABEL,
+    START_ATTEMPTS,
+    application,
+    build,
+)
+from qwenfleet.deployments.environment import DEREGISTER_S, gateway_environment
+from qwenfleet.deployments.gateway import FAREWELL_S
+from qwenfleet.deployments.ingress.drain import LAST_CALL_S
+from qwenfleet.deployments.ingress.exchange import ABORT_GRACE_S
 
 CONFIG = FleetConfig(
     models=(
@@ -119,6 +136,66 @@ def test_gateway_setting_restarts_no_engine() -> None:
     gateway = CONFIG.gateway.model_copy(update={"keep_alive_s": 99.0})
     before, after = trees(CONFIG), trees(CONFIG.model_copy(update={"gateway": gateway}))
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampling": SamplingDefaults(temperature=0.1)},
+        {"tool_call_parser": "hermes"},
+        {"chat_template": "{{ messages }}"},
+    ],
+)
+def test_front_end_setting_of_a_model_restarts_only_gateways(change: dict[str, Any]) -> None:
+    before, after = trees(CONFIG), trees(changed(CONFIG, **change))
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
+
+
+def test_gateway_has_the_longest_request_and_a_margin_to_drain() -> None:
+    longest, set_by_hand = GatewayConfig(request_timeout_s=1800), GatewayConfig(drain_s=60)
+    for settings, drain_s in ((longest, 1800), (set_by_hand, 60)):
+        gateway, _ = deployments(FleetConfig(gateway=settings))
+        options = gateway._deployment_config
+        assert options.graceful_shutdown_timeout_s == drain_s + DRAIN_MARGIN_S
+        assert DRAIN_MARGIN_S > DEREGISTER_S + FAREWELL_S + 2 * ABORT_GRACE_S
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 7, 100])
+def test_update_starts_a_gateway_before_it_stops_one(replicas: int) -> None:
+    gateway, _ = deployments(FleetConfig(gateway=GatewayConfig(replicas=replicas)))
+    percent = gateway._deployment_config.max_surge_percent
+    surge = (percent * replicas + 99) // 100  # as in ray 2.60 serve/_private/deployment_state.py
+    assert surge == 1
+
+
+def test_gateway_whose_start_fails_three_times_is_given_up() -> None:
+    gateway, _ = deployments(CONFIG)
+    assert gateway._deployment_config.max_constructor_retry_count == START_ATTEMPTS
+
+
+NETWORK_CUT_S = 30
+"""Streams outlive a network that is cut for this long."""
+
+
+def test_replica_that_cannot_be_reached_outlives_a_network_cut() -> None:
+    gateway, engines = deployments(CONFIG)
+    for deployment in (gateway, *engines):
+        options = deployment._deployment_config
+        # The first check may have been sent just before its answer was lost.
+        unhealthy_s = (
+            ray_constants.REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD * options.health_check_timeout_s
+        )
+        assert unhealthy_s - options.health_check_period_s > 2 * NETWORK_CUT_S
+
+
+def test_gateway_that_leaves_by_itself_serves_until_haproxy_has_noticed() -> None:
+    probe_s = float(ray_constants.RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER.removesuffix("s"))
+    again_s = (
+        float(ray_constants.RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER.removesuffix("ms")) / 1000
+    )
+    failures = ray_constants.RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL
+    noticed_s = 1.1 * HEALTH_PERIOD_S + 0.5 + probe_s + (failures - 1) * again_s
+    assert noticed_s < LAST_CALL_S
 
 
 def test_tracing_change_restarts_gateways_and_engines() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.deployments import engine as module
 from qwenfleet.deployments.engine_host.core import CoreDead
 from qwenfleet.deployments.registry.records import DrainOrder
+from qwenfleet.deployments.registry.stages import StageClock
 from qwenfleet.deployments.telemetry.tracing import NoTracing
+from qwenfleet.deployments.wire.frames import EngineDescription
 
 OPERATOR = DrainOrder("its node is drained by an operator", 600.0)
 SPOT = DrainOrder("node n1 has the taint spot", 25.0)
@@ -113,3 +117,24 @@ async def test_dead_core_is_the_reason_that_the_fleet_hears(engine: Any) -> None
         await engine._run()
     assert engine._registry.reasons == ["its core died: signal 9"]
     assert announcing.cancelled(), "an announcement would list the engine again"
+
+
+def test_engine_announces_its_limits_while_it_loads(engine: Any) -> None:
+    draft, final = EngineDescription(8192), EngineDescription(4096)
+    engine.__dict__ |= {
+        "_model": ModelConfig(id="coder"),
+        "_pool": "",
+        "_node": "n1",
+        "_nodes": ["n1"],
+        "_address": ("", 0),
+        "_secret": "s",
+        "_description": None,
+        "_may_load": asyncio.Event(),
+        "_stages": StageClock(),
+        "_core": None,
+    }
+    assert engine._record().description is None
+    engine._core = SimpleNamespace(draft=draft)
+    assert engine._record().description == draft
+    engine._description = final
+    assert engine._record().description == final

@@ -12,6 +12,7 @@ import pytest
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
+from qwenfleet.deployments.ingress.errors import NoEngine
 from qwenfleet.deployments.wire.frames import Output
 from qwenfleet.deployments.wire.liveness import Condition
 
@@ -253,7 +254,7 @@ async def test_the_last_engine_keeps_its_streams_while_it_is_frozen(
     await freeze(scene, clock)
     link = scene.desk.link(scene.doomed)
     await eventually(lambda: link.condition is Condition.FROZEN)
-    assert scene.desk.dispatcher.num_engines
+    assert not scene.desk.dispatcher.num_engines, "it makes no progress"
     late = scene.desk.ask("late")
     await eventually(lambda: scene.desk.dispatcher.num_moving == 2)
     assert stream.flight.link is late.flight.link is link
@@ -344,3 +345,23 @@ async def test_a_refused_request_is_retried_on_the_only_engine(
     stream = desk.ask("cmpl-1")
     await eventually(lambda: stream.is_over)
     assert (stream.tokens, stream.flight.attempt) == (PLAYED, 3)
+
+
+async def test_requests_that_wait_in_vain_end_and_those_of_a_draining_engine_do_not(
+    scene: Scene, clock: Any, eventually: Any
+) -> None:
+    await scene.safe.kill()
+    scene.desk.meet = only(scene.desk.meet, scene.network)
+    (stream,) = await scene.streams(1, 2, eventually)
+    await drain(scene, clock)
+    link = scene.desk.link(scene.doomed)
+    await eventually(lambda: link.is_draining)
+    late = scene.desk.ask("late")
+    scene.desk.dispatcher.end_waiting()
+    assert isinstance(late.error, NoEngine)
+    assert not stream.is_over, "its engine still works on it"
+    await freeze(scene, clock)
+    await eventually(lambda: link.condition is Condition.FROZEN)
+    scene.desk.dispatcher.end_waiting()
+    assert isinstance(stream.error, NoEngine)
+    assert scene.desk.dispatcher.num_moving == 0

@@ -52,6 +52,10 @@ class FakeEngines:
     num_engines: int = 1
     num_moving: int = 0
     description: EngineDescription | None = None
+    num_ended: int = 0
+
+    def end_waiting(self) -> None:
+        self.num_ended += 1
 
 
 class FakeApp:
@@ -163,32 +167,6 @@ async def test_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
         ("coder", "model", 4096),
         ("helper", "model", None),
     ]
-
-
-async def test_gateway_is_live_before_it_is_ready(one_model: GatewayApp, ask: Any) -> None:
-    served = one_model.models["coder"]
-    app, served.app = served.app, None
-    assert (await ask(one_model, "/health/live", method="GET")).status == 200
-    loading = await ask(one_model, "/health/ready", method="GET")
-    assert (loading.status, loading.headers[b"retry-after"]) == (503, b"7")
-    assert json.loads(loading.body)["error"]["code"] == "model_loading"
-    served.app = app
-    assert (await ask(one_model, "/health/ready", method="GET")).status == 200
-
-
-async def test_gateway_without_an_engine_is_not_ready(one_model: GatewayApp, ask: Any) -> None:
-    engines = one_model.models["coder"].engines
-    assert isinstance(engines, FakeEngines)
-    engines.num_engines = 0
-    assert (await ask(one_model, "/health/ready", method="GET")).status == 503
-
-
-async def test_one_ready_model_makes_the_gateway_ready(two_models: GatewayApp, ask: Any) -> None:
-    two_models.models["coder"].app = None
-    assert (await ask(two_models, "/health/ready", method="GET")).status == 200
-    loading = await ask(two_models, "/v1/chat/completions", b'{"model": "coder"}')
-    assert (loading.status, loading.headers[b"retry-after"]) == (503, b"7")
-    assert "'coder' is still loading" in json.loads(loading.body)["error"]["message"]
 
 
 async def test_unknown_model_is_a_404_that_lists_the_models(

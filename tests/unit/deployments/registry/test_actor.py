@@ -56,9 +56,9 @@ def test_an_announcement_lists_its_engine_or_gateway(registry: Registry) -> None
 
 
 def test_a_gateway_receives_the_engines_when_it_announces_itself(registry: Registry) -> None:
-    assert registry.announce_gateway(gateway()) == ()
+    assert registry.announce_gateway(gateway()).engines == ()
     registry.announce_engine(engine("e0"), 2)
-    assert [record.id for record in registry.announce_gateway(gateway())] == ["e0"]
+    assert [record.id for record in registry.announce_gateway(gateway()).engines] == ["e0"]
 
 
 def test_the_latest_announcement_of_an_engine_counts(registry: Registry) -> None:
@@ -221,3 +221,22 @@ def test_a_snapshot_tells_the_age_of_the_list(registry: Registry, clock: Any) ->
     """A registry that Ray has just restarted lists nobody yet."""
     clock.advance(1.5)
     assert registry.snapshot().up_s == 1.5
+
+
+def test_gateway_gets_its_order_to_drain(registry: Registry) -> None:
+    assert registry.announce_gateway(gateway("g1")).drain is None
+    order = DrainOrder("the fleet stops", 5.0)
+    registry.drain("g1", order)
+    assert registry.announce_gateway(gateway("g1")).drain == order
+    assert registry.announce_gateway(gateway("g2")).drain is None
+
+
+def test_gateways_failures_are_forgotten_when_a_later_one_is_ready(registry: Registry) -> None:
+    registry.announce_gateway(replace(gateway("old"), is_ready=True))
+    registry.report_failure(StartFailure("g0", "", "an import failed", None))
+    registry.announce_gateway(replace(gateway("old"), is_ready=True))
+    registry.report_failure(StartFailure("e0", "coder", "no memory", None))
+    registry.announce_gateway(gateway("g1"))
+    assert len(registry.snapshot().failures) == 2
+    registry.announce_gateway(replace(gateway("g1"), is_ready=True))
+    assert [failure.engine for failure in registry.snapshot().failures] == ["e0"]

@@ -53,6 +53,17 @@ async def start(send: Any, status: int, headers: Sequence[Any] = ()) -> None:
     await send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
 
+class OneEngine:
+    """Stands in for a model's engines."""
+
+    description = None
+    num_engines = 1
+    num_moving = 0
+
+    def end_waiting(self) -> None:
+        raise AssertionError("an engine is there")
+
+
 class Desk:
     """A gateway with one model that is ready and one that loads."""
 
@@ -60,6 +71,7 @@ class Desk:
         models = tuple(ModelConfig(id=name, engine="scripted") for name in ("coder", "loading"))
         config = FleetConfig(models=models, gateway=GatewayConfig(max_body_bytes=99, **settings))
         self.app = GatewayApp(config, metrics, spans)
+        self.app.models["coder"].engines = OneEngine()
         self._client = client
 
     async def ask(

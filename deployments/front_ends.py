@@ -1,0 +1,148 @@
+"""Front ends: at one gateway, vLLM's app of each model and the links to the model's engines."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.labels import EngineState, StartPhase
+from qwenfleet.cluster.models import sources
+from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
+from qwenfleet.deployments.ingress.served import Served
+from qwenfleet.deployments.registry.records import EngineRecord
+from qwenfleet.deployments.registry.stages import StageClock, seconds_of
+from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
+from qwenfleet.deployments.wire.frames import EngineDescription
+
+if TYPE_CHECKING:
+    from qwenfleet.deployments.vllm_adapter.front_end import FrontEnd
+
+logger = logging.getLogger(__name__)
+
+WAITS: Final[tuple[str, ...]] = (StartPhase.QUEUED, StartPhase.HELD)
+"""Stages in which an engine waits for something else, so that they say nothing about a start."""
+
+
+class FrontEnds:
+    """Connects a gateway's models to their engines and builds their apps."""
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        models: Mapping[str, Served],
+        metrics: GatewayMetrics,
+        gateway: str,
+        stages: StageClock,
+        report: Callable[[str, Exception], Awaitable[None]],
+    ) -> None:
+        """`report` is called with a model whose app cannot be built, and why."""
+        self._config = config
+        self._models = models
+        self._metrics = metrics
+        self._gateway = gateway
+        self._stages = stages
+        self._report = report
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._built: dict[str, FrontEnd] = {}
+        self._limits: dict[str, int] = {}
+        """The `max_model_len` with which each app was built."""
+        self._building: asyncio.Task[None] | None = None
+
+    async def load(self) -> None:
+        """Import vLLM off the loop. Raises what the import raises."""
+        self._stages.begin(StartPhase.IMPORTING_VLLM)
+        await asyncio.to_thread(
+            importlib.import_module, "qwenfleet.deployments.vllm_adapter.front_end"
+        )
+        for name, served in self._models.items():
+            dispatcher = Dispatcher(
+                name,
+                gateway=self._gateway,
+                wire=self._config.wire,
+                retry_after_s=self._config.gateway.retry_after_s,
+                metrics=self._metrics,
+            )
+            self._dispatchers[name] = served.engines = dispatcher
+        self._stages.begin("waiting for an engine")
+
+    def meet(self, engines: Sequence[EngineRecord]) -> None:
+        """Connect to the listed engines, and begin to build the next app that can be built."""
+        for name, served in self._models.items():
+            ours = [engine for engine in engines if engine.model == name]
+            ready = [engine for engine in ours if engine.state == EngineState.READY]
+            starts = [seconds_of(engine.stages, but=WAITS) for engine in ready]
+            served.note_listing(bool(ready), max(starts, default=0.0))
+            self._dispatchers[name].update(ours)
+            self._look(served)
+        if self.is_building:
+            return
+        for name, served in self._models.items():
+            description = self._dispatchers[name].description or _description(engines, name)
+            if name not in self._built and not served.is_broken and description is not None:
+                self._building = asyncio.create_task(self._build(served, description))
+                return
+
+    @property
+    def is_building(self) -> bool:
+        return self._building is not None and not self._building.done()
+
+    @property
+    def errored(self) -> str:
+        """A model whose front end has failed for good; empty if none has."""
+        for name, built in self._built.items():
+            if getattr(built, "is_errored", built.llm.errored):
+                return name
+        return ""
+
+    @property
+    def are_all_broken(self) -> bool:
+        return all(served.is_broken for served in self._models.values())
+
+    def close(self) -> None:
+        if self._building is not None:
+            self._building.cancel()
+
+    async def _build(self, served: Served, description: EngineDescription) -> None:
+        from qwenfleet.deployments.vllm_adapter import front_end
+        from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
+
+        model = served.config
+        self._stages.begin(f"building the app of {model.id}")
+        try:
+            path = await asyncio.to_thread(sources.locate, model.resolved_source, logger.info)
+            client = ModelClient(self._dispatchers[model.id])
+            built = await front_end.build(model, path, description, client, self._config.traces_url)
+        except Exception as error:  # one model's template or parser must not stop the others
+            served.is_broken = True
+            logger.exception("model app failed to build", extra={"model": model.id})
+            await self._report(model.id, error)
+        else:
+            self._built[model.id] = built
+            self._limits[model.id] = description.max_model_len
+            logger.info("model app built", extra={"model": model.id})
+        self._look(served)
+        self._stages.end()
+
+    def _look(self, served: Served) -> None:
+        """Hand over the app once an engine is connected. One that was built with the limit of an
+        engine that still loaded is built again if the connected one has another."""
+        name = served.config.id
+        found, built = self._dispatchers[name].description, self._built.get(name)
+        if served.app is None and found is not None and built is not None:
+            if found.max_model_len == self._limits[name]:
+                served.app = built.app
+            else:
+                del self._built[name]
+        served.look()
+
+
+def _description(engines: Sequence[EngineRecord], model: str) -> EngineDescription | None:
+    """What an engine has announced, which it does before it is ready."""
+    for engine in engines:
+        if engine.model == model and engine.description is not None:
+            return engine.description
+    return None
