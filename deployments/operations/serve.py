@@ -20,7 +20,7 @@ from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.errors import FleetError, FleetLost, MachineError
+from qwenfleet.cluster.errors import FleetLost, MachineError
 from qwenfleet.cluster.local import cpu, fleets, memory, ports
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.cluster.local.memory import EngineNeed
@@ -55,7 +55,7 @@ def serve(
     ended.
     """
     parts = PartReader(os.getpid())
-    ending, status = Ending(parts), 0
+    ending, status = Ending(parts), 1
     with watched(token_path), ray_output_to(token_path.with_suffix(".log")):
         try:
             running = _start(config, token_path, stages)
@@ -66,9 +66,9 @@ def serve(
             finally:
                 record.unlink(missing_ok=True)
         except KeyboardInterrupt:
-            pass
-        except FleetError as error:
-            status, ending.is_lost = 1, isinstance(error, FleetLost)
+            status = 0
+        except FleetLost:
+            ending.is_lost = True
             raise
         finally:
             for number in SIGNALS:
