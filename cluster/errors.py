@@ -184,14 +184,13 @@ class GatewayStartError(FleetError):
 
     code = "gateway_start"
 
-    def __init__(self, reason: str, log_file: str | None = None) -> None:
-        super().__init__(reason, log_file)
-        self.reason = reason
-        self.log_file = log_file
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
 
     def __str__(self) -> str:
-        log = "the gateway's log" if self.log_file is None else self.log_file
-        return f"a gateway did not start: {self.reason}. See {log}."
+        return f"a gateway did not start: {self.problem}. {self.remedy}"
 
 
 class ProtocolError(FleetError):

@@ -86,8 +86,10 @@ def _common(config: FleetConfig, haproxy: Path, ports: Sequence[int]) -> dict[st
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports[6]),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports[-1]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
-        # Serve replaces HAProxy's manager after three failures; the default is one check per 10 s.
+        # Serve replaces HAProxy's manager after three failed checks: soon if it is dead (Serve's
+        # own period is 10 s), and after 90 s, not 30 s, if it cannot be reached.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         # When gateways change, HAProxy cuts connections older than this; no stream is older than
         # its deadline.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(timeout_s),

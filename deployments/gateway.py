@@ -147,7 +147,7 @@ class Gateway:
             models = self._app.models.values()
             waiting = [m for m in models if m.has_ready_engine and not m.is_decided]
             if self._front_ends.are_all_broken:
-                raise GatewayStartError("no model's app can be built", self._log_file)
+                raise GatewayStartError("no model's app can be built", "Its log has the reasons.")
             if not waiting:
                 return
             if self._front_ends.is_building:
@@ -174,8 +174,8 @@ class Gateway:
         engine = next(e for e in self._engines or () if e.model == model and e.state == "ready")
         return GatewayStartError(
             f"engine {engine.id} of model '{model}' cannot be reached at "
-            f"{engine.host}:{engine.port}; check the network between the nodes",
-            self._log_file,
+            f"{engine.host}:{engine.port}",
+            "Check the network between the nodes.",
         )
 
     # The tasks.

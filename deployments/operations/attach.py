@@ -48,13 +48,19 @@ def find(port: int | None = None, name: str | None = None) -> RunningFleet:
     )
 
 
+def prepare(running: RunningFleet) -> None:
+    """Set what Ray reads from the environment when it is imported."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = running.ray_token_path
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
 def attached(running: RunningFleet) -> AbstractContextManager[None]:
     """Make this process a driver of the fleet's Ray cluster for the length of the block.
 
     Raises FleetNotFound when the cluster does not answer, on entry or inside the block.
     """
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = running.ray_token_path
+    prepare(running)
     absence = FleetNotFound(
         f"the fleet of process {running.pid} does not answer at {running.ray_address}",
         "It may still be starting or shutting down; try again in a moment.",

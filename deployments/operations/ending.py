@@ -8,17 +8,19 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
+from functools import partial
 from types import FrameType
 from typing import Final
 
 import ray
 from ray import serve as ray_serve
 
+from qwenfleet.deployments.operations import farewell
 from qwenfleet.deployments.operations.parts import VITAL, PartReader
 from qwenfleet.deployments.registry.call_thread import in_thread
 
-REQUESTS_S: Final = 15.0
-"""`farewell` waits 7 s, and calls the registry a few times."""
+REQUESTS_S: Final = 20.0
+"""Gateways give their requests 5 s."""
 SERVE_S: Final = 45.0
 """Serve's own limit is 30 s; it drains the engines meanwhile."""
 RAY_S: Final = 20.0
@@ -31,11 +33,9 @@ class Ending:
     def __init__(
         self,
         parts: PartReader,
-        end_requests: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._parts = parts
-        self._end_requests = end_requests
         self._clock = clock
         self._is_hurried = False
         self.is_lost = False
@@ -47,15 +47,14 @@ class Ending:
         """Take a second signal: what still runs is killed."""
         self._is_hurried = True
 
-    def run(self, status: int) -> None:
-        """End the requests, Serve and Ray, as far as they can. `status` is this process's exit
+    def run(self, fleet: str, status: int) -> None:
+        """End requests, Serve and Ray, as far as they can. `status` is this process's exit
         status."""
         if not ray.is_initialized():
             return
-        if not self.is_lost:
-            self._ends(self._end_requests, REQUESTS_S, self._is_whole)
         self.is_done = (
             not self.is_lost
+            and self._ends(partial(farewell.end_requests, fleet), REQUESTS_S, self._is_whole)
             and self._ends(_shut_down_serve, SERVE_S, self._is_whole)
             and self._ends(ray.shutdown, RAY_S, lambda: True)
         )

@@ -73,7 +73,8 @@ class Failure:
     def error(self) -> FleetError:
         if self.part == ENGINE:
             return EngineStartError(self.model, self.reason, self.log_file)
-        return GatewayStartError(self.reason, self.log_file)
+        log = "the gateway's log" if self.log_file is None else self.log_file
+        return GatewayStartError(self.reason, f"See {log}.")
 
 
 class Failures:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from qwenfleet.cluster.errors import FleetNotFound, ProtocolError
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations import status
-from qwenfleet.deployments.operations.attach import attached
+from qwenfleet.deployments.operations.attach import attached, prepare
 from qwenfleet.deployments.operations.output import ray_output_to
 from qwenfleet.deployments.operations.parts import VITAL, PartReader
 from qwenfleet.deployments.operations.readiness import probe
@@ -46,6 +46,7 @@ def read(running: RunningFleet) -> FleetStatus:
 
 
 def _answers(running: RunningFleet) -> Answers:
+    prepare(running)
     import ray
 
     try:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-import ray
 from ray import serve as ray_serve
 from ray.serve.exceptions import RayServeException
 
@@ -20,6 +19,7 @@ from qwenfleet.deployments.operations.readiness import Readiness, probe
 from qwenfleet.deployments.registry import client
 from qwenfleet.deployments.registry.records import Snapshot
 
+AWAY: Final = (*client.AWAY, RuntimeError, ConnectionError, ProtocolError, RayServeException)
 SILENT_S: Final = 15.0
 """A Ray that answers nothing for this long is frozen or lost."""
 
@@ -38,7 +38,7 @@ class Reading:
 def read(fleet: str, url: str, *, wants_serve: bool) -> Reading:
     """Read the fleet. Serve is asked if the registry does not answer, or if wanted."""
     snapshot = None
-    with suppress(ValueError, ray.exceptions.RayError, ProtocolError):
+    with suppress(*AWAY):
         snapshot = client.read(fleet)
     is_asked = wants_serve or snapshot is None
     return Reading(snapshot, probe(url), serve_view(fleet) if is_asked else ())
@@ -46,7 +46,7 @@ def read(fleet: str, url: str, *, wants_serve: bool) -> Reading:
 
 def serve_view(fleet: str) -> tuple[Deployed, ...]:
     """Return what Serve reports about the fleet's deployments; nothing if it does not answer."""
-    with suppress(RayServeException, ray.exceptions.RayError, ValueError, RuntimeError):
+    with suppress(*AWAY):
         application = ray_serve.status().applications.get(fleet)
         return () if application is None else deployed(application)
     return ()

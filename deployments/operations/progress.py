@@ -189,8 +189,8 @@ def _failing(readiness: Readiness) -> str:
 
 
 def _state(gateway: GatewayRecord) -> str:
-    """Return a gateway's state in one word."""
-    return str(getattr(gateway, "state", "")) or ("ready" if gateway.is_ready else "starting")
+    """Return a gateway's state; one of older code does not report it."""
+    return gateway.state or ("ready" if gateway.is_ready else "starting")
 
 
 def _stage(engine: EngineRecord) -> str:

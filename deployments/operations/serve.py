@@ -20,7 +20,7 @@ from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.errors import FleetError, FleetLost, MachineError
+from qwenfleet.cluster.errors import FleetLost, MachineError
 from qwenfleet.cluster.local import cpu, fleets, memory, ports
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.cluster.local.memory import EngineNeed
@@ -29,7 +29,7 @@ from qwenfleet.cluster.planner.fleet_checks import check_fleet
 from qwenfleet.cluster.planner.fleet_defaults import completed
 from qwenfleet.deployments import haproxy
 from qwenfleet.deployments.app import application
-from qwenfleet.deployments.operations import farewell, processes
+from qwenfleet.deployments.operations import processes
 from qwenfleet.deployments.operations.ending import Ending
 from qwenfleet.deployments.operations.observer import Observer
 from qwenfleet.deployments.operations.observer import read as observe
@@ -55,8 +55,7 @@ def serve(
     ended.
     """
     parts = PartReader(os.getpid())
-    ending = Ending(parts, partial(farewell.end_requests, config.name))
-    status = 0
+    ending, status = Ending(parts), 1
     with watched(token_path), ray_output_to(token_path.with_suffix(".log")):
         try:
             running = _start(config, token_path, stages)
@@ -67,16 +66,16 @@ def serve(
             finally:
                 record.unlink(missing_ok=True)
         except KeyboardInterrupt:
-            pass
-        except FleetError as error:
-            status, ending.is_lost = 1, isinstance(error, FleetLost)
+            status = 0
+        except FleetLost:
+            ending.is_lost = True
             raise
         finally:
             for number in SIGNALS:
                 signal.signal(number, ending.hurry)
             stages.say("stopping")
             try:
-                ending.run(status)
+                ending.run(config.name, status)
             finally:
                 processes.end_fleet(token_path, processes.GRACE_S if ending.is_done else 0.0)
             stages.say("stopped")

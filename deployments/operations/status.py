@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.columns import columns
-from qwenfleet.cluster.labels import EngineState
+from qwenfleet.cluster.labels import EngineState, GatewayState
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations.readiness import Readiness
 
@@ -42,7 +42,9 @@ class GatewayStatus:
     models: tuple[str, ...]
     requests: int
     state: str = ""
-    """`draining` while it ends its streams; empty otherwise."""
+    """A value of `GatewayState`; empty if the gateway does not report it."""
+    reason: str = ""
+    """Why it is draining."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,7 @@ def _engines(snapshot: Snapshot) -> tuple[EngineStatus, ...]:
 
 def _gateways(snapshot: Snapshot) -> tuple[GatewayStatus, ...]:
     return tuple(
-        GatewayStatus(
-            g.id, g.node, g.pid, g.is_ready, g.models, g.requests, str(getattr(g, "state", ""))
-        )
+        GatewayStatus(g.id, g.node, g.pid, g.is_ready, g.models, g.requests, g.state, g.reason)
         for g in sorted(snapshot.gateways, key=lambda g: g.id)
     )
 
@@ -181,10 +181,12 @@ def table(status: FleetStatus) -> str:
         ]
     )
     lines += [f"{e.id} is {e.state}: {e.reason}" for e in status.engines if e.reason]
+    lines += [f"{g.id} is {g.state}: {g.reason}" for g in status.gateways if g.reason]
     if status.last_failure:
         lines += [f"last failed start: {status.last_failure}"]
     return "\n".join([*lines, *(f"problem: {problem}" for problem in status.problems)])
 
 
 def _ready(gateway: GatewayStatus) -> str:
-    return gateway.state or ("yes" if gateway.ready else "no")
+    is_plain = gateway.state in {"", GatewayState.READY}
+    return ("yes" if gateway.ready else "no") if is_plain else gateway.state

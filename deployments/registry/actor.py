@@ -52,9 +52,6 @@ CORES_PER_START: Final = 4
 """CPU cores per concurrent engine start: each start runs two or three vLLM imports, 9 s of CPU
 each; with fewer cores, starts only slow each other down."""
 
-GATEWAY_PREFIX: Final = "gw-"
-"""Start of a gateway's id."""
-
 R = TypeVar("R")
 
 
@@ -162,12 +159,6 @@ class Registry:
     def _live(self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
         now = self._clock()
         return {key: entry for key, entry in records.items() if now - entry[1] < LAPSE_S}
-
-
-def _is_past(failure: StartFailure, ready: EngineRecord) -> bool:
-    """Whether a ready engine ends a row of failures: that of its model's engines, not of
-    gateways."""
-    return failure.model == ready.model and not failure.engine.startswith(GATEWAY_PREFIX)
 
 
 class CountingRegistry(Registry):

@@ -19,7 +19,7 @@ from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.errors import DrainRefused
 from qwenfleet.cluster.local import fleets
 from qwenfleet.cluster.local.fleets import RunningFleet
-from qwenfleet.deployments.operations import checkup, drain, status
+from qwenfleet.deployments.operations import checkup, drain, inquiry, status
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -154,7 +154,7 @@ def answering_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
         engine = status.EngineStatus("e1", "coder", "node", 7, "ready", 2, 1, 0.25)
         return status.FleetStatus(fleet.name, fleet.url, "http://m", (), (), (engine,))
 
-    monkeypatch.setattr(status, "read", read)
+    monkeypatch.setattr(inquiry, "read", read)
 
 
 @pytest.mark.usefixtures("answering_fleet")
@@ -165,6 +165,19 @@ def test_status_shows_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> Non
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert printed["name"] == "demo"
     assert printed["engines"][0]["kv_usage"] == 0.25
+
+
+@pytest.mark.usefixtures("answering_fleet")
+def test_status_is_1_if_a_part_does_not_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(fleet: RunningFleet) -> status.FleetStatus:
+        problem = "the registry does not answer"
+        return status.FleetStatus(fleet.name, fleet.url, "", (), (), (), problems=(problem,))
+
+    monkeypatch.setattr(inquiry, "read", read)
+    assert cli.main(["status", "--port", "8000"]) == 1
+    assert "problem: the registry does not answer" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("answering_fleet")

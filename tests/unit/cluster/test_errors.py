@@ -62,10 +62,6 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         ModelSourceError("acme/m", "the directory does not exist", "Check the path."),
         "model source 'acme/m': the directory does not exist. Check the path.",
     ),
-    (
-        GatewayStartError("no operator", "/logs/gateway.log"),
-        "a gateway did not start: no operator. See /logs/gateway.log.",
-    ),
     (FleetLost("Ray's GCS died", "Start again."), "Ray's GCS died. Start again."),
     (StartTimeout("'a' is not ready after 9 s", "Wait."), "'a' is not ready after 9 s. Wait."),
     (

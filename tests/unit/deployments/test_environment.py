@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
+from ray.serve._private.constants import PROXY_HEALTH_CHECK_UNHEALTHY_THRESHOLD
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, TracingConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
@@ -51,6 +52,13 @@ def test_haproxy_cuts_no_stream_before_its_deadline(ray: dict[str, str]) -> None
     assert ray["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert float(ray["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= 1799.5
     assert float(ray["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) >= 1799.5
+
+
+def test_haproxys_manager_outlasts_a_minute_of_lost_network(ray: dict[str, str]) -> None:
+    """Serve ends HAProxy with a manager that it replaces."""
+    assert PROXY_HEALTH_CHECK_UNHEALTHY_THRESHOLD == 3
+    assert 3 * float(ray["RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"]) > 60
+    assert float(ray["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"]) <= 2
 
 
 def test_every_port_is_free_and_distinct(ray: dict[str, str]) -> None:

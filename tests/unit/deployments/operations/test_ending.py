@@ -14,6 +14,7 @@ import ray
 from ray import serve as ray_serve
 
 from qwenfleet.deployments.operations import ending as module
+from qwenfleet.deployments.operations import farewell
 from qwenfleet.deployments.operations.ending import Ending
 from qwenfleet.deployments.operations.parts import GCS, RAYLET
 
@@ -49,6 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "shutdown", lambda: calls.make("ray"))
     monkeypatch.setattr(ray_serve, "shutdown", lambda: calls.make("serve"))
+    monkeypatch.setattr(farewell, "end_requests", lambda fleet: calls.make("requests"))
     monkeypatch.setattr(atexit, "register", lambda *call: calls.at_exit.append(call))
     monkeypatch.setattr(module, "POLL_S", 0.01)
     yield calls
@@ -66,25 +68,25 @@ def ending(reader: Reader, clock: Any) -> Ending:
 
 
 def test_serve_ends_before_ray(calls: Calls, ending: Ending) -> None:
-    ending.run(0)
-    assert calls.made == ["serve", "ray"]
+    ending.run("demo", 0)
+    assert calls.made == ["requests", "serve", "ray"]
     assert ending.is_done
     assert calls.at_exit == []
 
 
 def test_dead_ray_is_asked_for_nothing(calls: Calls, ending: Ending) -> None:
     ending.is_lost = True
-    ending.run(1)
+    ending.run("demo", 1)
     assert calls.made == []
     assert not ending.is_done
     assert calls.at_exit == [(os._exit, 1)]
 
 
-@pytest.mark.parametrize("hangs", ["serve", "ray"])
+@pytest.mark.parametrize("hangs", ["requests", "serve", "ray"])
 def test_second_signal_ends_the_wait(calls: Calls, ending: Ending, hangs: str) -> None:
     calls.hangs = hangs
     ending.hurry(signal.SIGINT, None)
-    ending.run(0)
+    ending.run("demo", 0)
     assert not ending.is_done
     assert calls.at_exit == [(os._exit, 0)]
 
@@ -94,8 +96,8 @@ def test_ray_that_dies_meanwhile_ends_the_wait(
 ) -> None:
     calls.hangs = "serve"
     del reader.reading[RAYLET]
-    ending.run(0)
-    assert calls.made == ["serve"]
+    ending.run("demo", 0)
+    assert calls.made == ["requests", "serve"]
     assert not ending.is_done
 
 
@@ -107,7 +109,7 @@ def test_wait_is_bounded(
 
     monkeypatch.setattr(module, "wait", wait)
     calls.hangs = "serve"
-    ending.run(0)
+    ending.run("demo", 0)
     assert not ending.is_done
 
 
@@ -118,6 +120,6 @@ def test_serve_may_have_stopped_already(
         raise RuntimeError("Serve is not running")
 
     monkeypatch.setattr(ray_serve, "shutdown", stopped)
-    ending.run(0)
-    assert calls.made == ["ray"]
+    ending.run("demo", 0)
+    assert calls.made == ["requests", "ray"]
     assert ending.is_done

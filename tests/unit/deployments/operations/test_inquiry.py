@@ -37,6 +37,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[Any, int]:
             return parts
 
     monkeypatch.setattr(inquiry, "PartReader", Reader)
+    monkeypatch.setattr(inquiry, "prepare", lambda running: None)
     monkeypatch.setattr(inquiry, "probe", lambda url: Readiness(200))
     monkeypatch.setattr(inquiry, "attached", lambda running: nullcontext())
     return parts

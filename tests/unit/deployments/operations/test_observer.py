@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ PATIENCE_S = 20
 
 
 def test_readings_are_handed_over_until_one_fails(clock: Any) -> None:
-    answers = iter([READING, ValueError("boom")])
+    answers: Iterator[Reading | Exception] = iter([READING, ValueError("boom")])
 
     def read() -> Reading:
         answer = next(answers)

@@ -20,6 +20,7 @@ from qwenfleet.deployments.operations.parts import (
     GCS,
     RAYLET,
     VITAL,
+    Part,
     PartReader,
     Parts,
     Restarts,
@@ -29,7 +30,7 @@ CONTROLLER, REGISTRY = ACTORS
 WHOLE = {GCS: 10, RAYLET: 11, CONTROLLER: 12, REGISTRY: 13}
 
 
-def without(*parts: object) -> dict[object, int]:
+def without(*parts: Part) -> dict[Part, int]:
     return {part: pid for part, pid in WHOLE.items() if part not in parts}
 
 

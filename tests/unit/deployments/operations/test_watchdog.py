@@ -50,7 +50,7 @@ def test_killed_launcher_takes_its_fleet_and_files_along(token: Path) -> None:
     launcher.kill()
     launcher.communicate()
     give_up_at = time.monotonic() + 20
-    while processes.of_fleet(token) or list(token.parent.iterdir()):
+    while processes.of_fleet(token) or any(token.parent.iterdir()):
         assert time.monotonic() < give_up_at, "nothing is left"
         time.sleep(0.05)
 

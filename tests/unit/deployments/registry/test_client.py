@@ -134,7 +134,7 @@ async def test_a_call_that_hangs_takes_one_thread_and_blocks_no_other_work(
     monkeypatch.setattr(registry, "CALL_TIMEOUT_S", 0.01)
     client = RegistryClient("demo")
     for _ in range(100):
-        assert await client.announce_gateway(GATEWAY) == ()
+        assert await client.announce_gateway(GATEWAY) is None
     assert lookups == ["demo"]
     assert await asyncio.to_thread(lambda: "free") == "free"
     assert problems() == ["registry unavailable"]
