@@ -95,13 +95,23 @@ class Session:
         )
         self.serve.run_many([target], wait_for_applications_running=False)
 
-    def engines(self) -> list[Any]:
+    def snapshot(self) -> Any:
+        """What the registry lists; None while it starts or is busy."""
         from qwenfleet.deployments.registry import client as registry
 
         try:
-            return [e for e in registry.read(self.name).engines if e.state == "ready"]
-        except ValueError:
-            return []
+            return registry.read(self.name)
+        except registry.AWAY:
+            return None
+
+    def engines(self) -> list[Any]:
+        snapshot = self.snapshot()
+        return [] if snapshot is None else [e for e in snapshot.engines if e.state == "ready"]
+
+    def gateways(self) -> list[Any]:
+        """Gateways that serve a model."""
+        snapshot = self.snapshot()
+        return [] if snapshot is None else [one for one in snapshot.gateways if one.models]
 
     def until(self, claim: Any, what: str) -> None:
         give_up_at = time.monotonic() + PATIENCE_S

@@ -17,7 +17,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.errors import DeployFailed, EngineStartError, FleetNotFound
+from qwenfleet.cluster.errors import DeployFailed, FleetNotFound
 from qwenfleet.deployments.app import application
 from qwenfleet.deployments.operations.deployment import Deployment
 from qwenfleet.deployments.operations.progress import Stages
@@ -74,14 +74,6 @@ def stop(config: FleetConfig, *, timeout_s: float) -> None:
             time.sleep(POLL_S)
         client.end(config.name)
         stages.say(f"fleet '{config.name}' is removed")
-
-
-def raise_failed_deployment(config: FleetConfig) -> None:
-    """Raise EngineStartError if Serve has given up on the fleet."""
-    deployed = ray_serve.status().applications.get(config.name)
-    if deployed is not None and deployed.status == "DEPLOY_FAILED":
-        reason = " ".join(deployed.message.split())[:300]
-        raise EngineStartError(config.models[0].id, reason)
 
 
 @contextmanager

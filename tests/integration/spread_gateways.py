@@ -46,21 +46,15 @@ def main(directory: Path) -> dict[str, Any]:
 
 
 def run(session: Session) -> dict[str, Any]:
-    from qwenfleet.deployments.registry import client as registry
-
     session.deploy(fleet(session.port))
     session.until(lambda: len(session.engines()) == 1 and session.is_up(), "the engine")
-
-    def gateways() -> list[Any]:
-        return [one for one in registry.read(session.name).gateways if one.models]
-
-    session.until(lambda: len(gateways()) == 2, "both gateways")
+    session.until(lambda: len(session.gateways()) == 2, "both gateways")
     with ThreadPoolExecutor(REQUESTS) as pool:
         statuses = list(pool.map(lambda _: _status(session.url), range(REQUESTS)))
     (engine,) = session.engines()
     return {
         "engine": {"node": engine.node, "host": engine.host},
-        "gateways": [gateway.node for gateway in gateways()],
+        "gateways": [gateway.node for gateway in session.gateways()],
         "statuses": statuses,
     }
 
