@@ -30,11 +30,7 @@ POLL_S: Final = 0.25
 class Ending:
     """The end of one fleet. Ray's calls run in threads, since some never return."""
 
-    def __init__(
-        self,
-        parts: PartReader,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, parts: PartReader, clock: Callable[[], float] = time.monotonic) -> None:
         self._parts = parts
         self._clock = clock
         self._is_hurried = False

@@ -95,7 +95,7 @@ class Registry:
         if record.state == EngineState.STARTING and may_load:
             record = msgspec.structs.replace(record, is_loading=True)
         if record.state == EngineState.READY:
-            self._forget_failures(lambda failure: _is_past(failure, record))
+            self._forget_failures(record.model)
         self._engines[record.id] = (record, self._clock())
         return Orders(may_load, self._drains.get(record.id))
 
@@ -111,7 +111,7 @@ class Registry:
         """List a gateway; returns every engine, and its order if it has one."""
         before = self._gateways.get(record.id)
         if record.is_ready and (before is None or not before[0].is_ready):
-            self._forget_failures(lambda failure: not failure.model)
+            self._forget_failures(model="")
         self._gateways[record.id] = (record, self._clock())
         return EngineList(self.snapshot().engines, self._drains.get(record.id))
 
@@ -150,10 +150,10 @@ class Registry:
             up_s=self._clock() - self._began_at,
         )
 
-    def _forget_failures(self, is_past: Callable[[StartFailure], bool]) -> None:
-        """Forget those after which another start has succeeded."""
+    def _forget_failures(self, model: str) -> None:
+        """Forget those after which another start may succeed, as one of this model just has."""
         self._failures = deque(
-            (f for f in self._failures if f.is_final or not is_past(f)), self._failures.maxlen
+            (f for f in self._failures if f.is_final or f.model != model), self._failures.maxlen
         )
 
     def _live(self, records: dict[str, tuple[R, float]]) -> dict[str, tuple[R, float]]:
