@@ -51,6 +51,7 @@ class FrontEnds:
         self._limits: dict[str, int] = {}
         """The `max_model_len` with which each app was built."""
         self._building: asyncio.Task[None] | None = None
+        self._vllm_version = ""
 
     async def load(self) -> None:
         """Import vLLM off the loop. Raises what the import raises."""
@@ -60,6 +61,7 @@ class FrontEnds:
         )
         from qwenfleet.deployments.vllm_adapter import codec
 
+        self._vllm_version = codec.vllm_version()
         for name, served in self._models.items():
             dispatcher = Dispatcher(
                 name,
@@ -67,7 +69,7 @@ class FrontEnds:
                 wire=self._config.wire,
                 retry_after_s=self._config.gateway.retry_after_s,
                 metrics=self._metrics,
-                vllm_version=codec.vllm_version(),
+                vllm_version=self._vllm_version,
             )
             self._dispatchers[name] = served.engines = dispatcher
         self._stages.begin("waiting for an engine")
@@ -76,7 +78,7 @@ class FrontEnds:
         """Connect to the listed engines, and begin to build the next app that can be built."""
         for name, served in self._models.items():
             ours = [engine for engine in engines if engine.model == name]
-            ready = [e for e in ours if e.state == EngineState.READY and _pairs(e)]
+            ready = [e for e in ours if e.state == EngineState.READY and self._pairs(e)]
             starts = [seconds_of(engine.stages, but=WAITS) for engine in ready]
             served.note_listing(bool(ready), max(starts, default=0.0))
             self._dispatchers[name].update(ours)
@@ -84,7 +86,7 @@ class FrontEnds:
         if self.is_building:
             return
         for name, served in self._models.items():
-            description = self._dispatchers[name].description or _announced(engines, name)
+            description = self._dispatchers[name].description or self._announced(engines, name)
             if name not in self._built and not served.is_broken and description is not None:
                 self._building = asyncio.create_task(self._build(served, description))
                 return
@@ -142,18 +144,15 @@ class FrontEnds:
                 del self._built[name]
         served.look()
 
+    def _announced(self, engines: Sequence[EngineRecord], model: str) -> EngineDescription | None:
+        """What an engine has announced, which it does before it is ready."""
+        for engine in engines:
+            if engine.model == model and engine.description is not None and self._pairs(engine):
+                return engine.description
+        return None
 
-def _announced(engines: Sequence[EngineRecord], model: str) -> EngineDescription | None:
-    """What an engine has announced, which it does before it is ready."""
-    for engine in engines:
-        if engine.model == model and engine.description is not None and _pairs(engine):
-            return engine.description
-    return None
-
-
-def _pairs(engine: EngineRecord) -> bool:
-    """Whether an engine has this process's version of vLLM, or an unknown one."""
-    from qwenfleet.deployments.vllm_adapter import codec
-
-    other = "" if engine.description is None else engine.description.vllm_version
-    return pairs(codec.vllm_version(), other)
+    def _pairs(self, engine: EngineRecord) -> bool:
+        """Whether an engine has this process's version of vLLM, or an unknown one."""
+        return engine.description is None or pairs(
+            self._vllm_version, engine.description.vllm_version
+        )

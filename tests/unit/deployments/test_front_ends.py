@@ -52,7 +52,7 @@ class Builder:
         self.limits.append(description.max_model_len)
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(app=object(), llm=SimpleNamespace(errored=False))
+        return SimpleNamespace(app=object(), is_errored=False)
 
 
 class Scene:
@@ -81,9 +81,15 @@ class Scene:
 async def scene(monkeypatch: pytest.MonkeyPatch, metrics: Any) -> Scene:
     builder = Builder()
     front_end, model_client = ModuleType("front_end"), ModuleType("model_client")
+    codec = ModuleType("codec")
+    codec.vllm_version = lambda: "0.32.0"  # type: ignore[attr-defined]
     front_end.build = builder.build  # type: ignore[attr-defined]
     model_client.ModelClient = lambda _: None  # type: ignore[attr-defined]
-    for name, fake in (("front_end", front_end), ("model_client", model_client)):
+    for name, fake in (
+        ("front_end", front_end),
+        ("model_client", model_client),
+        ("codec", codec),
+    ):
         monkeypatch.setitem(sys.modules, f"{ROOM}.{name}", fake)
         monkeypatch.setattr(f"{ROOM}.{name}", fake, raising=False)
     monkeypatch.setattr(module, "Dispatcher", FakeDispatcher)
@@ -140,7 +146,7 @@ async def test_failed_front_end_is_seen(scene: Scene, eventually: Any) -> None:
     await eventually(lambda: scene.served.is_ready)
     assert scene.front_ends.errored == ""
     built: Any = scene.front_ends._built["coder"]
-    built.llm.errored = True
+    built.is_errored = True
     assert scene.front_ends.errored == "coder"
 
 
@@ -157,3 +163,16 @@ async def test_length_of_a_start_leaves_out_what_an_engine_waited_for(scene: Sce
     scene.front_ends.meet([])
     assert scene.served.longest_start_s == 80.0
     assert not scene.served.has_ready_engine
+
+
+async def test_engine_with_another_vllm_is_not_waited_for(scene: Scene) -> None:
+    other = EngineDescription(max_model_len=4096, vllm_version="0.33.0")
+    scene.front_ends.meet(
+        [
+            EngineRecord("e2", "coder", "n1", 8, "ready", description=other),
+            EngineRecord("e3", "coder", "n1", 9, "starting", description=other),
+        ]
+    )
+    await asyncio.sleep(0.01)
+    assert not scene.served.has_ready_engine
+    assert scene.builder.limits == [], "its limits say nothing about engines that pair"
