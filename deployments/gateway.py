@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.slo import SloConfig
 from qwenfleet.cluster.errors import FleetError, GatewayStartError
-from qwenfleet.cluster.labels import GatewayState
+from qwenfleet.cluster.labels import EngineState, GatewayState
 from qwenfleet.deployments import replica
 from qwenfleet.deployments.front_ends import FrontEnds
 from qwenfleet.deployments.ingress.http_app import GatewayApp
@@ -171,7 +171,9 @@ class Gateway:
         await self._has_listing.wait()
 
     def _unreachable(self, model: str) -> GatewayStartError:
-        engine = next(e for e in self._engines or () if e.model == model and e.state == "ready")
+        engine = next(
+            e for e in self._engines or () if e.model == model and e.state == EngineState.READY
+        )
         return GatewayStartError(
             f"engine {engine.id} of model '{model}' cannot be reached at "
             f"{engine.host}:{engine.port}",
