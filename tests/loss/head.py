@@ -66,7 +66,8 @@ def run(session: Session) -> dict[str, Any]:
 
     ray.shutdown()  # this process is a driver on the head
     moment = time.monotonic()
-    session.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    head: Any = session.cluster.head_node
+    head.kill_all_processes(check_alive=False, allow_graceful=False)
     threads: dict[str, list[int]] = {}
     while any(stream.is_alive() for stream in streams):
         for process in [gateway, *members[Part.ENGINE]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qwenfleet.deployments.operations.processes import of_fleet as of_token
 from qwenfleet.loadtest import parts
 from qwenfleet.loadtest.parts import Part
 from tests.loss.observer import Observation, Observer
@@ -133,10 +134,10 @@ def test_a_fleet_that_cannot_go_on_ends(run_fleet, tmp_path, observed, name, sta
             observer.note_status()
             fleet.process.wait(ENDED_S)
             give_up_at = time.monotonic() + ENDED_S
-            while parts.processes.of_fleet(token) and time.monotonic() < give_up_at:
+            while of_token(token) and time.monotonic() < give_up_at:
                 time.sleep(0.2)
         observed.append(seen)
-        assert parts.processes.of_fleet(token) == []
+        assert of_token(token) == []
         if name != "launcher":
             assert any(name in line for line in seen.log), seen.log
 
