@@ -214,10 +214,7 @@ class GatewayDraining(RequestError):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
-        return (
-            "this gateway is stopping, and another one serves the fleet. "
-            f"Send the request again in {self.retry_after_s} s."
-        )
+        return f"this gateway is stopping. Send the request again in {self.retry_after_s} s."
 
 
 class EngineRefused(RequestError):

@@ -143,11 +143,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "model 'coder' cannot be served, because its front end failed to start. Tell the operator,"
         " whose gateway log has the reason.",
     ),
-    (
-        GatewayDraining(5),
-        "this gateway is stopping, and another one serves the fleet. Send the request again in 5"
-        " s.",
-    ),
+    (GatewayDraining(5), "this gateway is stopping. Send the request again in 5 s."),
     (NoEngine("coder", 7), "no engine of model 'coder' is running. Try again in 7 s."),
     (
         EngineRefused("coder", "coder-1", "its parameters are of another vLLM"),
