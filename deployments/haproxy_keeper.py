@@ -60,6 +60,7 @@ class Job:
 
     binary: str
     arguments: tuple[str, ...]
+    config: str
     socket: str
     """Path of its administration socket; the next HAProxy takes the same one."""
     journal: str
@@ -111,14 +112,13 @@ def take_over(binary: str, config: Path, arguments: Sequence[str]) -> list[str]:
     has_gateways = _GATEWAY.search(config.read_text()) is not None
     if has_gateways:
         shutil.copyfile(config, kept)
-    running = [] if "-sf" in arguments else _running(binary, config)
-    if not running:
-        return []
-    if kept.exists() and not has_gateways:
-        shutil.copyfile(kept, config)
     admin = _SOCKET.search(config.read_text())
-    handed = ["-x", admin[1]] if admin and answers(admin[1]) else []  # no connection is refused
-    return ["-sf", *map(str, running), *handed]
+    if "-sf" in arguments or admin is None:
+        return []
+    replacing = _replacing(binary, config, admin[1])
+    if replacing and kept.exists() and not has_gateways:
+        shutil.copyfile(kept, config)
+    return replacing
 
 
 def _running(binary: str, config: Path) -> list[int]:
@@ -140,7 +140,8 @@ def _spawn_watcher(binary: str, journal: str, arguments: list[str], config: Path
     admin = _SOCKET.search(config.read_text())
     if own is None or above is None or raylet is None or admin is None:
         return  # the manager has ended: Serve starts another
-    job = Job(binary, tuple(_without_reload(arguments)), admin[1], journal, own, above, raylet)
+    words = tuple(_without_reload(arguments))
+    job = Job(binary, words, str(config), admin[1], journal, own, above, raylet)
     subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, "--watch", json.dumps(asdict(job))],
         stdin=subprocess.DEVNULL,
@@ -175,6 +176,8 @@ class Watch:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._haproxy = job.haproxy
+        self._has_answered = False
+        """Whether HAProxy has started: Serve itself sees to one that does not."""
         self._has_manager = True
         """Whether the manager lived when HAProxy was last seen alive."""
         self._restarts = 0
@@ -190,12 +193,16 @@ class Watch:
             self._haproxy.kill()
             return False
         if self._haproxy.lives():
+            if not self._has_answered:
+                self._has_answered = answering_pid(self._job.socket) == self._haproxy.pid
             return self._settle()
         with suppress(ChildProcessError):
             os.waitpid(self._haproxy.pid, os.WNOHANG)
         died_at = time.monotonic()
-        # Another one has taken over, or none has ever come so far as to open its socket.
-        if answers(self._job.socket) or not os.path.exists(self._job.socket):
+        answering = answering_pid(self._job.socket)
+        later = None if answering is None else process(answering)
+        has_successor = later is not None and later.started > self._haproxy.started
+        if has_successor or not self._has_answered:
             return False
         time.sleep(SETTLE_S)
         if self._has_manager and not self._job.manager.lives():  # Serve has stopped both
@@ -220,27 +227,45 @@ class Watch:
             self._job.manager.kill()
             return False
         self._restarts += 1
-        started = subprocess.Popen([self._job.binary, "-dS", *self._job.arguments])
+        # One before it may still listen: the signal to stop may have been lost.
+        before = _replacing(self._job.binary, Path(self._job.config), self._job.socket)
+        started = subprocess.Popen([self._job.binary, "-dS", *self._job.arguments, *before])
         self._haproxy = process(started.pid) or Process(started.pid, 0)
-        while not answers(self._job.socket) and self._haproxy.lives():
+        while self._haproxy.lives():
+            if answering_pid(self._job.socket) == self._haproxy.pid:
+                self._note(died_at)
+                return True
             time.sleep(POLL_S / 5)
-        self._restarted_at = time.monotonic()
-        entry = {"pid": started.pid, "down_s": round(self._restarted_at - died_at, 2)}
-        with suppress(OSError), open(self._job.journal, "a", encoding="ascii") as file:
-            file.write(json.dumps(entry) + "\n")
         return True
 
+    def _note(self, died_at: float) -> None:
+        self._restarted_at = time.monotonic()
+        down_s = round(self._restarted_at - died_at, 2)
+        with suppress(OSError), open(self._job.journal, "a", encoding="ascii") as file:
+            file.write(json.dumps({"pid": self._haproxy.pid, "down_s": down_s}) + "\n")
 
-def answers(path: str) -> bool:
-    """Return whether a HAProxy answers on this administration socket."""
+
+def _replacing(binary: str, config: Path, admin: str) -> list[str]:
+    """Return the arguments with which a start replaces what runs with this configuration."""
+    running = [str(pid) for pid in _running(binary, config)]
+    if not running:
+        return []
+    handed = [] if answering_pid(admin) is None else ["-x", admin]  # no connection is refused
+    return ["-sf", *running, *handed]
+
+
+def answering_pid(path: str) -> int | None:
+    """Return the pid of the HAProxy that answers on this administration socket."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(SOCKET_TIMEOUT_S)
             connection.connect(path)
             connection.sendall(b"show info\n")
-            return bool(connection.recv(1))
-    except OSError:
-        return False
+            with connection.makefile(encoding="utf-8", errors="replace") as lines:
+                pids = [line.partition(":")[2] for line in lines if line.startswith("Pid:")]
+        return int(pids[0])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pytest
 from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.deployments import haproxy_keeper
 from qwenfleet.deployments.haproxy import journal, write_launcher
+from qwenfleet.deployments.haproxy_keeper import answering_pid
 
 MANAGER = """
 import subprocess, sys
@@ -56,11 +57,11 @@ class Node:
             f"  http-request return status {status}\nbackend b\n  {server}\n"
         )
 
-    def start(self) -> tuple[psutil.Process, subprocess.Popen[str]]:
+    def start(self, *arguments: str) -> tuple[psutil.Process, subprocess.Popen[str]]:
         """Start a manager under a raylet; returns HAProxy and the raylet."""
         command = [sys.executable, "-c", RAYLET, MANAGER, str(self.launcher)]
         raylet = subprocess.Popen(
-            [*command, "-db", "-f", str(self.config)],
+            [*command, "-db", "-f", str(self.config), "-dR", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -68,6 +69,14 @@ class Node:
         self._programs.append(raylet)
         assert raylet.stdout is not None
         return psutil.Process(int(raylet.stdout.readline())), raylet
+
+    def expect_watched(self, haproxy: psutil.Process) -> None:
+        """Wait until HAProxy answers and its watcher has seen that."""
+        expect(lambda: answering_pid(str(self.socket)) == haproxy.pid, "HAProxy answers")
+        expect(lambda: bool(haproxy.children()), "it has a watcher")
+        (watcher,) = haproxy.children()
+        asked = watcher.num_ctx_switches().voluntary
+        expect(lambda: watcher.num_ctx_switches().voluntary > asked + 10, "the watcher looks")
 
     def status(self) -> int:
         """Return the HTTP status that the port answers with now; 0 for none."""
@@ -113,6 +122,10 @@ def expect(claim: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def manager_of(haproxy: psutil.Process) -> psutil.Process:
     manager = haproxy.parent()
     assert manager is not None
@@ -121,7 +134,7 @@ def manager_of(haproxy: psutil.Process) -> psutil.Process:
 
 def test_killed_haproxy_runs_again_and_its_manager_is_replaced(node: Node) -> None:
     haproxy, _ = node.start()
-    expect(lambda: node.status() == 200, "HAProxy answers")
+    node.expect_watched(haproxy)
     manager = manager_of(haproxy)
     haproxy.kill()
     expect(lambda: node.status() == 200, "HAProxy answers again")
@@ -145,7 +158,7 @@ def test_new_managers_haproxy_takes_over_with_the_last_gateways(node: Node) -> N
 
 def test_haproxy_that_its_manager_stopped_stays_stopped(node: Node) -> None:
     haproxy, _ = node.start()
-    expect(lambda: node.status() == 200, "HAProxy answers")
+    node.expect_watched(haproxy)
     manager = manager_of(haproxy)
     haproxy.kill()
     manager.kill()
@@ -155,7 +168,7 @@ def test_haproxy_that_its_manager_stopped_stays_stopped(node: Node) -> None:
 
 def test_manager_that_ends_late_takes_the_new_haproxy_along(node: Node) -> None:
     haproxy, _ = node.start()
-    expect(lambda: node.status() == 200, "HAProxy answers")
+    node.expect_watched(haproxy)
     manager = manager_of(haproxy)
     haproxy.kill()
     expect(lambda: journal(node.launcher).exists(), "HAProxy is started again")
@@ -170,13 +183,38 @@ def test_haproxy_ends_with_its_raylet(node: Node) -> None:
     expect(lambda: not node.processes(), "HAProxy does not answer for a dead node")
 
 
+def test_haproxy_before_it_that_still_listens_is_replaced_too(node: Node) -> None:
+    """The signal by which a reload stops it can be lost."""
+    before, _ = node.start()
+    node.expect_watched(before)
+    nobody = str(2**22)
+    haproxy, _ = node.start("-sf", nobody, "-x", str(node.socket))
+    node.expect_watched(haproxy)
+    haproxy.kill()
+    expect(lambda: has_ended(before), "the one before it ends")
+    expect(lambda: node.status() == 200, "HAProxy answers")
+    assert len(journal(node.launcher).read_text().splitlines()) == 1
+
+
+def test_reload_that_meets_a_dead_haproxy_fails_alone(node: Node) -> None:
+    """Its own watcher leaves the restart to that of the dead one."""
+    haproxy, _ = node.start()
+    node.expect_watched(haproxy)
+    haproxy.kill()
+    reloaded, _ = node.start("-sf", str(haproxy.pid), "-x", str(node.socket))
+    expect(lambda: has_ended(reloaded), "it gets no sockets")
+    expect(lambda: node.status() == 200, "HAProxy answers again")
+    expect(lambda: len(node.processes()) == 2, "one HAProxy and one watcher run")
+    assert len(journal(node.launcher).read_text().splitlines()) == 1
+
+
 def test_failed_reload_leaves_the_haproxy_that_runs(node: Node) -> None:
     first, _ = node.start()
     expect(lambda: node.status() == 200, "HAProxy answers")
     node.write_config(200)
     node.config.write_text(node.config.read_text() + "nonsense\n")
     second, _ = node.start()
-    expect(lambda: second.status() == psutil.STATUS_ZOMBIE or not second.is_running(), "it fails")
+    expect(lambda: has_ended(second), "it fails")
     expect(lambda: len(node.processes()) == 2, "only HAProxy and its own watcher run")
     assert first.is_running()
     assert node.status() == 200
