@@ -277,7 +277,7 @@ class Gateway:
     async def _part(self) -> None:
         with reporting():
             self._app.report()
-        await self._registry.withdraw(self._id)
+        await self._registry.withdraw(self._id, self._app.drain.reason)
         await asyncio.to_thread(self._tracing.close)
 
     async def _report(self, model: str, error: Exception, *, is_final: bool = False) -> None:

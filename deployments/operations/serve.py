@@ -190,7 +190,13 @@ def _deploy(config: FleetConfig) -> None:
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
-    except (RuntimeError, ConnectionError, RayServeException, ray.exceptions.RayError) as error:
+    except (
+        RuntimeError,
+        ConnectionError,
+        TimeoutError,
+        RayServeException,
+        ray.exceptions.RayError,
+    ) as error:
         raise _not_started(error) from error
 
 

@@ -40,7 +40,7 @@ class Registry:
         self.listing: EngineList | None = EngineList()
         self.records: list[GatewayRecord] = []
         self.failures: list[StartFailure] = []
-        self.withdrawn: list[str] = []
+        self.withdrawn: list[tuple[str, str]] = []
 
     async def announce_gateway(self, record: GatewayRecord) -> EngineList | None:
         self.records.append(record)
@@ -50,8 +50,8 @@ class Registry:
     async def report_failure(self, failure: StartFailure) -> None:
         self.failures.append(failure)
 
-    async def withdraw(self, name: str) -> None:
-        self.withdrawn.append(name)
+    async def withdraw(self, name: str, reason: str) -> None:
+        self.withdrawn.append((name, reason))
 
 
 class Engines:
@@ -276,7 +276,7 @@ async def test_sigterm_drains_has_the_gateway_replaced_and_ends_the_process(
     scene.app.models["coder"].ongoing = 0
     with pytest.raises(Exit):
         await watch
-    assert scene.registry.withdrawn == ["gw-1"]
+    assert scene.registry.withdrawn == [("gw-1", "it got SIGTERM")]
 
 
 async def test_order_of_the_registry_drains_but_ends_no_process(

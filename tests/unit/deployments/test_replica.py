@@ -26,7 +26,7 @@ def test_replica_knows_that_serve_stops_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_installed_ray_has_the_names_that_we_read() -> None:
-    # Real streams cross a real stop and a real SIGTERM in tests/integration/test_gateways.py.
+    # Real streams cross a real stop and a real SIGTERM in tests/loss/test_gateways.py.
     source = inspect.getsource(serve_replica)
     assert "self._shutting_down = True" in source
     assert "self._replica_impl" in source

@@ -21,7 +21,7 @@ PATIENCE_S = 600
 def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     directory = tmp_path_factory.mktemp("gateways")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.gateway_moves", str(directory)],
+        [sys.executable, "-m", "tests.loss.gateway_moves", str(directory)],
         cwd=ROOT,
         capture_output=True,
         text=True,
