@@ -29,8 +29,10 @@ if TYPE_CHECKING:  # Ray is imported after `attach` has set its environment
 LIMIT_S: Final = 4.0
 """Time for all answers, after Ray's import."""
 REGISTRY_S: Final = 2.0
-YOUNG_S: Final = 2.0
-"""A registry that Ray has just restarted has heard from everybody after this."""
+YOUNG_S: Final = 10.0
+"""A registry that Ray has restarted may list nobody for a few seconds."""
+YOUNG_WAIT_S: Final = 1.5
+POLL_S: Final = 0.25
 
 
 def read(running: RunningFleet) -> FleetStatus:
@@ -67,11 +69,24 @@ def _ask(running: RunningFleet) -> Answers:
 
         try:
             snapshot = client.read(running.name, REGISTRY_S)
-            if snapshot.up_s is not None and snapshot.up_s < YOUNG_S:
-                time.sleep(YOUNG_S - snapshot.up_s)
+            if snapshot.up_s is None or snapshot.up_s >= YOUNG_S:
+                return snapshot, (), ()
+            view = serve_view(running.name)
+            give_up_at = time.monotonic() + YOUNG_WAIT_S
+            while _is_short(snapshot, view) and time.monotonic() < give_up_at:
+                time.sleep(POLL_S)
                 snapshot = client.read(running.name, REGISTRY_S)
         except (*client.AWAY, ProtocolError) as error:
             why = f" ({error})" if isinstance(error, ProtocolError) else ""
             away = f"the registry does not answer{why}: figures of models are Serve's"
             return None, serve_view(running.name), (away,)
+        if _is_short(snapshot, view):
+            young = "the registry has just restarted: figures of models are Serve's"
+            return None, view, (young,)
         return snapshot, (), ()
+
+
+def _is_short(snapshot: Snapshot, view: Sequence[Deployed]) -> bool:
+    """Whether the registry has not heard yet from every engine that Serve runs."""
+    running = sum(one.running for one in view if one.name.startswith("engine-"))
+    return len(snapshot.engines) < running

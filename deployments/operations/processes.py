@@ -7,6 +7,7 @@ even after its parent has ended. This distinguishes them from processes of other
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -42,9 +43,17 @@ def end_fleet(token_path: Path, grace_s: float = GRACE_S) -> None:
             return
 
 
-def kill_all(token_path: Path) -> bool:
-    """Kill the fleet's processes; returns whether there were any."""
-    found = [process for process in of_fleet(token_path) if not _is_zombie(process)]
+def descendants(pid: int) -> set[psutil.Process]:
+    """Return the children of a process and theirs, except this process."""
+    try:
+        return {child for child in psutil.Process(pid).children(True) if child.pid != os.getpid()}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def kill_all(token_path: Path, others: Iterable[psutil.Process] = ()) -> bool:
+    """Kill the fleet's processes and these; returns whether there were any."""
+    found = [one for one in {*of_fleet(token_path), *others} if not _is_zombie(one)]
     for process in found:
         try:
             process.kill()
@@ -56,7 +65,7 @@ def kill_all(token_path: Path) -> bool:
 
 def _is_zombie(process: psutil.Process) -> bool:
     try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

@@ -7,6 +7,7 @@ launcher starts the watchdog as a program, and holds the other end of its standa
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -15,10 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from qwenfleet.deployments.operations.processes import kill_all, remove_files
+import psutil
+
+from qwenfleet.deployments.operations.processes import descendants, kill_all, remove_files
 
 GOODBYE: Final = b"\n"
 """What a launcher writes that has ended its fleet itself."""
+LOOK_S: Final = 2.0
+"""Time between two looks at the launcher's descendants. Ray's agents overwrite their environment, so
+the token does not find them, and a minute passes until they miss their raylet's GCS."""
 PASS_S: Final = 0.5
 """Time between two searches: a process that was being started is found by the next one."""
 
@@ -44,9 +50,14 @@ def watched(token_path: Path) -> Iterator[None]:
 
 def main(token_path: Path) -> None:
     """Wait until the launcher ends. If it was killed, end the fleet and remove its files."""
+    launcher = os.getppid()
+    family: set[psutil.Process] = set()
+    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        family |= descendants(launcher)
+        family = {process for process in family if process.is_running()}
     if sys.stdin.buffer.read():
         return
-    while kill_all(token_path):
+    while kill_all(token_path, family):
         time.sleep(PASS_S)
     remove_files(token_path)
 

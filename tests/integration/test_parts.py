@@ -122,7 +122,7 @@ def _kill_registry(fleet: Any, parts: Parts, expect: Callable[..., None]) -> Non
     sentence = f"the registry (process {registry.pid}) died"
     expect(lambda: sentence in parts.log(), PATIENCE_S, sentence)
     expect(lambda: "the registry runs again" in parts.log(), PATIENCE_S, "it runs again")
-    assert len(fleet.ready("scripted")) == 1
+    fleet.expect_ready("scripted", 1)
     assert "stopped" not in parts.log().partition(sentence)[2]
 
 

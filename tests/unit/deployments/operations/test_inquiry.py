@@ -43,14 +43,28 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[Any, int]:
     return parts
 
 
+VIEW = (Deployed("gateway", "HEALTHY", "", 2, 2), Deployed("engine-0", "HEALTHY", "", 1, 1))
+
+
 @pytest.mark.usefixtures("parts")
 def test_registry_is_asked_again_while_its_list_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshots = iter([Snapshot((), (), (), (), 1.99), Snapshot((ENGINE,), (), (), (), 2.0)])
+    snapshots = iter([Snapshot((), (), (), (), 0.4), Snapshot((ENGINE,), (), (), (), 0.7)])
     monkeypatch.setattr(client, "read", lambda fleet, timeout_s: next(snapshots))
+    monkeypatch.setattr(observer, "serve_view", lambda fleet: VIEW)
     answer = inquiry.read(FLEET)
     assert [engine.id for engine in answer.engines] == ["e1"]
     assert answer.http == "ready"
     assert answer.is_complete
+
+
+@pytest.mark.usefixtures("parts")
+def test_young_list_that_stays_short_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inquiry, "YOUNG_WAIT_S", 0.0)
+    monkeypatch.setattr(client, "read", lambda fleet, timeout_s: Snapshot((), (), (), (), 3.0))
+    monkeypatch.setattr(observer, "serve_view", lambda fleet: VIEW)
+    answer = inquiry.read(FLEET)
+    assert (answer.models[0].engines, answer.models[0].ready) == (1, 1)
+    assert answer.problems == ("the registry has just restarted: figures of models are Serve's",)
 
 
 @pytest.mark.usefixtures("parts")

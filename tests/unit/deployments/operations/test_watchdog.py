@@ -18,7 +18,7 @@ import os, subprocess, sys
 from pathlib import Path
 from qwenfleet.deployments.operations.watchdog import watched
 with watched(Path(os.environ["RAY_AUTH_TOKEN_PATH"])):
-    part = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=subprocess.DEVNULL)
+    part = subprocess.Popen(["sleep", "60"], ENVIRONMENT start_new_session=True, stdout=subprocess.DEVNULL)
     print(part.pid, flush=True)
     sys.stdin.read(1)
 """
@@ -32,10 +32,10 @@ def token(tmp_path: Path) -> Path:
     return token
 
 
-def start(token: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
+def start(token: Path, environment: str = "") -> tuple[subprocess.Popen[str], psutil.Process]:
     """Start a launcher; returns it and a part of its fleet."""
     launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER],
+        [sys.executable, "-c", LAUNCHER.replace("ENVIRONMENT", environment)],
         env=os.environ | {"RAY_AUTH_TOKEN_PATH": str(token)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -52,6 +52,22 @@ def test_killed_launcher_takes_its_fleet_and_files_along(token: Path) -> None:
     give_up_at = time.monotonic() + 20
     while processes.of_fleet(token) or any(token.parent.iterdir()):
         assert time.monotonic() < give_up_at, "nothing is left"
+        time.sleep(0.05)
+
+
+def test_part_without_the_token_is_killed_too(token: Path) -> None:
+    """Ray's agents overwrite their own environment."""
+    launcher, part = start(token, 'env={"PATH": os.environ["PATH"]},')
+    watchdog = next(c for c in psutil.Process(launcher.pid).children() if c.pid != part.pid)
+    seen = watchdog.num_ctx_switches().voluntary + 5
+    give_up_at = time.monotonic() + 40
+    while watchdog.num_ctx_switches().voluntary < seen:  # it has looked
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.communicate()
+    while part.is_running():
+        assert time.monotonic() < give_up_at, "it ends"
         time.sleep(0.05)
 
 
