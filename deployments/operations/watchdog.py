@@ -23,8 +23,8 @@ from qwenfleet.deployments.operations.processes import descendants, kill_all, re
 GOODBYE: Final = b"\n"
 """What a launcher writes that has ended its fleet itself."""
 LOOK_S: Final = 2.0
-"""Time between two looks at the launcher's descendants. Ray's agents overwrite their environment, so
-the token does not find them, and a minute passes until they miss their raylet's GCS."""
+"""Time between two looks at the launcher's descendants. Ray's agents overwrite their environment,
+so the token does not find them, and it takes them a minute to notice that their GCS is dead."""
 PASS_S: Final = 0.5
 """Time between two searches: a process that was being started is found by the next one."""
 

@@ -18,7 +18,8 @@ import os, subprocess, sys
 from pathlib import Path
 from qwenfleet.deployments.operations.watchdog import watched
 with watched(Path(os.environ["RAY_AUTH_TOKEN_PATH"])):
-    part = subprocess.Popen(["sleep", "60"], ENVIRONMENT start_new_session=True, stdout=subprocess.DEVNULL)
+    quiet = {"start_new_session": True, "stdout": subprocess.DEVNULL}
+    part = subprocess.Popen(["sleep", "60"], ENVIRONMENT **quiet)
     print(part.pid, flush=True)
     sys.stdin.read(1)
 """
