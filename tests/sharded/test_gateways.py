@@ -9,7 +9,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def spread(run_program, tmp_path_factory):
-    return run_program("tests.integration.spread_gateways", tmp_path_factory.mktemp("spread"))
+    return run_program("tests.sharded.gateways", tmp_path_factory.mktemp("spread"))
 
 
 def test_gateways_on_both_nodes_serve_from_the_engine_of_one(spread):
