@@ -48,7 +48,7 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 	@.ci/stage "browser" .ci/browser
 	@.ci/stage "integration tests" $(BIN)/pytest tests/integration -m integration --timeout 600 $(ARGS)
 
-test-loss: env ## kill, freeze and drain engines and everything around them; prints tables (45 minutes)
+test-loss: env ## kill, freeze and drain engines and everything around them; prints tables (an hour)
 	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)
 
 soak: env ## 30 minutes of 50 streams per second while a random part is killed each minute
