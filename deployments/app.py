@@ -12,6 +12,7 @@ from ray.serve import Application, Deployment
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, dump
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig, Replicas, SamplingDefaults
 from qwenfleet.cluster.config.slo import SloConfig
+from qwenfleet.cluster.config.vllm_arguments import GATEWAY
 from qwenfleet.cluster.local import version
 from qwenfleet.cluster.planner.fleet_checks import check_fleet
 from qwenfleet.cluster.planner.fleet_defaults import completed
@@ -137,9 +138,11 @@ _GATEWAYS_ONLY: dict[str, Any] = {
 
 
 def _engine_view(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
+    args = {name: value for name, value in model.engine_args.items() if name not in GATEWAY}
+    own = _GATEWAYS_ONLY | {"replicas": Replicas(), "engine_args": args}
     view = fleet.model_copy(
         update={
-            "models": (model.model_copy(update=_GATEWAYS_ONLY | {"replicas": Replicas()}),),
+            "models": (model.model_copy(update=own),),
             "gateway": GatewayConfig(),
             "auth": "none",  # engines check no keys, so new keys restart no engine
             "slo": SloConfig(),

@@ -25,6 +25,7 @@ from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.kube import node_watch
 from qwenfleet.cluster.kube.departure import Departure
+from qwenfleet.cluster.kube.node_watch import NodeWatch
 from qwenfleet.cluster.labels import EngineState, StartPhase
 from qwenfleet.cluster.models import sources
 from qwenfleet.deployments.engine_host.core import Core, CoreDead
@@ -94,11 +95,7 @@ class Engine:
         self._address = ("", 0)
         self._description: EngineDescription | None = None
         self._tasks = [asyncio.create_task(self._announce())]
-        turn = asyncio.create_task(self._may_load.wait())
-        await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        watch = await node_watch.start(self._nodes.values())
-        if watch is not None:
-            await watch.may_start(partial(self._stages.begin, StartPhase.HELD))
+        watch = await self._turn()
         self._stages.begin(StartPhase.STARTING)
         self._has_news.set()
         try:
@@ -110,6 +107,15 @@ class Engine:
         self._tasks.append(asyncio.create_task(self._run()))
         if watch is not None:
             watch.on_departure(self._depart)
+
+    async def _turn(self) -> NodeWatch | None:
+        """Wait until this engine may load; returns the watch of its nodes, if there is one."""
+        turn = asyncio.create_task(self._may_load.wait())
+        await asyncio.wait({turn, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        watch = await node_watch.start(self._nodes.values())
+        if watch is not None:
+            await watch.may_start(partial(self._stages.begin, StartPhase.HELD))
+        return watch
 
     async def check_health(self) -> None:
         """Fail if a background task has ended, so that Serve replaces the replica."""

@@ -44,6 +44,8 @@ def ray_environment(config: FleetConfig, token_path: Path, haproxy: Path) -> dic
     # machine would answer each other's requests.
     ports = free_port_range(6 + INGRESS_PORTS, "0.0.0.0")
     return {
+        # Without it, a call that comes after Ray's end would start another Ray.
+        "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         **_common(config, haproxy, ports),

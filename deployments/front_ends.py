@@ -48,10 +48,10 @@ class FrontEnds:
         self._report = report
         self._dispatchers: dict[str, Dispatcher] = {}
         self._built: dict[str, FrontEnd] = {}
-        self._limits: dict[str, int] = {}
-        """The `max_model_len` with which each app was built."""
         self._building: asyncio.Task[None] | None = None
         self._vllm_version = ""
+        self._awaits_version: dict[str, bool] = {}
+        """Whether the ready engines of a model all have another vLLM."""
 
     async def load(self) -> None:
         """Import vLLM off the loop. Raises what the import raises."""
@@ -78,7 +78,9 @@ class FrontEnds:
         """Connect to the listed engines, and begin to build the next app that can be built."""
         for name, served in self._models.items():
             ours = [engine for engine in engines if engine.model == name]
-            ready = [e for e in ours if e.state == EngineState.READY and self._pairs(e)]
+            listed = [engine for engine in ours if engine.state == EngineState.READY]
+            ready = [engine for engine in listed if self._pairs(engine)]
+            self._awaits_version[name] = bool(listed) and not ready
             starts = [seconds_of(engine.stages, but=WAITS) for engine in ready]
             served.note_listing(bool(ready), max(starts, default=0.0))
             self._dispatchers[name].update(ours)
@@ -94,6 +96,11 @@ class FrontEnds:
     @property
     def is_building(self) -> bool:
         return self._building is not None and not self._building.done()
+
+    @property
+    def awaits_version(self) -> bool:
+        """Whether a model has ready engines, but none with this process's vLLM: an upgrade."""
+        return any(self._awaits_version.values())
 
     @property
     def errored(self) -> str:
@@ -127,21 +134,16 @@ class FrontEnds:
             await self._report(model.id, error)
         else:
             self._built[model.id] = built
-            self._limits[model.id] = description.max_model_len
             logger.info("model app built", extra={"model": model.id})
         self._look(served)
         self._stages.end()
 
     def _look(self, served: Served) -> None:
-        """Hand over the app once an engine is connected. One that was built with the limit of an
-        engine that still loaded is built again if the connected one has another."""
-        name = served.config.id
-        found, built = self._dispatchers[name].description, self._built.get(name)
-        if served.app is None and found is not None and built is not None:
-            if found.max_model_len == self._limits[name]:
-                served.app = built.app
-            else:
-                del self._built[name]
+        """Hand over the app once an engine is connected. The app follows the engines' limits, so
+        one that was built while they loaded serves too."""
+        built = self._built.get(served.config.id)
+        if built is not None and self._dispatchers[served.config.id].description is not None:
+            served.app = built.app
         served.look()
 
     def _announced(self, engines: Sequence[EngineRecord], model: str) -> EngineDescription | None:

@@ -148,15 +148,17 @@ class Gateway:
             waiting = [m for m in models if m.has_ready_engine and not m.is_decided]
             if self._front_ends.are_all_broken:
                 raise GatewayStartError("no model's app can be built", "Its log has the reasons.")
-            if not waiting:
+            if not waiting and not self._front_ends.awaits_version:
                 return
-            if self._front_ends.is_building:
+            if self._front_ends.is_building or not waiting:
                 give_up_at = time.monotonic() + LINK_PATIENCE_S
             elif time.monotonic() > give_up_at:
                 if any(served.is_ready for served in models):
                     return
                 raise self._unreachable(waiting[0].config.id)
             await self._next_listing()
+            if self._app.drain.is_on:  # its announcements have ended
+                raise GatewayStartError(self._app.drain.reason, "Its log has the stack.")
 
     async def _first_listing(self) -> None:
         try:
@@ -193,6 +195,7 @@ class Gateway:
         if error is not None:
             logger.error("gateway task failed", exc_info=error)
             self._leave(f"a task failed: {error}")
+            self._has_listing.set()  # a start must not wait for another one
 
     def _end_tasks(self) -> None:
         for task in self._tasks:

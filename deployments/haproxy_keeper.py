@@ -97,8 +97,11 @@ def main(arguments: Sequence[str]) -> None:
     binary, journal, *own = arguments
     if "-f" in own:
         config = Path(own[own.index("-f") + 1])
-        own += take_over(binary, config, own)
-        _spawn_watcher(binary, journal, own, config)
+        try:
+            own += take_over(binary, config, own)
+            _spawn_watcher(binary, journal, own, config)
+        except Exception as error:  # without a keeper, HAProxy still has to run
+            print(f"qwenfleet: HAProxy has no keeper: {error}", file=sys.stderr)
     os.execv(binary, [binary, "-dS", *own])
 
 
@@ -111,7 +114,9 @@ def take_over(binary: str, config: Path, arguments: Sequence[str]) -> list[str]:
     kept = config.with_suffix(".kept")
     has_gateways = _GATEWAY.search(config.read_text()) is not None
     if has_gateways:
-        shutil.copyfile(config, kept)
+        copy = kept.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(config, copy)
+        copy.replace(kept)  # a keeper that starts meanwhile reads the whole of one
     admin = _SOCKET.search(config.read_text())
     if "-sf" in arguments or admin is None:
         return []
@@ -199,15 +204,18 @@ class Watch:
         with suppress(ChildProcessError):
             os.waitpid(self._haproxy.pid, os.WNOHANG)
         died_at = time.monotonic()
-        answering = answering_pid(self._job.socket)
-        later = None if answering is None else process(answering)
-        has_successor = later is not None and later.started > self._haproxy.started
-        if has_successor or not self._has_answered:
+        if not self._has_answered or self._has_successor():
             return False
         time.sleep(SETTLE_S)
         if self._has_manager and not self._job.manager.lives():  # Serve has stopped both
             return False
-        return self._restart(died_at)
+        return not self._has_successor() and self._restart(died_at)
+
+    def _has_successor(self) -> bool:
+        """Whether a HAProxy that started later answers in its place."""
+        answering = answering_pid(self._job.socket)
+        later = None if answering is None else process(answering)
+        return later is not None and later.started > self._haproxy.started
 
     def _settle(self) -> bool:
         is_managed = self._job.manager.lives()
@@ -235,6 +243,9 @@ class Watch:
             if answering_pid(self._job.socket) == self._haproxy.pid:
                 self._note(died_at)
                 return True
+            if self._has_successor() or not self._job.raylet.lives():
+                self._haproxy.kill()  # two would share the port
+                return False
             time.sleep(POLL_S / 5)
         return True
 

@@ -171,11 +171,11 @@ class Dispatcher:
             flight = self._by_key.get(output.wire_id)
             if flight is None or flight.link is not link:
                 continue  # aborted, or an attempt that no longer owns its request
-            if output.finish_reason == FinishReason.ABORT:
-                self._leave(flight, Loss.REFUSED, "the engine aborted it")
-                continue
             is_first = not flight.has_output
             try:
+                if output.finish_reason == FinishReason.ABORT:
+                    self._leave(flight, Loss.REFUSED, "the engine aborted it")
+                    continue
                 self._take(flight, output, now)
             except Exception:  # the other outputs of this step must arrive
                 self._give_up(flight)

@@ -231,7 +231,7 @@ class EngineRefused(RequestError):
     def __str__(self) -> str:
         return (
             f"engine '{self.engine}' of model '{self.model}' rejected this request: "
-            f"{self.reason}. Tell the operator: gateway and engine may have different versions."
+            f"{self.reason}. Tell the operator: the engine's log has more."
         )
 
 

@@ -50,6 +50,7 @@ def find(port: int | None = None, name: str | None = None) -> RunningFleet:
 
 def prepare(running: RunningFleet) -> None:
     """Set what Ray reads from the environment when it is imported."""
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = running.ray_token_path
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -48,9 +48,10 @@ class Ending:
         status."""
         if not ray.is_initialized():
             return
+        if not self.is_lost:  # engines end well, too, if this fails
+            self._ends(partial(farewell.end_requests, fleet), REQUESTS_S, self._is_whole)
         self.is_done = (
-            not self.is_lost
-            and self._ends(partial(farewell.end_requests, fleet), REQUESTS_S, self._is_whole)
+            not (self.is_lost or self._is_hurried)
             and self._ends(_shut_down_serve, SERVE_S, self._is_whole)
             and self._ends(ray.shutdown, RAY_S, lambda: True)
         )

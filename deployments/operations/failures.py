@@ -87,11 +87,17 @@ class Failures:
         self._most_left: dict[str, int] = {}
         """By deployment: the most retries that Serve had left."""
 
-    def judge(self, snapshot: Snapshot | None, deployments: Sequence[Deployed] = ()) -> list[str]:
+    def judge(
+        self,
+        snapshot: Snapshot | None,
+        deployments: Sequence[Deployed] = (),
+        *,
+        has_served: bool = False,
+    ) -> list[str]:
         """Return a sentence for each failure that repeats.
 
         Raises EngineStartError or GatewayStartError for a start that cannot succeed. What serves
-        already goes on: then a failure is only reported.
+        already goes on: then a failure is only reported, as it is in a fleet that `has_served`.
         """
         failures = _registered(() if snapshot is None else snapshot.failures)
         known = {_deployment(failure) for failure in failures}
@@ -104,7 +110,7 @@ class Failures:
         served = self._served(snapshot, deployments)
         for failure in failures:
             is_hopeless = failure.is_final or totals[failure.subject] >= START_ATTEMPTS
-            if is_hopeless and failure.subject not in served:
+            if is_hopeless and not has_served and failure.subject not in served:
                 raise failure.error
         return [str(news) for news in map(self._news, failures) if news]
 

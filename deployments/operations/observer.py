@@ -20,6 +20,7 @@ from qwenfleet.deployments.registry import client
 from qwenfleet.deployments.registry.records import Snapshot
 
 AWAY: Final = (*client.AWAY, RuntimeError, ConnectionError, ProtocolError, RayServeException)
+STOP_S: Final = 2.0
 SILENT_S: Final = 15.0
 """A Ray that answers nothing for this long is frozen or lost."""
 
@@ -68,7 +69,14 @@ class Observer:
         self._readings: queue.SimpleQueue[Reading | Exception] = queue.SimpleQueue()
         self._heard_at = clock()
         self._was_silent = False
-        threading.Thread(target=self._repeat, name="observer", daemon=True).start()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="observer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the readings, before Ray ends. One that Ray does not answer is not waited for."""
+        self._is_over.set()
+        self._thread.join(STOP_S)
 
     def next(self, timeout_s: float) -> Reading | None:
         """Return the next reading; None if there is none in time. Raises what the reading did."""
@@ -92,8 +100,7 @@ class Observer:
         return ["Ray answers again"]
 
     def _repeat(self) -> None:
-        while True:
-            time.sleep(self._pause_s())
+        while not self._is_over.wait(self._pause_s()):
             try:
                 self._readings.put(self._read())
             except Exception as error:  # the thread's edge: the launcher's thread raises it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -55,10 +56,8 @@ def kill_all(token_path: Path, others: Iterable[psutil.Process] = ()) -> bool:
     """Kill the fleet's processes and these; returns whether there were any."""
     found = [one for one in {*of_fleet(token_path), *others} if not _is_zombie(one)]
     for process in found:
-        try:
+        with suppress(psutil.Error):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(found, timeout=GRACE_S)
     return bool(found)
 
@@ -66,7 +65,7 @@ def kill_all(token_path: Path, others: Iterable[psutil.Process] = ()) -> bool:
 def _is_zombie(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return True
 
 

@@ -90,9 +90,11 @@ class Progress:
         """Print what changed. `snapshot` is None while the registry does not answer, `readiness` if
         nobody asked.
 
-        Raises EngineStartError or GatewayStartError for a start that cannot succeed.
+        Raises EngineStartError or GatewayStartError for a start that cannot succeed; a fleet that
+        has been ready goes on with what it has.
         """
-        for sentence in self._failures.judge(snapshot, deployments):
+        news = self._failures.judge(snapshot, deployments, has_served=self._is_announced)
+        for sentence in news:
             self._stages.say(sentence)
         if readiness is not None:
             self._report_readiness(readiness)

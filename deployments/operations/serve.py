@@ -238,9 +238,12 @@ def _run(
         lambda: observe(running.name, running.url, wants_serve=not progress.is_complete),
         lambda: IDLE_POLL_S if progress.is_complete else POLL_S,
     )
-    while True:
-        reading = observer.next(POLL_S)
-        for sentence in (*judge.news(parts.read()), *restarts.news(), *observer.news()):
-            stages.say(sentence)
-        if reading is not None:
-            progress.report(reading.snapshot, reading.readiness, reading.deployments)
+    try:
+        while True:
+            reading = observer.next(POLL_S)
+            for sentence in (*judge.news(parts.read()), *restarts.news(), *observer.news()):
+                stages.say(sentence)
+            if reading is not None:
+                progress.report(reading.snapshot, reading.readiness, reading.deployments)
+    finally:
+        observer.stop()

@@ -148,7 +148,7 @@ EXAMPLES: list[tuple[FleetError, str]] = [
     (
         EngineRefused("coder", "coder-1", "its parameters are of another vLLM"),
         "engine 'coder-1' of model 'coder' rejected this request: its parameters are of another"
-        " vLLM. Tell the operator: gateway and engine may have different versions.",
+        " vLLM. Tell the operator: the engine's log has more.",
     ),
     (
         LongerThanContext("coder", 300, 256),

@@ -391,13 +391,7 @@ async def impostor() -> AsyncIterator[
 @pytest.fixture
 def new_exchange(metrics: Any) -> Callable[..., Exchange]:
     def new(**fields: Any) -> Exchange:
-        settings: dict[str, Any] = {
-            "model": "coder",
-            "family": Family.OPENAI,
-            "timeout_s": 30.0,
-            "keep_alive_s": 30.0,
-            "metrics": metrics,
-        }
-        return Exchange(**(settings | fields))
+        settings: dict[str, Any] = {"model": "coder", "family": Family.OPENAI, "metrics": metrics}
+        return Exchange(**(settings | {"timeout_s": 30.0, "keep_alive_s": 30.0} | fields))
 
     return new

@@ -144,6 +144,7 @@ def test_gateway_setting_restarts_no_engine() -> None:
         {"sampling": SamplingDefaults(temperature=0.1)},
         {"tool_call_parser": "hermes"},
         {"chat_template": "{{ messages }}"},
+        {"engine_args": {"stream_interval": 4}},
     ],
 )
 def test_front_end_setting_of_a_model_restarts_only_gateways(change: dict[str, Any]) -> None:

@@ -167,7 +167,11 @@ def test_core_exports_start_spans_to_the_fleets_or_its_own_endpoint() -> None:
 def test_cluster_environment_is_the_laptops_without_the_token(ray: dict[str, str]) -> None:
     config = FleetConfig(gateway=GatewayConfig(request_timeout_s=1799.5))
     cluster = cluster_environment(config, HAPROXY)
-    assert ray.keys() - cluster.keys() == {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"}
+    assert ray.keys() - cluster.keys() == {
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_ENABLE_AUTO_CONNECT",
+    }
     unlike = {name for name, value in cluster.items() if ray[name] != value}
     assert all(name.endswith(("_PORT", "_NBTHREAD")) for name in unlike)
 

@@ -71,6 +71,7 @@ class FrontEnds:
         self.app = app
         self.errored = ""
         self.is_building = False
+        self.awaits_version = False
         self.are_all_broken = False
         self.import_error: Exception | None = None
         self.is_loaded = False
@@ -188,6 +189,31 @@ async def test_gateway_runs_when_models_with_a_ready_engine_can_be_served(
     await start
     assert scene.app.is_ready
     await eventually(lambda: scene.registry.records[-1].state == "ready")
+
+
+async def test_upgraded_gateway_waits_for_the_first_engine_with_its_vllm(
+    scene: Any, eventually: Any
+) -> None:
+    """Serve would stop the old gateways, and with them all that pairs with the old engines."""
+    scene.front_ends.awaits_version = True
+    start = scene.start()
+    await eventually(lambda: len(scene.registry.records) > 5)
+    assert not start.done()
+    scene.front_ends.awaits_version = False
+    await start
+
+
+async def test_start_whose_announcements_fail_fails_too(scene: Any, eventually: Any) -> None:
+    scene.front_ends.awaits_version = True
+    start = scene.start()
+    await eventually(lambda: scene.registry.records)
+
+    async def fail() -> None:
+        raise OSError("no file")
+
+    scene.gateway._begin(fail())
+    with pytest.raises(GatewayStartError, match="a task failed: no file"):
+        await start
 
 
 async def test_start_waits_for_the_registrys_first_answer(scene: Any, eventually: Any) -> None:

@@ -80,6 +80,17 @@ def test_final_failure_of_a_gateway_ends_the_start_unless_another_serves(
     assert sentence.startswith("a gateway failed to start: model 'coder'")
 
 
+def test_fleet_that_has_served_goes_on_whatever_fails(failures: Failures) -> None:
+    """One model's engine must not end the streams of another, nor an old failure the fleet."""
+    final = [replace(one, is_final=True) for one in failed("gw-9")]
+    hopeless = snapshot([*failed("e1", "e2", "e3", model="small"), *final])
+    sentences = failures.judge(hopeless, has_served=True)
+    assert [sentence.split(":")[0] for sentence in sentences] == [
+        "an engine of small failed to start 3 times",
+        "a gateway failed to start",
+    ]
+
+
 def test_failures_before_our_code_runs_are_read_from_serve(failures: Failures) -> None:
     def judge(left: int) -> list[str]:
         message = RETRYING.format(left, TRACEBACK.format(left))

@@ -35,6 +35,24 @@ def test_readings_are_handed_over_until_one_fails(clock: Any) -> None:
         observer.next(PATIENCE_S)
 
 
+def test_stopped_observer_calls_ray_no_more() -> None:
+    """A call after Ray's end would start another Ray."""
+    calls = 0
+
+    def read() -> Reading:
+        nonlocal calls
+        calls += 1
+        return READING
+
+    observer = Observer(read, lambda: 0.0)
+    observer.next(PATIENCE_S)
+    observer.stop()
+    assert not observer._thread.is_alive()
+    before = calls
+    observer.next(0.05)
+    assert calls == before
+
+
 def test_ray_that_does_not_answer_is_reported_once_and_when_it_answers_again(clock: Any) -> None:
     answers = threading.Semaphore(0)
 

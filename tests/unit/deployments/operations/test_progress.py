@@ -173,6 +173,13 @@ def test_failures_are_tolerated_while_the_model_is_served(progress: Progress) ->
     progress.report(snapshot([READY], failures=[FAILURE] * 3))
 
 
+def test_fleet_that_was_ready_goes_on_without_an_engine(out: StringIO, progress: Progress) -> None:
+    progress.report(snapshot([READY], [GATEWAY, replace(GATEWAY, id="g2")]))
+    assert "ready: " in out.getvalue()
+    progress.report(snapshot(failures=[FAILURE] * 3))
+    assert "failed to start 3 times: no weights" in out.getvalue()
+
+
 def test_final_failure_ends_the_start_at_once(progress: Progress) -> None:
     final = replace(FAILURE, engine="gw-1", is_final=True)
     with pytest.raises(GatewayStartError, match="coder"):
