@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock serve watch test test-newest test-unit test-integration test-loss soak test-sharded test-watch chart-test check clean
+.PHONY: help env lock serve watch test test-newest test-unit test-integration test-loss test-bench soak test-sharded test-watch chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -50,6 +50,9 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 
 test-loss: env ## kill, freeze and drain engines and everything around them; prints tables (an hour)
 	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)
+
+test-bench: env ## the overhead benchmark as its users run it (2 to 4 minutes)
+	@.ci/stage "benchmark tests" $(BIN)/pytest tests/bench -m integration $(ARGS)
 
 soak: env ## 30 minutes of 50 streams per second while a random part is killed each minute
 	@$(BIN)/python -m qwenfleet.loadtest soak $(ARGS)
