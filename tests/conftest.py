@@ -24,7 +24,7 @@ import pytest
 from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.cluster.metrics import Metric
 
-STREAM_S = 600
+STREAM_S, PATIENCE_S = 600, 30
 GAPS = pytest.StashKey[dict[str, list[float]]]()
 START_S = 480
 """Three vLLM engines and two gateways, each import of vLLM 9 s of CPU, on two busy cores."""
@@ -42,23 +42,21 @@ class Fleet:
 
     def cli(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `qwenfleet` as its user would."""
-        return subprocess.run(
-            [sys.executable, "-m", "qwenfleet.cli", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        command = [sys.executable, "-m", "qwenfleet.cli", *arguments]
+        options: dict[str, Any] = {"env": self.environment, "capture_output": True, "text": True}
+        return subprocess.run(command, timeout=timeout_s, check=False, **options)
 
     def status(self) -> dict[str, Any]:
         answer = self.cli("status", "--json")
         assert answer.stdout, answer.stderr  # also when a part of the fleet does not answer
-        status: dict[str, Any] = json.loads(answer.stdout)
-        return status
+        return dict(json.loads(answer.stdout))
 
     def engines(self, model: str) -> list[dict[str, Any]]:
-        return [engine for engine in self.status()["engines"] if engine["model"] == model]
+        """Return a model's engines. `status` asks for 4 s only, less than busy cores may take."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while (status := self.status())["problems"] and time.monotonic() < give_up_at:
+            pass
+        return [engine for engine in status["engines"] if engine["model"] == model]
 
     def expect_counted(self, *metrics: Metric) -> None:
         """Fail unless these count something soon: Ray's agent reports every few seconds."""
