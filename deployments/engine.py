@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 CORE_DEAD_EXIT_CODE: Final = 70
 """EX_SOFTWARE of sysexits.h."""
-FAREWELL_S: Final = 0.5
+REPORT_S: Final = 0.5
 """Time to report why the process ends; Serve starts another as soon as it has ended."""
 DRAIN_S: Final = 10.0
 """Time for streams to move when Serve stops an engine; within graceful_shutdown_timeout_s. Streams
@@ -209,7 +209,7 @@ class Engine:
             logger.exception("engine host failed", extra={"engine": self._id})
         self._tasks[0].cancel()  # an announcement would list this engine again
         with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
+            async with asyncio.timeout(REPORT_S):
                 await self._registry.withdraw(self._id, reason)
         await self._send_last_spans()
         os._exit(CORE_DEAD_EXIT_CODE)

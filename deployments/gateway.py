@@ -47,7 +47,7 @@ LINK_PATIENCE_S: Final = 60.0
 is listed for so long cannot be reached from here."""
 WATCH_INTERVAL_S: Final = 0.25
 """How late a gateway notices that Serve stops it, and that a drain is over."""
-FAREWELL_S: Final = 3.0
+LAST_ERRORS_S: Final = 3.0
 """Time for the last errors to reach their clients."""
 BROKEN_EXIT_CODE: Final = 70
 """EX_SOFTWARE of sysexits.h."""
@@ -224,7 +224,7 @@ class Gateway:
             await asyncio.sleep(WATCH_INTERVAL_S)
         await _until(lambda: drain.left_s == 0 or (drain.refuses and not self._app.ongoing))
         self._app.end_all()
-        give_up_at = time.monotonic() + FAREWELL_S
+        give_up_at = time.monotonic() + LAST_ERRORS_S
         await _until(lambda: not self._app.ongoing or time.monotonic() > give_up_at)
         if self._is_replaced and not replica.is_stopping():
             await self._part()

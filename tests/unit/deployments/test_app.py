@@ -27,7 +27,7 @@ from qwenfleet.deployments.app import (
     build,
 )
 from qwenfleet.deployments.environment import DEREGISTER_S, gateway_environment
-from qwenfleet.deployments.gateway import FAREWELL_S
+from qwenfleet.deployments.gateway import LAST_ERRORS_S
 from qwenfleet.deployments.ingress.drain import LAST_CALL_S
 from qwenfleet.deployments.ingress.exchange import ABORT_GRACE_S
 
@@ -158,7 +158,7 @@ def test_gateway_has_the_longest_request_and_a_margin_to_drain() -> None:
         gateway, _ = deployments(FleetConfig(gateway=settings))
         options = gateway._deployment_config
         assert options.graceful_shutdown_timeout_s == drain_s + DRAIN_MARGIN_S
-        assert DRAIN_MARGIN_S > DEREGISTER_S + FAREWELL_S + 2 * ABORT_GRACE_S
+        assert DRAIN_MARGIN_S > DEREGISTER_S + LAST_ERRORS_S + 2 * ABORT_GRACE_S
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 7, 100])

@@ -246,7 +246,7 @@ async def test_failed_import_is_a_failed_start_with_a_reason(scene: Any) -> None
 async def test_one_broken_model_does_not_keep_the_others_from_running(scene: Any) -> None:
     scene.registry.listing = EngineList((READY,))
     scene.app.models["coder"].is_broken = True
-    await scene.start()
+    assert await scene.start() is scene.app
 
 
 async def test_gateway_all_of_whose_models_are_broken_does_not_start(scene: Any) -> None:
@@ -274,7 +274,7 @@ async def test_engine_that_cannot_be_reached_does_not_stop_a_gateway_of_another_
     for model in MODELS:
         scene.front_ends.build(model)
     scene.front_ends.connect("helper")
-    await scene.start()
+    assert await scene.start() is scene.app
 
 
 async def test_gateway_that_serve_stops_says_that_it_drains(

@@ -61,3 +61,4 @@ def test_a_process_that_ended_cannot_be_struck() -> None:
     ended = psutil.Process(process.pid)
     process.wait()
     parts.strike(ended)
+    assert not ended.is_running()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.deployments.ingress.http_app import MODEL_ROUTES, GatewayApp
 from qwenfleet.deployments.wire.frames import EngineDescription
+from tests.unit.deployments.ingress.engines import FakeEngines
 
 FORBIDDEN = [
     ("GET", "/"),
@@ -43,19 +43,6 @@ FORBIDDEN = [
     ("HEAD", "/v1/models"),
     *(("GET", route) for route in sorted(MODEL_ROUTES)),
 ]
-
-
-@dataclass
-class FakeEngines:
-    """Stands in for a model's engines, all of them usable."""
-
-    num_engines: int = 1
-    num_moving: int = 0
-    description: EngineDescription | None = None
-    num_ended: int = 0
-
-    def end_waiting(self) -> None:
-        self.num_ended += 1
 
 
 class FakeApp:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,23 +14,10 @@ from qwenfleet.deployments.ingress import served as module
 from qwenfleet.deployments.ingress.drain import LAST_CALL_S, Drain
 from qwenfleet.deployments.ingress.http_app import GatewayApp
 from qwenfleet.deployments.ingress.served import START_FACTOR, START_FLOOR_S, Served
-from qwenfleet.deployments.wire.frames import EngineDescription
+from tests.unit.deployments.ingress.engines import FakeEngines
 
 CHAT = "/v1/chat/completions"
 READY = "/health/ready"
-
-
-@dataclass
-class FakeEngines:
-    """Stands in for a model's engines."""
-
-    num_engines: int = 1
-    num_moving: int = 0
-    description: EngineDescription | None = None
-    num_ended: int = 0
-
-    def end_waiting(self) -> None:
-        self.num_ended += 1
 
 
 class FakeApp:

@@ -63,4 +63,6 @@ def test_fleet_without_a_registry_ends_at_once(end: Any) -> None:
 
 
 def test_process_without_ray_has_nothing_to_end() -> None:
-    end_requests("demo")
+    slept: list[float] = []
+    end_requests("demo", sleep=slept.append)
+    assert slept == []
