@@ -73,7 +73,7 @@ async def run(
             await asyncio.sleep(max(0.0, due_at - time.monotonic()))
             (ask,) = rng.choices(asks, weights)
             task = tasks.create_task(listen(http, url, ask))
-            task.add_done_callback(lambda done: ended(done.result()))
+            task.add_done_callback(lambda done: None if done.cancelled() else ended(done.result()))
 
 
 def session() -> aiohttp.ClientSession:

@@ -33,7 +33,7 @@ def test_a_stream_counts_to_the_last_kill_before_its_end() -> None:
 
 def test_only_some_kills_may_end_streams_and_none_may_change_them() -> None:
     result = run(
-        stream(15.0, "ab", "the stream ended without [DONE]"),
+        stream(11.0, "ab", "the stream ended without [DONE]"),
         stream(16.0, "abcc"),
         stream(25.0, "ab", "HTTP 503: no"),
         stream(26.0),
@@ -42,6 +42,20 @@ def test_only_some_kills_may_end_streams_and_none_may_change_them() -> None:
         "after 'gateway, SIGKILL', a stream of tiny: another text than without a kill",
         "after 'engine host, SIGKILL', a stream of tiny: HTTP 503: no",
     ]
+
+
+def test_a_stream_that_begins_after_the_loss_of_a_gateway_must_not_be_lost() -> None:
+    late = Stream(ASK, began_at=10.0 + soak.CUT_S, ended_at=14.0, text="", fault="no", gap_s=0.0)
+    assert soak.unexpected(run(late)) == ["after 'gateway, SIGKILL', a stream of tiny: no"]
+
+
+def test_the_fleet_is_whole_when_every_gateway_and_engine_is_ready() -> None:
+    gateway, engine = {"ready": True}, {"state": "ready"}
+    assert soak.is_full({"gateways": [gateway] * 2, "engines": [engine] * 4})
+    assert not soak.is_full({"gateways": [gateway] * 2, "engines": [engine] * 3})
+    assert not soak.is_full({"gateways": [gateway], "engines": [engine] * 4})
+    draining = {"state": "draining"}
+    assert not soak.is_full({"gateways": [gateway] * 2, "engines": [engine] * 3 + [draining]})
 
 
 def test_the_table_adds_up_the_kills_of_one_kind() -> None:
