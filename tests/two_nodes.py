@@ -64,8 +64,14 @@ class Session:
     """A Ray cluster of one CPU node, to which tests add others, and the fleet on it."""
 
     def __init__(
-        self, directory: Path, fleet: Callable[[int], FleetConfig], body: Any, num_cpus: int = 3
+        self,
+        directory: Path,
+        fleet: Callable[[int], FleetConfig],
+        body: Any,
+        num_cpus: int = 3,
+        patience_s: float = PATIENCE_S,
     ) -> None:
+        self._patience_s = patience_s
         (self.port,) = free_ports(1, "127.0.0.1")
         self.name = fleet(self.port).name
         self.body = body
@@ -114,10 +120,10 @@ class Session:
         return [] if snapshot is None else [one for one in snapshot.gateways if one.models]
 
     def until(self, claim: Any, what: str) -> None:
-        give_up_at = time.monotonic() + PATIENCE_S
+        give_up_at = time.monotonic() + self._patience_s
         while not claim():
             if time.monotonic() > give_up_at:
-                raise SystemExit(f"not within {PATIENCE_S} s: {what}; {self.engines()}")
+                raise SystemExit(f"not within {self._patience_s:g} s: {what}; {self.engines()}")
             time.sleep(0.2)
 
     def is_up(self) -> bool:

@@ -1,7 +1,7 @@
 """Serve replaces the gateways of a fleet with scripted engines, and its only engine freezes.
 
 A separate program, because Ray reads its environment when it is imported. It writes `results.json`
-to the given directory.
+to the given directory, also after each part of the run.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import httpx
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, WireConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas, SamplingDefaults, ScriptConfig
-from tests.two_nodes import Session, Stream
+from tests.two_nodes import PATIENCE_S, Session, Stream
 
-STEP_S = 0.02
-DRAIN_S = 30.0
+STREAM_S = float(os.environ.get("LOSS_STREAM_S", "20"))
+"""Length of the streams that have to end whole; 600 is a long answer of a 480B model."""
+DRAIN_S = 1.5 * STREAM_S
 NO_ENGINE_S = 6.0
 START_S = 5.0
 BODY = {"model": "scripted", "prompt": "x" * 40}
@@ -31,6 +32,7 @@ LISTED_S = 1.0
 """Time until every gateway has the listing with a new engine."""
 WHOLE = 1000
 """Tokens of a stream that ends within the drain."""
+STEP_S = STREAM_S / WHOLE
 ENDLESS = 6000
 
 
@@ -94,14 +96,15 @@ class Load(threading.Thread):
         return {"answers": self.answers, "ends": self.ends}
 
 
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, fleet, BODY, num_cpus=6)
+def main(directory: Path) -> None:
+    results: dict[str, Any] = {}
+    patience_s = PATIENCE_S + 6 * STREAM_S
+    session = Session(directory, fleet, BODY, num_cpus=6, patience_s=patience_s)
     try:
-        results = {"start": start(session)}
-        results["update"] = update(session)
-        results["terminate"] = terminate(session)
-        results["freeze"] = freeze(session)
-        return results
+        for part in (start, update, terminate, freeze):
+            results[part.__name__] = part(session)
+            file = directory / "results.json"
+            file.write_text(json.dumps(results, indent=1), encoding="utf-8")
     finally:
         session.end()
 
@@ -204,5 +207,4 @@ def freeze(session: Session) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where), indent=1))
+    main(Path(sys.argv[1]))

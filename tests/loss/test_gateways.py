@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.loss.gateway_moves import STREAM_S
+
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 600
+PATIENCE_S = 600 + 20 * STREAM_S
 
 
 @pytest.fixture(scope="module")
