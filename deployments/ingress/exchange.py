@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -124,6 +124,30 @@ class Exchange:
         else:
             self._metrics.next_token(self.model, gap_s)
         self._token_at = now
+
+    async def hold(
+        self, admission: Coroutine[Any, Any, ASGIApp], receive: Receive, send: Send
+    ) -> ASGIApp | None:
+        """Wait for the app of a request that is held; None if the exchange ended first, because its
+        client disconnected or it failed. Raises what the admission raises."""
+        self._send = send
+        self.outcome = Outcome.DISCONNECTED
+        admitted = asyncio.ensure_future(admission)
+        hang_up = asyncio.ensure_future(_until_disconnect(receive))
+        try:
+            ends: set[asyncio.Future[Any]] = {admitted, hang_up, self._failure}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if admitted.done():
+                self.outcome = None
+                return admitted.result()
+            if self._failure.done():  # the gateway's drain is over
+                await self._answer(self._failure.result())
+            return None
+        finally:
+            admitted.cancel()
+            hang_up.cancel()
+            if self.outcome is not None:
+                self._record()
 
     async def run(
         self, app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send

@@ -227,8 +227,13 @@ class GatewayApp:
         served.ongoing += 1
         self._exchanges.add(exchange)
         try:
-            app = await served.admit(timeout_s, needs_engine=makes_tokens)
-            await exchange.run(app, scope, body, receive, send)
+            if served.holds(needs_engine=makes_tokens):
+                admission = served.admit_later(timeout_s, needs_engine=makes_tokens)
+                app = await exchange.hold(admission, receive, send)
+            else:
+                app = served.admit(needs_engine=makes_tokens)
+            if app is not None:
+                await exchange.run(app, scope, body, receive, send)
         finally:
             self._exchanges.discard(exchange)
             served.ongoing -= 1

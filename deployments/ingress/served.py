@@ -122,18 +122,26 @@ class Served:
         elif self.is_blocked and self.engines is not None:
             self.engines.end_waiting()
 
-    async def admit(self, timeout_s: float, *, needs_engine: bool) -> ASGIApp:
-        """Return the app for a request. A request that comes while a ready engine is being
-        connected is held. Raises Unavailable."""
+    def holds(self, *, needs_engine: bool) -> bool:
+        """Whether a request that comes now is held: a ready engine is being connected."""
+        if self.app is not None and not needs_engine:
+            return False
+        self.look()
+        return self.has_ready_engine and not self._decided.is_set()
+
+    async def admit_later(self, timeout_s: float, *, needs_engine: bool) -> ASGIApp:
+        """Return the app for a request that is held. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(min(timeout_s, self.patience_s)):
+                await self._decided.wait()
+        except TimeoutError:
+            raise self._error(NoEngine) from None
+        return self.admit(needs_engine=needs_engine)
+
+    def admit(self, *, needs_engine: bool) -> ASGIApp:
+        """Return the app for a request. Raises Unavailable."""
         if self.app is not None and not needs_engine:
             return self.app
-        self.look()
-        if self.has_ready_engine and not self._decided.is_set():
-            try:
-                async with asyncio.timeout(min(timeout_s, self.patience_s)):
-                    await self._decided.wait()
-            except TimeoutError:
-                raise self._error(NoEngine) from None
         if self.is_broken:
             raise self._error(ModelBroken)
         if self.app is None or not self.has_been_ready:

@@ -50,6 +50,8 @@ class Scene:
         self.inner = FakeApp()
         self.served = self.app.models[models[0]] = self.new_served(models[0], clock)
         self.new_client: Any = None
+        self.client: Any = None
+        """Who asked last."""
 
     def new_served(self, model: str, clock: Any) -> Served:
         config = next(m for m in self.config.models if m.id == model)
@@ -66,7 +68,7 @@ class Scene:
         self.served.look()
 
     async def ask(self, path: str = CHAT, body: bytes = b"{}") -> Any:
-        client = self.new_client(body)
+        self.client = client = self.new_client(body)
         scope = {"type": "http", "method": "GET" if path == READY else "POST", "path": path}
         await asyncio.wait_for(self.app({**scope, "headers": []}, client.receive, client.send), 10)
         return client
@@ -131,6 +133,50 @@ async def test_hold_ends_when_the_app_cannot_be_built(new_scene: Any) -> None:
     scene.served.look()
     assert code_of(await held) == "model_broken"
     assert code_of(await scene.ask()) == "model_broken"
+
+
+async def test_client_that_disconnects_ends_its_hold(
+    new_scene: Any, eventually: Any, metrics: Any
+) -> None:
+    scene = new_scene()
+    scene.served.has_ready_engine = True
+    held = asyncio.create_task(scene.ask())
+    await eventually(lambda: scene.app.ongoing)
+    scene.client.hung_up.set()
+    assert not (await asyncio.wait_for(held, 1)).messages
+    assert scene.app.ongoing == 0
+    assert metrics.ended == [("coder", "disconnected")]
+    assert not metrics.rejections
+
+
+async def test_canceled_request_ends_its_hold(
+    new_scene: Any, eventually: Any, metrics: Any
+) -> None:
+    scene = new_scene()
+    scene.served.has_ready_engine = True
+    held = asyncio.create_task(scene.ask())
+    await eventually(lambda: scene.app.ongoing)
+    held.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await held
+    assert scene.app.ongoing == 0
+    assert metrics.ended == [("coder", "disconnected")]
+
+
+async def test_request_that_is_held_at_the_end_of_a_drain_is_refused(
+    new_scene: Any, eventually: Any, metrics: Any
+) -> None:
+    scene = new_scene()
+    scene.served.has_ready_engine = True
+    held = asyncio.create_task(scene.ask())
+    await eventually(lambda: scene.app.ongoing)
+    scene.app.drain.order("SIGTERM", 0.0)
+    scene.app.end_all()
+    refused = await asyncio.wait_for(held, 1)
+    assert (refused.status, code_of(refused)) == (503, "gateway_draining")
+    assert refused.headers[b"retry-after"] == b"7"
+    assert scene.app.ongoing == 0
+    assert metrics.ended == [("coder", "unavailable")]
 
 
 async def test_one_ready_model_makes_the_gateway_ready(new_scene: Any) -> None:
