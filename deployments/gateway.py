@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 MEET_INTERVAL_S: Final = 0.5
 """Delay until a gateway connects to a newly listed engine, at most."""
+LOOK_INTERVAL_S: Final = 1.0
+"""Time between two looks at engines and front ends while the registry does not answer."""
+REPORT_INTERVAL_S: Final = 0.5
+"""Time between two reports of levels to Prometheus."""
 SERVE_TIMEOUT_S: Final = 30.0
 """Wait for Serve's controller; it runs, since it started this replica."""
 REGISTRY_PATIENCE_S: Final = 30.0
@@ -109,7 +114,8 @@ class Gateway:
         try:
             if self._config.auth is None:
                 self._config.check_guarded(await _serve_host())
-            self._begin(self._announce())
+            for work in (self._announce(), self._measure()):
+                self._begin(work)
             await self._front_ends.load()
             await self._meet_first()
         except Exception as error:
@@ -156,8 +162,8 @@ class Gateway:
                 if any(served.is_ready for served in models):
                     return
                 raise self._unreachable(waiting[0].config.id)
-            await self._next_listing()
-            if self._app.drain.is_on:  # its announcements have ended
+            await self._next_look()
+            if self._app.drain.is_on:  # one of its tasks has failed
                 raise GatewayStartError(self._app.drain.reason, "Its log has the stack.")
 
     async def _first_listing(self) -> None:
@@ -171,6 +177,12 @@ class Gateway:
     async def _next_listing(self) -> None:
         self._has_listing.clear()
         await self._has_listing.wait()
+
+    async def _next_look(self) -> None:
+        """Wait for the registry's next answer, but not for a registry that hangs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_INTERVAL_S):
+                await self._next_listing()
 
     def _unreachable(self, model: str) -> GatewayStartError:
         engine = next(
@@ -205,7 +217,7 @@ class Gateway:
     async def _meet(self) -> None:
         """Follow the registry's listing, and leave when a front end is beyond repair."""
         while True:
-            await self._next_listing()
+            await self._next_look()
             self._front_ends.meet(self._engines or ())
             errored = self._front_ends.errored
             if errored:
@@ -230,22 +242,24 @@ class Gateway:
             await self._part()
             os._exit(BROKEN_EXIT_CODE)
 
-    async def _announce(self) -> None:
-        node = ray.get_runtime_context().get_node_id()
+    async def _measure(self) -> None:
         while True:
             with reporting():
                 self._app.report()
+            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    async def _announce(self) -> None:
+        node = ray.get_runtime_context().get_node_id()
+        while True:
             listing = await self._registry.announce_gateway(self._record(node))
             if listing is not None:
                 self._engines = listing.engines
                 if listing.drain is not None:
                     self._drain(listing.drain.reason, listing.drain.deadline_s)
             self._has_listing.set()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(MEET_INTERVAL_S):
                     await self._has_news.wait()
-            except TimeoutError:
-                pass
             self._has_news.clear()
 
     def _record(self, node: str) -> GatewayRecord:

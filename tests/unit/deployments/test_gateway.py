@@ -41,9 +41,15 @@ class Registry:
         self.records: list[GatewayRecord] = []
         self.failures: list[StartFailure] = []
         self.withdrawn: list[tuple[str, str]] = []
+        self.hangs = False
+        self.is_hanging = False
+        """Whether a call waits for an answer that will not come."""
 
     async def announce_gateway(self, record: GatewayRecord) -> EngineList | None:
         self.records.append(record)
+        if self.hangs:
+            self.is_hanging = True
+            await asyncio.Event().wait()
         await asyncio.sleep(0)
         return self.listing
 
@@ -154,7 +160,8 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(module, "_serve_host", loopback)
     monkeypatch.setattr(f"{REPLICA}.is_stopping", lambda: bool(signs))
     monkeypatch.setattr(f"{REPLICA}.on_sigterm", lambda loop, leave: None)
-    monkeypatch.setattr(module, "MEET_INTERVAL_S", 0.005)
+    for interval in ("MEET_INTERVAL_S", "LOOK_INTERVAL_S", "REPORT_INTERVAL_S"):
+        monkeypatch.setattr(module, interval, 0.005)
     monkeypatch.setattr(module, "WATCH_INTERVAL_S", 0.005)
     monkeypatch.setattr(drain_module, "LAST_CALL_S", 0.0)
     monkeypatch.setattr(os, "_exit", leave)
@@ -233,6 +240,34 @@ async def test_registry_without_an_answer_does_not_keep_a_gateway_from_running(
     assert await scene.start() is scene.app
 
 
+async def test_gateway_looks_at_its_engines_while_the_registry_hangs(
+    scene: Any, metrics: Any, eventually: Any
+) -> None:
+    await scene.start()
+    scene.registry.hangs = True
+    await eventually(lambda: scene.registry.is_hanging)
+    scene.front_ends.connect("coder")
+    await eventually(lambda: metrics.levels["coder"]["engines"] == 1)
+    scene.app.models["coder"].ongoing = 1
+    scene.front_ends.errored = "coder"
+    await eventually(lambda: scene.app.drain.is_on)
+    assert scene.app.drain.reason == "the front end of model 'coder' failed"
+
+
+async def test_registry_that_hangs_in_a_start_hides_no_engine_that_is_connected(
+    scene: Any, eventually: Any
+) -> None:
+    scene.registry.listing = EngineList((READY,))
+    start = scene.start()
+    await eventually(lambda: len(scene.registry.records) > 3)
+    scene.registry.hangs = True
+    await eventually(lambda: scene.registry.is_hanging)
+    scene.front_ends.build("coder")
+    scene.front_ends.connect("coder")
+    await asyncio.wait_for(start, 10)
+    assert scene.app.is_ready
+
+
 async def test_failed_import_is_a_failed_start_with_a_reason(scene: Any) -> None:
     scene.front_ends.import_error = RuntimeError("operator torchvision::nms does not exist")
     with pytest.raises(RuntimeError, match="torchvision::nms"):
@@ -297,7 +332,7 @@ async def test_sigterm_drains_has_the_gateway_replaced_and_ends_the_process(
     with pytest.raises(RuntimeError, match="drains: it got SIGTERM"):
         scene.gateway.check_health()
     await eventually(lambda: scene.registry.records[-1].state == "draining")
-    watch = scene.gateway._tasks[2]
+    watch = scene.gateway._tasks[3]
     assert not watch.done(), "a request is left"
     scene.app.models["coder"].ongoing = 0
     with pytest.raises(Exit):
@@ -311,7 +346,7 @@ async def test_order_of_the_registry_drains_but_ends_no_process(
     await scene.start()
     scene.registry.listing = EngineList((), DrainOrder("the fleet stops", 5.0))
     await eventually(lambda: scene.app.drain.is_on)
-    await asyncio.wait_for(scene.gateway._tasks[2], 10)
+    await asyncio.wait_for(scene.gateway._tasks[3], 10)
     scene.gateway.check_health()
 
 
