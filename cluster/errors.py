@@ -25,6 +25,9 @@ Each class keeps its constructor's arguments as fields and passes all of them to
 Only the message of a ``RequestError`` may be sent to a client; the others name files and machines.
 """
 
+REASON_CHARS = 300
+"""Enough for the first sentence of a message; what follows in it is mostly a traceback."""
+
 
 class FleetError(Exception):
     """Root of the tree: `except FleetError` catches the errors that qwenfleet anticipates, only."""
@@ -204,3 +207,9 @@ class ProtocolError(FleetError):
 
     def __str__(self) -> str:
         return f"protocol violated: {self.problem}. Run the same qwenfleet version on every node."
+
+
+def one_line(message: object, limit: int = REASON_CHARS) -> str:
+    """Return another program's message as part of a sentence: on one line, with at most `limit`
+    characters, and without the period at its end."""
+    return " ".join(str(message).split())[:limit].rstrip(".")

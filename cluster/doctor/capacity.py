@@ -16,8 +16,9 @@ from qwenfleet.cluster.doctor.finding import Finding, Subject, note, ok, problem
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local import cpu as local_cpu
 from qwenfleet.cluster.local import memory as local_memory
-from qwenfleet.cluster.local.memory import GIB, EngineNeed
+from qwenfleet.cluster.local.memory import EngineNeed
 from qwenfleet.cluster.models import cache
+from qwenfleet.cluster.units import GIB
 
 MIB = 2**20
 EMBEDDED_BYTES = 2 * 134_515_008

@@ -29,7 +29,7 @@ from qwenfleet.cluster.doctor.gpus import Gpus
 from qwenfleet.cluster.doctor.listeners import Listening, Ports
 from qwenfleet.cluster.doctor.packages import Installed
 from qwenfleet.cluster.doctor.ray_auth import Tokens
-from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.errors import FleetError, one_line
 from qwenfleet.cluster.local import version
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ def attempt(read: Callable[[], T]) -> T | Unread:
     try:
         return read()
     except UNREADABLE as error:
-        return Unread(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+        return Unread(one_line(f"{type(error).__name__}: {error}", 200))
 
 
 def judge(facts: Facts, *, is_node: bool = False) -> list[Finding]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwenfleet.cluster.doctor.packages import Package
+from qwenfleet.cluster.errors import one_line
 
 SYS = Path("/sys")
 PROC = Path("/proc")
@@ -127,8 +128,8 @@ def _read_nvidia() -> tuple[tuple[Gpu, ...], str, str]:
     except subprocess.TimeoutExpired:
         return (), module, f"no answer within {TOOL_TIMEOUT_S} s"
     if answer.returncode:
-        words = " ".join((answer.stdout + answer.stderr).split())
-        return (), module, words[:200] or f"exit status {answer.returncode}"
+        words = one_line(answer.stdout + answer.stderr, 200)
+        return (), module, words or f"exit status {answer.returncode}"
     gpus, driver = parse_nvidia(answer.stdout)
     return gpus, driver or module, ""
 

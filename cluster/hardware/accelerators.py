@@ -15,8 +15,8 @@ from typing import Final
 
 from qwenfleet.cluster.models.geometry import QuantMethod
 from qwenfleet.cluster.plan_errors import PlanError
+from qwenfleet.cluster.units import GIB
 
-GIB: Final = 2**30
 NDR_BYTES_PER_S: Final = 50e9
 """Bandwidth of 400 Gb/s InfiniBand or Ethernet, one direction."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qwenfleet.cluster.errors import KubernetesError
+from qwenfleet.cluster.errors import KubernetesError, one_line
 from qwenfleet.cluster.kube.query import RAY_RESOURCES, resource_name
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def of_event(query: Query, status: dict[str, Any]) -> KubernetesError:
 
 def unreachable(host: str, reason: str) -> KubernetesError:
     return KubernetesError(
-        f"the Kubernetes API at {host} does not answer ({' '.join(reason.split())[:200]})",
+        f"the Kubernetes API at {host} does not answer ({one_line(reason, 200)})",
         "Check that the cluster is running and reachable: `kubectl get --raw /readyz`.",
     )
 
@@ -88,7 +88,7 @@ def unconfigured(reason: str, context: str | None) -> KubernetesError:
 
 
 def unreadable(files: str, error: Exception) -> KubernetesError:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error, 200)
     return KubernetesError(
         f"the kubeconfig {files} cannot be read ({type(error).__name__}: {reason})",
         "Fix it (`kubectl config view` checks it), or set KUBECONFIG to another file.",
@@ -100,4 +100,4 @@ def _message(body: str) -> str:
         message = json.loads(body).get("message") or "no reason given"
     except (ValueError, AttributeError):
         message = body or "no reason given"
-    return " ".join(str(message).split())[:300]
+    return one_line(message)

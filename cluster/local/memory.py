@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 
 from qwenfleet.cluster.errors import MachineError
-
-GIB = 2**30
+from qwenfleet.cluster.units import GIB
 
 WEIGHTS_FACTOR = 1.25
 """Memory of a loaded model per byte of its weights: SmolLM2's engine uses 318 MB more than the tiny

@@ -13,19 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from qwenfleet.cluster.hardware.accelerators import ACCELERATORS, GIB, Accelerator
+from qwenfleet.cluster.hardware.accelerators import ACCELERATORS, Accelerator
 from qwenfleet.cluster.hardware.machines import Machines
 from qwenfleet.cluster.models.catalog import CATALOG, KnownModel
 from qwenfleet.cluster.plan_errors import PlanError
 from qwenfleet.cluster.plan_report import files
 from qwenfleet.cluster.plan_report.table import refusals
 from qwenfleet.cluster.planner import settings
-from qwenfleet.cluster.planner import speed as plan_speed
 from qwenfleet.cluster.planner.memory import GpuMemory
 from qwenfleet.cluster.planner.plan import Candidate, Plan
 from qwenfleet.cluster.planner.request import FleetLoad, PlanRequest
 from qwenfleet.cluster.planner.search import plan
+from qwenfleet.cluster.planner.speed import caveats, speed_of
 from qwenfleet.cluster.planner.tradeoffs import by_context, cells
+from qwenfleet.cluster.units import GIB
 
 T = TypeVar("T")
 TEMPLATE: Final = "page.html"
@@ -99,10 +100,10 @@ def _plan(
 ) -> dict[str, Any]:
     """Data of one plan; only the reason if none fits."""
     try:
-        found = plan(_request(grid, model, accelerator, nodes, context), plan_speed.speed_of)
+        found = plan(_request(grid, model, accelerator, nodes, context), speed_of)
     except PlanError as error:
         return {"reason": str(error), "rows": [], "notes": [], "refused": []}
-    notes = [*found.warnings, *plan_speed.caveats(found), *settings.settings(found).notes]
+    notes = [*found.warnings, *caveats(found), *settings.settings(found).notes]
     return {
         "reason": found.reason,
         "rows": [_row(one, found) for one in found.candidates[:MOST_ROWS]],

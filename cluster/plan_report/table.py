@@ -9,12 +9,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qwenfleet.cluster.hardware.accelerators import GIB
 from qwenfleet.cluster.planner.memory import GpuMemory
 from qwenfleet.cluster.planner.plan import Candidate, Plan, RefusedLayout, SloVerdict
 from qwenfleet.cluster.planner.ranking import NOT_SEPARATED
 from qwenfleet.cluster.planner.rules import Rule
 from qwenfleet.cluster.planner.tradeoffs import by_context, cells, limit_sentence, slo_sentence
+from qwenfleet.cluster.units import GIB
 
 BAR_CELLS: Final = 60
 SHADES: Final = {

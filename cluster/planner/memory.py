@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from qwenfleet.cluster.config.layout import Layout
-from qwenfleet.cluster.hardware.accelerators import GIB, Accelerator
+from qwenfleet.cluster.hardware.accelerators import Accelerator
 from qwenfleet.cluster.models.geometry import BF16_BYTES, Geometry, KVDtype
+from qwenfleet.cluster.units import GIB
 from qwenfleet.cluster.vllm_settings.defaults import (
     BATCHED_TOKENS,
     BLOCK_TOKENS,

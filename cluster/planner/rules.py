@@ -13,9 +13,10 @@ from enum import StrEnum
 from typing import Final
 
 from qwenfleet.cluster.config.layout import Layout
-from qwenfleet.cluster.hardware.accelerators import GIB, Accelerator, ComputeDtype
+from qwenfleet.cluster.hardware.accelerators import Accelerator, ComputeDtype
 from qwenfleet.cluster.models.geometry import Geometry, QuantMethod
 from qwenfleet.cluster.planner.memory import GpuMemory, expert_split, pipeline_layers
+from qwenfleet.cluster.units import GIB
 from qwenfleet.cluster.vllm_settings.defaults import VOCAB_PADDING
 
 LEAST_BLOCK: Final = 32

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-from qwenfleet.cluster.errors import FleetNotFound
+from qwenfleet.cluster.errors import FleetNotFound, one_line
 from qwenfleet.cluster.local import fleets as running_fleets
 from qwenfleet.cluster.local import programs
 from qwenfleet.cluster.local.fleets import RunningFleet
@@ -139,9 +139,8 @@ def _driver(address: str, absence: FleetNotFound) -> Iterator[None]:
         except ConnectionError:
             raise
         except Exception as error:  # other versions, or a bare one at Ray's own time limit
-            reason = " ".join(str(error).split())[:300].rstrip(".")
             raise FleetNotFound(
-                f"Ray cannot join {address}: {reason}",
+                f"Ray cannot join {address}: {one_line(error)}",
                 "Use the cluster's Python environment, and see that its head answers.",
             ) from error
         yield

@@ -17,7 +17,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.errors import DeployFailed, FleetNotFound
+from qwenfleet.cluster.errors import DeployFailed, FleetNotFound, one_line
 from qwenfleet.deployments.app import application
 from qwenfleet.deployments.operations.deployment import Deployment
 from qwenfleet.deployments.operations.progress import Stages
@@ -116,7 +116,7 @@ def _message(error: Exception) -> str:
     """Return the error's message; for a remote traceback, its last line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     kept = lines[-1:] if isinstance(error, ray.exceptions.RayTaskError) else lines
-    return " ".join(" ".join(kept).split())[:300].rstrip(".")
+    return one_line(" ".join(kept))
 
 
 def _applications() -> list[str]:

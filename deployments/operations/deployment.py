@@ -135,7 +135,7 @@ def waits_for(message: str) -> str:
 
 def _snapshot(fleet: str) -> Snapshot | None:
     """Return what the fleet's registry lists; None if it has none yet, or it is busy."""
-    with suppress(ValueError, ray.exceptions.RayError):
+    with suppress(*client.AWAY):
         return client.read(fleet)
     return None
 

@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from qwenfleet.cluster.errors import DrainRefused, KubernetesError
-from qwenfleet.cluster.kube import client as kube
 from qwenfleet.cluster.kube import exec as kube_exec
 from qwenfleet.cluster.kube import node_pods
-from qwenfleet.cluster.kube.client import Kube
+from qwenfleet.cluster.kube.client import Kube, connect
 from qwenfleet.cluster.kube.node_pods import ClusterPods
 from qwenfleet.deployments.operations import drain_hosts
 from qwenfleet.deployments.operations.drain import GRACE_S
@@ -19,7 +18,7 @@ from qwenfleet.deployments.operations.drain import GRACE_S
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Drain and cordon a node. Raises DrainRefused, KubernetesError, and FleetNotFound with
     `--address`."""
-    client = kube.connect(options.context, options.namespace)
+    client = connect(options.context, options.namespace)
     limit_s = options.deadline + 2 * GRACE_S
 
     def move(cluster: ClusterPods, command: Sequence[str]) -> int:

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from qwenfleet.cluster.config.fleet import FleetConfig
-from qwenfleet.cluster.errors import EngineStartError, FleetError, GatewayStartError
+from qwenfleet.cluster.errors import EngineStartError, FleetError, GatewayStartError, one_line
 from qwenfleet.cluster.labels import EngineState
 from qwenfleet.deployments.app import START_ATTEMPTS
 from qwenfleet.deployments.registry.records import Snapshot, StartFailure
 
 REPORTED_AT: Final = 2
 """One failure may be chance; the second of the same kind is not."""
-MAX_REASON: Final = 300
 GATEWAY: Final = "gateway"
 ENGINE: Final = "engine"
 
@@ -176,8 +175,7 @@ def reason_of(message: str) -> str:
     text = _COLOR.sub("", message)
     _, found, error = text.partition("Error:\n")
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    reason = lines[-1] if found and lines else " ".join(text.split())
-    return reason[:MAX_REASON].rstrip(".")
+    return one_line(lines[-1] if found and lines else text)
 
 
 def _registered(failures: Iterable[StartFailure]) -> list[Failure]:
@@ -197,7 +195,7 @@ def _registered(failures: Iterable[StartFailure]) -> list[Failure]:
 
 
 def _failure(one: StartFailure) -> Failure:
-    reason = " ".join(one.reason.split())[:MAX_REASON].rstrip(".")
+    reason = one_line(one.reason)
     part = GATEWAY if one.engine.startswith("gw-") else ENGINE
     if part == GATEWAY and one.model:
         reason = f"model '{one.model}': {reason}"

@@ -20,7 +20,7 @@ from ray.serve.exceptions import RayServeException
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.errors import FleetLost, MachineError
+from qwenfleet.cluster.errors import FleetLost, MachineError, one_line
 from qwenfleet.cluster.local import cpu, fleets, memory, ports
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.cluster.local.memory import EngineNeed
@@ -173,8 +173,9 @@ def _start(config: FleetConfig, token_path: Path, stages: Stages) -> RunningFlee
 
 
 def _not_started(error: Exception) -> MachineError:
-    text = " ".join(str(error).split())[:300].rstrip(".")
-    return MachineError(f"Ray did not start: {text}", "See /tmp/ray/session_latest/logs.")
+    return MachineError(
+        f"Ray did not start: {one_line(error)}", "See /tmp/ray/session_latest/logs."
+    )
 
 
 def _deploy(config: FleetConfig) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.columns import columns
+from qwenfleet.cluster.errors import one_line
 from qwenfleet.cluster.labels import EngineState, GatewayState
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.deployments.operations.readiness import Readiness
@@ -148,7 +149,7 @@ def _last_failure(snapshot: Snapshot) -> str:
     last = snapshot.failures[-1]
     of_model = f" of {last.model}" if last.model else ""
     log = f" (see {last.log_file})" if last.log_file else ""
-    return f"{last.engine}{of_model}: {' '.join(last.reason.split())}{log}"
+    return f"{last.engine}{of_model}: {one_line(last.reason)}{log}"
 
 
 def table(status: FleetStatus) -> str:

@@ -25,7 +25,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.errors import EngineStartError, one_line
 from qwenfleet.cluster.labels import FinishReason, StartPhase
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
 from qwenfleet.deployments.registry.stages import StageClock
@@ -273,4 +273,4 @@ def _has_core() -> bool:
 def _first_sentence(error: BaseException) -> str:
     """The part of a vLLM start error that an operator needs, without vLLM's stack trace."""
     text = str(error).strip() or type(error).__name__
-    return " ".join(text.split("Traceback")[0].split())[:600]
+    return one_line(text.split("Traceback")[0], 600)

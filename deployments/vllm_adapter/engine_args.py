@@ -7,16 +7,15 @@ engine's replica needs NodePlace before vLLM is imported.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.config.vllm_arguments import GATEWAY
+from qwenfleet.cluster.units import GIB
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
-
-GIB: Final = 1024**3
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.errors import EngineStartError
+from qwenfleet.cluster.errors import EngineStartError, one_line
 from qwenfleet.cluster.local import ports
 from qwenfleet.cluster.models import sources
 from qwenfleet.deployments.placement import actor_resources, node_bundle
@@ -45,7 +45,7 @@ class Follower:
             title = run_node(config, path, place, traces_url)
         except Exception as error:  # process edge: the engine logs the returned reason
             logger.exception("failed to start ranks", extra={"node_rank": place.node_rank})
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return f"{type(error).__name__}: {one_line(error)}"
         return f"its process {title} exited"
 
 

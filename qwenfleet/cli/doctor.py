@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> int:
     from qwenfleet.cluster.doctor import finding
 
     if options.port is None and options.address is None:
-        from qwenfleet.cluster.doctor import examination as doctor
+        from qwenfleet.cluster.doctor import examination
 
-        findings = doctor.judge(doctor.gather())
+        findings = examination.judge(examination.gather())
     else:
         from qwenfleet.deployments.operations import checkup
 

@@ -12,11 +12,9 @@ from typing import Final
 
 from qwenfleet.cli.options import Commands, add_place, refuse
 from qwenfleet.cluster.errors import KubernetesError
-from qwenfleet.cluster.kube import client as kube
-from qwenfleet.cluster.kube import status as kube_status
 from qwenfleet.cluster.kube import table
-from qwenfleet.cluster.kube.client import Kube
-from qwenfleet.cluster.kube.status import KubeStatus
+from qwenfleet.cluster.kube.client import Kube, connect
+from qwenfleet.cluster.kube.status import KubeStatus, read
 
 INTERVAL_S: Final = 2.0
 CLEAR: Final = "\x1b[H\x1b[2J"
@@ -68,13 +66,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show_kubernetes(options: argparse.Namespace) -> None:
-    client = kube.connect(options.context, options.namespace)
+    client = connect(options.context, options.namespace)
     if options.watch:
         is_terminal = sys.stdout.isatty() and not options.json
         say = partial(print, flush=True)
         watch(client, as_json=options.json, say=say, is_terminal=is_terminal)
     else:
-        print(_text(kube_status.read(client), options.json, indent=2))
+        print(_text(read(client), options.json, indent=2))
 
 
 def watch(
@@ -94,7 +92,7 @@ def watch(
     shown, seen_at = "", None
     while True:
         try:
-            text = news = _text(kube_status.read(client), as_json, indent=None)
+            text = news = _text(read(client), as_json, indent=None)
             seen_at = clock()
         except KubernetesError as error:
             if seen_at is None:

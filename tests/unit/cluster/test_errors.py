@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from qwenfleet.cluster.errors import (
+    REASON_CHARS,
     BenchmarkError,
     ConfigError,
     DeployFailed,
@@ -19,6 +20,7 @@ from qwenfleet.cluster.errors import (
     ModelSourceError,
     ProtocolError,
     StartTimeout,
+    one_line,
 )
 from qwenfleet.cluster.plan_errors import (
     Alternative,
@@ -260,3 +262,10 @@ def test_further_config_errors_follow_one_per_line() -> None:
     error = ConfigError("p", "R.", "f", 1, "name", others)
     assert str(error) == "f line 1: p. R.\nf line 2: q. S.\nr. T."
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_another_programs_message_becomes_part_of_a_sentence() -> None:
+    error = ValueError("  no room\n\tfor\x20 10 GiB.  \n")
+    assert one_line(error) == "no room for 10 GiB"
+    assert one_line("a" * 999) == "a" * REASON_CHARS
+    assert one_line("no room. Trace", 8) == "no room"

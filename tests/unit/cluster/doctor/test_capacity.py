@@ -9,7 +9,7 @@ import pytest
 from qwenfleet.cluster.doctor import capacity
 from qwenfleet.cluster.doctor.capacity import MIB, Cpu, Disks, FileLimits, Memory, Room
 from qwenfleet.cluster.doctor.finding import Finding, Level
-from qwenfleet.cluster.local.memory import GIB
+from qwenfleet.cluster.units import GIB
 
 WHEEL = ("_C", "_C_AVX2", "_C_AVX512")
 GENOA = "sse2 avx avx2 avx512f avx512bw avx512_bf16"

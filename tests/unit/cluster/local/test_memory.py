@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local.memory import (
-    GIB,
     PROCESS_BYTES,
     EngineNeed,
     available_memory_bytes,
@@ -16,6 +15,7 @@ from qwenfleet.cluster.local.memory import (
     engine_bytes,
     most_engines,
 )
+from qwenfleet.cluster.units import GIB
 
 
 def write_group(group: Path, names: tuple[str, str], values: tuple[str, int], stat: str) -> None:

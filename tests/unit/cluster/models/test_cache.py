@@ -13,7 +13,7 @@ from qwenfleet.cluster.models import cache
 BUILDER = """
 import sys, time
 from pathlib import Path
-from qwenfleet.cluster.models import cache as embedded
+from qwenfleet.cluster.models import cache
 
 root, log, hang = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "hang"
 
@@ -25,7 +25,7 @@ def build(directory):
     time.sleep(600 if hang else 0.3)
     (directory / "weights").write_bytes(b"whole")
 
-print(embedded.materialize("model", build, "1", root))
+print(cache.materialize("model", build, "1", root))
 """
 
 

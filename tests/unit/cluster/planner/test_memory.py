@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenfleet.cluster.config.layout import Layout
-from qwenfleet.cluster.hardware.accelerators import ACCELERATORS, GIB, Accelerator, find_accelerator
+from qwenfleet.cluster.hardware.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from qwenfleet.cluster.hardware.machines import Machines
 from qwenfleet.cluster.models.catalog import find_model
 from qwenfleet.cluster.models.geometry import Geometry, KVDtype
@@ -29,6 +29,7 @@ from qwenfleet.cluster.planner.memory import (
     stage_weight_bytes,
 )
 from qwenfleet.cluster.planner.rules import Rule, judge_memory, judge_shape
+from qwenfleet.cluster.units import GIB
 
 COLUMNS = ("H100", "H200", "B200", "MI300X", "MI325X", "MI355X")
 NO_FIT = 0

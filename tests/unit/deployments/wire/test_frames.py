@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenfleet.cluster.errors import ProtocolError
-from qwenfleet.deployments.wire import frames as transport
+from qwenfleet.deployments.wire import frames
 from qwenfleet.deployments.wire.frames import (
     Abort,
     Alive,
@@ -64,25 +64,25 @@ def structs(kind: type[Any]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **fields)
 
 
-frames = st.one_of([structs(kind) for kind in KINDS])
+any_frame = st.one_of([structs(kind) for kind in KINDS])
 
 
 def body_of(frame: Frame) -> bytes:
     return encode(frame)[4:]
 
 
-@given(frames)
+@given(any_frame)
 def test_every_frame_survives_a_round_trip(frame: AnyFrame) -> None:
     assert decode(body_of(frame)) == frame
 
 
-@given(frames)
+@given(any_frame)
 def test_a_frame_begins_with_its_length(frame: AnyFrame) -> None:
     whole = encode(frame)
     assert int.from_bytes(whole[:4], "big") == len(whole) - 4
 
 
-@given(frames, st.dictionaries(st.text(), INT64 | st.text() | st.lists(INT64), max_size=3))
+@given(any_frame, st.dictionaries(st.text(), INT64 | st.text() | st.lists(INT64), max_size=3))
 def test_fields_of_a_newer_peer_are_ignored(frame: AnyFrame, extra: dict[str, Any]) -> None:
     fields = msgspec.msgpack.decode(body_of(frame))
     newer = {f"new_{name}": value for name, value in extra.items()} | fields
@@ -99,7 +99,7 @@ def test_new_fields_of_a_newer_peers_output_follow_the_known_ones(
     assert decode(body) == Outputs(outputs=[complete])
 
 
-@given(st.text().filter(lambda kind: kind not in transport._KINDS))
+@given(st.text().filter(lambda kind: kind not in frames._KINDS))
 def test_a_kind_of_a_newer_peer_is_skipped(kind: str) -> None:
     assert decode(msgspec.msgpack.encode({"kind": kind, "anything": [1, {"a": None}]})) is None
 
@@ -126,7 +126,7 @@ def test_a_kind_of_a_newer_peer_is_skipped(kind: str) -> None:
         ({"kind": "outputs", "outputs": [["w", [7]]]}, Outputs([Output("w", [7])], [], 0, 0, 0.0)),
         (
             {"kind": "welcome", "engine": "e", "model": "m", "description": {"max_model_len": 9}},
-            Welcome("e", "m", transport.EngineDescription(max_model_len=9), 1, 0.0),
+            Welcome("e", "m", frames.EngineDescription(max_model_len=9), 1, 0.0),
         ),
     ],
 )
@@ -231,11 +231,11 @@ def test_a_submit_with_wrong_types_still_says_which_request_it_is(fields: dict[s
     ],
 )
 def test_only_equal_versions_of_vllm_pair(here: str, there: str, is_pair: bool) -> None:
-    assert transport.pairs(here, there) is is_pair
+    assert frames.pairs(here, there) is is_pair
 
 
 def test_a_frame_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_FRAME_BYTES", 100)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 100)
     encode(Abort(["x" * 50]))
     with pytest.raises(ProtocolError, match="limit of 100"):
         encode(Abort(["x" * 100]))
