@@ -25,7 +25,7 @@ from qwenfleet.cluster.local import cpu, fleets, memory, ports
 from qwenfleet.cluster.local.fleets import RunningFleet
 from qwenfleet.cluster.local.memory import EngineNeed
 from qwenfleet.cluster.models import sources
-from qwenfleet.cluster.planner.fleet_checks import check_fleet
+from qwenfleet.cluster.planner.fleet_checks import check_cpu_models, check_fleet
 from qwenfleet.cluster.planner.fleet_defaults import completed
 from qwenfleet.deployments import haproxy
 from qwenfleet.deployments.app import application
@@ -90,6 +90,9 @@ def check(config: FleetConfig, stages: Stages) -> None:
     ports.check_port(config.gateway.host, config.gateway.port)
     # The planner rejects a layout that a model cannot have.
     _check_nodes(completed(config))
+    ours = config.gateway.replicas * memory.GATEWAY_BYTES + memory.RAY_BYTES
+    room = max(0, memory.available_memory_bytes() - ours)
+    check_cpu_models(config, room)
     needs = []
     for model in config.models:
         path = sources.locate(model.resolved_source, stages.say)
@@ -97,8 +100,7 @@ def check(config: FleetConfig, stages: Stages) -> None:
             stages.say(f"looking for {path} on the Hugging Face Hub")
             sources.check_hub(path)
         needs += [_need(pool, path) for pool in model.engine_pools if pool.runs_vllm_on_cpu]
-    ours = config.gateway.replicas * memory.GATEWAY_BYTES + memory.RAY_BYTES
-    memory.check_memory(needs, max(0, memory.available_memory_bytes() - ours))
+    memory.check_memory(needs, room)
 
 
 def _check_nodes(config: FleetConfig) -> None:

@@ -11,8 +11,9 @@ import yaml
 
 from qwenfleet.cluster.config.auth import hash_of
 from qwenfleet.cluster.config.fleet import FleetConfig, dump
-from qwenfleet.cluster.errors import ConfigError, FleetError
-from qwenfleet.cluster.planner.fleet_checks import check_fleet
+from qwenfleet.cluster.errors import ConfigError, FleetError, MachineError
+from qwenfleet.cluster.planner.fleet_checks import check_cpu_models, check_fleet
+from qwenfleet.cluster.units import GIB
 from qwenfleet.deployments import __main__ as command
 from qwenfleet.deployments.app import build
 from qwenfleet.deployments.operations import deploy
@@ -96,3 +97,20 @@ def test_a_correct_fleet_gets_no_warning(
 ) -> None:
     assert deployed(fleet({"max_model_len": 262_144}, auth={"keys": [hash_of("a")]})) == ""
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"accelerator": "H100"}, {"engine": "scripted"}, {"engine_args": {"load_format": "dummy"}}],
+)
+def test_only_engines_that_load_the_weights_on_cpus_need_the_memory(change: dict[str, Any]) -> None:
+    with pytest.raises(MachineError, match=r"'coder' .* weights are 449 GiB and 8 GiB of memory"):
+        check_cpu_models(FleetConfig.model_validate(fleet()), 8 * GIB)
+    check_cpu_models(FleetConfig.model_validate(fleet()), 460 * GIB)
+    check_cpu_models(FleetConfig.model_validate(fleet(change)), 8 * GIB)
+
+
+def test_weights_in_a_directory_are_not_judged_by_its_name(tmp_path: Path) -> None:
+    directory = tmp_path / "Qwen3-Coder-480B-A35B-Instruct"
+    directory.mkdir()
+    check_cpu_models(FleetConfig.model_validate(fleet({"source": str(directory)})), GIB)

@@ -4,11 +4,13 @@ import pytest
 
 from qwenfleet.cluster.config.auth import hash_of
 from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.load import with_overrides
 from qwenfleet.cluster.errors import ConfigError, MachineError
 from qwenfleet.cluster.local import cpu, memory, ports
 from qwenfleet.cluster.models import sources
 from qwenfleet.cluster.plan_errors import NoLayoutFits
 from qwenfleet.cluster.planner.fleet_defaults import completed
+from qwenfleet.cluster.units import GIB
 from qwenfleet.deployments.operations import serve
 from qwenfleet.deployments.operations.progress import Stages
 
@@ -41,6 +43,21 @@ def test_impossible_layout_is_refused_before_anything_starts(monkeypatch):
     with pytest.raises(NoLayoutFits, match="96 attention heads do not divide evenly over TP5"):
         serve.check(FleetConfig.model_validate({"models": [model]}), stages)
     stages.say("stopped")
+
+
+def test_large_model_without_an_accelerator_is_refused_before_it_is_looked_for(monkeypatch):
+    skip_checks(monkeypatch)
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 64 * GIB)
+    asked = []
+    monkeypatch.setattr(sources, "check_hub", asked.append)
+    big = "Qwen/Qwen3-Coder-480B-A35B-Instruct"
+    match = r"has no accelerator .* weights are 894 GiB and 63 GiB .* `qwenfleet plan --model Qwen/"
+    with pytest.raises(MachineError, match=match):
+        serve.check(with_overrides(FleetConfig(), model=big), Stages(io.StringIO()))
+    assert not asked
+    small = with_overrides(FleetConfig(), model="Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8")
+    serve.check(small, Stages(io.StringIO()))
+    assert len(asked) == 1, "the memory holds it"
 
 
 def test_too_few_gpus_are_refused_with_the_plan_command(monkeypatch):
