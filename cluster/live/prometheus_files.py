@@ -9,8 +9,10 @@ from typing import Final
 
 import yaml
 
-RUNBOOKS: Final = "helm/runbooks"
-"""Directory in this project's repository with a page for each alert."""
+from qwenfleet.cluster.alerts import rule_file
+
+RUNBOOKS: Final = Path(rule_file.__file__).with_name("runbooks")
+"""Directory with a page for each alert, in a wheel as in a checkout."""
 RUNBOOKS_URL: Final = "RUNBOOKS_URL"
 """Placeholder in the rules for an address that only an installation knows."""
 SCRAPE: Final = "2s"
@@ -44,7 +46,7 @@ def targets(metrics_port: int) -> str:
 
 def write(directory: Path, rules: str) -> None:
     """Write all files but the target. `rules` is the chart's rule file, with RUNBOOKS_URL."""
-    text = rules.replace(RUNBOOKS_URL, RUNBOOKS)
+    text = rules.replace(RUNBOOKS_URL, str(RUNBOOKS))
     (directory / "rules.yaml").write_text(text, encoding="utf-8")
     (directory / "prometheus.yml").write_text(configuration(), encoding="utf-8")
 

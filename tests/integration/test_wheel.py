@@ -32,6 +32,8 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("cluster", "deployments", "kernels", "loadtest")
 CODE = ("qwenfleet", *FOLDERS, "pyproject.toml", "README.md", "LICENSE")
+RUNBOOKS = "helm/runbooks"
+"""`cluster/alerts/runbooks` is a link to it."""
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 CONFIG = """
 models:
@@ -54,6 +56,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
         else:
             shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / RUNBOOKS, source / RUNBOOKS)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", source / "dist", source], check=True)
     (built,) = (source / "dist").glob("*.whl")
@@ -103,8 +106,11 @@ def test_the_wheel_has_each_file_of_the_four_folders_and_no_test(wheel: Path) ->
     }
     own = (ROOT / "qwenfleet").glob("*.py"), (ROOT / "qwenfleet" / "cli").glob("*.py")
     wanted |= {str(path.relative_to(ROOT)) for paths in own for path in paths}
+    pages = {
+        f"qwenfleet/cluster/alerts/runbooks/{path.name}" for path in (ROOT / RUNBOOKS).iterdir()
+    }
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == {name for name in wanted if not name.endswith(".md")}
+    assert names == {name for name in wanted if not name.endswith(".md")} | pages
 
 
 def test_the_code_and_vllm_s_plugin_come_from_the_wheel(installed: Installed) -> None:

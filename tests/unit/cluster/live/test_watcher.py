@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,10 +156,12 @@ def test_pending_alerts_are_not_shown_before_the_first_scrape(tmp_path: Path) ->
     ]
 
 
-def test_prometheus_gets_the_charts_rules_with_paths_of_runbooks(tmp_path: Path) -> None:
+def test_prometheus_gets_the_charts_rules_with_pages_that_exist(tmp_path: Path) -> None:
     prometheus_files.write(tmp_path, rule_file.rules())
     text = (tmp_path / "rules.yaml").read_text()
-    assert "helm/runbooks/QwenfleetDrainCut.md" in text
+    pages = re.findall(r"runbook_url: (.+)", text)
+    assert len(pages) == len(rule_file.alerts())
+    assert all(Path(page).is_absolute() and Path(page).is_file() for page in pages), pages
     assert "RUNBOOKS_URL" not in text
     tree = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
     assert tree["rule_files"] == ["rules.yaml"]
