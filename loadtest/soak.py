@@ -35,7 +35,7 @@ TINY_SHARE: Final = 0.01
 """Share of requests that a real engine answers: it makes 40 to 80 tokens/s on two cores."""
 GATEWAYS: Final = 2
 ENGINES: Final = 2
-"""Of each model."""
+"""Engines of each model."""
 CUT_S: Final = 2.0
 """Time after a kill in which a new stream may still go into the killed gateway or HAProxy."""
 STATUS_TIMEOUT_S: Final = 60.0
