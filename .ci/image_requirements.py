@@ -34,7 +34,7 @@ RECIPE: Final = lock.ROOT / "helm" / "image" / "Dockerfile"
 FLAVOURS: Final = ("cpu", "cuda", "rocm")
 MACHINE: Final = "x86_64"
 GLIBC: Final = "2_35"
-"""Of Ubuntu 22.04, which vLLM's images are built on; Debian 12 has 2.36."""
+"""The C library of Ubuntu 22.04, which vLLM's images are built on; Debian 12 has 2.36."""
 PROJECT: Final = "qwenfleet-*.whl"
 MAIN: Final = "main"
 """The environment of the image's own Python."""
