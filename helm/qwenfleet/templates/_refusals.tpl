@@ -149,7 +149,7 @@ Arguments: [checks.plan, refusals, path, model, pool with the model's fields, en
 {{- end -}}
 {{- end -}}
 {{- if and (gt $wanted (int64 $card.context)) (gt $wanted $longest) -}}
-{{- fail (printf "%s: max_model_len %d is above the %d tokens that %s supports with these hf_overrides. Lower it, or extend RoPE as `qwenfleet plan --long-context yarn` prints." $path $wanted $longest $card.name) -}}
+{{- fail (printf "%s: max_model_len %d is above the %d tokens of %s. Lower it, or extend RoPE with the hf_overrides that `qwenfleet plan` prints for YaRN." $path $wanted $longest $card.name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
