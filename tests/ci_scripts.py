@@ -23,3 +23,5 @@ def _load(name: str) -> Any:
 word_list = _load("word_list")
 lock = _load("lock")
 setup_env = _load("setup_env")
+sys.modules["lock"] = lock  # as the next script imports it
+image_requirements = _load("image_requirements")

@@ -3,6 +3,7 @@
 * The types of the settings: the chart's `values.schema.json` and the table in
   docs/configuration.md.
 * The planner's catalog: the chart's `files/catalog.json`.
+* What the configuration and the planner refuse: the chart's `files/refusals.json`.
 * The comments of `values.yaml`: the table in the chart's README.
 * Metrics, alerts and dashboards: docs/metrics.md, the rules, the index of runbooks and the
   dashboards' JSON.
@@ -21,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from qwenfleet.cluster.alerts import rule_file
 from qwenfleet.cluster.chart import values as chart_values
+from qwenfleet.cluster.chart.refusals import refusals
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.section import Section
 from qwenfleet.cluster.hardware.accelerators import ACCELERATORS
@@ -158,6 +160,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         chart / "README.md": _with_table(chart / "README.md", "values", values_table(values)),
         chart / "values.schema.json": json.dumps(chart_values.schema(), indent=1) + "\n",
         chart / "files" / "catalog.json": json.dumps(catalog(), indent=1) + "\n",
+        chart / "files" / "refusals.json": json.dumps(refusals(), separators=(",", ":")) + "\n",
         chart / "files" / "rules.yaml": HEADER + rule_file.rules(),
         **dashboard_files(root),
     }

@@ -178,11 +178,12 @@ class ModelConfig(EngineGroup):
         default=SamplingDefaults(),
         description="Sampling parameters for requests that do not set them.",
     )
-    kv_cache_gib: float = Field(
-        default=1.0,
+    kv_cache_gib: float | None = Field(
+        default=None,
         gt=0,
-        description="KV cache per rank of an engine, in GiB. CPU engines only: on GPUs vLLM "
-        "chooses the size.",
+        description="KV cache per rank of an engine, in GiB; null: 1, or less if the memory of the "
+        "machine or of the container leaves less, and 0.25 at least. CPU engines only: on GPUs "
+        "vLLM chooses the size.",
     )
     engine: Literal["vllm", "scripted"] = Field(
         default="vllm", description="`scripted` generates fixed tokens without a model, for tests."

@@ -17,12 +17,10 @@ from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local import cpu as local_cpu
 from qwenfleet.cluster.local import memory as local_memory
 from qwenfleet.cluster.local.memory import EngineNeed
-from qwenfleet.cluster.models import cache
+from qwenfleet.cluster.models import cache, smollm2
 from qwenfleet.cluster.units import GIB
 
 MIB = 2**20
-EMBEDDED_BYTES = 2 * 134_515_008
-"""SmolLM2-135M-Instruct in float16: its parameters, two bytes each."""
 QUEUE_BYTES = 160 * MIB
 """Maximum shared memory of one vLLM executor's queue: VLLM_MQ_MAX_CHUNK_BYTES_MB (16) times the 10
 chunks of `MessageQueue`, vLLM 0.32."""
@@ -167,10 +165,8 @@ def cpu_library(architecture: str, flags: set[str]) -> tuple[str, str]:
 def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
     """Findings about memory; `is_serving` if a running fleet already uses its share."""
     config = FleetConfig()
-    needs = [
-        EngineNeed(m.id, m.replicas.min, local_memory.engine_bytes(EMBEDDED_BYTES, m.kv_cache_gib))
-        for m in config.models
-    ]
+    least = local_memory.engine_bytes(smollm2.WEIGHT_BYTES, local_memory.LEAST_KV_GIB)
+    needs = [EngineNeed(model.id, model.replicas.min, least) for model in config.models]
     ours = config.gateway.replicas * local_memory.GATEWAY_BYTES + local_memory.RAY_BYTES
     total = sum(need.total_bytes for need in needs) + ours
     summary = (
@@ -184,7 +180,7 @@ def judge_memory(memory: Memory, *, is_serving: bool) -> list[Finding]:
     sentence = f"{summary}, and the laptop fleet needs {total / GIB:.1f} GiB"
     if most:  # fewer engines than configured fit
         return [note(Subject.MEMORY, sentence, f"Use `qwenfleet serve --engines {most}`.")]
-    remedy = "Stop other programs, raise the container's memory limit, or lower kv_cache_gib."
+    remedy = "Stop other programs or raise the container's memory limit."
     return [problem(Subject.MEMORY, f"{sentence}; not even one engine fits", remedy)]
 
 
@@ -226,7 +222,7 @@ def judge_file_limits(limits: FileLimits) -> list[Finding]:
 def judge_disks(disks: Disks) -> list[Finding]:
     findings = []
     models, hub, ray = disks.models, disks.hub, disks.ray
-    if models.free_bytes < 2 * EMBEDDED_BYTES:
+    if models.free_bytes < 2 * smollm2.WEIGHT_BYTES:
         sentence = (
             f"{models.free_bytes / GIB:.1f} GiB are free at {models.path}, "
             "where embedded models are built"

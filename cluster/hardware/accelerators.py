@@ -184,10 +184,10 @@ def find_accelerator(name: str) -> Accelerator:
     """Find an accelerator by its own name, Ray's type, or a node label's value; case, `-`, `_` and
     spaces do not matter. Raises PlanError with the nearest names."""
     for accelerator in ACCELERATORS:
-        if _plain(name) in map(_plain, accelerator.names):
+        if plain_name(name) in map(plain_name, accelerator.names):
             return accelerator
-    names = {_plain(known): a.name for a in ACCELERATORS for known in a.names}
-    near = difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.4)
+    names = {plain_name(known): a.name for a in ACCELERATORS for known in a.names}
+    near = difflib.get_close_matches(plain_name(name), names, n=3, cutoff=0.4)
     nearest = list(dict.fromkeys(names[plain] for plain in near))
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     raise PlanError(
@@ -196,5 +196,6 @@ def find_accelerator(name: str) -> Accelerator:
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name in the spelling in which names are compared."""
     return name.strip().lower().replace("_", "-").replace(" ", "-")

@@ -76,6 +76,13 @@ class KnownModel:
         last = self.name.rstrip("/").rpartition("/")[2]
         return Path(self.name).resolve().name if last in {"", ".", ".."} else last
 
+    @property
+    def lower_names(self) -> tuple[str, str]:
+        """The names by which `find_published` knows it, in lower case and without the owner: the
+        whole one, and a short one."""
+        full = self.short_name.lower()
+        return (full, full.replace("-instruct", "").replace("-a35b", "").replace("-a3b", ""))
+
 
 def _published(name: str, geometry: Geometry) -> list[KnownModel]:
     """Return a model and its FP8 variant."""
@@ -139,14 +146,7 @@ def _read(name: str, known: KnownModel | None) -> KnownModel:
 def find_published(name: str) -> KnownModel | None:
     """Return the model of the catalog with this name, or None; only the last part counts."""
     last = name.rstrip("/").rpartition("/")[2].lower()
-    return next((model for model in CATALOG if last in _names(model)), None)
-
-
-def _names(model: KnownModel) -> tuple[str, ...]:
-    """Return the names of a model in lower case, without the owner."""
-    full = model.short_name.lower()
-    short = full.replace("-instruct", "").replace("-a35b", "").replace("-a3b", "")
-    return (full, short)
+    return next((model for model in CATALOG if last in model.lower_names), None)
 
 
 def _is_directory(name: str) -> bool:
@@ -178,12 +178,12 @@ def _text(value: object) -> str:
 
 
 def _unknown(name: str) -> PlanError:
-    names = {short: model.name for model in CATALOG for short in _names(model)}
+    names = {short: model.name for model in CATALOG for short in model.lower_names}
     near = difflib.get_close_matches(name.lower().rpartition("/")[2], names, n=3, cutoff=0.4)
     nearest = list(dict.fromkeys(names[short] for short in near))
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     return PlanError(
         f"unknown model '{name}'",
-        f"{hint}The planner knows {', '.join(_names(m)[1] for m in CATALOG)}, and directories with "
-        "a config.json.",
+        f"{hint}The planner knows {', '.join(m.lower_names[1] for m in CATALOG)}, and directories "
+        "with a config.json.",
     )

@@ -38,6 +38,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 REVISION = f"{GGUF_SHA256[:12]}-1"
 """The number after the dash counts changes to the conversion below."""
 
+WEIGHT_BYTES = 2 * 134_515_008
+"""Its parameters in float16, two bytes each."""
+
 TEMPERATURE, TOP_P = 0.2, 0.9
 """Sampling in the model card's example."""
 

@@ -81,8 +81,9 @@ def serve(
             stages.say("stopped")
 
 
-def check(config: FleetConfig, stages: Stages) -> None:
-    """Report every problem that can be detected before anything starts."""
+def check(config: FleetConfig, stages: Stages) -> FleetConfig:
+    """Report every problem that can be detected before anything starts. Returns the fleet with the
+    KV cache that this machine has room for."""
     stages.begin("checking this machine and its models")
     for sentence in check_fleet(config, has_gateway=True):
         stages.say(f"warning: {sentence}")
@@ -101,6 +102,18 @@ def check(config: FleetConfig, stages: Stages) -> None:
             sources.check_hub(path)
         needs += [_need(pool, path) for pool in model.engine_pools if pool.runs_vllm_on_cpu]
     memory.check_memory(needs, room)
+    return _with_kv_cache(config, memory.shared_kv_gib(needs, room))
+
+
+def _with_kv_cache(config: FleetConfig, kv_cache_gib: float) -> FleetConfig:
+    """Return the fleet with this KV cache for the engines that have none configured."""
+    models = [
+        model.model_copy(update={"kv_cache_gib": kv_cache_gib})
+        if model.kv_cache_gib is None
+        else model
+        for model in config.models
+    ]
+    return config.model_copy(update={"models": tuple(models)})
 
 
 def _check_nodes(config: FleetConfig) -> None:
@@ -134,10 +147,13 @@ def stop_on_signals() -> None:
 
 def _need(model: ModelConfig, path: str) -> EngineNeed:
     weights = sources.weight_bytes(Path(path)) if os.path.isdir(path) else None
+    is_open, ranks = model.kv_cache_gib is None, model.sharding.num_gpus
+    kv_cache_gib = model.kv_cache_gib or memory.LEAST_KV_GIB
     return EngineNeed(
         model=model.id,
         engines=model.replicas.min,
-        bytes_each=memory.engine_bytes(weights or 0, model.kv_cache_gib, model.sharding.num_gpus),
+        bytes_each=memory.engine_bytes(weights or 0, kv_cache_gib, ranks),
+        open_ranks=ranks if is_open else 0,
     )
 
 

@@ -6,12 +6,16 @@ engine's replica needs NodePlace before vLLM is imported.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.config.vllm_arguments import GATEWAY
+from qwenfleet.cluster.local import memory
+from qwenfleet.cluster.models import sources
 from qwenfleet.cluster.units import GIB
 
 if TYPE_CHECKING:
@@ -61,19 +65,29 @@ def engine_args(
     model: ModelConfig, path: str, traces_url: str | None = None, place: NodePlace | None = None
 ) -> AsyncEngineArgs:
     """All arguments of this model's engine on one node. Raw `engine_args` override defaults; fields
-    of the configuration override both."""
+    of the configuration override both. Raises MachineError for a CPU engine that the memory limit
+    of this container cannot hold."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
     arguments: dict[str, Any] = {"enable_log_requests": False, "otlp_traces_endpoint": traces_url}
     if current_platform.is_cpu():
-        arguments["kv_cache_memory_bytes"] = int(model.kv_cache_gib * GIB)
+        arguments["kv_cache_memory_bytes"] = _kv_cache_bytes(model, path)
     arguments |= {n: value for n, value in model.engine_args.items() if n not in GATEWAY}
     arguments |= sharding_args(model.sharding, place)
     arguments |= {"model": path, "served_model_name": [model.id]}
     if model.max_model_len is not None:
         arguments["max_model_len"] = model.max_model_len
     return AsyncEngineArgs(**typed(arguments))
+
+
+def _kv_cache_bytes(model: ModelConfig, path: str) -> int:
+    """KV cache of each rank of a CPU engine, within the memory limit of this container."""
+    own = model.engine_args.get("kv_cache_memory_bytes")
+    asked = own / GIB if isinstance(own, int) else model.kv_cache_gib
+    weights = sources.weight_bytes(Path(path)) if os.path.isdir(path) else None
+    ranks = model.sharding.gpus_per_node
+    return memory.kv_cache_bytes(asked, weights or 0, ranks, memory.container_limit_bytes())
 
 
 def typed(arguments: dict[str, Any]) -> dict[str, Any]:

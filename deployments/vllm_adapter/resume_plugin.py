@@ -46,6 +46,8 @@ from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
+from qwenfleet.deployments.vllm_adapter import page_cache
+
 PLUGIN: Final = "qwenfleet_resume"
 RECEIVED_TOKENS: Final = "qwenfleet_received_tokens"
 """The key in `SamplingParams.extra_args`. Clients may set extra_args (`vllm_xargs`), so a host
@@ -82,6 +84,7 @@ class PositionedGenerator(torch.Generator):  # type: ignore[misc]  # mypy does n
 
 def register() -> None:
     """The entry point; vLLM may call it more than once in a process."""
+    page_cache.register()
     _wrap(Request, "from_engine_core_request", _append_received)
     _wrap(StructuredOutputManager, "_create_grammar", _advance_grammar)
     _wrap(CachedRequestState, "__post_init__", _prepare_state)

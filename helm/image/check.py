@@ -27,11 +27,12 @@ if vllm_version().partition("+")[0] != VLLM:
     problems.append(f"vLLM is {vllm_version()}, not {VLLM}")
 if "qwenfleet_resume" not in entry_points(group="vllm.general_plugins").names:
     problems.append("the vLLM plugin qwenfleet_resume is not installed")
-for program in ("bash", "ray", "aws", "qwenfleet"):
+for program in ("bash", "ray", "aws", "qwenfleet", "/opt/qwenfleet/haproxy"):
     if shutil.which(program) is None:
         problems.append(f"{program} is not on the PATH; KubeRay or the chart needs it")
-if subprocess.run(["/opt/qwenfleet/haproxy", "-v"], capture_output=True).returncode:
-    problems.append("/opt/qwenfleet/haproxy does not run")
+for program, option in (("/opt/qwenfleet/haproxy", "-v"), ("aws", "--version")):
+    if shutil.which(program) and subprocess.run([program, option], capture_output=True).returncode:
+        problems.append(f"{program} does not run")
 for problem in problems:
     print(problem, file=sys.stderr)
 sys.exit(1 if problems else 0)

@@ -68,7 +68,7 @@ def _serve(config: FleetConfig, *, wants_timings: bool) -> None:
         stages.clock.begin("importing Ray", at=began_at)
         operation.write_token(token_path)
         operation.stop_on_signals()
-        operation.check(config, stages)
+        config = operation.check(config, stages)
         operation.serve(config, stages, token_path, wants_timings=wants_timings)
     finally:
         remove_files(token_path)

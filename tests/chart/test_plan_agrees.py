@@ -1,12 +1,15 @@
-"""The chart and the planner refuse the same layouts for scale blocks."""
+"""The chart refuses what the planner refuses, and what it only discourages for scale blocks."""
 
 from __future__ import annotations
 
 import pytest
 
+from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.hardware.accelerators import H100
 from qwenfleet.cluster.models.catalog import CATALOG
+from qwenfleet.cluster.plan_errors import NoLayoutFits
+from qwenfleet.cluster.planner.fleet_defaults import completed
 from qwenfleet.cluster.planner.rules import Rule, judge_shape
 
 pytestmark = pytest.mark.chart
@@ -31,6 +34,15 @@ def complaints(geometry, layout):
     ]
 
 
+def is_refused(values):
+    """Whether the planner refuses the layout, by its shape or its memory."""
+    try:
+        completed(FleetConfig.model_validate(values["fleet"]))
+    except NoLayoutFits:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 @pytest.mark.parametrize("model", QUANTIZED, ids=lambda model: model.short_name)
 def test_the_chart_refuses_the_layouts_that_the_planner_complains_of(
@@ -48,7 +60,10 @@ def test_the_chart_refuses_the_layouts_that_the_planner_complains_of(
             ]
         }
     }
-    if complaints(model.geometry, layout):
+    if is_refused(values):
+        with pytest.raises(refused, match="cannot run in this layout on H100"):
+            render(values)
+    elif complaints(model.geometry, layout):
         block = max(model.geometry.quantization.block)
         with pytest.raises(refused, match=f"into whole quantization blocks of {block};"):
             render(values)

@@ -148,7 +148,16 @@ def test_a_long_context_method_removes_the_limit_on_the_context(render, groups):
     stretched = fleet(
         layout=EIGHT,
         max_model_len=1_000_000,
-        engine_args={"hf_overrides": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}},
+        engine_args={
+            "hf_overrides": {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10_000_000,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 262_144,
+                }
+            }
+        },
     )
     assert "engine-0" in groups(render(stretched))
 

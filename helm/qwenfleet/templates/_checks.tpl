@@ -31,6 +31,7 @@
 {{- if and (or .Values.monitoring.rules.enabled .Values.monitoring.dashboards.enabled) (not (regexMatch "^https?://." .Values.monitoring.runbooks)) -}}
 {{- fail (printf "monitoring.runbooks is %s, but rules and dashboards link to it. Set it to the URL where you host the pages of helm/runbooks, such as that folder in your own repository (https://...)." (.Values.monitoring.runbooks | default "empty")) -}}
 {{- end -}}
+{{- include "qwenfleet.checkFleet" . -}}
 {{- $groups := list -}}
 {{- range (include "qwenfleet.pools" . | fromJsonArray) -}}
 {{- $groups = append $groups .group -}}
@@ -52,9 +53,6 @@
 {{- fail (printf "%s (model %s) has accelerator %s but no layout, so the number of GPUs per pod is unknown. Set the layout that `qwenfleet plan` prints." $pool.group $pool.model $pool.accelerator) -}}
 {{- end -}}
 {{- $onNode := int (get $values.accelerators $pool.vendor).gpusPerNode -}}
-{{- if mod (int $pool.gpus) (int $pool.nodes) -}}
-{{- fail (printf "%s: layout.nodes %d cannot share %d GPUs evenly. Choose a number of nodes that divides %d." $pool.group (int $pool.nodes) (int $pool.gpus) (int $pool.gpus)) -}}
-{{- end -}}
 {{- if gt (int $pool.gpusPerNode) $onNode -}}
 {{- fail (printf "%s needs %d GPUs on each of %d nodes, but a node has %d (accelerators.%s.gpusPerNode). Set layout.nodes to %d, or choose a smaller layout." $pool.group (int $pool.gpusPerNode) (int $pool.nodes) $onNode $pool.vendor (int (ceil (divf $pool.gpus $onNode)))) -}}
 {{- end -}}

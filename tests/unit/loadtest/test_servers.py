@@ -208,6 +208,7 @@ def test_vllm_and_the_fleet_have_the_same_model_and_memory(
     assert options["--served-model-name"] == model.id
     assert Path(options["--model"]).is_dir()
     assert int(options["--max-model-len"]) == model.max_model_len
+    assert model.kv_cache_gib is not None
     assert int(options["--kv-cache-memory-bytes"]) == model.kv_cache_gib * 2**30
     assert server.url == f"http://{options['--host']}:{options['--port']}"
     assert model.engine_args == {"enforce_eager": False}

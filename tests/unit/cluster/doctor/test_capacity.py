@@ -64,7 +64,7 @@ def test_cpu_flags_do_not_matter_if_vllm_is_built_for_gpus() -> None:
     ("free_gib", "level", "reported"),
     [
         (16, Level.OK, "16.0 of 32.0 GiB"),
-        (6, Level.NOTE, "--engines 1"),
+        (5, Level.NOTE, "--engines 1"),
         (2, Level.PROBLEM, "not even one engine fits"),
     ],
 )

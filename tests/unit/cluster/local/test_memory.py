@@ -7,13 +7,20 @@ from hypothesis import strategies as st
 
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local.memory import (
+    LEAST_KV_GIB,
     PROCESS_BYTES,
+    RAY_BYTES,
+    USUAL_KV_GIB,
     EngineNeed,
     available_memory_bytes,
     cgroup_headroom_bytes,
+    cgroup_limit_bytes,
     check_memory,
     engine_bytes,
+    kv_cache_bytes,
     most_engines,
+    page_cache_bytes,
+    shared_kv_gib,
 )
 from qwenfleet.cluster.units import GIB
 
@@ -33,6 +40,38 @@ def write_v2(group: Path, limit: str, usage: int, cache: int) -> None:
 def test_headroom_is_the_limit_minus_memory_that_cannot_be_reclaimed(tmp_path: Path) -> None:
     write_v2(tmp_path / "pod", "1000", usage=700, cache=300)
     assert cgroup_headroom_bytes("0::/pod\n", tmp_path) == 600
+
+
+def test_page_cache_that_was_read_twice_counts_as_free_too(tmp_path: Path) -> None:
+    """Otherwise an engine that starts again finds its own libraries and weights in the way."""
+    stat = "anon 100\ninactive_file 200\nactive_file 400\n"
+    write_group(tmp_path, ("memory.max", "memory.current"), ("1000", 700), stat)
+    assert cgroup_headroom_bytes("0::/\n", tmp_path) == 900
+    assert page_cache_bytes(tmp_path) == 600
+
+
+def test_page_cache_of_cgroup_v1_is_that_of_the_whole_container(tmp_path: Path) -> None:
+    stat = "inactive_file 1\nactive_file 2\ntotal_inactive_file 10\ntotal_active_file 20\n"
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    write_group(tmp_path / "memory", names, ("900", 500), stat)
+    assert page_cache_bytes(tmp_path) == 30
+
+
+def test_without_cgroups_there_is_no_page_cache_to_count(tmp_path: Path) -> None:
+    assert page_cache_bytes(tmp_path) == 0
+
+
+def test_the_smallest_limit_of_all_parents_is_the_container_s(tmp_path: Path) -> None:
+    write_v2(tmp_path / "pod", "500", usage=600, cache=0)
+    write_v2(tmp_path / "pod" / "box", "max", usage=10, cache=0)
+    assert cgroup_limit_bytes("0::/pod/box\n", tmp_path) == 500
+
+
+def test_the_largest_number_of_cgroup_v1_means_no_limit(tmp_path: Path) -> None:
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    write_group(tmp_path / "memory", names, ("9223372036854771712", 5), "")
+    assert cgroup_limit_bytes("4:memory:/\n", tmp_path) is None
+    assert cgroup_headroom_bytes("4:memory:/\n", tmp_path) is None
 
 
 def test_the_cgroup_with_the_least_headroom_counts(tmp_path: Path) -> None:
@@ -74,6 +113,58 @@ def test_an_engine_needs_memory_for_weights_cache_and_processes() -> None:
 def test_ranks_of_an_engine_share_its_weights_and_have_a_process_and_a_cache_each() -> None:
     alone = engine_bytes(10 * GIB, 2.0)
     assert engine_bytes(10 * GIB, 2.0, ranks=2) == alone + 2 * GIB + 2 * PROCESS_BYTES
+
+
+def test_without_a_limit_an_engine_has_the_usual_or_the_configured_cache() -> None:
+    assert kv_cache_bytes(None, GIB, 1, None) == USUAL_KV_GIB * GIB
+    assert kv_cache_bytes(3.0, GIB, 1, None) == 3 * GIB
+
+
+@given(
+    st.integers(0, 20 * GIB),
+    st.integers(1, 4),
+    st.integers(GIB, 60 * GIB),
+    st.none() | st.floats(0.1, 8),
+)
+def test_an_engine_either_fits_its_container_or_is_refused(
+    weights: int, ranks: int, limit: int, asked: float | None
+) -> None:
+    least = engine_bytes(weights, LEAST_KV_GIB if asked is None else asked, ranks) + RAY_BYTES
+    try:
+        chosen = kv_cache_bytes(asked, weights, ranks, limit)
+    except MachineError:
+        assert least > limit
+        return
+    assert least <= limit
+    assert engine_bytes(weights, chosen / GIB, ranks) + RAY_BYTES <= limit
+    if asked is not None:
+        assert chosen == int(asked * GIB)
+
+
+def test_a_larger_limit_makes_a_larger_cache_up_to_the_usual_one() -> None:
+    fixed = engine_bytes(GIB, 0) + RAY_BYTES
+    room = [0.25, 0.5, 0.75, 1.0, 2.0]
+    chosen = [kv_cache_bytes(None, GIB, 1, fixed + int(more * GIB)) / GIB for more in room]
+    assert chosen == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_the_error_for_a_small_container_says_which_limit_is_enough() -> None:
+    with pytest.raises(MachineError) as caught:
+        kv_cache_bytes(None, 0, 1, 2 * GIB)
+    text = str(caught.value)
+    assert f"{LEAST_KV_GIB} GiB of that" in text
+    assert "its container is 2.0 GiB" in text
+    enough = float(text.rpartition("limit to ")[2].removesuffix(" GiB."))
+    assert kv_cache_bytes(None, 0, 1, int(enough * GIB)) >= LEAST_KV_GIB * GIB
+    with pytest.raises(MachineError, match=r"or lower kv_cache_gib\.$"):
+        kv_cache_bytes(4.0, 0, 1, 4 * GIB)
+
+
+def test_engines_without_a_configured_cache_share_what_is_left() -> None:
+    needs = [EngineNeed("a", 2, 2 * GIB, open_ranks=1), EngineNeed("b", 1, GIB)]
+    assert shared_kv_gib(needs, 5 * GIB) == LEAST_KV_GIB
+    assert shared_kv_gib(needs, 6 * GIB) == LEAST_KV_GIB + 0.5
+    assert shared_kv_gib(needs, 99 * GIB) == USUAL_KV_GIB
 
 
 def test_engines_that_fit_exactly_pass() -> None:

@@ -34,6 +34,31 @@ def test_removed_settings_are_reported_before_anything_starts(monkeypatch, tmp_p
     assert "warning: model 'coder': vLLM 0.32 does not read VLLM_USE_V1." in stream.getvalue()
 
 
+def test_engines_get_the_kv_cache_that_this_machine_has_room_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(cpu, "check_cpu", lambda *_: None)
+    monkeypatch.setattr(ports, "check_port", lambda *_: None)
+    monkeypatch.setattr(sources, "locate", lambda *_: str(tmp_path))
+    models = [
+        {"id": "open", "source": str(tmp_path), "replicas": {"min": 2}},
+        {"id": "set", "source": str(tmp_path), "kv_cache_gib": 0.5},
+    ]
+    fleet = FleetConfig.model_validate({"models": models})
+    least = 2 * memory.LEAST_KV_GIB + 0.5
+    needs = memory.RAY_BYTES + memory.GATEWAY_BYTES + 3 * memory.PROCESS_BYTES
+
+    def chosen(spare_gib):
+        room = needs + int((least + spare_gib) * GIB) + 1
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda: room)
+        found = serve.check(fleet, Stages(io.StringIO()))
+        return [model.kv_cache_gib for model in found.models]
+
+    assert chosen(0) == [memory.LEAST_KV_GIB, 0.5]
+    assert chosen(1) == [memory.LEAST_KV_GIB + 0.5, 0.5]
+    assert chosen(9) == [memory.USUAL_KV_GIB, 0.5]
+    with pytest.raises(MachineError, match="the engines need"):
+        chosen(-0.1)
+
+
 def test_impossible_layout_is_refused_before_anything_starts(monkeypatch):
     skip_checks(monkeypatch)
     layout = {"tensor_parallel_size": 5}
