@@ -272,9 +272,13 @@ def test_a_changed_service_is_refused_until_it_is_changed_by_hand(api, install, 
     noted = ("--set", "service.annotations.team=a")
     with pytest.raises(refused, match=r"has team, .* annotate --overwrite service .* 'team=a'"):
         install(*noted)
-    patched = {"kind": "Service", "metadata": {"name": "coder-qwenfleet-serve-svc"}}
-    patched["metadata"]["annotations"] = {"team": "a", "made-by": "a load balancer"}
-    api.add_object("v1", "services", patched | {"spec": {"type": "LoadBalancer"}})
+    annotations = {"team": "a", "made-by": "a load balancer"}
+    patched = {
+        "kind": "Service",
+        "metadata": {"name": "coder-qwenfleet-serve-svc", "annotations": annotations},
+        "spec": {"type": "LoadBalancer"},
+    }
+    api.add_object("v1", "services", patched)
     assert install(*typed, *noted)
 
 
