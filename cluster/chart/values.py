@@ -62,6 +62,7 @@ class Drained(Placement):
     """Scheduling and resources of pods that drain before they exit."""
 
     drainSeconds: Seconds = 90
+    maxReplicas: int = Field(default=64, ge=1)
 
 
 class VendorValues(Section):
@@ -134,11 +135,20 @@ class Cache(Section):
     size: Quantity
 
 
+class RocksDb(Section):
+    """Ray's state on a volume of the head."""
+
+    enabled: bool
+    size: Quantity
+    storageClass: ObjectName
+
+
 class GcsFaultTolerance(Section):
     """Fault tolerance of Ray's head."""
 
     redisAddress: str
     existingSecret: ObjectName
+    rocksdb: RocksDb
 
 
 class Upgrade(Section):

@@ -22,7 +22,7 @@ AVAILABILITY: Final = {
     Outcome.ENGINE_LOST: "bad",
 }
 """Verdict on a request by its outcome; other outcomes are caused by the client."""
-HEAD_STORES: Final = {"redis": True, "memory": False}
+HEAD_STORES: Final = {"redis": True, "rocksdb": True, "memory": False}
 """Values of QWENFLEET_HEAD_STORE, and whether Ray's state survives the head there."""
 
 COUNTERS: Final = (

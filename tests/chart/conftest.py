@@ -4,6 +4,7 @@ Kubernetes and KubeRay."""
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "qwenfleet"
 CASES = sorted((CHART / "ci").glob("*-values.yaml"))
-CRDS = ROOT.parent / "shared" / "crds"
+CRD = Path(__file__).parent / "kuberay" / "rayservice-v1.json"
 HELM_S = 60
 
 Document = dict[str, Any]
@@ -157,12 +158,16 @@ def completed(tree: Any, schema: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_service_schema() -> Document:
-    path = CRDS / "ray.io_rayservices.yaml"
-    if not path.exists():
-        pytest.skip(f"KubeRay's CRDs are missing: expected {path.name} in ../shared/crds")
-    crd = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    (version,) = (one for one in crd["spec"]["versions"] if one["name"] == "v1")
-    return version["schema"]["openAPIV3Schema"]
+    """The schema of KubeRay's CRD. The file has the pod template and its containers once."""
+    recorded = json.loads(CRD.read_text(encoding="utf-8"))
+    template = recorded["pod_template"]
+    pod = template["properties"]["spec"]["properties"]
+    pod["initContainers"] = pod["containers"]
+    schema: Document = recorded["schema"]
+    cluster = schema["properties"]["spec"]["properties"]["rayClusterConfig"]["properties"]
+    for group in (cluster["headGroupSpec"], cluster["workerGroupSpecs"]["items"]):
+        group["properties"]["template"] = template
+    return schema
 
 
 @pytest.fixture(scope="session")

@@ -127,7 +127,7 @@ def test_pods_have_the_gpus_and_nodes_of_the_layout(documents, serve_config, gro
     for pool, group in zip(pools, engines, strict=True):
         (container,) = group["template"]["spec"]["containers"]
         limits = container["resources"]["limits"]
-        gpus = sum(count for name, count in limits.items() if name.endswith("/gpu"))
+        gpus = sum(int(count) for name, count in limits.items() if name.endswith("/gpu"))
         assert gpus == (pool.sharding.gpus_per_node if pool.accelerator else 0)
         assert group["numOfHosts"] == pool.sharding.nodes
         if pool.accelerator:

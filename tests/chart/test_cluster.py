@@ -19,12 +19,21 @@ pytestmark = pytest.mark.chart
 CHART = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet"
 RAY = {"rayservices": "RayService", "rayclusters": "RayCluster", "raycronjobs": "RayCronJob"}
 GROUPS = {
-    "v1": {"secrets": "Secret", "pods": "Pod", "serviceaccounts": "ServiceAccount"},
+    "v1": {
+        "secrets": "Secret",
+        "pods": "Pod",
+        "services": "Service",
+        "serviceaccounts": "ServiceAccount",
+    },
     "ray.io/v1": RAY,
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy", "ingresses": "Ingress"},
     "policy/v1": {"poddisruptionbudgets": "PodDisruptionBudget"},
     "rbac.authorization.k8s.io/v1": {"roles": "Role", "rolebindings": "RoleBinding"},
 }
+
+
+OWNER = {"meta.helm.sh/release-name": "coder", "meta.helm.sh/release-namespace": "ml"}
+"""Annotations by which helm knows the objects of a release."""
 
 
 class Api:
@@ -33,7 +42,15 @@ class Api:
     def __init__(self):
         self.groups = {name: dict(kinds) for name, kinds in GROUPS.items()}
         self.secrets = {}
+        self.objects = {}
         self.url = ""
+
+    def add_object(self, version, plural, tree):
+        """Serve an object of namespace ml."""
+        root = "api" if version == "v1" else "apis"
+        name = tree["metadata"]["name"]
+        path = f"/{root}/{version}/namespaces/ml/{plural}/{name}"
+        self.objects[path] = {"apiVersion": version, **copy.deepcopy(tree)}
 
     def add_secret(self, name, **data):
         encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
@@ -62,6 +79,8 @@ class Api:
                 "groupVersion": version,
                 "resources": [resource(name, kind) for name, kind in kinds],
             }
+        if path in self.objects:
+            return self.objects[path]
         secrets = "/api/v1/namespaces/ml/secrets"
         if path == secrets:
             return {"apiVersion": "v1", "kind": "SecretList", "items": [*self.secrets.values()]}
@@ -199,8 +218,7 @@ def test_generated_secrets_are_kept_by_an_upgrade(api, install, only):
     first = install()
     for name in ("coder-qwenfleet-api-keys", "coder-qwenfleet-ray-auth"):
         secret = copy.deepcopy(only(first, "Secret", name))
-        owner = {"meta.helm.sh/release-name": "coder", "meta.helm.sh/release-namespace": "ml"}
-        secret["metadata"]["annotations"] = owner
+        secret["metadata"]["annotations"] = dict(OWNER)
         api.secrets[name] = secret
     second = install()
     for name in ("coder-qwenfleet-api-keys", "coder-qwenfleet-ray-auth"):
@@ -218,3 +236,55 @@ def test_the_fleet_accepts_the_hash_of_a_generated_key(render, only, tmp_path):
     file.write_bytes(base64.b64decode(data["keys"]))
     assert read_keys(str(file)) == (hash_of(key),)
     assert hash_of(key).removeprefix("sha256:") == hashlib.sha256(key.encode()).hexdigest()
+
+
+ROCKSDB = ("--set", "gcsFaultTolerance.rocksdb.enabled=true")
+REDIS = ("--set", "gcsFaultTolerance.redisAddress=redis:6379")
+
+
+def run_release(api, documents, only):
+    """Pretend that what was rendered runs, with the Service that KubeRay makes of it."""
+    running = only(documents, "RayService")
+    running["metadata"]["annotations"] = dict(OWNER)
+    api.add_object("ray.io/v1", "rayservices", running)
+    service = running["spec"]["serveService"]
+    api.add_object("v1", "services", {"kind": "Service", **service})
+    return running
+
+
+@pytest.mark.parametrize(("old", "new"), [(REDIS, ROCKSDB), (ROCKSDB, REDIS)])
+def test_a_store_does_not_change_to_the_other_at_once(api, install, refused, only, old, new):
+    """Its field is immutable in KubeRay's CRD, whose message names neither value nor way."""
+    run_release(api, install(*old), only)
+    with pytest.raises(refused, match=r"keeps Ray's state in \w+, .* Upgrade once with neither"):
+        install(*new)
+    assert install(*old)
+    run_release(api, install(), only)
+    assert install(*new)
+
+
+def test_a_changed_service_is_refused_until_it_is_changed_by_hand(api, install, refused, only):
+    """KubeRay updates its Service only when a new cluster takes over, and annotations never."""
+    run_release(api, install(), only)
+    typed = ("--set", "service.type=LoadBalancer")
+    with pytest.raises(refused, match=r"is a ClusterIP, .* Run `kubectl -n ml patch service coder"):
+        install(*typed)
+    noted = ("--set", "service.annotations.team=a")
+    with pytest.raises(refused, match=r"has team, .* annotate --overwrite service .* 'team=a'"):
+        install(*noted)
+    annotations = {"team": "a", "made-by": "a load balancer"}
+    patched = {
+        "kind": "Service",
+        "metadata": {"name": "coder-qwenfleet-serve-svc", "annotations": annotations},
+        "spec": {"type": "LoadBalancer"},
+    }
+    api.add_object("v1", "services", patched)
+    assert install(*typed, *noted)
+
+
+def test_an_install_waits_for_the_release_that_is_still_being_deleted(api, install, refused, only):
+    running = run_release(api, install(), only)
+    running["metadata"]["deletionTimestamp"] = "2026-11-29T12:00:00Z"
+    api.add_object("ray.io/v1", "rayservices", running)
+    with pytest.raises(refused, match=r"still being deleted\. Wait for it \(kubectl -n ml wait"):
+        install()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qwenfleet.deployments.telemetry.gateway_metrics import HEAD_STORES
+
 pytestmark = pytest.mark.chart
 
 FILES = Path(__file__).resolve().parents[2] / "helm" / "qwenfleet" / "files"
@@ -118,9 +120,17 @@ def test_a_cluster_without_the_operator_is_refused_before_anything_is_installed(
     assert render(values, "", *options, "--api-versions", "monitoring.coreos.com/v1")
 
 
-@pytest.mark.parametrize(("address", "store"), [("redis:6379", "redis"), ("", "memory")])
-def test_pods_know_the_store_of_the_head(render, groups, address, store):
-    documents = render({"gcsFaultTolerance": {"redisAddress": address}})
+@pytest.mark.parametrize(
+    ("values", "store"),
+    [
+        ({"redisAddress": "redis:6379"}, "redis"),
+        ({"rocksdb": {"enabled": True}}, "rocksdb"),
+        ({}, "memory"),
+    ],
+)
+def test_pods_know_the_store_of_the_head_and_gateways_its_meaning(render, groups, values, store):
+    documents = render({"gcsFaultTolerance": values})
+    assert HEAD_STORES[store] is (store != "memory")
     for group in groups(documents).values():
         (ray, *_) = group["template"]["spec"]["containers"]
         variables = {entry["name"]: entry.get("value") for entry in ray["env"]}

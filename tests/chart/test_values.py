@@ -87,13 +87,6 @@ CONTRADICTIONS = {
         {"httpRoute": {"enabled": True}},
         "httpRoute.parentRefs is empty",
     ),
-    "two routes": (
-        {
-            "upgrade": {"gatewayClassName": "istio"},
-            "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]},
-        },
-        "KubeRay creates its own Gateway and HTTPRoute",
-    ),
     "a drain of its own": (
         {"fleet": {"gateway": {"drain_s": 60}}},
         "the chart derives it from gateway.drainSeconds",
@@ -209,7 +202,7 @@ def test_a_group_s_override_takes_precedence_over_engine(render, groups):
     assert spec["containers"][0]["resources"]["requests"] == {
         "cpu": "99",
         "memory": "16Gi",
-        "nvidia.com/gpu": 8,
+        "nvidia.com/gpu": "8",
     }
     assert spec["nodeSelector"] == {"pool": "coder"}
     assert "affinity" not in spec  # it would still require a GPU's label
@@ -217,11 +210,22 @@ def test_a_group_s_override_takes_precedence_over_engine(render, groups):
 
 
 @pytest.mark.parametrize(
-    ("replicas", "step"), [((1,), 100), ((2,), 50), ((3,), 34), ((8,), 13), ((1, 4), 25)]
+    ("replicas", "gateways", "step"),
+    [
+        ((1,), 8, 100),
+        ((2,), 8, 50),
+        ((3,), 8, 34),
+        ((8,), 8, 13),
+        ((1, 4), 8, 25),
+        ((8,), 2, 50),
+        ((8,), 1, 100),
+    ],
 )
-def test_an_upgrade_s_step_moves_one_engine_of_the_largest_pool(render, only, replicas, step):
+def test_an_upgrade_s_step_moves_one_engine_and_one_gateway(render, only, replicas, gateways, step):
+    """Clients reach both clusters in proportion to their gateways, so these must move along."""
     models = [{"id": f"m{n}", "replicas": {"min": count}} for n, count in enumerate(replicas)]
-    documents = render({"fleet": {"models": models}, "upgrade": {"gatewayClassName": "istio"}})
+    fleet = {"models": models, "gateway": {"replicas": gateways}}
+    documents = render({"fleet": fleet, "upgrade": {"gatewayClassName": "istio"}})
     strategy = only(documents, "RayService")["spec"]["upgradeStrategy"]
     assert strategy["type"] == "NewClusterWithIncrementalUpgrade"
     assert strategy["clusterUpgradeOptions"] == {
@@ -230,7 +234,7 @@ def test_an_upgrade_s_step_moves_one_engine_of_the_largest_pool(render, only, re
         "stepSizePercent": step,
         "maxSurgePercent": step,
     }
-    assert -(-max(replicas) * step // 100) >= 1
+    assert min(max(replicas), gateways) * step >= 100
 
 
 def test_without_a_gateway_class_a_new_cluster_takes_over_at_once(render, only):
@@ -278,7 +282,7 @@ def test_ray_s_state_is_kept_in_redis_if_one_is_named(render, only):
         "redisAddress": "redis:6380",
         "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}},
     }
-    assert 6380 in ports_out(only(documents, "NetworkPolicy"))
+    assert 6380 in ports_out(only(documents, "NetworkPolicy", "coder-qwenfleet"))
 
 
 def ports_out(policy):
@@ -303,10 +307,10 @@ ALWAYS = [53, 53, 443, 6443]
 )
 def test_pods_may_reach_the_bucket_and_the_collector(render, only, endpoint, more):
     bucket = {"weights": {"s3": {"uri": "s3://models", "endpoint": endpoint}}}
-    assert ports_out(only(render(bucket), "NetworkPolicy")) == ALWAYS + more
+    assert ports_out(only(render(bucket), "NetworkPolicy", "coder-qwenfleet")) == ALWAYS + more
     if endpoint:
         traced = {"fleet": {"tracing": {"endpoint": endpoint}}}
-        assert ports_out(only(render(traced), "NetworkPolicy")) == ALWAYS + more
+        assert ports_out(only(render(traced), "NetworkPolicy", "coder-qwenfleet")) == ALWAYS + more
 
 
 def test_unused_services_open_no_port(render, only):
@@ -314,7 +318,7 @@ def test_unused_services_open_no_port(render, only):
     on_loopback = {"fleet": {"tracing": {"sample_ratio": 0.1}}}
     none = {"fleet": {"tracing": None}}
     for values in (unused, on_loopback, none):
-        assert ports_out(only(render(values), "NetworkPolicy")) == ALWAYS
+        assert ports_out(only(render(values), "NetworkPolicy", "coder-qwenfleet")) == ALWAYS
 
 
 @pytest.mark.parametrize(
@@ -322,7 +326,7 @@ def test_unused_services_open_no_port(render, only):
 )
 def test_pods_may_reach_redis(render, only, address, port):
     documents = render({"gcsFaultTolerance": {"redisAddress": address}})
-    assert ports_out(only(documents, "NetworkPolicy")) == [*ALWAYS, port]
+    assert ports_out(only(documents, "NetworkPolicy", "coder-qwenfleet")) == [*ALWAYS, port]
 
 
 @pytest.mark.parametrize("release", ["coder", "qwenfleet", "a" * 53])

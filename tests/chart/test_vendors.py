@@ -104,7 +104,7 @@ def test_pods_of_every_known_accelerator_select_its_nodes(render, groups, accele
         }
     ]
     limits = spec["containers"][0]["resources"]["limits"]
-    assert limits[accelerator.vendor.kubernetes_resource] == 2
+    assert limits[accelerator.vendor.kubernetes_resource] == "2"
 
 
 def test_an_unknown_accelerator_is_nvidia_s_unless_its_name_starts_with_amd(render, groups):
@@ -113,5 +113,5 @@ def test_an_unknown_accelerator_is_nvidia_s_unless_its_name_starts_with_amd(rend
     for name, resource in [("L40S", "nvidia.com/gpu"), ("AMD-Instinct-MI210", "amd.com/gpu")]:
         values = {"fleet": {"models": [model | {"accelerator": name, "layout": layout}]}}
         spec = groups(render(values))["engine-0"]["template"]["spec"]
-        assert spec["containers"][0]["resources"]["limits"][resource] == 2
+        assert spec["containers"][0]["resources"]["limits"][resource] == "2"
         assert "affinity" not in spec

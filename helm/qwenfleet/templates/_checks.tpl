@@ -25,9 +25,6 @@
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
 {{- fail "httpRoute.enabled is set, but httpRoute.parentRefs is empty. Name your Gateway, as [{name: ..., namespace: ...}]." -}}
 {{- end -}}
-{{- if and .Values.upgrade.gatewayClassName (or .Values.httpRoute.enabled .Values.ingress.enabled) -}}
-{{- fail (printf "upgrade.gatewayClassName is %s, so KubeRay creates its own Gateway and HTTPRoute; the chart's Service, which httpRoute and ingress use, loses its pods during an upgrade. Disable httpRoute and ingress." .Values.upgrade.gatewayClassName) -}}
-{{- end -}}
 {{- if and (or .Values.monitoring.rules.enabled .Values.monitoring.dashboards.enabled) (not (regexMatch "^https?://." .Values.monitoring.runbooks)) -}}
 {{- fail (printf "monitoring.runbooks is %s, but rules and dashboards link to it. Set it to the URL where you host the pages of helm/runbooks, such as that folder in your own repository (https://...)." (.Values.monitoring.runbooks | default "empty")) -}}
 {{- end -}}
@@ -42,6 +39,7 @@
 {{- fail (printf "engines.%s is not a worker group of this fleet. Use one of: %s." $name (join ", " $groups)) -}}
 {{- end -}}
 {{- end -}}
+{{- include "qwenfleet.checkNumbers" . -}}
 {{- include "qwenfleet.checkCluster" . -}}
 {{- end -}}
 
@@ -100,6 +98,7 @@
 {{- include "qwenfleet.checkSecret" (list . "weights.huggingFace.existingSecret" .Values.weights.huggingFace.existingSecret .Values.weights.huggingFace.key) -}}
 {{- include "qwenfleet.checkSecret" (list . "weights.s3.existingSecret" .Values.weights.s3.existingSecret "") -}}
 {{- include "qwenfleet.checkSecret" (list . "gcsFaultTolerance.existingSecret" .Values.gcsFaultTolerance.existingSecret "password") -}}
+{{- include "qwenfleet.checkUpgrade" . -}}
 {{- end -}}
 {{- end -}}
 

@@ -129,9 +129,34 @@ VLLM_NO_USAGE_STATS: "1"
 DO_NOT_TRACK: "1"
 {{- end -}}
 
-{{/* The smallest percentage that moves one engine of the largest pool. */}}
+{{/* The smallest percentage that moves one engine of the largest pool, and one gateway: clients reach both clusters in
+proportion to their gateways. */}}
 {{- define "qwenfleet.stepPercent" -}}
 {{- $most := 1 -}}
 {{- range (include "qwenfleet.pools" . | fromJsonArray) -}}{{- $most = max $most (int .replicas) -}}{{- end -}}
-{{- ceil (divf 100 $most) | int -}}
+{{- ceil (divf 100 (min $most (int .Values.fleet.gateway.replicas))) | int -}}
+{{- end -}}
+
+{{/* The settings of a pool's pods. Arguments: [root, group]. */}}
+{{- define "qwenfleet.enginePlacement" -}}
+{{- $values := (index . 0).Values -}}
+{{- toYaml (mustMergeOverwrite (deepCopy $values.engine) (deepCopy (get $values.engines (index . 1) | default dict))) -}}
+{{- end -}}
+
+{{/* Numbers of a worker group, and what KubeRay's types add to it. KubeRay applies them to new clusters only. In a
+running one Serve asks for replicas, and Ray's autoscaler makes pods between the two bounds, which never change. An
+update starts a gateway before it stops one, on a pod that the autoscaler adds. */}}
+{{- define "qwenfleet.numbers" -}}
+replicas: {{ int .replicas }}
+minReplicas: 0
+maxReplicas: {{ int .placement.maxReplicas }}
+priority: 0
+scaleStrategy: {}
+rayStartParams: {}
+{{- end -}}
+
+{{/* KubeRay compares a cluster with its RayService, but leaves these fields out. Their hash is in the pods, so that a
+change of them makes a new cluster. The number of replicas is not one of them: it reaches the cluster through Serve. */}}
+{{- define "qwenfleet.notCompared" -}}
+{{- dict "maxReplicas" (int (.placement.maxReplicas | default 0)) "tolerations" (include "qwenfleet.tolerations" . | fromYamlArray) | toJson | sha256sum | trunc 16 | quote -}}
 {{- end -}}

@@ -40,8 +40,20 @@ labels:
   {{- include "qwenfleet.labels" . | nindent 2 }}
 {{- end -}}
 
+{{/* The Service that clients use: KubeRay's, or the chart's own in upgrades by steps, in which KubeRay has none. */}}
 {{- define "qwenfleet.serviceName" -}}
-{{ include "qwenfleet.fullname" . }}-serve-svc
+{{ include "qwenfleet.fullname" . }}-{{ ternary "clients" "serve-svc" (include "qwenfleet.isIncremental" . | eq "true") }}
+{{- end -}}
+
+{{- define "qwenfleet.isIncremental" -}}
+{{ ne .Values.upgrade.gatewayClassName "" }}
+{{- end -}}
+
+{{/* Where KubeRay keeps Ray's state for the next head: redis, rocksdb, or memory, which dies with the head. */}}
+{{- define "qwenfleet.headStore" -}}
+{{- if .Values.gcsFaultTolerance.redisAddress -}}redis
+{{- else if .Values.gcsFaultTolerance.rocksdb.enabled -}}rocksdb
+{{- else -}}memory{{- end -}}
 {{- end -}}
 
 {{- define "qwenfleet.keysSecret" -}}

@@ -37,7 +37,7 @@ leaves time for its streams and 15 s for their last errors; 120 s are for the st
 - name: HOME
   value: /home/qwenfleet
 - name: QWENFLEET_HEAD_STORE
-  value: {{ ternary "redis" "memory" (ne .root.Values.gcsFaultTolerance.redisAddress "") }}
+  value: {{ include "qwenfleet.headStore" .root }}
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
 {{- with .placement.drainSeconds }}
@@ -75,7 +75,7 @@ leaves time for its streams and 15 s for their last errors; 120 s are for the st
   {{- with include "qwenfleet.cacheClaim" .root }}
   persistentVolumeClaim: {claimName: {{ . }}}
   {{- else }}
-  emptyDir: {sizeLimit: {{ .root.Values.cache.size }}}
+  emptyDir: {sizeLimit: {{ include "qwenfleet.quantity" .root.Values.cache.size | quote }}}
   {{- end }}
 {{- end }}
 {{- with .root.Values.weights.pvc.claimName }}
@@ -90,10 +90,11 @@ leaves time for its streams and 15 s for their last errors; 120 s are for the st
 {{- end }}
 {{- end -}}
 
-{{/* Liveness is the raylet's answer, however long a model loads. Readiness is the proxy's answer, because KubeRay's
-Service sends requests to every ready worker. */}}
+{{/* Liveness is the raylet's answer, however long a model loads. A gateway is ready if its proxy has a gateway to send
+to; an engine takes no clients, so it is ready with its raylet, on each of its nodes. */}}
 {{- define "qwenfleet.probes" -}}
-{{- $isHead := eq .component "head" -}}
+{{- $ready := dict "head" (list "/api/gcs_healthz" "dashboard") "gateway" (list "/-/healthz" "gateway") "engine" (list "/api/local_raylet_healthz" 52365) -}}
+{{- $probe := get $ready .component -}}
 startupProbe:
   httpGet: {path: /api/local_raylet_healthz, port: 52365}
   periodSeconds: 10
@@ -106,23 +107,26 @@ livenessProbe:
   failureThreshold: 12
 readinessProbe:
   httpGet:
-    path: {{ ternary "/api/gcs_healthz" "/-/healthz" $isHead }}
-    port: {{ ternary "dashboard" "serve" $isHead }}
+    path: {{ index $probe 0 }}
+    port: {{ index $probe 1 }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 3
 {{- end -}}
 
+{{/* Clients enter through the port `gateway`, which only gateways have. KubeRay reads the head's port `serve`: in
+upgrades by steps its own Services send every client to that number on all pods, so nothing listens on it there. */}}
 {{- define "qwenfleet.ports" -}}
-- {name: serve, containerPort: {{ int .root.Values.fleet.gateway.port }}}
-- {name: metrics, containerPort: 8080}
-{{- if eq .component "head" }}
-- {name: gcs-server, containerPort: 6379}
-- {name: dashboard, containerPort: 8265}
-- {name: client, containerPort: 10001}
-- {name: as-metrics, containerPort: 44217}
-- {name: dash-metrics, containerPort: 44227}
-{{- end }}
+{{- $ports := dict "metrics" 8080 -}}
+{{- if eq .component "gateway" -}}
+{{- $ports = set $ports "gateway" (int .root.Values.fleet.gateway.port) -}}
+{{- else if eq .component "head" -}}
+{{- $serve := ternary 9 (int .root.Values.fleet.gateway.port) (include "qwenfleet.isIncremental" .root | eq "true") -}}
+{{- $ports = dict "serve" $serve "metrics" 8080 "gcs-server" 6379 "dashboard" 8265 "client" 10001 "as-metrics" 44217 "dash-metrics" 44227 -}}
+{{- end -}}
+{{- range $name, $number := $ports }}
+- {name: {{ $name }}, containerPort: {{ $number }}, protocol: TCP}
+{{- end -}}
 {{- end -}}
 
 {{/* Copies a bucket before Ray starts; gateways need everything except the weight files. */}}
@@ -164,12 +168,11 @@ readinessProbe:
 {{- define "qwenfleet.resources" -}}
 {{- $gpus := dict -}}
 {{- with .pool -}}{{- if .accelerator -}}
-{{- $gpus = dict (get $.root.Values.accelerators .vendor).resource (int .gpusPerNode) -}}
+{{- $gpus = dict (get $.root.Values.accelerators .vendor).resource (int .gpusPerNode | toString) -}}
 {{- end -}}{{- end -}}
-requests:
-  {{- merge (dict) $gpus (.placement.resources.requests | default dict) | toYaml | nindent 2 }}
-limits:
-  {{- merge (dict) $gpus (.placement.resources.limits | default dict) | toYaml | nindent 2 }}
+{{- $requests := merge (dict) $gpus (.placement.resources.requests | default dict) -}}
+{{- $limits := merge (dict) $gpus (.placement.resources.limits | default dict) -}}
+{{- include "qwenfleet.canonicalResources" (dict "requests" $requests "limits" $limits) -}}
 {{- end -}}
 
 {{- define "qwenfleet.affinity" -}}
@@ -195,6 +198,8 @@ affinity:
 permissions. */}}
 {{- define "qwenfleet.pod" -}}
 metadata:
+  annotations:
+    qwenfleet.io/not-compared: {{ include "qwenfleet.notCompared" . }}
   labels:
     {{- include "qwenfleet.podLabels" (list .root .component .group) | nindent 4 }}
 spec:
@@ -203,7 +208,12 @@ spec:
   {{- else if eq .component "gateway" }}
   automountServiceAccountToken: false
   {{- end }}
+  {{- if eq .component "head" }}
+  # The head has nothing to drain, its autoscaler does not end on SIGTERM, and its successor waits for it.
+  terminationGracePeriodSeconds: 10
+  {{- else }}
   terminationGracePeriodSeconds: {{ add (max 30 (include "qwenfleet.nodeDrainSeconds" . | int)) 10 60 }}
+  {{- end }}
   {{- with .root.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
@@ -249,7 +259,7 @@ spec:
       env:
         {{- include "qwenfleet.containerEnv" . | trim | nindent 8 }}
       ports:
-        {{- include "qwenfleet.ports" . | nindent 8 }}
+        {{- include "qwenfleet.ports" . | trim | nindent 8 }}
       resources:
         {{- include "qwenfleet.resources" . | nindent 8 }}
       {{- include "qwenfleet.probes" . | nindent 6 }}
