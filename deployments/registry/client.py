@@ -79,8 +79,10 @@ class RegistryClient:
         """Announce a gateway; returns the engines, or None while the registry is unavailable."""
         return await self._ask(AnnounceGateway(record), EngineList)
 
-    async def withdraw(self, id: str, reason: str = "") -> None:
-        await self._ask(Withdraw(id, reason), Done)
+    async def withdraw(self, id: str, reason: str = "", *, is_replaced: bool = False) -> None:
+        """Remove an engine or gateway. `is_replaced`: an engine leaves after a drain that was
+        ordered, and Serve starts another."""
+        await self._ask(Withdraw(id, reason, is_replaced), Done)
 
     async def report_failure(self, failure: StartFailure) -> None:
         await self._ask(ReportFailure(failure), Done)
