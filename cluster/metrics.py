@@ -259,6 +259,12 @@ ENGINE_DRAIN_GRACE = Metric(
     "Time limit for an engine's drain.",
     ("model", "deployment", "engine"),
 )
+ENGINE_REPLACES_DRAINED = Metric(
+    "qwenfleet_engine_replaces_drained",
+    "gauge",
+    "1 while an engine starts in place of one that was drained, 0 otherwise.",
+    ("model", "deployment", "engine"),
+)
 HEAD_FAULT_TOLERANCE = Metric(
     "qwenfleet_head_fault_tolerance",
     "gauge",
@@ -311,6 +317,7 @@ METRICS: Final = _index(
     ENGINE_START_SECONDS,
     ENGINE_DRAIN_SECONDS,
     ENGINE_DRAIN_GRACE,
+    ENGINE_REPLACES_DRAINED,
     HEAD_FAULT_TOLERANCE,
     CLOCK,
     BUILD_INFO,

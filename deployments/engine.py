@@ -85,6 +85,8 @@ class Engine:
         self._drain_until = math.inf
         """Latest end of the drain, on the monotonic clock."""
         self._drain_began = math.inf
+        self._replaces = ""
+        """The drained engine in whose place this one starts; empty if there is none."""
         self._stages = StageClock()
         self._stages.begin(StartPhase.QUEUED)
         self._may_load = asyncio.Event()
@@ -164,7 +166,7 @@ class Engine:
         for task in self._tasks:  # an announcement would list this engine again
             if task is not asyncio.current_task():
                 task.cancel()
-        await self._registry.withdraw(self._id, self._reason)
+        await self._registry.withdraw(self._id, self._reason, is_replaced=True)
         if self._core is not None:
             await asyncio.to_thread(self._core.shutdown)
         await self._send_last_spans()
@@ -231,6 +233,7 @@ class Engine:
             orders = await self._registry.announce_engine(record, cores)
             if orders.may_load:
                 self._may_load.set()
+            self._replaces = self._replaces or orders.replaces
             if orders.drain is not None:
                 self._leave(orders.drain)
             with reporting():
@@ -271,6 +274,7 @@ class Engine:
             waiting=sum(rank.waiting for rank in load),
             kv_usage=max((rank.kv_usage for rank in load), default=0.0),
             stages=self._stages.stages,
+            replaces=self._replaces if self._state is EngineState.STARTING else "",
         )
 
 

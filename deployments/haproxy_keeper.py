@@ -5,6 +5,10 @@ the gateways. Serve's manager knows its HAProxy by the process that it started, 
 turns into HAProxy and leaves a watcher. When HAProxy dies, the watcher starts another at once with
 the same configuration, and then ends the manager, which could not reload a process that it did not
 start. Serve starts a new manager; its HAProxy takes over from the watcher's.
+
+Serve starts HAProxy on every node with a replica, and each one passes requests to the gateways of
+all nodes. So that load balancers choose nodes with a gateway only, `answer_for_this_node` changes
+what Serve's configuration answers to health probes.
 """
 
 from __future__ import annotations
@@ -32,8 +36,17 @@ MANAGER_S: Final = 3.0
 SOCKET_TIMEOUT_S: Final = 1.0
 MAX_RESTARTS: Final = 5
 """A HAProxy that keeps dying is left to Serve."""
+NO_GATEWAY: Final = "no gateway on this node is ready; send requests to a node that has one"
 
 _GATEWAY: Final = re.compile(r"^\s*server \S+ \S+:\d+ (?!.*\bbackup\s*$)", re.MULTILINE)
+_LOCAL: Final = re.compile(
+    r"^\s*server (\S+) (?:127\.0\.0\.1|::1):\d+ (?!.*\bbackup\s*$)", re.MULTILINE
+)
+"""Serve writes a gateway of HAProxy's own node with the loopback address (ray 2.60
+serve/_private/haproxy.py, `_target_to_server`), whatever address others use."""
+_BACKEND: Final = re.compile(r"^backend (\S+)$(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+_PROBE: Final = re.compile(r"^ *http-request set-log-level debug if healthcheck\n", re.MULTILINE)
+"""The last line of ray 2.60's template before its answers to /-/healthz."""
 _SOCKET: Final = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
 
 
@@ -98,11 +111,42 @@ def main(arguments: Sequence[str]) -> None:
     if "-f" in own:
         config = Path(own[own.index("-f") + 1])
         try:
+            answer_for_this_node(config)
             own += take_over(binary, config, own)
             _spawn_watcher(binary, journal, own, config)
         except Exception as error:  # without a keeper, HAProxy still has to run
             print(f"qwenfleet: HAProxy has no keeper: {error}", file=sys.stderr)
     os.execv(binary, [binary, "-dS", *own])
+
+
+def answer_for_this_node(config: Path) -> None:
+    """Change the configuration so that `/-/healthz` and `/health/ready` are 503 while no gateway on
+    this node is up. Serve's own answer to the first is 200 if one on any node is up, or if this is
+    the head; a gateway on another node would answer the second.
+
+    Such a node, for example one with engines only, still passes requests on.
+    """
+    text = config.read_text()
+    gateways = [
+        f"{backend}/{server}"
+        for backend, body in _BACKEND.findall(text)
+        for server in _LOCAL.findall(body)
+    ]
+    is_up = [f"srv_is_up({gateway})" for gateway in gateways] or ["always_false"]
+    error = {"message": NO_GATEWAY, "type": "server_error", "param": None, "code": "no_gateway"}
+    body = json.dumps({"error": error}).replace('"', '\\"')
+    refuse = "    http-request return status 503 content-type"
+    rules = [
+        *(f"    acl is_gateway_up {condition}" for condition in is_up),
+        f'{refuse} text/plain string "{NO_GATEWAY}" if healthcheck !is_gateway_up',
+        f'{refuse} application/json hdr Retry-After 1 string "{body}"'
+        " if { path /health/ready } !is_gateway_up",
+    ]
+    changed = _PROBE.sub(lambda line: line[0] + "\n".join(rules) + "\n", text, count=1)
+    if changed != text and rules[0] not in text:
+        copy = config.with_suffix(f".{os.getpid()}")
+        copy.write_text(changed)
+        copy.replace(config)
 
 
 def take_over(binary: str, config: Path, arguments: Sequence[str]) -> list[str]:

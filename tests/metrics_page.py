@@ -74,6 +74,7 @@ def engine(
     name: str = "e1",
     state: str = "ready",
     fleet: str = "demo",
+    replaces_drained: bool = False,
 ) -> list[str]:
     own = {**RAY, "WorkerId": f"w-{name}", "fleet": fleet}
     lines = [line("ray_qwenfleet_clock_seconds", clock_s, role="engine", **own)]
@@ -85,6 +86,7 @@ def engine(
         line(f"{ENGINE}running_requests", 3, **own),
         line(f"{ENGINE}waiting_requests", 1, **own),
         line(f"{ENGINE}kv_cache_usage_ratio", 0.25, **own),
+        line(f"{ENGINE}replaces_drained", float(replaces_drained), **own),
     ]
 
 

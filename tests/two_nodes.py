@@ -12,7 +12,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ class Session:
         body: Any,
         num_cpus: int = 3,
         patience_s: float = PATIENCE_S,
+        host: str = "127.0.0.1",
     ) -> None:
+        """Serve listens on `host`: with 0.0.0.0 on every node that has a replica, else on the
+        head."""
         self._patience_s = patience_s
         (self.port,) = free_ports(1, "127.0.0.1")
         self.name = fleet(self.port).name
@@ -90,8 +94,8 @@ class Session:
         self.serve = serve
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus})
         ray.init(address=self.cluster.address, log_to_driver=False)
-        options = HTTPOptions(host="127.0.0.1", port=self.port, location=ProxyLocation.HeadOnly)
-        serve.start(http_options=options)
+        location = ProxyLocation.EveryNode if host == "0.0.0.0" else ProxyLocation.HeadOnly
+        serve.start(http_options=HTTPOptions(host=host, port=self.port, location=location))
 
     def deploy(self, config: FleetConfig) -> None:
         from qwenfleet.deployments.app import application
@@ -100,6 +104,15 @@ class Session:
             target=application(config), name=config.name, route_prefix="/"
         )
         self.serve.run_many([target], wait_for_applications_running=False)
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Leave the cluster without a driver for the length of the block."""
+        import ray
+
+        ray.shutdown()
+        yield
+        ray.init(address=self.cluster.address, log_to_driver=False)
 
     def snapshot(self) -> Any:
         """What the registry lists; None while it starts or is busy."""

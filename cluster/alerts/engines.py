@@ -29,13 +29,36 @@ MODELS: Final = "group by (fleet, model, deployment) (last_over_time(qwenfleet:e
 SHORT: Final = '(qwenfleet:replicas_ready{deployment!="gateway"} < qwenfleet:replicas_wanted)'
 """Engine deployments with fewer ready replicas than wanted."""
 
+START_SECONDS: Final = (
+    "sum by (fleet, model, deployment, engine) (\n"
+    "    max by (fleet, model, deployment, engine, phase) (ray_qwenfleet_engine_start_seconds)\n"
+    "  )"
+)
+"""How long each engine has been starting, or took to start."""
+START_LIMIT: Final = 'max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="start"})'
+PLANNED: Final = (
+    "group by (fleet, model) (\n"
+    "  max by (fleet, model, deployment, engine) (ray_qwenfleet_engine_drain_seconds)\n"
+    "    <= max by (fleet, model, deployment, engine) "
+    "(ray_qwenfleet_engine_drain_grace_seconds)\n"
+    "  or (\n"
+    f"  {START_SECONDS}\n"
+    "  and on (fleet, deployment, engine) ray_qwenfleet_engine_replaces_drained == 1\n"
+    f"  ) <= on (fleet, model) group_left () {START_LIMIT}\n"
+    ")"
+)
+"""Models with an engine that drains within its deadline, or with one that starts in place of a
+drained one within slo.start_s."""
+
 ENGINES: Final = (
-    # A first start is not an outage: the model must have had an engine within a day.
+    # A first start is not an outage: the model must have had an engine within a day. Neither is a
+    # drain of the last engine: an operator has to force it.
     Alert(
         "QwenfleetNoEngine",
         "page",
         "max by (fleet, model) (ray_qwenfleet_usable_engines) == 0\n"
-        "  and max by (fleet, model) (max_over_time(ray_qwenfleet_usable_engines[1d])) > 0",
+        "  and max by (fleet, model) (max_over_time(ray_qwenfleet_usable_engines[1d])) > 0\n"
+        f"  unless on (fleet, model) {PLANNED}",
         "No engine serves model {{ $labels.model }}",
         f"{MODEL}: gateways had a usable engine within the last day and now have none. Requests "
         "wait or are refused.",
@@ -75,14 +98,10 @@ ENGINES: Final = (
         "QwenfleetColdStartSlow",
         "ticket",
         "(\n"
-        "  sum by (fleet, model, deployment, engine) (\n"
-        "    max by (fleet, model, deployment, engine, phase) "
-        "(ray_qwenfleet_engine_start_seconds)\n"
-        "  )\n"
+        f"  {START_SECONDS}\n"
         "  and on (fleet, deployment, engine) "
         f'ray_qwenfleet_engine_state{{state="{EngineState.STARTING}"}} == 1\n'
-        ") > on (fleet, model) group_left ()\n"
-        '  max by (fleet, model) (ray_qwenfleet_slo_threshold_seconds{slo="start"})',
+        f") > on (fleet, model) group_left ()\n  {START_LIMIT}",
         "Engine {{ $labels.engine }} takes too long to start",
         f"{MODEL}: engine {{{{ $labels.engine }}}} of {{{{ $labels.deployment }}}} has been "
         "starting for {{ $value | humanizeDuration }}, longer than slo.start_s.",

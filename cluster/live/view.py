@@ -89,6 +89,8 @@ class EngineView:
     kv_usage: float
     age_s: float
     """Age of its last report."""
+    replaces_drained: bool = False
+    """Whether it starts in place of an engine that was drained."""
 
     @property
     def is_silent(self) -> bool:
@@ -132,7 +134,7 @@ def view(
         gateways=len(gateways),
         age_s=(min(ages), max(ages)) if ages else None,
         span_s=max((c.seconds for c in traffic.changes), default=0.0),
-        notes=tuple(_notes(last, len(gateways))),
+        notes=(*_drains(engines), *_notes(last, len(gateways))),
     )
 
 
@@ -246,6 +248,7 @@ def _engine(report: ProcessReport, age_s: float) -> EngineView | None:
         waiting=gauge(metrics.ENGINE_WAITING),
         kv_usage=gauge(metrics.ENGINE_KV_USAGE),
         age_s=max(0.0, age_s),
+        replaces_drained=bool(gauge(metrics.ENGINE_REPLACES_DRAINED)),
     )
 
 
@@ -264,6 +267,16 @@ def _values(report: ProcessReport, label: str) -> Iterator[str]:
         for name, value in labels:
             if name == label:
                 yield value
+
+
+def _drains(engines: Iterable[EngineView]) -> Iterator[str]:
+    for engine in engines:
+        if engine.is_silent:
+            continue
+        if engine.state == EngineState.DRAINING:
+            yield f"engine {engine.id} of {engine.model} drains; another starts when it has stopped"
+        elif engine.replaces_drained:
+            yield f"engine {engine.id} of {engine.model} loads in place of one that was drained"
 
 
 def _notes(last: Sequence[tuple[Seen, ...]], gateways: int) -> Iterator[str]:

@@ -40,6 +40,7 @@ class EngineMetrics:
             (metrics.ENGINE_KV_USAGE, engine.kv_usage),
             (metrics.ENGINE_PREFILL_RATE, sum(rank.prefill_tokens_per_s for rank in ranks)),
             (metrics.ENGINE_DECODE_STEP, max((r.decode_step_s for r in ranks), default=0.0)),
+            (metrics.ENGINE_REPLACES_DRAINED, float(bool(engine.replaces))),
         ):
             self._instruments.set(metric, value, labels)
         for phase, seconds in phases(engine.stages).items():

@@ -199,4 +199,7 @@ def _stage(engine: EngineRecord) -> str:
     """Return what the engine is doing. Between its turn and its next announcement, the registry
     knows only that it may load."""
     has_begun = len(engine.stages) > 1
-    return str(engine.stages[-1]) if has_begun else "loading"
+    stage = str(engine.stages[-1]) if has_begun else "loading"
+    if engine.replaces:
+        return f"{stage}, in place of {engine.replaces}, which was drained"
+    return stage

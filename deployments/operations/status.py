@@ -32,6 +32,8 @@ class EngineStatus:
     """Why it is quarantined or draining."""
     pool: str = ""
     """Its pool of the model; empty if the model has no pools."""
+    replaces: str = ""
+    """While it starts: the drained engine in whose place it starts; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class FleetStatus:
     """Who does not answer, one sentence each: then the rest is incomplete."""
     last_failure: str = ""
     """The last failed start that no successful one followed."""
+    awaited: tuple[str, ...] = ()
+    """Drained engines whose replacements have not begun to start."""
 
     @property
     def is_complete(self) -> bool:
@@ -103,6 +107,7 @@ def summarise(
         http=str(readiness),
         problems=(*problems, *unanswered),
         last_failure="" if snapshot is None else _last_failure(snapshot),
+        awaited=() if snapshot is None else tuple(one.id for one in snapshot.awaited),
     )
 
 
@@ -119,6 +124,7 @@ def _engines(snapshot: Snapshot) -> tuple[EngineStatus, ...]:
             kv_usage=e.kv_usage,
             reason=e.reason,
             pool=e.pool,
+            replaces=e.replaces,
         )
         for e in sorted(snapshot.engines, key=lambda e: (e.model, e.pool, e.id))
     )
@@ -183,6 +189,12 @@ def table(status: FleetStatus) -> str:
     )
     lines += [f"{e.id} is {e.state}: {e.reason}" for e in status.engines if e.reason]
     lines += [f"{g.id} is {g.state}: {g.reason}" for g in status.gateways if g.reason]
+    lines += [
+        f"{e.id} is {e.state}: it replaces {e.replaces}, which was drained"
+        for e in status.engines
+        if e.replaces
+    ]
+    lines += [f"{id} was drained: its replacement has not begun to start" for id in status.awaited]
     if status.last_failure:
         lines += [f"last failed start: {status.last_failure}"]
     return "\n".join([*lines, *(f"problem: {problem}" for problem in status.problems)])

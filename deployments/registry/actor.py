@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 LAPSE_S: Final = 5.0
 """An engine or gateway that is silent for this long (five missed announcements) is no longer
 listed."""
+AWAITED_S: Final = 600.0
+"""Time for the replacement of a drained engine to announce itself. Serve starts it within seconds;
+a node for it may take minutes, or the fleet has been scaled down meanwhile."""
 CORES_PER_START: Final = 4
 """CPU cores per concurrent engine start: each start runs two or three vLLM imports, 9 s of CPU
 each; with fewer cores, starts only slow each other down."""
@@ -77,12 +80,17 @@ class Registry:
         self._packages: dict[str, str] = {}
         self._closed: dict[str, float] = {}
         """Nodes on which engines must not start, and until when."""
+        self._awaited: list[tuple[Departure, float]] = []
+        """Drained engines without a replacement, and when they left."""
+        self._replaced: dict[str, Departure] = {}
+        """The drained engine in whose place a starting engine starts."""
 
     def announce_engine(self, record: EngineRecord, node_cores: int) -> Orders:
         """List an engine and return its orders."""
         if record.model not in self._models:
             self._models.add(record.model)
             self._count_failures(record.model, 0)
+        record = self._with_place(record)
         loading = [
             other
             for other, _ in self._live(self._engines).values()
@@ -97,7 +105,7 @@ class Registry:
         if record.state == EngineState.READY:
             self._forget_failures(record.model)
         self._engines[record.id] = (record, self._clock())
-        return Orders(may_load, self._drains.get(record.id))
+        return Orders(may_load, self._drains.get(record.id), record.replaces)
 
     def drain(self, engine: str, order: DrainOrder) -> None:
         """Order an engine or gateway to drain; it receives the order with its next announcement."""
@@ -115,11 +123,17 @@ class Registry:
         self._gateways[record.id] = (record, self._clock())
         return EngineList(self.snapshot().engines, self._drains.get(record.id))
 
-    def withdraw(self, id: str, reason: str = "") -> None:
-        """Remove an engine or gateway."""
+    def withdraw(self, id: str, reason: str = "", *, is_replaced: bool = False) -> None:
+        """Remove an engine or gateway. `is_replaced`: an engine leaves after a drain that was
+        ordered, and Serve starts another."""
         if id in self._engines:
             record, _ = self._engines.pop(id)
-            self._departures.append(Departure(id, record.model, reason or record.reason))
+            departure = Departure(id, record.model, reason or record.reason, record.pool)
+            self._departures.append(departure)
+            before = self._replaced.pop(id, None)  # the place of one that did not start is free
+            awaited = departure if is_replaced else before
+            if awaited is not None:
+                self._awaited.append((awaited, self._clock()))
         if self._gateways.pop(id, None) is not None:
             self._departures.append(Departure(id, "", reason))
         self._drains.pop(id, None)
@@ -148,7 +162,31 @@ class Registry:
             failures=tuple(self._failures),
             departures=tuple(self._departures),
             up_s=self._clock() - self._began_at,
+            awaited=tuple(departure for departure, _ in self._still_awaited()),
         )
+
+    def _with_place(self, record: EngineRecord) -> EngineRecord:
+        """Return the record with the drained engine in whose place it starts, if there is one. Only
+        an engine that is new here takes a place: Serve starts it after the other has left."""
+        if record.state != EngineState.STARTING:
+            self._replaced.pop(record.id, None)
+            return record
+        places = [
+            (departure, at)
+            for departure, at in self._still_awaited()
+            if (departure.model, departure.pool) == (record.model, record.pool)
+        ]
+        if record.id not in self._engines and not record.replaces and places:
+            self._awaited.remove(places[0])
+            self._replaced[record.id] = places[0][0]
+        place = self._replaced.get(record.id)
+        return record if place is None else msgspec.structs.replace(record, replaces=place.id)
+
+    def _still_awaited(self) -> list[tuple[Departure, float]]:
+        self._awaited = [
+            (departure, at) for departure, at in self._awaited if self._clock() - at < AWAITED_S
+        ]
+        return self._awaited
 
     def _forget_failures(self, model: str) -> None:
         """Forget those after which another start may succeed, as one of this model just has."""
@@ -202,8 +240,8 @@ def _answer(registry: Registry, request: Request) -> Message:
             return registry.announce_engine(engine, node_cores)
         case AnnounceGateway(record=gateway):
             return registry.announce_gateway(gateway)
-        case Withdraw(id=name, reason=reason):
-            registry.withdraw(name, reason)
+        case Withdraw(id=name, reason=reason, is_replaced=is_replaced):
+            registry.withdraw(name, reason, is_replaced=is_replaced)
         case ReportFailure(failure=failure):
             registry.report_failure(failure)
         case DrainEngine(engine=name, order=order):

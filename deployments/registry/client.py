@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import ray
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.experimental import internal_kv
 
 from qwenfleet.cluster.errors import ProtocolError
@@ -49,6 +50,9 @@ logger = logging.getLogger(__name__)
 NAMESPACE: Final = "qwenfleet"
 ANNOUNCE_INTERVAL_S: Final = 1.0
 CALL_TIMEOUT_S: Final = 5.0
+HEAD_SHARE: Final = 0.001
+"""Share of the head node's own resource, of which there is 1; Serve's controller takes as much
+(ray 2.60 serve/_private/default_impl.py, `get_controller_impl`)."""
 AWAY: Final = (ray.exceptions.RayError, ValueError)
 """Errors that the functions below raise while the registry restarts, or if the fleet has none. All
 of them raise ProtocolError if its version is incompatible with ours."""
@@ -75,8 +79,10 @@ class RegistryClient:
         """Announce a gateway; returns the engines, or None while the registry is unavailable."""
         return await self._ask(AnnounceGateway(record), EngineList)
 
-    async def withdraw(self, id: str, reason: str = "") -> None:
-        await self._ask(Withdraw(id, reason), Done)
+    async def withdraw(self, id: str, reason: str = "", *, is_replaced: bool = False) -> None:
+        """Remove an engine or gateway. `is_replaced`: an engine leaves after a drain that was
+        ordered, and Serve starts another."""
+        await self._ask(Withdraw(id, reason, is_replaced), Done)
 
     async def report_failure(self, failure: StartFailure) -> None:
         await self._ask(ReportFailure(failure), Done)
@@ -210,15 +216,24 @@ def _existing(fleet: str) -> Any:
 
 def _actor(fleet: str) -> Any:
     """The fleet's registry; starts it if there is none."""
-    return (
-        ray.remote(RegistryActor)
-        .options(
-            name=actor_name(fleet),
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            lifetime="detached",
-            num_cpus=0,
-            max_restarts=-1,
-        )
-        .remote(fleet)
-    )
+    return ray.remote(RegistryActor).options(**options(fleet)).remote(fleet)
+
+
+def options(fleet: str) -> dict[str, Any]:
+    """The Ray options of a fleet's registry.
+
+    Whoever asks first creates it, for example an engine. It must outlive every engine, so it runs
+    on the head node, like Serve's controller, also on a head that replaces a lost one. The strategy
+    is given because without one Ray would put it into the placement group of its creator, as Serve
+    asks for the children of an engine's replica.
+    """
+    return {
+        "name": actor_name(fleet),
+        "namespace": NAMESPACE,
+        "get_if_exists": True,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "resources": {HEAD_NODE_RESOURCE_NAME: HEAD_SHARE},
+        "scheduling_strategy": "DEFAULT",
+        "max_restarts": -1,
+    }

@@ -50,6 +50,8 @@ class EngineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The model's pool that it belongs to; empty if the model has none."""
     nodes: tuple[str, ...] = ()
     """Every node that it spans, including `node`; empty if the engine does not report them."""
+    replaces: str = ""
+    """While it starts: the drained engine in whose place it starts; empty if there is none."""
 
 
 class GatewayRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,6 +101,8 @@ class Departure(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     """Empty for a gateway."""
     reason: str
+    pool: str = ""
+    """The model's pool that an engine belonged to; empty if the model has none."""
 
 
 class Message(msgspec.Struct, tag_field="kind", omit_defaults=True):
@@ -127,6 +131,8 @@ class Withdraw(Message, tag="withdraw"):
     id: str
     reason: str = ""
     """Why it leaves."""
+    is_replaced: bool = False
+    """Whether it leaves after a drain that was ordered, so that Serve starts another."""
 
 
 class ReportFailure(Message, tag="report_failure"):
@@ -173,6 +179,8 @@ class Orders(Message, tag="orders"):
     may_load: bool = False
     """Whether it may start loading now: few engines may start on one node at a time."""
     drain: DrainOrder | None = None
+    replaces: str = ""
+    """The drained engine in whose place it starts; empty if there is none."""
 
 
 class EngineList(Message, tag="engines"):
@@ -196,6 +204,8 @@ class Snapshot(Message, tag="snapshot"):
     """The latest ones."""
     up_s: float | None = None
     """Age of the registry's list. A young one is incomplete."""
+    awaited: tuple[Departure, ...] = ()
+    """Drained engines whose replacements have not announced themselves yet."""
 
 
 class CallRefused(Message, tag="refused"):

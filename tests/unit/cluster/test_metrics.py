@@ -38,6 +38,7 @@ def test_a_name_has_the_projects_prefix_and_its_unit(metric: Metric) -> None:
                 "_per_second",
                 "_info",
                 "_tolerance",
+                "_drained",
             )
             assert metric.name.endswith(ends)
 

@@ -40,10 +40,14 @@ class Host:
 class Registry:
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.replaced: list[str] = []
+        """Reasons of those that Serve replaces after a drain."""
 
-    async def withdraw(self, id: str, reason: str = "") -> None:
+    async def withdraw(self, id: str, reason: str = "", *, is_replaced: bool = False) -> None:
         assert id == "e1"
         self.reasons.append(reason)
+        if is_replaced:
+            self.replaced.append(reason)
 
 
 class Exit(Exception):
@@ -93,6 +97,7 @@ async def test_only_an_earlier_deadline_hastens_a_drain(
     host.is_drained.set()
     with pytest.raises(Exit):
         await engine._tasks[0]
+    assert engine._registry.replaced == [SPOT.reason], "an ordered drain is not a failure"
 
 
 async def test_earlier_of_two_simultaneous_deadlines_wins(engine: Any) -> None:
@@ -116,6 +121,7 @@ def test_engine_announces_its_limits_while_it_loads(engine: Any) -> None:
         "_secret": "s",
         "_description": None,
         "_may_load": asyncio.Event(),
+        "_replaces": "",
         "_stages": StageClock(),
         "_core": None,
     }

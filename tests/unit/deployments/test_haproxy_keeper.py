@@ -48,12 +48,20 @@ class Node:
         self.port, *_ = free_ports(1, "127.0.0.1")
         self._programs: list[subprocess.Popen[str]] = []
 
-    def write_config(self, status: int, *, gateways: bool = False) -> None:
+    def write_config(
+        self, status: int, *, gateways: bool = False, has_probes: bool = False
+    ) -> None:
+        """Write a configuration that answers with `status`, also to health probes."""
         server = "server gw 127.0.0.1:9 check" * gateways
+        probes = (
+            "  acl healthcheck path -i /-/healthz\n"
+            "  http-request set-log-level debug if healthcheck\n"
+        )
         self.config.write_text(
             f"global\n  stats socket {self.socket} level admin expose-fd listeners\n"
             "defaults\n  mode http\n  timeout client 5s\n  timeout server 5s\n"
             f"  timeout connect 5s\nfrontend f\n  bind 127.0.0.1:{self.port}\n"
+            f"{probes * has_probes}"
             f"  http-request return status {status}\nbackend b\n  {server}\n"
         )
 
@@ -78,11 +86,11 @@ class Node:
         asked = watcher.num_ctx_switches().voluntary
         expect(lambda: watcher.num_ctx_switches().voluntary > asked + 10, "the watcher looks")
 
-    def status(self) -> int:
+    def status(self, path: str = "/") -> int:
         """Return the HTTP status that the port answers with now; 0 for none."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
                 return int(connection.recv(64).split()[1])
         except (OSError, IndexError):
             return 0
@@ -154,6 +162,17 @@ def test_new_managers_haproxy_takes_over_with_the_last_gateways(node: Node) -> N
     expect(lambda: not first.is_running(), "the HAProxy without a manager ends")
     assert node.status() == 200
     assert second.is_running()
+
+
+def test_haproxy_answers_health_probes_for_its_own_node(node: Node) -> None:
+    """Also the one that the keeper starts again."""
+    node.write_config(200, has_probes=True)
+    haproxy, _ = node.start()
+    node.expect_watched(haproxy)
+    assert [node.status(), node.status("/-/healthz")] == [200, 503]
+    haproxy.kill()
+    expect(lambda: node.status() == 200, "HAProxy answers again")
+    assert node.status("/health/ready") == 503
 
 
 def test_haproxy_that_its_manager_stopped_stays_stopped(node: Node) -> None:

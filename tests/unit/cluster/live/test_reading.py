@@ -133,6 +133,22 @@ def test_a_fleet_without_a_gateway_has_a_note(metrics_text: Any) -> None:
     assert view.models[0].requests_per_s is None
 
 
+def test_a_drain_and_the_replacement_of_a_drained_engine_have_notes(metrics_text: Any) -> None:
+    parts = metrics_text
+    page = parts.page(
+        parts.gateway(EPOCH),
+        parts.engine(EPOCH, name="e1"),
+        parts.engine(EPOCH, name="e2", state="draining"),
+        parts.engine(EPOCH, name="e3", state="starting", replaces_drained=True),
+        parts.engine(EPOCH, name="e4", state="starting"),
+    )
+    view = seen(Machine().read(0, page))
+    assert view.notes == (
+        "engine e2 of coder drains; another starts when it has stopped",
+        "engine e3 of coder loads in place of one that was drained",
+    )
+
+
 @pytest.mark.parametrize(
     ("skew_s", "reported"),
     [(0, None), (3, None), (-4, None), (40, "40 s fast"), (-300, "300 s slow")],

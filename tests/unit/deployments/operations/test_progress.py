@@ -84,6 +84,17 @@ def test_engine_that_leaves_is_printed_with_its_reason(progress: Progress, out: 
     assert out.getvalue().count("stopped") == 1
 
 
+def test_a_drained_engines_replacement_is_named_as_such(progress: Progress, out: StringIO) -> None:
+    new = replace(READY, id="e2", state="starting", is_loading=True, replaces="e1")
+    progress.report(snapshot([new]))
+    progress.report(snapshot([replace(new, state="ready", replaces="")]))
+    lines = [line.split("] ")[1] for line in out.getvalue().splitlines() if "engine e2" in line]
+    assert lines == [
+        "engine e2 of coder: loading, in place of e1, which was drained",
+        "engine e2 of coder: ready",
+    ]
+
+
 def test_gateways_are_printed_once_the_fleet_is_ready(out: StringIO) -> None:
     progress = Progress(
         FleetConfig(models=(ModelConfig(id="coder"),)), "http://127.0.0.1:8000", Stages(out)

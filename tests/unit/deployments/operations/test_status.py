@@ -16,6 +16,7 @@ from qwenfleet.deployments.operations import attach, status
 from qwenfleet.deployments.operations.failures import Deployed
 from qwenfleet.deployments.operations.readiness import Readiness
 from qwenfleet.deployments.registry.records import (
+    Departure,
     EngineRecord,
     GatewayRecord,
     Snapshot,
@@ -87,6 +88,7 @@ def test_json_has_every_figure_and_omits_secrets() -> None:
         "kv_usage": 0.125,
         "reason": "",
         "pool": "",
+        "replaces": "",
     }
     assert tree["engines"][1]["reason"] == "no step for 9.1 s"
     assert tree["gateways"][0]["models"] == ["coder"]
@@ -148,6 +150,17 @@ def test_last_failed_start_is_shown_with_its_reason() -> None:
     failure = StartFailure("e7", "coder", "no\nmemory", "/log")
     shown = status.table(status.summarise(FLEET, replace(SNAPSHOT, failures=(failure,)), READY))
     assert shown.splitlines()[-1] == "last failed start: e7 of coder: no memory (see /log)"
+
+
+def test_a_drained_engines_replacement_is_shown_as_such() -> None:
+    starting = EngineRecord("e3", "coder", "node-1", 23, "starting", replaces="e9")
+    awaited = (Departure("e8", "coder", "drained by an operator"),)
+    summary = status.summarise(FLEET, Snapshot((starting,), (), (), awaited=awaited), READY)
+    assert summary.as_json()["engines"][0]["replaces"] == "e9"
+    assert summary.as_json()["awaited"] == ("e8",)
+    text = status.table(summary)
+    assert "e3 is starting: it replaces e9, which was drained" in text
+    assert "e8 was drained: its replacement has not begun to start" in text
 
 
 def test_empty_fleet_has_a_table() -> None:

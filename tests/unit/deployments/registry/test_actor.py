@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from qwenfleet.deployments.registry.actor import LAPSE_S, Registry
+from qwenfleet.deployments.registry.actor import AWAITED_S, LAPSE_S, Registry
 from qwenfleet.deployments.registry.records import (
     DrainOrder,
     EngineRecord,
@@ -240,3 +240,54 @@ def test_gateways_failures_are_forgotten_when_a_later_one_is_ready(registry: Reg
     assert len(registry.snapshot().failures) == 2
     registry.announce_gateway(replace(gateway("g1"), is_ready=True))
     assert [failure.engine for failure in registry.snapshot().failures] == ["e0"]
+
+
+def test_the_next_engine_of_its_pool_takes_the_place_of_a_drained_one(registry: Registry) -> None:
+    registry.announce_engine(engine("old", pool="a", state="draining"), FEW_CORES)
+    registry.withdraw("old", "drained by an operator", is_replaced=True)
+    (awaited,) = registry.snapshot().awaited
+    assert (awaited.id, awaited.reason) == ("old", "drained by an operator")
+    assert registry.announce_engine(engine("other", pool="b"), FEW_CORES).replaces == ""
+    assert registry.announce_engine(engine("new", pool="a"), FEW_CORES).replaces == "old"
+    assert registry.announce_engine(engine("new", pool="a"), FEW_CORES).replaces == "old"
+    assert registry.announce_engine(engine("more", pool="a"), FEW_CORES).replaces == ""
+    assert registry.snapshot().awaited == ()
+    assert {e.id: e.replaces for e in registry.snapshot().engines}["new"] == "old"
+    registry.announce_engine(engine("new", pool="a", state="ready"), FEW_CORES)
+    assert not any(e.replaces for e in registry.snapshot().engines)
+
+
+def test_an_engine_that_was_starting_before_takes_no_place(registry: Registry) -> None:
+    registry.announce_engine(engine("early"), FEW_CORES)
+    registry.announce_engine(engine("old", state="draining"), FEW_CORES)
+    registry.withdraw("old", is_replaced=True)
+    assert registry.announce_engine(engine("early"), FEW_CORES).replaces == ""
+
+
+def test_a_place_is_free_again_when_its_replacement_did_not_start(registry: Registry) -> None:
+    registry.announce_engine(engine("old", state="draining"), FEW_CORES)
+    registry.withdraw("old", is_replaced=True)
+    registry.announce_engine(engine("new"), FEW_CORES)
+    registry.report_failure(StartFailure("new", "coder", "no memory", None))
+    assert [one.id for one in registry.snapshot().awaited] == ["old"]
+    assert registry.announce_engine(engine("third"), FEW_CORES).replaces == "old"
+
+
+def test_a_place_that_nobody_takes_is_forgotten(registry: Registry, clock: Any) -> None:
+    """As when the fleet is scaled down meanwhile."""
+    registry.announce_engine(engine("old", state="draining"), FEW_CORES)
+    registry.withdraw("old", is_replaced=True)
+    clock.advance(AWAITED_S)
+    assert registry.snapshot().awaited == ()
+    assert registry.announce_engine(engine("new"), FEW_CORES).replaces == ""
+
+
+def test_a_lost_engine_has_no_place(registry: Registry) -> None:
+    registry.announce_engine(engine("old", state="ready"), FEW_CORES)
+    registry.withdraw("old", "its core died")
+    assert registry.announce_engine(engine("new"), FEW_CORES).replaces == ""
+
+
+def test_a_restarted_registry_keeps_the_place_that_an_engine_reports(registry: Registry) -> None:
+    orders = registry.announce_engine(engine("new", replaces="old"), FEW_CORES)
+    assert orders.replaces == "old"

@@ -213,3 +213,12 @@ def test_fleets_are_listed_by_their_registries_only(monkeypatch: pytest.MonkeyPa
     actors.append({"name": actor_name("other"), "namespace": "another"})
     monkeypatch.setattr(ray.util, "list_named_actors", lambda all_namespaces: actors)
     assert registry.fleets() == ["demo"]
+
+
+def test_the_registry_runs_on_the_head_and_in_no_placement_group_of_its_creator() -> None:
+    options = registry.options("demo")
+    assert options["lifetime"] == "detached"
+    assert options["num_cpus"] == 0, "a head of KubeRay offers no CPU"
+    assert 0 < options["resources"]["node:__internal_head__"] < 0.01, "Serve needs some of it too"
+    assert options["scheduling_strategy"] == "DEFAULT", "without one, Ray captures it"
+    ray.remote(registry.RegistryActor).options(**options)  # Ray knows all of them
