@@ -38,6 +38,7 @@ from qwenfleet.deployments.registry.records import DrainOrder, EngineRecord, Sta
 from qwenfleet.deployments.registry.stages import StageClock
 from qwenfleet.deployments.telemetry.instruments import reporting
 from qwenfleet.deployments.telemetry.logs import join_serve_log
+from qwenfleet.deployments.telemetry.pod_log import PodLog
 from qwenfleet.deployments.telemetry.tracing import tracing_of
 from qwenfleet.deployments.vllm_adapter import plugin_metadata
 from qwenfleet.deployments.vllm_adapter.followers import Followers, start_followers
@@ -65,7 +66,6 @@ class Engine:
         pool: str = "",
         is_on_one_machine: bool = False,
     ) -> None:
-        self._log_file = join_serve_log()
         self._fleet = FleetConfig.model_validate(config)
         self._model = next(m for m in self._fleet.models if m.id == model)
         self._pool = pool
@@ -75,6 +75,9 @@ class Engine:
         self._nodes = await asyncio.to_thread(engine_nodes)
         replica = serve.get_replica_context()
         self._id = replica.replica_id.unique_id
+        fields = {"fleet": self._fleet.name, "model": model, "engine": self._id}
+        self._pod_log = PodLog(self._fleet.logging.format, fields)
+        self._log_file = join_serve_log(self._pod_log)
         self._secret = secrets.token_hex(16)
         self._registry = RegistryClient(self._fleet.name)
         self._metrics = EngineMetrics(self._fleet.name, replica.deployment)
@@ -103,7 +106,8 @@ class Engine:
         try:
             await self._start()
         except Exception as error:
-            logger.exception("engine did not start", extra={"engine": self._id})
+            extra = {"engine": self._id, "reason": str(error)}
+            logger.exception("engine did not start", extra=extra)
             await self._give_up(error)
             raise
         self._tasks.append(asyncio.create_task(self._run()))
@@ -178,9 +182,11 @@ class Engine:
     async def _start(self) -> None:
         traces_url = self._fleet.traces_url
         spans_nodes = self._model.sharding.nodes > 1
-        followers = start_followers(self._model, traces_url) if spans_nodes else None
+        followers = None
+        if spans_nodes:
+            followers = start_followers(self._model, traces_url, self._pod_log)
         core = self._core = await asyncio.to_thread(
-            _make_core, self._model, traces_url, self._stages, followers
+            _make_core, self._model, traces_url, self._stages, followers, self._pod_log
         )
         description = await core.start()
         self._host = EngineHost(
@@ -279,7 +285,11 @@ class Engine:
 
 
 def _make_core(
-    model: ModelConfig, traces_url: str | None, stages: StageClock, followers: Followers | None
+    model: ModelConfig,
+    traces_url: str | None,
+    stages: StageClock,
+    followers: Followers | None,
+    pod_log: PodLog,
 ) -> Core:
     """Make the configured core. vLLM is imported only if needed: the import takes 9 s of CPU."""
     if model.engine == "scripted":
@@ -292,4 +302,4 @@ def _make_core(
     plugin_metadata.ensure()
     from qwenfleet.deployments.vllm_adapter.core import VllmCore
 
-    return VllmCore(model, path, traces_url, stages, followers)
+    return VllmCore(model, path, traces_url, stages, followers, pod_log)

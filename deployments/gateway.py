@@ -33,6 +33,7 @@ from qwenfleet.deployments.registry.stages import StageClock
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.telemetry.instruments import reporting
 from qwenfleet.deployments.telemetry.logs import join_serve_log
+from qwenfleet.deployments.telemetry.pod_log import PodLog
 from qwenfleet.deployments.telemetry.tracing import tracing_of
 
 logger = logging.getLogger(__name__)
@@ -64,9 +65,10 @@ class Gateway:
     """One gateway process: the app, and the tasks that keep it joined to the fleet."""
 
     def __init__(self, config: dict[str, Any], *_engines: Any) -> None:
-        self._log_file = join_serve_log()
         self._config = FleetConfig.model_validate(config)
         self._id = f"gw-{uuid.uuid4().hex[:8]}"
+        fields = {"fleet": self._config.name, "gateway": self._id}
+        self._log_file = join_serve_log(PodLog(self._config.logging.format, fields))
         self._registry = RegistryClient(self._config.name)
         self._metrics = GatewayMetrics(
             self._config.name,

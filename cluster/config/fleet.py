@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from qwenfleet.cluster.config.auth import AuthConfig, AuthSetting
+from qwenfleet.cluster.config.logs import LogConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
 from qwenfleet.cluster.config.section import Section, refuse
 from qwenfleet.cluster.config.slo import SloConfig
@@ -137,6 +138,9 @@ class FleetConfig(Section):
     )
     tracing: TracingConfig | None = Field(
         default=None, description="OpenTelemetry traces; null: no traces."
+    )
+    logging: LogConfig = Field(
+        default=LogConfig(), description="The log that `kubectl logs` shows of a pod."
     )
     slo: SloConfig = Field(
         default=SloConfig(), description="Objectives of every model without its own."

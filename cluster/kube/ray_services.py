@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +16,12 @@ CONDITIONS: Final = (
 )
 """Conditions of a RayService in KubeRay 1.7."""
 EVENTS: Final = 10
+QUIET: Final = {"HEALTHY", "RUNNING"}
+"""States of Serve's deployments and applications whose message explains nothing that is wrong."""
+COLORS: Final = re.compile(r"\x1b\[[0-9;]*m")
+RAISED: Final = re.compile(r"^(?:ray\.exceptions\.)?([\w.]*?)(\w+(?:Error|Exception)): (.+)$", re.M)
+"""The last line of a Python stack trace: module, class and message."""
+LONGEST_REASON: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,18 @@ class ClusterSide:
 
 
 @dataclass(frozen=True)
+class Complaint:
+    """What Serve says about a deployment, or a whole application, that is not healthy."""
+
+    ray_cluster: str
+    application: str
+    deployment: str
+    """Empty for the application."""
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RayServiceStatus:
     name: str
     conditions: tuple[ServiceCondition, ...]
@@ -46,17 +65,21 @@ class RayServiceStatus:
     pending: ClusterSide | None
     endpoints: int
     applications: tuple[tuple[str, str], ...]
-    """Serve applications of the active cluster and their states."""
+    """Serve applications and their states, of the active cluster or else of the first one."""
+    complaints: tuple[Complaint, ...] = ()
+    """The complaints of both clusters, those of the active one first."""
 
     def is_true(self, kind: str) -> bool:
         return any(c.is_true for c in self.conditions if c.type == kind)
 
     @property
     def progress(self) -> str:
-        """Progress of an upgrade in words; empty without one."""
+        """Progress of a first start or of an upgrade in words; empty without one."""
         kind = next((k for k in CONDITIONS[1:4] if self.is_true(k)), None)
         if kind is None and self.pending is None:
             return ""
+        if self.active is None and self.pending is not None and kind in (None, CONDITIONS[1]):
+            return f"starting: {_share(self.pending)}"
         words = {"RollbackInProgress": "rolling back", "Suspending": "suspending"}
         action = words.get(kind or "", "upgrading")
         if self.pending is None:
@@ -80,6 +103,8 @@ class EventLine:
 def ray_service(tree: Mapping[str, Any]) -> RayServiceStatus:
     status = tree.get("status") or {}
     active = status.get("activeServiceStatus") or {}
+    pending = status.get("pendingServiceStatus") or {}
+    shown = active if active.get("rayClusterName") else pending
     found = {c.get("type"): c for c in status.get("conditions") or ()}
     return RayServiceStatus(
         name=str(tree["metadata"]["name"]),
@@ -94,13 +119,44 @@ def ray_service(tree: Mapping[str, Any]) -> RayServiceStatus:
             if kind in found
         ),
         active=_side(active),
-        pending=_side(status.get("pendingServiceStatus") or {}),
+        pending=_side(pending),
         endpoints=int(status.get("numServeEndpoints") or 0),
         applications=tuple(
             (str(name), str(application.get("status", "UNKNOWN")))
-            for name, application in sorted((active.get("applicationStatuses") or {}).items())
+            for name, application in sorted((shown.get("applicationStatuses") or {}).items())
         ),
+        complaints=tuple(one for side in (active, pending) for one in _complaints(side)),
     )
+
+
+def reason(message: str) -> str:
+    """The sentence in a message of Serve that says what happened: the exception of ours that a
+    replica raised, or else the last exception of its stack trace, or else the message."""
+    text = COLORS.sub("", message)
+    raised = [match.groups() for match in RAISED.finditer(text)]
+    ours = [what for module, _, what in raised if module.startswith("qwenfleet.")]
+    others = [f"{kind}: {what}" for _, kind, what in raised]
+    found = (ours or others or [text])[-1]
+    return " ".join(found.split())[:LONGEST_REASON]
+
+
+def _complaints(side: Mapping[str, Any]) -> Iterator[Complaint]:
+    for name, application in sorted((side.get("applicationStatuses") or {}).items()):
+        found = []
+        parts = application.get("serveDeploymentStatuses") or {}
+        for deployment, tree in [*sorted(parts.items()), ("", application)]:
+            state, message = str(tree.get("status") or ""), str(tree.get("message") or "")
+            if message.strip() and state not in QUIET and (deployment or not found):
+                found.append(
+                    Complaint(
+                        str(side.get("rayClusterName") or "?"),
+                        str(name),
+                        str(deployment),
+                        state,
+                        reason(message),
+                    )
+                )
+        yield from found
 
 
 def last_events(trees: Iterable[Mapping[str, Any]], about: Iterable[str]) -> list[EventLine]:

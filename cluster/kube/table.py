@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwenfleet.cluster.columns import columns
 from qwenfleet.cluster.kube.objects import KubeNode
-from qwenfleet.cluster.kube.ray_services import ClusterSide, RayServiceStatus
+from qwenfleet.cluster.kube.ray_services import ClusterSide, Complaint, RayServiceStatus
 from qwenfleet.cluster.kube.status import KubeStatus
 
 LONGEST = 60
@@ -20,6 +20,7 @@ def table(status: KubeStatus) -> str:
             lines += ["", *columns(part)]
         if part is parts[0]:
             lines += [f"{s.name} is {s.progress}" for s in status.services if s.progress]
+            lines += [_complaint(one) for s in status.services for one in s.complaints]
     if status.remarks:
         lines += ["", *(f"note: {remark}." for remark in status.remarks)]
     return "\n".join(lines)
@@ -40,6 +41,11 @@ def _services(status: KubeStatus) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def _complaint(complaint: Complaint) -> str:
+    what = complaint.deployment or complaint.application
+    return f"{what} in {complaint.ray_cluster} is {complaint.state}: {complaint.reason}"
 
 
 def _conditions(service: RayServiceStatus) -> str:

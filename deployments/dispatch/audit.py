@@ -19,6 +19,7 @@ def resumed(flight: Flight, cut: Cut, gap_s: float) -> None:
         "request resumed",
         extra={
             "request": flight.request_id,
+            "model": None if flight.exchange is None else flight.exchange.model,
             "why": cut.loss.value,
             "reason": cut.reason,
             "from_engine": cut.engine,
@@ -36,6 +37,7 @@ def not_resumed(flight: Flight, reason: str) -> None:
         "request not resumed",
         extra={
             "request": flight.request_id,
+            "model": None if flight.exchange is None else flight.exchange.model,
             "why": None if flight.cut is None else flight.cut.loss.value,
             "reason": reason,
             "from_engine": None if flight.cut is None else flight.cut.engine,

@@ -76,6 +76,8 @@ class Exchange:
         self.cached_tokens = 0
         self.output_tokens = 0
         self.outcome: Outcome | None = None
+        self.request_id: str | None = None
+        """The id that vLLM's app gave it; None before that."""
         self.blocked_by: Callable[[], FleetError | None] = lambda: None
         """Returns, at the deadline, the error that kept the request waiting, if any."""
         self._makes_tokens = makes_tokens
@@ -218,7 +220,8 @@ class Exchange:
         """Record how the app ended; turn its exception into an error that the client can read."""
         failure = asyncio.CancelledError() if call.cancelled() else call.exception()
         if failure is not None or not self._is_finished:
-            logger.error("model app failed", exc_info=failure, extra={"model": self.model})
+            extra = {"model": self.model, "request": self.request_id}
+            logger.error("model app failed", exc_info=failure, extra=extra)
             await self._answer(GatewayFailed())
             return
         self.outcome = outcome_of_status(self._status)
@@ -263,7 +266,8 @@ class Exchange:
                 else:
                     await self._put(b"", more=False)
         except TimeoutError:
-            logger.info("client stopped reading", extra={"model": self.model})
+            extra = {"model": self.model, "request": self.request_id}
+            logger.info("client stopped reading", extra=extra)
 
     async def _forward(self, message: Message) -> None:
         """Pass on what the app sends, until the exchange has ended otherwise."""

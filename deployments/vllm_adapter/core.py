@@ -25,12 +25,15 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.errors import EngineStartError, one_line
+from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.labels import FinishReason, StartPhase
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
 from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.telemetry.pod_log import PodLog
 from qwenfleet.deployments.vllm_adapter import codec, logging_setup, processes, request_checks
+from qwenfleet.deployments.vllm_adapter.core_log import CoreLog
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
+from qwenfleet.deployments.vllm_adapter.failure_log import sentence
 from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
 from qwenfleet.deployments.vllm_adapter.warm_up import WarmUp, own_request
 from qwenfleet.deployments.wire.frames import EngineDescription, Output, RankLoad, Submit
@@ -56,11 +59,13 @@ class VllmCore:
         traces_url: str | None = None,
         stages: StageClock | None = None,
         followers: Followers | None = None,
+        pod_log: PodLog | None = None,
     ) -> None:
         self._model = model
         self._path = path
         self._traces_url = traces_url
         self._followers = followers
+        self._log = CoreLog(pod_log or PodLog())
         self._lost_part = ""
         """The process or node that was lost, and why; empty while all are alive."""
         self._is_ending = False
@@ -85,8 +90,7 @@ class VllmCore:
             )
             self._client = await self._start_core(config)
         except (ValueError, TypeError, OSError, RuntimeError, TimeoutError) as error:
-            reason = self._lost_part or _first_sentence(error)
-            raise EngineStartError(self._model.id, reason) from error
+            raise EngineStartError(self._model.id, self._reason(sentence(error))) from error
         ranks = self._alive.engine_ranks_managed
         self._load = {rank: RankLoad(dp_rank=rank) for rank in ranks}
         self._stats = RayPrometheusStatLogger(config, engine_indexes=list(ranks))
@@ -176,6 +180,7 @@ class VllmCore:
             self._followers.end()
         if self._client is not None:
             self._client.shutdown(timeout=1.0)
+        self._log.close()
 
     @property
     def _alive(self) -> AsyncMPClient:
@@ -190,7 +195,12 @@ class VllmCore:
     def _create_config(self) -> Any:
         place = None if self._followers is None else self._followers.head
         arguments = engine_args(self._model, self._path, self._traces_url, place)
-        return logging_setup.create_engine_config(arguments)
+        return logging_setup.create_engine_config(arguments, self._log)
+
+    def _reason(self, otherwise: str) -> str:
+        """Which part was lost, if that is known, and what the first process to fail logged."""
+        found = [part for part in (self._lost_part, self._log.reason()) if part]
+        return ": ".join(found) or otherwise
 
     async def _start_core(self, config: VllmConfig) -> AsyncMPClient:
         self._stages.begin(StartPhase.IMPORTING_VLLM_IN_CORE)
@@ -232,7 +242,7 @@ class VllmCore:
         try:
             outputs: EngineCoreOutputs = await self._alive.get_output_async()
         except EngineDeadError as error:
-            raise CoreDead(self._lost_part or "the engine core process died") from error
+            raise CoreDead(self._reason("the engine core process died")) from error
         stats = outputs.scheduler_stats
         if stats is not None:
             rank = outputs.engine_index
@@ -268,9 +278,3 @@ def _has_core() -> bool:
             if CORE_TITLE in " ".join(process.cmdline()):
                 return True
     return False
-
-
-def _first_sentence(error: BaseException) -> str:
-    """The part of a vLLM start error that an operator needs, without vLLM's stack trace."""
-    text = str(error).strip() or type(error).__name__
-    return one_line(text.split("Traceback")[0], 600)

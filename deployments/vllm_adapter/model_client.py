@@ -74,6 +74,7 @@ class ModelClient:
         exchange = current_exchange()
         if exchange is not None:
             self._exchanges[request.request_id] = exchange
+            exchange.request_id = exchange.request_id or request.request_id
         prompt = request.prompt_token_ids or []
         params = request.sampling_params
         bare = copy.copy(request)  # the front end shares the original's lists

@@ -12,14 +12,18 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.deployments.vllm_adapter import processes
+from qwenfleet.deployments.vllm_adapter import logging_setup, processes
+from qwenfleet.deployments.vllm_adapter.core_log import CoreLog
 from qwenfleet.deployments.vllm_adapter.engine_args import NodePlace, engine_args
 
 
-def run_node(model: ModelConfig, path: str, place: NodePlace, traces_url: str | None) -> str:
+def run_node(
+    model: ModelConfig, path: str, place: NodePlace, traces_url: str | None, core_log: CoreLog
+) -> str:
     """Run this node's ranks until one ends, then kill the others; returns the title of the one that
-    ended first."""
-    config = engine_args(model, path, traces_url, place).create_engine_config(headless=True)
+    ended first. `core_log` has the reason."""
+    arguments = engine_args(model, path, traces_url, place)
+    config = logging_setup.create_engine_config(arguments, core_log, headless=True)
     if config.parallel_config.node_rank_within_dp > 0:
         keeper: MultiprocExecutor | CoreEngineProcManager
         keeper = executor = MultiprocExecutor(config, monitor_workers=False)

@@ -38,6 +38,8 @@ leaves time for its streams and 15 s for their last errors; 120 s are for the st
   value: /home/qwenfleet
 - name: QWENFLEET_HEAD_STORE
   value: {{ include "qwenfleet.headStore" .root }}
+- name: QWENFLEET_POD_LOG # where `kubectl logs` reads
+  value: /proc/1/fd/1
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
 {{- with .placement.drainSeconds }}

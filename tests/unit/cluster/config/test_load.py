@@ -34,7 +34,7 @@ CASES = {
     "an unknown key like no other lists the known ones": (
         "zzz: 1\n",
         "fleet.yaml line 1: unknown key 'zzz' at the top level. "
-        "Known keys are name, models, gateway, wire, cache_dir, tracing, slo, auth.",
+        "Known keys are name, models, gateway, wire, cache_dir, tracing, logging, slo, auth.",
     ),
     "a collector that does not speak HTTP": (
         "tracing: {endpoint: 'grpc://collector:4317'}",

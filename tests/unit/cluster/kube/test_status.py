@@ -176,3 +176,30 @@ def test_permission_to_list_pods_of_the_namespace_is_enough(api: Any) -> None:
     assert [p.name for p in status.pods] == ["coder-head", "coder-h100", "waiting"]
     assert status.gpus[0].requested == 8
     assert "pods in namespaces other than fleet are not counted" in status.remarks[0]
+
+
+def test_the_table_says_why_a_first_install_is_not_ready(api: Any) -> None:
+    why = "EngineStartError: an engine for model 'coder' did not start: " + "no memory " * 20
+    broken = {"status": "UPDATING", "message": f"Error:\nqwenfleet.cluster.errors.{why}"}
+    api.put(
+        "rayservices",
+        {
+            "metadata": {"name": "coder"},
+            "status": {
+                "pendingServiceStatus": {
+                    "rayClusterName": "coder-aaaaa",
+                    "applicationStatuses": {
+                        "fleet": {
+                            "status": "DEPLOYING",
+                            "serveDeploymentStatuses": {"engine-0": broken},
+                        }
+                    },
+                }
+            },
+        },
+    )
+    text = table.table(kube_status.read(client.connect()))
+    shown = why.removeprefix("EngineStartError: ").strip()
+    assert "fleet DEPLOYING" in text
+    assert "coder is starting: " in text
+    assert f"engine-0 in coder-aaaaa is UPDATING: {shown}\n" in text, "in full"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwenfleet.deployments.telemetry.logs import join_serve_log
+from qwenfleet.deployments.telemetry.pod_log import POD_LOG, PodLog
 
 OURS = ("ray.serve", "qwenfleet", "vllm")
 
@@ -30,7 +31,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_our_lines_and_those_of_vllm_go_to_the_file_of_the_replica(file: Path) -> None:
-    assert join_serve_log() == str(file)
+    assert join_serve_log(PodLog()) == str(file)
     logging.getLogger("qwenfleet.a").info("ours")
     logging.getLogger("vllm.b").info("vLLM's")
     assert file.read_text().split("\n") == ["ours", "vLLM's", ""]
@@ -39,7 +40,7 @@ def test_our_lines_and_those_of_vllm_go_to_the_file_of_the_replica(file: Path) -
 def test_logging_setup_of_other_code_does_not_end_the_log(
     file: Path,
 ) -> None:
-    join_serve_log()
+    join_serve_log(PodLog())
     logging.getLogger("qwenfleet.a").info("before")
     logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
     logging.getLogger("qwenfleet.a").info("after")
@@ -48,3 +49,15 @@ def test_logging_setup_of_other_code_does_not_end_the_log(
     handlers = logging.getLogger("ray.serve").handlers
     (kept,) = [handler for handler in handlers if isinstance(handler, MemoryHandler)]
     assert kept.target is not None, "Serve's controller asks for its file"
+
+
+def test_our_lines_also_go_to_the_output_of_the_pod(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    output.touch()
+    monkeypatch.setenv(POD_LOG, str(output))
+    assert join_serve_log(PodLog("plain", {"engine": "e1"})) == str(file)
+    logging.getLogger("qwenfleet.a").info("ours")
+    assert file.read_text() == "ours\n"
+    assert output.read_text().endswith(" INFO ours engine=e1\n")

@@ -11,6 +11,7 @@ import pytest
 
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.labels import FinishReason
+from qwenfleet.deployments.vllm_adapter import failure_log
 from qwenfleet.deployments.vllm_adapter.engine_args import NodePlace, sharding_args
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -281,3 +282,16 @@ def test_vllms_logging_setup_can_be_kept_out_of_a_replica() -> None:
     assert asked in ast.unparse(arguments["create_engine_config"])
     core = functions_of(class_of(tree_of("v1/engine/core.py"), "EngineCoreProc"))
     assert "configure_logging(logging_config)" in ast.unparse(core["run_engine_core"])
+
+
+def test_vllms_processes_log_why_they_end_in_lines_that_are_known() -> None:
+    ends = functions_of(class_of(tree_of("v1/engine/core.py"), "EngineCoreProc"))["run_engine_core"]
+    worker = functions_of(class_of(tree_of("v1/executor/multiproc_executor.py"), "WorkerProc"))
+    text = ast.unparse(ends) + ast.unparse(worker["worker_main"])
+    for event in failure_log.ENDS:
+        assert f"logger.exception('{event}')" in text
+    for path in ("v1/engine/utils.py", "v1/executor/multiproc_executor.py"):
+        assert failure_log.POINTER in ast.unparse(tree_of(path))
+    setup = ast.unparse(tree_of("logger.py"))
+    for part in ("pylogging_config_file", "pythonjsonlogger.jsonlogger.JsonFormatter"):
+        assert part in setup
