@@ -142,7 +142,7 @@ def reason(message: str) -> str:
 
 def _complaints(side: Mapping[str, Any]) -> Iterator[Complaint]:
     for name, application in sorted((side.get("applicationStatuses") or {}).items()):
-        found = []
+        found: list[Complaint] = []
         parts = application.get("serveDeploymentStatuses") or {}
         for deployment, tree in [*sorted(parts.items()), ("", application)]:
             state, message = str(tree.get("status") or ""), str(tree.get("message") or "")

@@ -13,7 +13,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 POINTER: Final = "root cause"
 """Part of messages that only point to another process (vLLM 0.32 v1/engine/utils.py,
@@ -67,7 +67,7 @@ def sentence(error: BaseException) -> str:
     the message without stack traces."""
     text = str(error).strip() or type(error).__name__
     text = " ".join(text.split("Traceback")[0].split())
-    unreachable = next((e for e in _chain(error) if _is_network(e)), None)
+    unreachable = next(filter(_is_network, _chain(error)), None)
     if unreachable is not None:
         hosts = [m[1] for e in _chain(error) for m in HOST.finditer(str(e))]
         problem = unreachable.strerror or str(unreachable) or type(unreachable).__name__
@@ -85,6 +85,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
 
 
-def _is_network(error: BaseException) -> bool:
+def _is_network(error: BaseException) -> TypeGuard[OSError]:
     """Whether this is what the operating system says about a connection."""
     return isinstance(error, socket.gaierror | ConnectionError | TimeoutError)

@@ -187,6 +187,14 @@ def test_a_pod_outlives_its_drain(documents, groups, serve_config):
                 assert drain_s >= streams_s + DRAIN_MARGIN_S + 100, "another gateway starts first"
 
 
+def test_a_surplus_pod_is_removed_whether_it_runs_or_waits_for_a_node(documents, only):
+    options = only(documents, "RayService")["spec"]["rayClusterConfig"]["autoscalerOptions"]
+    idle_s = options["idleTimeoutSeconds"]
+    assert idle_s < 600, "eight GPUs idle for minutes, not for an hour"
+    pending = {"name": "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S", "value": str(idle_s)}
+    assert options["env"] == [pending]
+
+
 def test_pods_do_not_set_labels_that_kuberay_selects_on(documents, groups):
     """KubeRay's head service selects on app.kubernetes.io/name `kuberay`."""
     for group in groups(documents).values():
