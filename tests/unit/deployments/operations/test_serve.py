@@ -73,7 +73,7 @@ def test_impossible_layout_is_refused_before_anything_starts(monkeypatch):
 def test_large_model_without_an_accelerator_is_refused_before_it_is_looked_for(monkeypatch):
     skip_checks(monkeypatch)
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: 64 * GIB)
-    asked = []
+    asked: list[str] = []
     monkeypatch.setattr(sources, "check_hub", asked.append)
     big = "Qwen/Qwen3-Coder-480B-A35B-Instruct"
     match = r"has no accelerator .* weights are 894 GiB and 63 GiB .* `qwenfleet plan --model Qwen/"
