@@ -9,7 +9,6 @@ import yaml
 
 from qwenfleet.cluster.errors import MachineError
 from qwenfleet.cluster.local.memory import (
-    GIB,
     LEAST_KV_GIB,
     RAY_BYTES,
     USUAL_KV_GIB,
@@ -17,6 +16,7 @@ from qwenfleet.cluster.local.memory import (
     kv_cache_bytes,
 )
 from qwenfleet.cluster.models import smollm2
+from qwenfleet.cluster.units import GIB
 
 pytestmark = pytest.mark.chart
 

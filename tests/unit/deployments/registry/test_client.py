@@ -15,7 +15,7 @@ import ray
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.registry import client as registry
 from qwenfleet.deployments.registry import records
-from qwenfleet.deployments.registry.actor import Registry, ask
+from qwenfleet.deployments.registry.actor import Registry, RegistryActor, ask
 from qwenfleet.deployments.registry.client import RegistryClient, actor_name, legacy_name
 from qwenfleet.deployments.registry.records import (
     VERSION,
@@ -221,4 +221,4 @@ def test_the_registry_runs_on_the_head_and_in_no_placement_group_of_its_creator(
     assert options["num_cpus"] == 0, "a head of KubeRay offers no CPU"
     assert 0 < options["resources"]["node:__internal_head__"] < 0.01, "Serve needs some of it too"
     assert options["scheduling_strategy"] == "DEFAULT", "without one, Ray captures it"
-    ray.remote(registry.RegistryActor).options(**options)  # Ray knows all of them
+    ray.remote(RegistryActor).options(**options)  # Ray knows all of them
