@@ -193,6 +193,7 @@ def test_haproxy_before_it_that_still_listens_is_replaced_too(node: Node) -> Non
     haproxy.kill()
     expect(lambda: has_ended(before), "the one before it ends")
     expect(lambda: node.status() == 200, "HAProxy answers")
+    expect(lambda: journal(node.launcher).exists(), "the restart is noted, once HAProxy answers")
     assert len(journal(node.launcher).read_text().splitlines()) == 1
 
 
