@@ -34,6 +34,12 @@ SETTLE_S: Final = 0.3
 MANAGER_S: Final = 3.0
 """Time for Serve to end the manager itself, as it does when it stops."""
 SOCKET_TIMEOUT_S: Final = 1.0
+SHARED_S: Final = 3.0
+"""HAProxy reads its configuration in 0.1 s, and ends if it cannot use it."""
+RIVALS_S: Final = 30.0
+"""Time after a start in which another HAProxy may still be starting: its keeper is a Python
+program, which took 0.5 s with eight programs on two cores."""
+RIVALS_POLL_S: Final = 1.0
 MAX_RESTARTS: Final = 5
 """A HAProxy that keeps dying is left to Serve."""
 NO_GATEWAY: Final = "no gateway on this node is ready; send requests to a node that has one"
@@ -57,6 +63,11 @@ class Process:
     pid: int
     started: int
     """Clock ticks since the machine's start."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Order of starts; of two in one tick, the later one mostly has the higher pid."""
+        return self.started, self.pid
 
     def lives(self) -> bool:
         return self == process(self.pid)
@@ -229,6 +240,10 @@ class Watch:
         """Whether HAProxy has started: Serve itself sees to one that does not."""
         self._has_manager = True
         """Whether the manager lived when HAProxy was last seen alive."""
+        self._started_at = time.monotonic()
+        """When HAProxy was started, in monotonic seconds."""
+        self._rivals_at = 0.0
+        """When to look for an earlier HAProxy again."""
         self._restarts = 0
         self._restarted_at: float | None = None
 
@@ -243,7 +258,8 @@ class Watch:
             return False
         if self._haproxy.lives():
             if not self._has_answered:
-                self._has_answered = answering_pid(self._job.socket) == self._haproxy.pid
+                self._has_answered = self._has_started()
+            self._stop_earlier()
             return self._settle()
         with suppress(ChildProcessError):
             os.waitpid(self._haproxy.pid, os.WNOHANG)
@@ -254,6 +270,13 @@ class Watch:
         if self._has_manager and not self._job.manager.lives():  # Serve has stopped both
             return False
         return not self._has_successor() and self._restart(died_at)
+
+    def _has_started(self) -> bool:
+        """Whether HAProxy answers. An earlier one that listens on the same sockets may answer each
+        time in its place; one that cannot start has ended by then."""
+        answering = answering_pid(self._job.socket)
+        is_shared = answering is not None and time.monotonic() > self._started_at + SHARED_S
+        return answering == self._haproxy.pid or is_shared
 
     def _has_successor(self) -> bool:
         """Whether a HAProxy that started later answers in its place."""
@@ -286,12 +309,29 @@ class Watch:
         while self._haproxy.lives():
             if answering_pid(self._job.socket) == self._haproxy.pid:
                 self._note(died_at)
+                self._started_at = time.monotonic()
                 return True
             if self._has_successor() or not self._job.raylet.lives():
                 self._haproxy.kill()  # two would share the port
                 return False
             time.sleep(POLL_S / 5)
         return True
+
+    def _stop_earlier(self) -> None:
+        """Let each earlier HAProxy with this configuration finish its requests and end.
+
+        A reload names the HAProxy that it replaces. It may have died, and its watcher may start
+        another at the same moment, of which the reload does not know: they would share the port.
+        """
+        now = time.monotonic()
+        if not self._has_answered or not self._rivals_at <= now < self._started_at + RIVALS_S:
+            return
+        self._rivals_at = now + RIVALS_POLL_S
+        for pid in _running(self._job.binary, Path(self._job.config)):
+            other = process(pid)
+            if other is not None and other.order < self._haproxy.order:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGUSR1)
 
     def _note(self, died_at: float) -> None:
         self._restarted_at = time.monotonic()

@@ -26,7 +26,6 @@ class Part(enum.StrEnum):
     REGISTRY = operations.REGISTRY.title
     GCS = operations.GCS.title
     RAYLET = operations.RAYLET.title
-    AGENT = "ray::DashboardAgent"
 
 
 def of_fleet(token_path: Path) -> dict[Part, list[psutil.Process]]:

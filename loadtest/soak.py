@@ -201,7 +201,8 @@ async def _soak(
     rng: random.Random,
     say: Say,
 ) -> Soak:
-    await _full_service(directory)
+    if not await _full_service(directory):
+        raise BenchmarkError("soak: not every engine became ready", f"See {directory}/soak.log.")
     token_path = _token_path(directory)
     soak = Soak(await _references(server), [Struck(Kill("nothing", Part.GCS), time.monotonic())])
     say(f"soak: {per_s:g} streams/s for {seconds:.0f} s, a kill every {kill_every_s:.0f} s")
@@ -228,13 +229,14 @@ async def _soak(
     return soak
 
 
-async def _full_service(directory: Path) -> None:
-    """Wait until all gateways and engines are ready. Raises BenchmarkError after a while."""
+async def _full_service(directory: Path) -> bool:
+    """Wait until all gateways and engines are ready. Returns False if some are not for too long."""
     give_up_at = time.monotonic() + servers.START_TIMEOUT_S
     while not is_full(await asyncio.to_thread(_status, directory)):
         if time.monotonic() > give_up_at:
-            raise BenchmarkError("soak: a part does not come back", f"See {directory}/soak.log.")
+            return False
         await asyncio.sleep(1.0)
+    return True
 
 
 def is_full(status: Mapping[str, Any]) -> bool:
@@ -245,14 +247,16 @@ def is_full(status: Mapping[str, Any]) -> bool:
 
 
 def _status(directory: Path) -> dict[str, Any]:
-    answer = subprocess.run(
-        [sys.executable, "-m", "qwenfleet.cli", "status", "--json"],
-        env=os.environ | {"XDG_STATE_HOME": str(directory / "state")},
-        capture_output=True,
-        timeout=STATUS_TIMEOUT_S,
-        check=False,
-    )
-    return dict(json.loads(answer.stdout or b'{"engines": [], "gateways": []}'))
+    """Return what `qwenfleet status` knows; nothing if it did not answer."""
+    command = [sys.executable, "-m", "qwenfleet.cli", "status", "--json"]
+    environment = os.environ | {"XDG_STATE_HOME": str(directory / "state")}
+    with suppress(subprocess.TimeoutExpired):
+        answer = subprocess.run(
+            command, env=environment, capture_output=True, timeout=STATUS_TIMEOUT_S, check=False
+        )
+        if answer.stdout:
+            return dict(json.loads(answer.stdout))
+    return {"engines": [], "gateways": []}
 
 
 async def _references(server: Server) -> dict[Ask, str]:
@@ -271,8 +275,12 @@ async def _kill(soak: Soak, directory: Path, every_s: float, rng: random.Random,
     while True:
         struck_at = time.monotonic()
         await asyncio.sleep(every_s)
-        await _full_service(directory)
-        if (waited_s := time.monotonic() - struck_at) > every_s + STATUS_S:
+        is_whole = await _full_service(directory)
+        waited_s = time.monotonic() - struck_at
+        if not is_whole:
+            say(f"the fleet is not whole {waited_s:.0f} s after '{soak.struck[-1].kill.name}'")
+            continue
+        if waited_s > every_s + STATUS_S:
             say(f"the fleet was whole again only after {waited_s:.0f} s")
         kill = rng.choice(KILLS)
         members = (await asyncio.to_thread(parts.of_fleet, token_path))[kill.part]

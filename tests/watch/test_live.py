@@ -34,7 +34,7 @@ models:
     engine: scripted
     replicas: {{min: 2}}
     script: {{num_tokens: 200, step_s: 0.02}}
-gateway: {{replicas: 2, port: {{port}}}}
+gateway: {{replicas: 2, port: {{port}}, no_engine_s: 240}}  # busy cores may start an engine slowly
 slo: {{ttft_s: 60, inter_token_s: 60}}
 """
 SCALE = 1 / 60

@@ -29,7 +29,7 @@ SLEEP = "import sys, time; time.sleep(60)"
         ("ray::RegistryActor", Part.REGISTRY),
         ("gcs_server", Part.GCS),
         ("raylet", Part.RAYLET),
-        ("ray::DashboardAgent", Part.AGENT),
+        ("ray::DashboardAgent", None),
         ("ray::HAProxyManager", None),
         ("VLLM::Worker_TP0", None),
         ("python", None),

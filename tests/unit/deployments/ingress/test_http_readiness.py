@@ -135,13 +135,19 @@ async def test_hold_ends_when_the_app_cannot_be_built(new_scene: Any) -> None:
     assert code_of(await scene.ask()) == "model_broken"
 
 
-async def test_client_that_disconnects_ends_its_hold(
-    new_scene: Any, eventually: Any, metrics: Any
-) -> None:
+async def held_request(new_scene: Any, eventually: Any) -> tuple[Any, asyncio.Task[Any]]:
+    """A request that waits for an engine that is being connected."""
     scene = new_scene()
     scene.served.has_ready_engine = True
     held = asyncio.create_task(scene.ask())
     await eventually(lambda: scene.app.ongoing)
+    return scene, held
+
+
+async def test_client_that_disconnects_ends_its_hold(
+    new_scene: Any, eventually: Any, metrics: Any
+) -> None:
+    scene, held = await held_request(new_scene, eventually)
     scene.client.hung_up.set()
     assert not (await asyncio.wait_for(held, 1)).messages
     assert scene.app.ongoing == 0
@@ -152,10 +158,7 @@ async def test_client_that_disconnects_ends_its_hold(
 async def test_canceled_request_ends_its_hold(
     new_scene: Any, eventually: Any, metrics: Any
 ) -> None:
-    scene = new_scene()
-    scene.served.has_ready_engine = True
-    held = asyncio.create_task(scene.ask())
-    await eventually(lambda: scene.app.ongoing)
+    scene, held = await held_request(new_scene, eventually)
     held.cancel()
     with pytest.raises(asyncio.CancelledError):
         await held
@@ -166,10 +169,7 @@ async def test_canceled_request_ends_its_hold(
 async def test_request_that_is_held_at_the_end_of_a_drain_is_refused(
     new_scene: Any, eventually: Any, metrics: Any
 ) -> None:
-    scene = new_scene()
-    scene.served.has_ready_engine = True
-    held = asyncio.create_task(scene.ask())
-    await eventually(lambda: scene.app.ongoing)
+    scene, held = await held_request(new_scene, eventually)
     scene.app.drain.order("SIGTERM", 0.0)
     scene.app.end_all()
     refused = await asyncio.wait_for(held, 1)

@@ -48,7 +48,15 @@ class Site:
         self.app = app
         self.front_end = made
         self.dispatcher = dispatcher
+        self.records: list[Any] = []
+        """The registry's listing."""
         self.tokenizer: Any = made.llm.renderer.get_tokenizer()
+
+    async def follow(self) -> None:
+        """Follow the listing as a gateway does, which also connects lost engines again."""
+        while True:
+            self.dispatcher.update(self.records)
+            await asyncio.sleep(0.05)
 
     async def ask(self, path: str = "/v1/completions", **body: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.app)
@@ -60,6 +68,7 @@ class Site:
 async def build(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., Any]]:
     """Return a function that builds a front end for engines, with engine_args."""
     sites: list[Site] = []
+    followers: list[asyncio.Task[None]] = []
 
     async def build(*engines: Any, **engine_args: Any) -> Site:
         model = ModelConfig(id="coder", source="tiny-qwen3-moe", engine_args=engine_args)
@@ -78,10 +87,15 @@ async def build(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., A
         app = GatewayApp(config, metrics)
         (served,) = app.models.values()
         served.engines, served.app = dispatcher, made.app
-        sites.append(Site(app, made, dispatcher))
-        return sites[-1]
+        site = Site(app, made, dispatcher)
+        site.records += [engine.record for engine in engines]
+        sites.append(site)
+        followers.append(asyncio.create_task(site.follow()))
+        return site
 
     yield build
+    for follower in followers:
+        follower.cancel()
     for site in sites:
         tasks = list(site.dispatcher._roster._tasks.values())
         site.front_end.llm.shutdown()
@@ -102,7 +116,8 @@ async def test_the_front_ends_limit_is_the_least_of_its_engines_and_follows_them
     prompt = [1] * 300
     assert (await site.ask(prompt=prompt, max_tokens=4)).status_code == 200
     small = await serve_engine(engine="engine-2", limits={"max_model_len": 256})
-    site.dispatcher.update([large.record, small.record])
+
+    site.records.append(small.record)
     await eventually(lambda: site.dispatcher.num_engines == 2)
     answer = await site.ask(prompt=prompt, max_tokens=4)
     assert answer.status_code == 400
