@@ -245,7 +245,7 @@ def problems(recipe: str, flavour: str) -> list[str]:
     for environment in dict.fromkeys(one.environment for one in every):
         here = [one for one in every if one.environment == environment]
         pins = locked(here)
-        wanted, options = asked(here), []
+        wanted, options = asked(here), list[str | Path]()
         if environment == MAIN:
             wanted += of_vllm(recipe, flavour)
         if any(pin.startswith("torch==") for pin in pins):
