@@ -123,6 +123,7 @@ async def test_the_front_ends_limit_is_the_least_of_its_engines_and_follows_them
     assert answer.status_code == 400
     assert "maximum context length is 256" in answer.text
     await small.kill()
+    await eventually(lambda: site.dispatcher.num_engines == 1)
     assert (await site.ask(prompt=prompt, max_tokens=4)).status_code == 200
 
 
