@@ -151,6 +151,12 @@ class Cluster:
         found: list[dict[str, Any]] = answer.json()["data"]["result"]["result"]
         return [node for node in found if node["state"] == "ALIVE"]
 
+    def has(self, count: int) -> bool:
+        """Whether this many nodes have joined; raises if one that was started has ended."""
+        for group, started in zip(GROUPS, self.started, strict=False):
+            assert started.poll() is None, self.log(f"{group}.log")
+        return len(self.nodes()) == count
+
     def log(self, name: str) -> str:
         """The end of a log, for a failure's message."""
         path = self.directory / name
@@ -202,7 +208,7 @@ def cluster(render, groups, serve_config, directory):
     try:
         for count, group in enumerate(GROUPS, start=1):
             cluster.start(group)
-            until(lambda count=count: len(cluster.nodes()) == count, f"{group} joins")
+            until(lambda count=count: cluster.has(count), f"{group} joins")
         yield cluster
     finally:
         cluster.stop()
