@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -21,6 +22,15 @@ from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
 from qwenfleet.deployments.ingress.answers import Family
 from qwenfleet.deployments.ingress.exchange import Exchange
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """vLLM and what it imports set the root logger's level and the factory of log records."""
+    level, factory = logging.root.level, logging.getLogRecordFactory()
+    yield
+    logging.root.setLevel(level)
+    logging.setLogRecordFactory(factory)
 
 
 @pytest_asyncio.fixture
