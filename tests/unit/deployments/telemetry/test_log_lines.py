@@ -17,8 +17,10 @@ FIELDS = {"fleet": "coder", "model": "qwen", "engine": "e1"}
 def record(
     text: str = "request lost", name: str = "qwenfleet.a", **extra: Any
 ) -> logging.LogRecord:
-    values = {"name": name, "levelno": logging.INFO, "levelname": "INFO", "msg": text}
-    return logging.makeLogRecord({**values, "created": 0.25, "msecs": 250.0, **extra})
+    """A record without the fields that vLLM adds to all once its logging is set up."""
+    made = logging.LogRecord(name, logging.INFO, "", 0, text, None, None)
+    made.__dict__.update({"created": 0.25, "msecs": 250.0, **extra})
+    return made
 
 
 def test_a_plain_line_has_time_level_event_and_fields() -> None:
