@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.deployments.ingress.field_errors import FieldError
 
 _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
@@ -57,7 +58,7 @@ def error_event(error: FleetError, family: Family, sequence: int = 0) -> bytes:
                 "sequence_number": sequence,
                 "code": error.code,
                 "message": str(error),
-                "param": None,
+                "param": _param(error),
             }
         case Family.OPENAI:
             data = {"error": _openai(error)}
@@ -81,7 +82,16 @@ def headers(error: FleetError) -> list[tuple[bytes, bytes]]:
 
 
 def _openai(error: FleetError) -> dict[str, Any]:
-    return {"message": str(error), "type": error.kind, "param": None, "code": error.code}
+    return {
+        "message": str(error),
+        "type": error.kind,
+        "param": _param(error),
+        "code": error.code,
+    }
+
+
+def _param(error: FleetError) -> str | None:
+    return error.param if isinstance(error, FieldError) else None
 
 
 def _anthropic(error: FleetError) -> dict[str, Any]:

@@ -16,6 +16,7 @@ RequestError
 │   └── NoEngine
 ├── GatewayDraining   503, with Retry-After
 ├── RequestKillsEngines  422
+├── FieldError        400, or 413 for a whole body: `field_errors.py`
 ├── BodyTimeout       504
 ├── DeadlineExceeded  504
 ├── EngineRefused     500
@@ -25,8 +26,12 @@ RequestError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from qwenfleet.cluster.errors import FleetError
+
+SHOWN_CHARS: Final = 64
+"""Characters of a client's own text that an error repeats."""
 
 
 class RequestError(FleetError):
@@ -121,7 +126,8 @@ class UnknownModel(RequestError):
         self.available = tuple(available)
 
     def __str__(self) -> str:
-        return f"model '{self.model}' is not served here. Set 'model' to {_one_of(self.available)}."
+        model = shorten(self.model)
+        return f"model '{model}' is not served here. Set 'model' to {_one_of(self.available)}."
 
 
 class UnknownRoute(RequestError):
@@ -137,7 +143,8 @@ class UnknownRoute(RequestError):
         self.path = path
 
     def __str__(self) -> str:
-        return f"route {self.method} {self.path} does not exist. Try POST /v1/chat/completions."
+        method, path = shorten(self.method), shorten(self.path)
+        return f"route {method} {path} does not exist. Try POST /v1/chat/completions."
 
 
 class BodyTooLarge(RequestError):
@@ -301,6 +308,12 @@ class GatewayFailed(RequestError):
             "the gateway failed to process this request. Send it again, or ask the operator to "
             "check the gateway log."
         )
+
+
+def shorten(text: str) -> str:
+    """Return a client's text as an error may repeat it: printable, and 64 characters at most."""
+    shown = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+    return "".join(char if char.isprintable() else "?" for char in shown)
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.deployments.ingress import policy, request_headers, websocket
 from qwenfleet.deployments.ingress.answers import Family, family_of
 from qwenfleet.deployments.ingress.drain import Drain
 from qwenfleet.deployments.ingress.errors import (
@@ -30,8 +31,10 @@ from qwenfleet.deployments.ingress.errors import (
     UnknownRoute,
 )
 from qwenfleet.deployments.ingress.exchange import Exchange, respond
+from qwenfleet.deployments.ingress.field_errors import WrongValue
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.ingress.outcome import outcome_of
+from qwenfleet.deployments.ingress.rules import describe
 from qwenfleet.deployments.ingress.served import Served
 from qwenfleet.deployments.telemetry.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
@@ -57,12 +60,6 @@ WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/d
 OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
 TIMEOUT_HEADER: Final = b"x-request-timeout-s"
 """Shortens one request's deadline, in seconds; it cannot exceed gateway.request_timeout_s."""
-
-
-class _ModelField(msgspec.Struct):
-    """The one field of a body that the gateway itself reads."""
-
-    model: Any = None
 
 
 class GatewayApp:
@@ -111,10 +108,12 @@ class GatewayApp:
             exchange.fail(GatewayDraining(self._gateway.retry_after_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            send = websocket.as_http(scope, send)
+        elif scope["type"] != "http":
             return
         send = self._parting(send)
-        method, path = scope["method"], scope["path"]
+        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
         family = family_of(path)
         try:
             scope = self.guard.admit(scope)
@@ -209,8 +208,8 @@ class GatewayApp:
                 body = await self._read_body(scope, receive)
         except TimeoutError as error:
             raise BodyTimeout(timeout_s) from error
-        served = self._select(body)
-        span.select(served.config.id)
+        scope = request_headers.checked(scope, self._gateway.limits.id_chars)
+        served = self._select(scope["path"], body, span)
         if self.drain.refuses:
             raise GatewayDraining(self._gateway.retry_after_s)
         makes_tokens = scope["path"] not in WITHOUT_TOKENS
@@ -246,10 +245,8 @@ class GatewayApp:
                 except ValueError:
                     wanted_s = 0.0
                 if not wanted_s > 0:
-                    text = value.decode("latin-1")
-                    raise MalformedBody(
-                        f"header {TIMEOUT_HEADER.decode()} is {text!r}, not seconds above 0"
-                    )
+                    name_of_it = TIMEOUT_HEADER.decode()
+                    raise WrongValue(name_of_it, value.decode("latin-1"), "seconds above 0")
                 return min(wanted_s, self._gateway.request_timeout_s)
         return self._gateway.request_timeout_s
 
@@ -272,18 +269,23 @@ class GatewayApp:
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
-    def _select(self, body: bytes) -> Served:
-        """Return the model that the body names; a fleet with one model needs no name."""
-        try:
-            name = msgspec.json.decode(body, type=_ModelField).model
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise MalformedBody(str(error)) from error
+    def _select(self, route: str, body: bytes, span: AnyRequestSpan) -> Served:
+        """Return the model of a request that is within the limits."""
+        limits = self._gateway.limits
+        fields = policy.read(body, limits)
+        served = self._named(fields.get("model"))
+        span.select(served.config.id)
+        policy.check(route, fields, limits, served.context_tokens)
+        return served
+
+    def _named(self, name: Any) -> Served:
+        """Return the model that a body names; a fleet with one model needs no name."""
         if name is None or name == "":
             if len(self.models) == 1:
                 return next(iter(self.models.values()))
             raise ModelRequired(tuple(self.models))
         if not isinstance(name, str):
-            raise MalformedBody(f"'model' is {name!r}, not a string")
+            raise WrongValue("model", describe(name), "the name of a model as a string")
         served = self.models.get(name)
         if served is None:
             raise UnknownModel(name, tuple(self.models))

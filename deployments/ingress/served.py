@@ -74,6 +74,12 @@ class Served:
         self._usable_at = clock()
 
     @property
+    def context_tokens(self) -> int | None:
+        """Prompt and output that its engines take, in tokens; None until one is connected."""
+        description = None if self.engines is None else self.engines.description
+        return None if description is None else description.max_model_len
+
+    @property
     def is_ready(self) -> bool:
         return self.app is not None and self.num_engines > 0
 

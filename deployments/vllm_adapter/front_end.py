@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Final, cast
 
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
-from starlette.types import ASGIApp
 from vllm.config import ObservabilityConfig, SpeculativeConfig, VllmConfig
 from vllm.config.reasoning import ReasoningConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -34,9 +33,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
 
+from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
 from qwenfleet.cluster.config.vllm_arguments import SERVER
-from qwenfleet.deployments.vllm_adapter import logging_setup
+from qwenfleet.deployments.vllm_adapter import error_answers, logging_setup, request_checks
 from qwenfleet.deployments.vllm_adapter.engine_args import typed
 from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
 from qwenfleet.deployments.vllm_adapter.output_guard import (
@@ -52,7 +52,7 @@ TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 class FrontEnd:
     """One model's app and the AsyncLLM that it calls."""
 
-    def __init__(self, app: ASGIApp, llm: AsyncLLM) -> None:
+    def __init__(self, app: error_answers.Answers, llm: AsyncLLM) -> None:
         self.app = app
         self.llm = llm
 
@@ -68,8 +68,9 @@ async def build(
     description: EngineDescription,
     client: ModelClient,
     traces_url: str | None = None,
+    limits: LimitsConfig = LimitsConfig(),  # noqa: B008  # frozen
 ) -> FrontEnd:
-    """Load the tokenizer and build the app; limits come from the engine's description."""
+    """Load the tokenizer and build the app; its context comes from the engine's description."""
     arguments, config = await asyncio.to_thread(_configure, model, path, description, traces_url)
     with _engine_core(client):
         llm = AsyncLLM(
@@ -83,13 +84,15 @@ async def build(
     if _is_speculative(model):
         # Only its presence counts here: min_p and logit_bias do not work with a draft model.
         llm.input_processor.speculative_config = cast(SpeculativeConfig, object())
+    request_checks.guard(llm.input_processor, limits)
     app = build_app(arguments, TASKS, config.model_config)
     # This layer counts requests by route for /metrics, which is not served here.
     counting: Any = PrometheusInstrumentatorMiddleware
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
+    error_answers.install(app)
     await init_app_state(llm, app.state, arguments, TASKS)
     settle()
-    return FrontEnd(app, llm)
+    return FrontEnd(error_answers.Answers(app), llm)
 
 
 def follow_limit(client: ModelClient, config: Any, description: EngineDescription) -> None:

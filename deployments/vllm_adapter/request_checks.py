@@ -3,16 +3,22 @@
 A token or parameter out of bounds raises inside a step, which ends the core and every stream on it
 (vLLM 0.32). A gateway has checked the same against its own configuration, which may differ.
 
-vLLM internals used here (0.32): EngineCoreRequest, SamplingParams.verify, VllmConfig.
+vLLM internals used here (0.32): EngineCoreRequest, SamplingParams.verify, VllmConfig,
+InputProcessor.process_inputs.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.input_processor import InputProcessor
 
+from qwenfleet.cluster.config import limits as bounds
+from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.deployments.wire.frames import Submit
 
 
@@ -38,4 +44,62 @@ def check(request: EngineCoreRequest, submit: Submit, config: VllmConfig) -> Sam
         params.verify(model, config.speculative_config, None, None)
     except VLLMValidationError as error:  # not a ValueError
         raise ValueError(str(error)) from error
+    check_sizes(params)
     return params
+
+
+def check_sizes(params: SamplingParams) -> None:
+    """Raise ValueError, with a sentence, for parameters larger than the buffers of vLLM's runner on
+    GPUs, which knows them only in a step."""
+    stops = len(params.all_stop_token_ids) if params.min_tokens > 0 else 0
+    words = params.bad_words_token_ids or ()
+    for field, count, most in (
+        ("logit_bias", len(params.logit_bias or ()), bounds.RUNNER_LOGIT_BIAS),
+        (
+            "allowed_token_ids",
+            len(params.allowed_token_ids or ()),
+            bounds.RUNNER_ALLOWED_TOKEN_IDS,
+        ),
+        ("stop_token_ids with min_tokens", stops, bounds.RUNNER_STOP_TOKEN_IDS),
+        ("bad_words", len(words), bounds.RUNNER_BAD_WORDS),
+        ("tokens of bad_words", sum(map(len, words)), bounds.RUNNER_BAD_WORD_TOKENS),
+        (
+            "logprob_token_ids",
+            len(params.logprob_token_ids or ()),
+            bounds.RUNNER_LOGPROB_TOKEN_IDS,
+        ),
+    ):
+        if count > most:
+            raise ValueError(
+                f"the request has {count} {field}, and an engine takes {most}. Send fewer."
+            )
+
+
+def guard(inputs: InputProcessor, limits: LimitsConfig) -> None:
+    """Make a front end refuse, once it has tokenized a request, what is too large for an engine."""
+    process = inputs.process_inputs
+
+    def process_inputs(*arguments: Any, **keywords: Any) -> EngineCoreRequest:
+        request: EngineCoreRequest = process(*arguments, **keywords)
+        params = request.sampling_params
+        if params is not None:
+            try:
+                check_sizes(params)
+                _check_prompt_logprobs(params, len(request.prompt_token_ids or ()), limits)
+            except ValueError as error:
+                raise VLLMValidationError(str(error)) from error
+        return request
+
+    inputs.process_inputs = process_inputs  # type: ignore[method-assign]
+
+
+def _check_prompt_logprobs(params: SamplingParams, tokens: int, limits: LimitsConfig) -> None:
+    if params.prompt_logprobs is None:
+        return
+    values, most = tokens * (params.prompt_logprobs + 1), limits.prompt_logprob_values
+    if values > most:
+        raise ValueError(
+            f"prompt_logprobs {params.prompt_logprobs} of {tokens} tokens are {values} values, "
+            f"above the limit of {most}. Send a shorter prompt, or ask the operator to change "
+            "gateway.limits.prompt_logprob_values."
+        )

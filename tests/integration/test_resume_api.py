@@ -172,7 +172,7 @@ def test_gateway_freezes_its_heap_and_skips_unread_work(gateway):
 
     assert gc.get_freeze_count() > 100_000
     assert envs._is_envs_cache_enabled()
-    layers = [str(layer.cls) for layer in gateway.front_end.app.user_middleware]
+    layers = [str(layer.cls) for layer in gateway.front_end.app.inner.user_middleware]
     assert not [layer for layer in layers if "nstrumentator" in layer], layers
 
 

@@ -52,6 +52,13 @@ from qwenfleet.deployments.ingress.errors import (
     UnknownRoute,
     WrongKey,
 )
+from qwenfleet.deployments.ingress.field_errors import (
+    BeyondContext,
+    FieldError,
+    NotTaken,
+    OutOfBounds,
+    WrongValue,
+)
 
 EXAMPLES: list[tuple[FleetError, str]] = [
     (
@@ -139,6 +146,24 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "the request body is 12 bytes, above the limit of 10 bytes. "
         "Send less, or ask the operator to raise gateway.max_body_bytes.",
     ),
+    (
+        OutOfBounds("n", 10_000, 32, "n"),
+        "'n' is 10000, above the limit of 32. Send at most 32, or ask the operator to change "
+        "gateway.limits.n.",
+    ),
+    (
+        BeyondContext("prompt", 300, "token ids", 256),
+        "'prompt' has 300 token ids, and the model's maximum context length is 256 tokens. Send "
+        "less.",
+    ),
+    (
+        WrongValue("structured_outputs", "a list of 2", "an object"),
+        "'structured_outputs' is a list of 2. Send an object.",
+    ),
+    (
+        NotTaken("prompt_embeds", "the models take text"),
+        "'prompt_embeds' is not taken here: the models take text. Leave it out.",
+    ),
     (ModelLoading("coder", 5), "model 'coder' is still loading. Try again in 5 s."),
     (
         ModelBroken("coder", 5),
@@ -189,7 +214,8 @@ def leaves(error: type[FleetError]) -> Iterator[type[FleetError]]:
 
 def test_every_error_of_the_tree_has_an_example() -> None:
     # Only our own: Ray subclasses an error class for what it raises at the caller.
-    modules = {FleetError.__module__, PlanError.__module__, RequestError.__module__}
+    kinds = (FleetError, PlanError, RequestError, FieldError)
+    modules = {kind.__module__ for kind in kinds}
     ours = {error for error in leaves(FleetError) if error.__module__ in modules}
     assert {type(error) for error, _ in EXAMPLES} == ours
 
@@ -224,6 +250,10 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         UnknownModel: (404, "not_found_error", "model_not_found"),
         UnknownRoute: (404, "not_found_error", "route_not_found"),
         BodyTooLarge: (413, "invalid_request_error", "body_too_large"),
+        OutOfBounds: (400, "invalid_request_error", "out_of_bounds"),
+        BeyondContext: (400, "invalid_request_error", "context_length_exceeded"),
+        WrongValue: (400, "invalid_request_error", "invalid_field"),
+        NotTaken: (400, "invalid_request_error", "field_not_taken"),
         ModelLoading: (503, "service_unavailable", "model_loading"),
         ModelBroken: (503, "service_unavailable", "model_broken"),
         NoEngine: (503, "service_unavailable", "no_engine"),
@@ -239,6 +269,29 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
 def test_retry_after_is_set_only_for_what_passes_or_another_gateway_can_answer() -> None:
     waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
     assert waits == {ModelLoading: 5, ModelBroken: 5, NoEngine: 7, GatewayDraining: 5}
+
+
+def test_the_size_of_a_whole_body_is_a_413_and_names_its_unit() -> None:
+    error = OutOfBounds("body", 300_000, 200_000, "body_values", "values")
+    assert (error.status, error.param) == (413, "body")
+    assert "'body' has 300000 values, above the limit of 200000." in str(error)
+
+
+def test_a_value_below_its_bound_is_reported_as_such() -> None:
+    error = OutOfBounds("priority", -5, 0, "lowest_priority")
+    assert "is -5, below the limit of 0. Send at least 0" in str(error)
+
+
+def test_an_error_repeats_64_characters_of_what_a_client_sent() -> None:
+    long = "x" * 1_000_000
+    for error in (
+        UnknownModel(long, ("a",)),
+        UnknownRoute(long, long),
+        WrongValue("n", long, "a whole number"),
+        OutOfBounds("n", 10**1000, 32, "n"),
+    ):
+        assert len(str(error)) < 250
+    assert "a?b" in str(UnknownModel("a\nb", ("a",)))
 
 
 def test_the_message_for_a_body_of_unknown_size_has_only_the_limit() -> None:

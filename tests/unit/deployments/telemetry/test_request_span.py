@@ -57,6 +57,7 @@ class OneEngine:
     """Stands in for a model's engines."""
 
     description = None
+    description = None
     num_engines = 1
     num_moving = 0
 

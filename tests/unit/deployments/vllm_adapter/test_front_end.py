@@ -210,7 +210,7 @@ async def test_more_logprobs_than_usual_are_allowed_if_engine_args_say_so(
     chat = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 25}
     usual = await build(engine)
     refused = await usual.ask("/v1/chat/completions", **chat)
-    assert (refused.status_code, "greater than max allowed: 20" in refused.text) == (400, True)
+    assert (refused.status_code, "above the limit of 20" in refused.text) == (400, True)
     site = await build(engine, max_logprobs=25)
     site.front_end.llm.input_processor.process_inputs(
         "x", {"type": "token", "prompt_token_ids": [1]}, params(logprobs=25), ("generate",)
@@ -252,7 +252,9 @@ async def test_structured_outputs_and_the_servers_own_arguments_reach_the_front_
     )
     llm = site.front_end.llm
     assert llm.vllm_config.structured_outputs_config.backend == "guidance"
-    assert site.front_end.app.state.args.default_chat_template_kwargs == {"enable_thinking": False}
+    assert site.front_end.app.inner.state.args.default_chat_template_kwargs == {
+        "enable_thinking": False
+    }
     refused = await site.ask(prompt=[5], max_tokens=4, min_p=0.2)
     assert (refused.status_code, "speculative decoding" in refused.text) == (400, True)
 

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
 
-    from qwenfleet.deployments.vllm_adapter.request_checks import check
+    from qwenfleet.deployments.vllm_adapter.request_checks import check, check_sizes
 
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.models.sources import locate
@@ -90,4 +90,46 @@ def test_what_a_core_would_die_of_is_refused_with_a_sentence(
     request, submit = a_request()
     spoil(request, submit)
     with pytest.raises(ValueError, match=reason):
+        check(request, submit, config)
+
+
+def with_bad_words(*words: list[int]) -> SamplingParams:
+    params = SamplingParams()
+    params._bad_words_token_ids = list(words)
+    return params
+
+
+TOO_LARGE = [
+    (SamplingParams(logit_bias=dict.fromkeys(range(1025), 1.0)), "1025 logit_bias.* takes 1024"),
+    (SamplingParams(allowed_token_ids=[1] * 1025), "1025 allowed_token_ids.* takes 1024"),
+    (SamplingParams(min_tokens=1, stop_token_ids=list(range(129))), "129 stop_token_ids"),
+    (with_bad_words(*[[1]] * 129), "129 bad_words.* takes 128"),
+    (with_bad_words([1] * 1000, [2] * 25), "1025 tokens of bad_words.* takes 1024"),
+    (SamplingParams(logprob_token_ids=[1] * 129), "129 logprob_token_ids.* takes 128"),
+]
+IN_SIZE = [
+    SamplingParams(logit_bias=dict.fromkeys(range(1024), 1.0), allowed_token_ids=[1] * 1024),
+    SamplingParams(min_tokens=1, stop_token_ids=list(range(128))),
+    SamplingParams(stop_token_ids=list(range(129))),
+    with_bad_words([1] * 1000, [2] * 24),
+]
+
+
+@pytest.mark.parametrize(("params", "reason"), TOO_LARGE)
+def test_what_does_not_fit_into_the_runners_buffers_is_refused(
+    params: SamplingParams, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check_sizes(params)
+
+
+@pytest.mark.parametrize("params", IN_SIZE)
+def test_what_fits_into_the_runners_buffers_passes(params: SamplingParams) -> None:
+    check_sizes(params)
+
+
+def test_an_engine_refuses_them_as_well(config: VllmConfig) -> None:
+    request, submit = a_request()
+    request.sampling_params = with_bad_words([1] * 1025)
+    with pytest.raises(ValueError, match="tokens of bad_words"):
         check(request, submit, config)
