@@ -127,7 +127,10 @@ class FrontEnds:
         try:
             path = await asyncio.to_thread(sources.locate, model.resolved_source, logger.info)
             client = ModelClient(self._dispatchers[model.id])
-            built = await front_end.build(model, path, description, client, self._config.traces_url)
+            config = self._config
+            built = await front_end.build(
+                model, path, description, client, config.traces_url, config.gateway.grammar
+            )
         except Exception as error:  # one model's template or parser must not stop the others
             served.is_broken = True
             logger.exception("model app failed to build", extra={"model": model.id})

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from qwenfleet.cluster.config.auth import AuthConfig, AuthSetting
+from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.config.logs import LogConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
 from qwenfleet.cluster.config.section import Section, refuse
@@ -51,6 +52,9 @@ class GatewayConfig(Section):
         description="Time without a working engine of a model after which its requests get 503 "
         "`no_engine`, in seconds; null: 1.5 times the longest start of an engine that the gateway "
         "has seen, and 30 at least.",
+    )
+    grammar: GrammarConfig = Field(
+        default=GrammarConfig(), description="Limits of the grammars that requests may bring."
     )
 
     @property
