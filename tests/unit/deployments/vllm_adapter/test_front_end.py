@@ -17,6 +17,7 @@ import pytest_asyncio
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import xgrammar
     from vllm import envs
     from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
@@ -264,3 +265,102 @@ def params(**fields: Any) -> Any:
     from vllm.sampling_params import SamplingParams
 
     return SamplingParams(**fields)
+
+
+SELF: dict[str, Any] = {"$ref": "#"}
+"""A schema that no text matches."""
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SELF, "strict": True}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": SELF, "strict": True}}
+CHAT = {"messages": [{"role": "user", "content": "x"}]}
+HOSTILE: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/chat/completions", {**CHAT, "response_format": FORMAT}, "no token can follow"),
+    (
+        "/v1/chat/completions",
+        {**CHAT, "tools": [TOOL], "tool_choice": "required"},
+        "set of tools or tags cannot be used",
+    ),
+    (
+        "/v1/responses",
+        {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": SELF}}},
+        "no token can follow",
+    ),
+    (
+        "/v1/messages",
+        {
+            **CHAT,
+            "max_tokens": 4,
+            "tools": [{"name": "f", "input_schema": SELF}],
+            "tool_choice": {"type": "tool", "name": "f"},
+        },
+        "cannot be used",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"choice": [str(i) for i in range(50_000)]}},
+        "list of choices has 50000 choices, above the limit of 5000",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"grammar": 'root ::= "' + "a" * 2**21 + '"'}},
+        "bytes, above the limit of 524288 (gateway.grammar.max_bytes)",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"grammar": "root ::= root root | root"}},
+        "no token can follow",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"regex": "((a{1,100}){1,100}){1,100}"}},
+        "takes an engine too long",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"json": {"enum": list(range(5001))}}},
+        "JSON schema has 5001 choices",
+    ),
+]
+
+
+async def test_a_hostile_grammar_is_refused_on_every_route_before_an_engine_gets_it(
+    serve_engine: Any, build: Any
+) -> None:
+    engine = await serve_engine(num_tokens=3)
+    site = await build(engine)
+    for path, body, said in HOSTILE:
+        whole = await site.ask(path, **body)
+        assert (whole.status_code, said in whole.text) == (400, True), (path, whole.text[:300])
+        stream = await site.ask(path, stream=True, **body)
+        assert said in stream.text, (path, stream.text[:300])
+    assert engine.core.names == set()
+    assert (await site.ask(prompt=[1], max_tokens=3)).status_code == 200
+
+
+async def test_the_front_end_reads_no_grammar_on_its_loop(
+    serve_engine: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await build(await serve_engine(num_tokens=3))
+
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("on the loop")
+
+    for name in ("from_ebnf", "from_regex", "from_json_schema", "from_structural_tag"):
+        monkeypatch.setattr(xgrammar.Grammar, name, read)
+    for constraint in (
+        {"json": {"type": "object"}},
+        {"regex": "a+"},
+        {"choice": ["a", "b"]},
+        {"grammar": 'root ::= "a"'},
+        {"structural_tag": json.dumps({"type": "structural_tag", "format": {"type": "any_text"}})},
+    ):
+        answer = await site.ask(prompt=[1], max_tokens=3, structured_outputs=constraint)
+        assert answer.status_code == 200, answer.text
+
+
+async def test_a_schema_with_what_xgrammar_ignores_is_refused_and_changes_no_backend(
+    serve_engine: Any, build: Any
+) -> None:
+    site = await build(await serve_engine(num_tokens=3))
+    schema = {"type": "array", "items": {}, "uniqueItems": True}
+    refused = await site.ask(prompt=[1], max_tokens=3, structured_outputs={"json": schema})
+    assert (refused.status_code, "not supported by xgrammar" in refused.text) == (400, True)
