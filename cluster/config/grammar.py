@@ -33,7 +33,7 @@ class GrammarConfig(Section):
         description="Choices, enum values and alternatives of a grammar, at most.",
     )
     max_compiled_mib: int = Field(
-        default=64, ge=1, description="Memory of a compiled grammar, in MiB."
+        default=32, ge=1, description="Memory of a compiled grammar, in MiB."
     )
     compile_s: float = Field(
         default=2.0,

@@ -71,7 +71,7 @@ class GrammarProcess:
         return await future
 
     def close(self) -> None:
-        """End the process, which ends its children."""
+        """End the process; the kernel ends its children with it."""
         if self._reading is not None:
             self._reading.cancel()
         if self._writer is not None:

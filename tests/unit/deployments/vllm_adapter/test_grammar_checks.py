@@ -191,6 +191,6 @@ async def test_a_grammar_without_use_is_the_clients_fault(
 
 async def test_a_compiled_grammar_that_is_too_large_names_its_limit(checks: GrammarChecks) -> None:
     with pytest.raises(
-        GrammarTooCostly, match=r"above the limit of 64 MiB \(gateway.grammar.max_c"
+        GrammarTooCostly, match=r"above the limit of 32 MiB \(gateway.grammar.max_c"
     ):
         await check(checks, "memory")
