@@ -48,7 +48,9 @@ class GrammarGate:
     async def verify(self, params: SamplingParams) -> None:
         """Raise a RequestError for a constraint that no engine may get."""
         constraint = params.structured_outputs
-        if constraint is not None and not constraint.all_constraints_none():
+        if constraint is None or constraint.all_constraints_none():
+            return
+        if constraint.json_object is not False:  # which vLLM refuses
             await self._checks.check(*_read(constraint, self._limits))
 
     def close(self) -> None:

@@ -37,8 +37,11 @@ class Size:
 
 
 def measure(kind: Kind, text: str) -> Size:
-    """Count without compiling. Raises GrammarInvalid for JSON that cannot be read."""
-    length = len(text.encode("utf-8", "surrogatepass"))
+    """Count without compiling. Raises GrammarInvalid for text that cannot be read."""
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise GrammarInvalid(kind, f"it is not Unicode text ({error.reason})") from error
     if kind in (Kind.JSON, Kind.STRUCTURAL_TAG):
         try:
             properties, choices = _count(json.loads(text))

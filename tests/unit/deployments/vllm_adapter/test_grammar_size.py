@@ -61,6 +61,11 @@ def test_json_that_cannot_be_read_is_the_clients_fault(text: str) -> None:
         check(Kind.JSON, text, LIMITS)
 
 
+def test_half_a_surrogate_pair_is_the_clients_fault() -> None:
+    with pytest.raises(GrammarInvalid, match="not Unicode"):
+        check(Kind.REGEX, "a\ud800", LIMITS)
+
+
 def test_nesting_beyond_pythons_recursion_is_the_clients_fault() -> None:
     with pytest.raises(GrammarInvalid, match="nested too deeply"):
         check(Kind.JSON, "[" * 100_000 + "]" * 100_000, GrammarConfig())
