@@ -46,10 +46,10 @@ class CompileReport:
     async def _ask(self, client: Client) -> None:
         try:
             found = await client.call_utility_all_async(UTILITY)
+            self._last = combined([PoolState(*state) for state in found if state])
         except Exception as error:  # a dead core is reported elsewhere
             logger.info("failed to ask for grammars", extra={"reason": str(error)})
             return
-        self._last = combined([PoolState(*state) for state in found if state])
         if self._last.oldest_s or self._last.stuck:
             self._is_expected = True
 
