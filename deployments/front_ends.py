@@ -129,7 +129,12 @@ class FrontEnds:
             client = ModelClient(self._dispatchers[model.id])
             config = self._config
             built = await front_end.build(
-                model, path, description, client, config.traces_url, config.gateway.grammar
+                model,
+                path,
+                description,
+                client,
+                config.traces_url,
+                grammar=config.gateway.grammar,
             )
         except Exception as error:  # one model's template or parser must not stop the others
             served.is_broken = True

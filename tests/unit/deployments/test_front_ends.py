@@ -48,7 +48,7 @@ class Builder:
         self.limits: list[int] = []
         self.error: Exception | None = None
 
-    async def build(self, model: Any, path: str, description: Any, *_: Any) -> Any:
+    async def build(self, model: Any, path: str, description: Any, *_: Any, **__: Any) -> Any:
         self.limits.append(description.max_model_len)
         if self.error is not None:
             raise self.error
