@@ -121,7 +121,7 @@ def _spawn(connection: socket.socket) -> subprocess.Popen[bytes]:
 
 
 async def _receive(reader: asyncio.StreamReader) -> Verdict:
-    """Raises EOFError if the process has ended or sends what is no verdict."""
+    """Raises EOFError if the process has ended or sends something else."""
     (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
     if length > LARGEST:
         raise EOFError(f"a verdict of {length} bytes")

@@ -328,12 +328,12 @@ async def test_a_hostile_grammar_is_refused_on_every_route_before_an_engine_gets
 ) -> None:
     engine = await serve_engine(num_tokens=3)
     site = await build(engine)
-    for path, body, said in HOSTILE:
+    for path, body, words in HOSTILE:
         whole = await site.ask(path, **body)
         assert whole.status_code in (400, 413), (path, whole.text[:300])
-        assert said in whole.text, (path, whole.text[:300])
+        assert words in whole.text, (path, whole.text[:300])
         stream = await site.ask(path, stream=True, **body)
-        assert said in stream.text, (path, stream.text[:300])
+        assert words in stream.text, (path, stream.text[:300])
     assert engine.core.names == set()
     assert (await site.ask(prompt=[1], max_tokens=3)).status_code == 200
 

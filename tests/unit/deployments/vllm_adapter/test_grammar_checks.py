@@ -173,7 +173,7 @@ async def test_a_process_that_ended_is_tried_once_more(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "words"),
     [
         ("invalid", "grammar cannot be used: why. Correct it."),
         ("dead_end", "no token can follow after why of them"),
@@ -182,11 +182,11 @@ async def test_a_process_that_ended_is_tried_once_more(
     ],
 )
 async def test_a_grammar_without_use_is_the_clients_fault(
-    checks: GrammarChecks, outcome: str, said: str
+    checks: GrammarChecks, outcome: str, words: str
 ) -> None:
     with pytest.raises(GrammarInvalid) as caught:
         await check(checks, outcome)
-    assert said in str(caught.value)
+    assert words in str(caught.value)
 
 
 async def test_a_compiled_grammar_that_is_too_large_names_its_limit(checks: GrammarChecks) -> None:

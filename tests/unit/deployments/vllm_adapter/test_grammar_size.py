@@ -31,7 +31,7 @@ def test_alternatives_of_a_grammar_are_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "said"),
+    ("kind", "text", "words"),
     [
         (Kind.REGEX, "a" * 1001, "has 1001 bytes, above the limit of 1000 (gateway.grammar.max_b"),
         (Kind.REGEX, "ü" * 501, "has 1002 bytes"),
@@ -44,10 +44,12 @@ def test_alternatives_of_a_grammar_are_choices() -> None:
         ),
     ],
 )
-def test_a_refusal_names_the_kind_the_value_and_the_limit(kind: Kind, text: str, said: str) -> None:
+def test_a_refusal_names_the_kind_the_value_and_the_limit(
+    kind: Kind, text: str, words: str
+) -> None:
     with pytest.raises(GrammarTooCostly) as caught:
         check(kind, text, LIMITS)
-    assert said in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_text_beyond_the_limit_is_not_read() -> None:
