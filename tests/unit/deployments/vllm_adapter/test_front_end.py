@@ -74,7 +74,12 @@ async def build(
     followers: list[asyncio.Task[None]] = []
 
     async def build(*engines: Any, **engine_args: Any) -> Site:
-        model = ModelConfig(id="coder", source="tiny-qwen3-moe", engine_args=engine_args)
+        model = ModelConfig(
+            id="coder",
+            source="tiny-qwen3-moe",
+            tool_call_parser="qwen3_coder",
+            engine_args=engine_args,
+        )
         config = FleetConfig(models=(model,), wire=wire)
         dispatcher = Dispatcher(
             "coder", gateway="gw-a", wire=wire, retry_after_s=5, metrics=metrics
@@ -290,7 +295,7 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
         {
             **CHAT,
             "max_tokens": 4,
-            "tools": [{"name": "f", "input_schema": SELF}],
+            "tools": [{"name": "f", "input_schema": SELF, "strict": True}],
             "tool_choice": {"type": "tool", "name": "f"},
         },
         "cannot be used",
