@@ -33,8 +33,9 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "outcome": _values(Outcome),
         "reason": (
             "app_failed", "body_too_large", "context_length_exceeded", "engine_refused",
-            "field_not_taken", "gateway_draining", "internal_error", "invalid_api_key",
-            "invalid_field", "invalid_request", "malformed_body", "model_broken", "model_loading",
+            "field_not_taken", "gateway_draining", "grammar_checks_busy", "grammar_too_costly",
+            "internal_error", "invalid_api_key", "invalid_field", "invalid_grammar",
+            "invalid_request", "malformed_body", "model_broken", "model_loading",
             "model_not_found", "model_required", "no_engine", "out_of_bounds",
             "request_kills_engines", "route_not_found", "timeout",
         ),

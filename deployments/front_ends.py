@@ -128,9 +128,15 @@ class FrontEnds:
             path = await asyncio.to_thread(sources.locate, model.resolved_source, logger.info)
             client = ModelClient(self._dispatchers[model.id])
             config = self._config
-            limits = config.gateway.limits
+            gateway = config.gateway
             built = await front_end.build(
-                model, path, description, client, config.traces_url, limits=limits
+                model,
+                path,
+                description,
+                client,
+                config.traces_url,
+                limits=gateway.limits,
+                grammar=gateway.grammar,
             )
         except Exception as error:  # one model's template or parser must not stop the others
             served.is_broken = True

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from qwenfleet.cluster.config.auth import AuthConfig, AuthSetting
+from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.cluster.config.logs import LogConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
@@ -56,6 +57,9 @@ class GatewayConfig(Section):
     limits: LimitsConfig = Field(
         default=LimitsConfig(),
         description="Bounds on the fields of one request; one beyond them gets 400 or 413.",
+    )
+    grammar: GrammarConfig = Field(
+        default=GrammarConfig(), description="Limits of the grammars that requests may bring."
     )
 
     @property

@@ -126,8 +126,8 @@ class EngineGroup(Section):
 
     @model_validator(mode="after")
     def _engine_args_are_vllms(self) -> Self:
-        for name in self.engine_args:
-            found = vllm_arguments.problem_of(name)
+        for name, value in self.engine_args.items():
+            found = vllm_arguments.problem_of(name, value)
             if found is not None:
                 raise refuse(*found, ("engine_args", name))
         return self

@@ -121,6 +121,10 @@ OWNED: Final[Mapping[str, str]] = {
 }
 """Arguments that qwenfleet sets, each with the model's field to use instead."""
 
+GRAMMAR_BACKEND: Final = "xgrammar"
+"""The one backend of structured outputs. An engine has a single one, for all its requests; tool
+calls need this one (vLLM 0.32 serialize_guidance_grammar reads only the older structural tags)."""
+
 _TEXT: Final = "Remove it: models take text and answer with text."
 _LORA: Final = "Remove it: adapters are not supported. Serve a model with merged weights."
 _HTTP: Final = "Remove it: clients reach the gateway's own HTTP server. Use the section 'gateway'."
@@ -172,8 +176,15 @@ REFUSED: Final[Mapping[str, str]] = {
 """Arguments that nobody may set, each with what to do instead."""
 
 
-def problem_of(name: str) -> tuple[str, str] | None:
+def problem_of(name: str, value: object = None) -> tuple[str, str] | None:
     """Say why an argument cannot be set, and what to do instead; None if it can be."""
+    if name == "structured_outputs_config" and isinstance(value, dict):
+        backend = value.get("backend", GRAMMAR_BACKEND)
+        if backend != GRAMMAR_BACKEND:
+            return (
+                f"engine_args.structured_outputs_config has backend '{backend}'",
+                f"Remove it: all engines of a fleet use {GRAMMAR_BACKEND}.",
+            )
     if name in GATEWAY or name in BOTH or name in ENGINE:
         return None
     if name in OWNED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from qwenfleet.deployments.engine_host.compile_watch import Compiles
 from qwenfleet.deployments.wire.frames import EngineDescription, Output, RankLoad, Submit
 
 
@@ -54,6 +55,10 @@ class Core(Protocol):
 
     def cpu_s(self) -> float | None:
         """CPU seconds used so far by the core's processes; None if it has none."""
+        ...
+
+    def compiles(self) -> Compiles:
+        """The grammars that the core compiles, as it last reported them. Never waits."""
         ...
 
     def shutdown(self) -> None: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwenfleet.deployments.engine_host.compile_watch import Compiles, CompileWatch
 from qwenfleet.deployments.wire.liveness import Condition, LearnedBound
 
 SLOW_FACTOR: Final = 4.0
@@ -42,6 +43,10 @@ class Pulse:
         self._cpu_s: float | None = None
         self._looked_at = now
         self._is_burning = False
+        self._is_late = False
+        """Whether the step in progress is late."""
+        self._compile_watch = CompileWatch()
+        self._compile_reason = ""
 
     @property
     def bound_s(self) -> float:
@@ -50,7 +55,7 @@ class Pulse:
 
     def work_came(self, now: float) -> None:
         """Record new work for an idle core, which had no reason to make a step until now."""
-        if self.condition is Condition.STEADY:
+        if not self._is_late:
             self._since = now
 
     def excuse(self, now: float) -> None:
@@ -68,8 +73,17 @@ class Pulse:
         self._slow.note(duration_s, now)
         self._frozen.note(duration_s, now)
         self._since = now
-        self.condition = Condition.STEADY
-        self.reason = ""
+        self._recover()
+
+    def note_compiles(self, compiles: Compiles, now: float) -> None:
+        """Record what the core reports of its grammars. One that compiles none makes steps and
+        keeps its streams, but gets no new work."""
+        self._compile_reason = self._compile_watch.look(compiles, now)
+
+    def compiles_late_s(self, now: float) -> float:
+        """Seconds for which the core has compiled no grammar; 0 while it does."""
+        since = self._compile_watch.ill_since
+        return 0.0 if since is None else now - since
 
     def age_s(self, now: float) -> float:
         """Seconds that the current step has taken so far."""
@@ -80,20 +94,29 @@ class Pulse:
         self._note_cpu(now, cpu_s)
         if not has_work and self.condition is not Condition.FROZEN:
             self._since = now
-            self.condition, self.reason = Condition.STEADY, ""
+            self._recover()
             return self.condition
         age_s = self.age_s(now)
         bound_s = CEILING_S if self._is_burning else self._frozen.seconds
         if age_s > bound_s or self.condition is Condition.FROZEN:
             self.condition = Condition.FROZEN
-        elif age_s > self._slow.seconds:
+        elif age_s > self._slow.seconds or self._is_late:
             self.condition = Condition.SLOW
-        if self.condition is not Condition.STEADY:
-            self.reason = (
-                f"no step for {age_s:.1f} s (longest recent step: {self._frozen.longest_s:.2g} s); "
-                f"its processes {'use' if self._is_burning else 'do not use'} the CPU"
-            )
+        else:
+            self._recover()
+            return self.condition
+        self._is_late = True
+        self.reason = (
+            f"no step for {age_s:.1f} s (longest recent step: {self._frozen.longest_s:.2g} s); "
+            f"its processes {'use' if self._is_burning else 'do not use'} the CPU"
+        )
         return self.condition
+
+    def _recover(self) -> None:
+        """End what a late step showed; what grammars show stays."""
+        self._is_late = False
+        self.reason = self._compile_reason
+        self.condition = Condition.SLOW if self.reason else Condition.STEADY
 
     def _note_cpu(self, now: float, cpu_s: float | None) -> None:
         if cpu_s is None or self._cpu_s is None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from qwenfleet.cluster.config.model import ModelConfig, ScriptConfig
 from qwenfleet.cluster.labels import FinishReason
+from qwenfleet.deployments.engine_host.compile_watch import Compiles
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
 from qwenfleet.deployments.wire.frames import EngineDescription, Output, RankLoad, Submit
 
@@ -125,6 +126,9 @@ class ScriptedCore:
 
     def cpu_s(self) -> float | None:
         return None
+
+    def compiles(self) -> Compiles:
+        return Compiles()
 
     def shutdown(self) -> None:
         self._plays.clear()

@@ -27,10 +27,12 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.errors import EngineStartError
 from qwenfleet.cluster.labels import FinishReason, StartPhase
+from qwenfleet.deployments.engine_host.compile_watch import Compiles
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
 from qwenfleet.deployments.registry.stages import StageClock
 from qwenfleet.deployments.telemetry.pod_log import PodLog
 from qwenfleet.deployments.vllm_adapter import codec, logging_setup, processes, request_checks
+from qwenfleet.deployments.vllm_adapter.compile_report import CompileReport
 from qwenfleet.deployments.vllm_adapter.core_log import CoreLog
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
 from qwenfleet.deployments.vllm_adapter.failure_log import sentence
@@ -76,6 +78,7 @@ class VllmCore:
         self._stats: PrometheusStatLogger | None = None
         self._probes = itertools.count()
         self._config: VllmConfig | None = None
+        self._compile_report = CompileReport()
         self.draft: EngineDescription | None = None
 
     async def start(self) -> EngineDescription:
@@ -128,6 +131,8 @@ class VllmCore:
             await self._alive.add_request_async(request)
         except EngineDeadError as error:
             raise CoreDead("the engine core process is dead") from error
+        if params.structured_outputs is not None:
+            self._compile_report.expect()
 
     async def abort(self, wire_ids: list[str]) -> None:
         try:
@@ -142,6 +147,9 @@ class VllmCore:
             await self._alive.add_request_async(own_request(f"probe-{next(self._probes)}", params))
         except EngineDeadError:
             logger.info("core is dead, probe skipped")
+
+    def compiles(self) -> Compiles:
+        return self._compile_report.look(self._alive)
 
     def cpu_s(self) -> float | None:
         """CPU seconds used so far by the core, its workers and their children; None if none is

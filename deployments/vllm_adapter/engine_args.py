@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.config.vllm_arguments import GATEWAY
+from qwenfleet.cluster.config.vllm_arguments import GATEWAY, GRAMMAR_BACKEND
 from qwenfleet.cluster.local import memory
 from qwenfleet.cluster.models import sources
 from qwenfleet.cluster.units import GIB
@@ -78,7 +78,7 @@ def engine_args(
     arguments |= {"model": path, "served_model_name": [model.id]}
     if model.max_model_len is not None:
         arguments["max_model_len"] = model.max_model_len
-    return AsyncEngineArgs(**typed(arguments))
+    return AsyncEngineArgs(**typed(pinned(arguments)))
 
 
 def _kv_cache_bytes(model: ModelConfig, path: str) -> int:
@@ -88,6 +88,15 @@ def _kv_cache_bytes(model: ModelConfig, path: str) -> int:
     weights = sources.weight_bytes(Path(path)) if os.path.isdir(path) else None
     ranks = model.sharding.gpus_per_node
     return memory.kv_cache_bytes(asked, weights or 0, ranks, memory.container_limit_bytes())
+
+
+def pinned(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with the backend of grammars that all engines and gateways of a fleet use. With
+    vLLM's own default, the first request of an engine decides (0.32, grammar_init)."""
+    chosen = arguments.get("structured_outputs_config") or {}
+    if not isinstance(chosen, dict):
+        return arguments
+    return arguments | {"structured_outputs_config": {**chosen, "backend": GRAMMAR_BACKEND}}
 
 
 def typed(arguments: dict[str, Any]) -> dict[str, Any]:

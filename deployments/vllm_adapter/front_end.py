@@ -33,11 +33,18 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor.abstract import Executor
 
+from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
 from qwenfleet.cluster.config.vllm_arguments import SERVER
-from qwenfleet.deployments.vllm_adapter import error_answers, logging_setup, request_checks
-from qwenfleet.deployments.vllm_adapter.engine_args import typed
+from qwenfleet.deployments.vllm_adapter import (
+    error_answers,
+    grammar_gate,
+    logging_setup,
+    request_checks,
+)
+from qwenfleet.deployments.vllm_adapter.engine_args import pinned, typed
+from qwenfleet.deployments.vllm_adapter.grammar_gate import GatedLLM
 from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
 from qwenfleet.deployments.vllm_adapter.output_guard import (
     GuardedOutputProcessor,
@@ -69,17 +76,22 @@ async def build(
     client: ModelClient,
     traces_url: str | None = None,
     limits: LimitsConfig = LimitsConfig(),  # noqa: B008  # frozen
+    grammar: GrammarConfig | None = None,
 ) -> FrontEnd:
-    """Load the tokenizer and build the app; its context comes from the engine's description."""
+    """Load the tokenizer and build the app; its context comes from the engine's description, and
+    the limits of grammars from `grammar`."""
+    grammar_gate.leave_out_reading()
     arguments, config = await asyncio.to_thread(_configure, model, path, description, traces_url)
     with _engine_core(client):
-        llm = AsyncLLM(
+        llm = GatedLLM(
             config,
             Executor,
             log_stats=False,
             log_requests=False,
             stat_loggers=[GuardedStatLogger],
         )
+    llm.gate = await asyncio.to_thread(grammar_gate.gate_of, llm, grammar or GrammarConfig())
+    await llm.gate.start()
     follow_limit(client, config.model_config, description)
     if _is_speculative(model):
         # Only its presence counts here: min_p and logit_bias do not work with a draft model.
@@ -130,7 +142,9 @@ def _configure(
     chosen = _front_end_args(model)
     for name in SERVER & chosen.keys():
         setattr(arguments, name, chosen.pop(name))
-    engine = AsyncEngineArgs(**typed(chosen), max_model_len=description.max_model_len, model=path)
+    engine = AsyncEngineArgs(
+        **typed(pinned(chosen)), max_model_len=description.max_model_len, model=path
+    )
     model_config = engine.create_model_config()
     model_config.served_model_name = model.id
     model_config.quantization = None  # no weights here; vLLM would reject GPU formats

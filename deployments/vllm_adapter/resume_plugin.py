@@ -46,7 +46,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from qwenfleet.deployments.vllm_adapter import page_cache
+from qwenfleet.deployments.vllm_adapter import grammar_plugin, page_cache
 
 PLUGIN: Final = "qwenfleet_resume"
 RECEIVED_TOKENS: Final = "qwenfleet_received_tokens"
@@ -85,6 +85,7 @@ class PositionedGenerator(torch.Generator):  # type: ignore[misc]  # mypy does n
 def register() -> None:
     """The entry point; vLLM may call it more than once in a process."""
     page_cache.register()
+    grammar_plugin.register()
     _wrap(Request, "from_engine_core_request", _append_received)
     _wrap(StructuredOutputManager, "_create_grammar", _advance_grammar)
     _wrap(CachedRequestState, "__post_init__", _prepare_state)

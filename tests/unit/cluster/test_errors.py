@@ -39,6 +39,9 @@ from qwenfleet.deployments.ingress.errors import (
     EngineRefused,
     GatewayDraining,
     GatewayFailed,
+    GrammarChecksBusy,
+    GrammarInvalid,
+    GrammarTooCostly,
     LongerThanContext,
     MalformedBody,
     MissingKey,
@@ -183,6 +186,19 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "prompt and output. Send less.",
     ),
     (
+        GrammarInvalid("regular expression", "no token can follow"),
+        "the request's regular expression cannot be used: no token can follow. Correct it.",
+    ),
+    (
+        GrammarTooCostly("JSON schema", "has 9 properties", "8", "gateway.grammar.max_properties"),
+        "the request's JSON schema has 9 properties, above the limit of 8 "
+        "(gateway.grammar.max_properties). Make it simpler.",
+    ),
+    (
+        GrammarChecksBusy(64, 5),
+        "64 new grammars wait to be checked at this gateway. Try again in 5 s.",
+    ),
+    (
         RequestKillsEngines("coder"),
         "engines of model 'coder' crashed while running this request, so it is not tried again. "
         "Change it before you send it again, and tell the operator.",
@@ -245,6 +261,9 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         MalformedBody: (400, "invalid_request_error", "malformed_body"),
         ModelRequired: (400, "invalid_request_error", "model_required"),
         LongerThanContext: (400, "invalid_request_error", "context_length_exceeded"),
+        GrammarInvalid: (400, "invalid_request_error", "invalid_grammar"),
+        GrammarTooCostly: (400, "invalid_request_error", "grammar_too_costly"),
+        GrammarChecksBusy: (429, "rate_limit_error", "grammar_checks_busy"),
         MissingKey: (401, "invalid_request_error", "invalid_api_key"),
         WrongKey: (401, "invalid_request_error", "invalid_api_key"),
         UnknownModel: (404, "not_found_error", "model_not_found"),
@@ -268,7 +287,13 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
 
 def test_retry_after_is_set_only_for_what_passes_or_another_gateway_can_answer() -> None:
     waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
-    assert waits == {ModelLoading: 5, ModelBroken: 5, NoEngine: 7, GatewayDraining: 5}
+    assert waits == {
+        ModelLoading: 5,
+        ModelBroken: 5,
+        NoEngine: 7,
+        GatewayDraining: 5,
+        GrammarChecksBusy: 5,
+    }
 
 
 def test_the_size_of_a_whole_body_is_a_413_and_names_its_unit() -> None:

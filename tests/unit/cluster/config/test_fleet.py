@@ -113,6 +113,17 @@ def test_an_engine_argument_that_qwenfleet_sets_is_refused_with_the_field_to_use
     assert field in ModelConfig.model_fields
 
 
+@pytest.mark.parametrize("backend", ["auto", "guidance", "outlines", "lm-format-enforcer"])
+def test_a_backend_of_grammars_that_engines_would_not_share_is_refused(backend: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelConfig(id="a", engine_args={"structured_outputs_config": {"backend": backend}})
+    problem, remedy = rule_of(caught.value)
+    assert problem == f"engine_args.structured_outputs_config has backend '{backend}'"
+    assert remedy == "Remove it: all engines of a fleet use xgrammar."
+    for chosen in ({"backend": "xgrammar"}, {"disable_any_whitespace": True}):
+        ModelConfig(id="a", engine_args={"structured_outputs_config": chosen})
+
+
 @pytest.mark.parametrize(
     ("argument", "problem", "remedy"),
     [

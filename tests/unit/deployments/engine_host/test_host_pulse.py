@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qwenfleet.cluster.config.fleet import WireConfig
+from qwenfleet.deployments.engine_host.compile_watch import Compiles
 from qwenfleet.deployments.engine_host.core import CoreDead
 from qwenfleet.deployments.engine_host.core_watch import GIVE_UP_S
 from qwenfleet.deployments.engine_host.pulse import CEILING_S, UNLEARNED_S
@@ -23,6 +24,7 @@ def serve_stuck(serve_engine: Any, observed_core: Any, gate: Any, clock: Any) ->
     class Metered(observed_core.Core):  # type: ignore[misc]
         probes = 0
         used_s: float | None = None
+        grammars = Compiles()
 
         async def probe(self) -> None:
             self.probes += 1
@@ -30,6 +32,9 @@ def serve_stuck(serve_engine: Any, observed_core: Any, gate: Any, clock: Any) ->
 
         def cpu_s(self) -> float | None:
             return self.used_s
+
+        def compiles(self) -> Compiles:
+            return self.grammars
 
     async def serve() -> Any:
         core = Metered(observed_core.model(num_tokens=FOREVER), sleep=gate)
@@ -175,3 +180,48 @@ async def test_a_draining_engine_waits_for_suspects_without_a_trial(
     await peer.receive(Lost)
     done = [o.wire_id for f in peer.seen if isinstance(f, Outputs) for o in f.outputs]
     assert done == keys
+
+
+async def test_a_core_that_steps_but_compiles_no_grammar_gets_no_new_work_until_it_does(
+    serve_stuck: Any, dial: Any, gate: Any
+) -> None:
+    engine = await serve_stuck()
+    peer = await dial(engine.record)
+    peer.submit("x")
+    await until(peer, "steady")
+    engine.core.grammars = Compiles(oldest_s=31.0)
+    slow = await until(peer, "slow")
+    assert slow.reason.startswith("a request has waited 31 s for its grammar")
+    assert engine.host.quarantine == slow.reason
+    gate.step()
+    await peer.receive(Outputs)
+    for _ in range(3):
+        assert (await peer.receive(Alive)).condition == "slow", "its steps do not show it"
+    engine.core.grammars = Compiles(done=1, longest_s=32.0)
+    well = await until(peer, "steady")
+    assert (well.reason, engine.host.quarantine) == ("", "")
+
+
+async def test_an_idle_core_whose_grammars_are_stuck_is_slow_too(
+    serve_stuck: Any, dial: Any
+) -> None:
+    engine = await serve_stuck()
+    peer = await dial(engine.record)
+    engine.core.grammars = Compiles(stuck=1)
+    assert (await until(peer, "slow")).reason == "1 grammars of ended requests still compile"
+
+
+async def test_a_core_that_compiles_no_grammar_for_too_long_is_replaced_and_its_streams_move(
+    serve_stuck: Any, dial: Any, clock: Any, gate: Any
+) -> None:
+    engine = await serve_stuck()
+    peer = await dial(engine.record)
+    peer.submit("x")
+    engine.core.grammars = Compiles(stuck=1)
+    await until(peer, "slow")
+    clock.advance(GIVE_UP_S + 1)
+    gate.step()  # the core itself works
+    lost = await peer.receive(Lost)
+    assert (lost.is_frozen, lost.reason) == (True, "1 grammars of ended requests still compile")
+    with pytest.raises(CoreDead):
+        await engine.running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,13 @@ def test_mappings_become_vllms_classes() -> None:
     assert made["structured_outputs_config"].backend == "guidance"
     assert made["seed"] == 1
     assert fields(made["structured_outputs_config"])
+
+
+@pytest.mark.parametrize(
+    "chosen", [{}, {"structured_outputs_config": {"reasoning_parser": "qwen3"}}]
+)
+def test_every_engine_compiles_grammars_with_the_same_backend(chosen: dict[str, Any]) -> None:
+    made = engine_args(ModelConfig(id="a", engine_args=chosen), "/models/a")
+    assert made.structured_outputs_config.backend == "xgrammar"
+    parser = "qwen3" if chosen else ""
+    assert made.structured_outputs_config.reasoning_parser == parser

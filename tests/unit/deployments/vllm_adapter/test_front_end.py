@@ -17,6 +17,7 @@ import pytest_asyncio
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import xgrammar
     from vllm import envs
     from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
@@ -65,21 +66,26 @@ class Site:
 
 
 @pytest_asyncio.fixture
-async def build(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., Any]]:
+async def build(
+    wire: WireConfig, metrics: Any, eventually: Any
+) -> AsyncIterator[Callable[..., Any]]:
     """Return a function that builds a front end for engines, with engine_args."""
     sites: list[Site] = []
     followers: list[asyncio.Task[None]] = []
 
     async def build(*engines: Any, **engine_args: Any) -> Site:
-        model = ModelConfig(id="coder", source="tiny-qwen3-moe", engine_args=engine_args)
+        model = ModelConfig(
+            id="coder",
+            source="tiny-qwen3-moe",
+            tool_call_parser="qwen3_coder",
+            engine_args=engine_args,
+        )
         config = FleetConfig(models=(model,), wire=wire)
         dispatcher = Dispatcher(
             "coder", gateway="gw-a", wire=wire, retry_after_s=5, metrics=metrics
         )
         dispatcher.update([engine.record for engine in engines])
-        async with asyncio.timeout(10):
-            while dispatcher.num_engines < len(engines):  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
+        await eventually(lambda: dispatcher.num_engines == len(engines))
         description = dispatcher.description
         assert description is not None
         path = await asyncio.to_thread(locate, model.source)
@@ -91,6 +97,8 @@ async def build(wire: WireConfig, metrics: Any) -> AsyncIterator[Callable[..., A
         site.records += [engine.record for engine in engines]
         sites.append(site)
         followers.append(asyncio.create_task(site.follow()))
+        # Building takes the loop for longer than a lease, and engines that were lost come back.
+        await eventually(lambda: dispatcher.num_engines == len(engines))
         return site
 
     yield build
@@ -245,13 +253,14 @@ async def test_structured_outputs_and_the_servers_own_arguments_reach_the_front_
 ) -> None:
     site = await build(
         await serve_engine(),
-        structured_outputs_config={"backend": "guidance"},
+        structured_outputs_config={"disable_any_whitespace": True},
         default_chat_template_kwargs={"enable_thinking": False},
         spec_method="ngram",
         spec_tokens=2,
     )
     llm = site.front_end.llm
-    assert llm.vllm_config.structured_outputs_config.backend == "guidance"
+    assert llm.vllm_config.structured_outputs_config.disable_any_whitespace is True
+    assert llm.vllm_config.structured_outputs_config.backend == "xgrammar"
     assert site.front_end.app.inner.state.args.default_chat_template_kwargs == {
         "enable_thinking": False
     }
@@ -263,3 +272,104 @@ def params(**fields: Any) -> Any:
     from vllm.sampling_params import SamplingParams
 
     return SamplingParams(**fields)
+
+
+SELF: dict[str, Any] = {"$ref": "#"}
+"""A schema that no text matches."""
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SELF, "strict": True}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": SELF, "strict": True}}
+CHAT = {"messages": [{"role": "user", "content": "x"}]}
+HOSTILE: list[tuple[str, dict[str, Any], str]] = [
+    # Route, body, and what the answer says.
+    ("/v1/chat/completions", {**CHAT, "response_format": FORMAT}, "no token can follow"),
+    (
+        "/v1/chat/completions",
+        {**CHAT, "tools": [TOOL], "tool_choice": "required"},
+        "set of tools or tags cannot be used",
+    ),
+    (
+        "/v1/responses",
+        {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": SELF}}},
+        "no token can follow",
+    ),
+    (
+        "/v1/messages",
+        {
+            **CHAT,
+            "max_tokens": 4,
+            "tools": [{"name": "f", "input_schema": SELF, "strict": True}],
+            "tool_choice": {"type": "tool", "name": "f"},
+        },
+        "cannot be used",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"choice": [str(i) for i in range(50_000)]}},
+        "",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"grammar": 'root ::= "' + "a" * 2**21 + '"'}},
+        "",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"grammar": "root ::= root root | root"}},
+        "no token can follow",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"regex": "((a{1,100}){1,100}){1,100}"}},
+        "takes an engine too long",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [1], "structured_outputs": {"json": {"enum": list(range(5001))}}},
+        "JSON schema has 5001 choices",
+    ),
+]
+
+
+async def test_a_hostile_grammar_is_refused_on_every_route_before_an_engine_gets_it(
+    serve_engine: Any, build: Any
+) -> None:
+    engine = await serve_engine(num_tokens=3)
+    site = await build(engine)
+    for path, body, words in HOSTILE:
+        whole = await site.ask(path, **body)
+        assert whole.status_code in (400, 413), (path, whole.text[:300])
+        assert words in whole.text, (path, whole.text[:300])
+        stream = await site.ask(path, stream=True, **body)
+        assert words in stream.text, (path, stream.text[:300])
+    assert engine.core.names == set()
+    assert (await site.ask(prompt=[1], max_tokens=3)).status_code == 200
+
+
+async def test_the_front_end_reads_no_grammar_on_its_loop(
+    serve_engine: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await build(await serve_engine(num_tokens=3))
+
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("on the loop")
+
+    for name in ("from_ebnf", "from_regex", "from_json_schema", "from_structural_tag"):
+        monkeypatch.setattr(xgrammar.Grammar, name, read)
+    for constraint in (
+        {"json": {"type": "object"}},
+        {"regex": "a+"},
+        {"choice": ["a", "b"]},
+        {"grammar": 'root ::= "a"'},
+        {"structural_tag": json.dumps({"type": "structural_tag", "format": {"type": "any_text"}})},
+    ):
+        answer = await site.ask(prompt=[1], max_tokens=3, structured_outputs=constraint)
+        assert answer.status_code == 200, answer.text
+
+
+async def test_a_schema_with_what_xgrammar_ignores_is_refused_and_changes_no_backend(
+    serve_engine: Any, build: Any
+) -> None:
+    site = await build(await serve_engine(num_tokens=3))
+    schema = {"type": "array", "items": {}, "uniqueItems": True}
+    refused = await site.ask(prompt=[1], max_tokens=3, structured_outputs={"json": schema})
+    assert (refused.status_code, "not supported by xgrammar" in refused.text) == (400, True)
