@@ -249,13 +249,13 @@ WIRE: Final = (
         SERVED,
     ),
     Case(
-        "250 MB to each engine's port, without the secret",
+        "250 MB to an engine's port, without the secret",
         to_engines((250 * MB).to_bytes(4, "big") + bytes(250 * MB)),
         frozenset({0}),
         host_mb=64,
     ),
     Case(
-        "300 silent connections to each engine's port",
+        "300 silent connections to an engine's port",
         to_engines(b"\0", count=300, for_s=8),
         frozenset({0}),
         host_mb=64,

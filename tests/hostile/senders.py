@@ -239,11 +239,11 @@ def stop_reading(path: str, body: dict[str, Any], times: int, for_s: float = 10.
 
 
 def to_engines(data: bytes, *, count: int = 1, for_s: float = 5.0) -> Sender:
-    """Send bytes to the port of each engine, without its secret."""
+    """Send bytes to the port of one engine, without its secret."""
 
     async def send(site: Site) -> list[Answer]:
         assert site.engines, "no engine's port was found"
         until = asyncio.get_running_loop().time() + for_s
-        return await _hold(site.engines, count, data, until)
+        return await _hold(site.engines[:1], count, data, until)
 
     return send

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -21,12 +22,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 WORST_PROBE_S = 3.0
 """The aim is 1 s on an idle machine. Here clients, gateway and six engines share two cores."""
 CALM_PROBE_S = 1.5
-CALM_S = 40.0
+CALM_S = 30.0
 """Time in which bystanders are served as before, once the hostile client has its answer."""
 SERVED_S = 15.0
 """Time for a short request to an attacked model."""
 ECHO_BYTES = 4096
 """Longest answer to a request that is refused: a client's own data is not sent back."""
+JAMMED_S = 30.0
 RECOVERY_S = 300.0
 JSON = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "boolean"}}}
 
@@ -48,23 +50,24 @@ def settle(crowd, seen):
 def still_served(site) -> list[str]:
     """Return which short requests to the attacked models fail now."""
     asked = [("loud", {}), ("tiny", {}), ("tiny", {"response_format": JSON})]
-    faults = []
-    for model, fields in asked * 2:  # each model has two engines
-        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
-        kind = f"a {'structured' if fields else 'short'} request to {model}"
-        try:
-            answer = httpx.post(
-                f"{site.url}/v1/chat/completions",
-                json=body | fields,
-                headers={"authorization": f"Bearer {site.key}"},
-                timeout=SERVED_S,
-            )
-        except httpx.HTTPError as error:
-            faults.append(f"{kind}: {type(error).__name__}")
-        else:
-            if answer.status_code != 200:
-                faults.append(f"{kind}: {answer.status_code} {answer.text[:100]}")
-    return faults
+    with ThreadPoolExecutor(len(asked) * 2) as pool:  # each model has two engines
+        found = pool.map(lambda pair: fault_of_a_short_request(site, *pair), asked * 2)
+        return sorted({fault for fault in found if fault})
+
+
+def fault_of_a_short_request(site, model: str, fields) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    kind = f"a {'structured' if fields else 'short'} request to {model} afterwards"
+    try:
+        answer = httpx.post(
+            f"{site.url}/v1/chat/completions",
+            json=body | fields,
+            headers={"authorization": f"Bearer {site.key}"},
+            timeout=SERVED_S,
+        )
+    except httpx.HTTPError as error:
+        return f"{kind}: {type(error).__name__}"
+    return "" if answer.status_code == 200 else f"{kind}: {answer.status_code} {answer.text[:100]}"
 
 
 def wrong_answers(case: Case, answers: Sequence[Answer]) -> list[str]:
@@ -74,7 +77,7 @@ def wrong_answers(case: Case, answers: Sequence[Answer]) -> list[str]:
             faults.append(f"answered {answer.verdict}: {answer.head[:200]!r}")
         elif answer.status >= 400 and answer.size_bytes > ECHO_BYTES:
             faults.append(f"{answer.status} has {answer.size_bytes} bytes")
-        elif answer.status >= 400 and not is_in_the_apis_shape(answer):
+        elif answer.status >= 400 and 0 not in case.answers and not is_in_the_apis_shape(answer):
             faults.append(f"{answer.status} is not the API's: {answer.head[-200:]!r}")
     return sorted(set(faults))[:3]
 
@@ -107,12 +110,16 @@ def harm(seen: Window, probes: frozenset[int]) -> list[str]:
 
 
 def recover(site, machinery, before) -> None:
-    """Make the fleet whole for the next case."""
-    machinery.kill_cores()
-    give_up_at = time.monotonic() + RECOVERY_S
+    """Make the fleet whole for the next case. Only an end frees a core that is jammed."""
+    began_at = time.monotonic()
+    has_killed = False
     counts = {part: len(pids) for part, pids in before.items()}
     while still_served(site) or {p: len(pids) for p, pids in machinery.pids.items()} != counts:
-        assert time.monotonic() < give_up_at, "the fleet is not whole again"
+        took_s = time.monotonic() - began_at
+        assert took_s < RECOVERY_S, "the fleet is not whole again"
+        if took_s > JAMMED_S and not has_killed:
+            machinery.kill_cores()
+            has_killed = True
         time.sleep(1)
 
 
