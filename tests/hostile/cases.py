@@ -6,15 +6,29 @@ gateways; `tiny` is a real vLLM core.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from tests.hostile.senders import Sender, hold, post, raw_once, stop_reading, to_engines
+from tests.hostile.shapes import (
+    CHAT,
+    TEXT,
+    chat,
+    digits,
+    doubling,
+    grammar,
+    nested,
+    properties,
+    responses,
+    schema,
+    text,
+    tools,
+    turns,
+    unknown_keys,
+    with_body,
+    words,
+)
 
-CHAT: Final = "/v1/chat/completions"
-TEXT: Final = "/v1/completions"
 MB: Final = 10**6
 REFUSED: Final = frozenset({400, 413})
 SERVED: Final = frozenset({200, 400, 413, 429})
@@ -37,49 +51,11 @@ class Case:
     """Growth of the engine hosts' memory that is allowed, in MB; None: any."""
 
 
-def text(**fields: Any) -> Callable[[], Any]:
-    return lambda: {"model": "tiny", "prompt": "x", "max_tokens": 4} | fields
-
-
-def chat(**fields: Any) -> Callable[[], Any]:
-    messages = [{"role": "user", "content": "Hello"}]
-    return lambda: {"model": "tiny", "messages": messages, "max_tokens": 4} | fields
-
-
-def schema(made: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "x", "schema": made}}
-
-
-def properties(count: int) -> dict[str, Any]:
-    named = {f"field{i}": {"type": "integer"} for i in range(count)}
-    return {"type": "object", "properties": named, "required": list(named)}
-
-
-def words(count: int, size: int) -> list[str]:
-    return [f"{i:06d}".ljust(size, "w") for i in range(count)]
-
-
-def grammar(size: int) -> str:
-    count = size // 30
-    rules = "\n".join(f'r{i:06d} ::= "{i:06d}" r{(i + 1) % count:06d}' for i in range(count))
-    return f"root ::= r000000\n{rules}\n"
-
-
-def nested(depth: int) -> bytes:
-    """A chat whose tool has parameters that are nested."""
-    deep = '{"a":' * depth + "1" + "}" * depth
-    tool = '{"type": "function", "function": {"name": "f", "parameters": DEEP}}'
-    body = json.dumps(chat(tools=["TOOL"])()).replace('"TOOL"', tool.replace("DEEP", deep))
-    return body.encode()
-
-
 POLICY: Final = (
     Case("`n: 10000`", post(TEXT, text(model="loud", n=10_000)), REFUSED),
     Case(
         "20 streams with `logprobs: 20`, 500 tokens each",
-        post(
-            TEXT, text(logprobs=20, max_tokens=500, ignore_eos=True, stream=True), times=20
-        ),
+        post(TEXT, text(logprobs=20, max_tokens=500, ignore_eos=True, stream=True), times=20),
         SERVED,
     ),
     Case(
@@ -102,12 +78,30 @@ POLICY: Final = (
         REFUSED,
     ),
     Case("100,000 `stop_token_ids`", post(TEXT, text(stop_token_ids=[97] * 100_000)), REFUSED),
+    Case(
+        "10,000 prompts in one request",
+        post(TEXT, text(model="loud", prompt=["x"] * 10_000)),
+        REFUSED,
+    ),
+    Case("a `stop` string of 1 MB", post(TEXT, lambda: text(stop="w" * MB)()), REFUSED),
     Case("20,000 `stop` strings", post(TEXT, text(stop=words(20_000, 8))), REFUSED),
     Case(
         "200,000 messages",
-        post(CHAT, lambda: chat(messages=[{"role": "user", "content": "x"}] * 200_000)()),
+        post(CHAT, lambda: chat(messages=turns(200_000))()),
         REFUSED,
     ),
+    Case(
+        "100,000 messages to `/v1/messages`",
+        post("/v1/messages", lambda: chat(messages=turns(100_000))()),
+        REFUSED,
+    ),
+    Case(
+        "100,000 items to `/v1/responses`",
+        post("/v1/responses", lambda: responses(input=turns(100_000))),
+        REFUSED,
+    ),
+    Case("1,000,000 unknown keys", post(TEXT, lambda: text(**unknown_keys(MB))()), SERVED),
+    Case("a number of 1,000,000 digits", post(TEXT, lambda: digits(MB)), REFUSED),
     Case(
         "a JSON schema of 30,000 properties",
         post(CHAT, lambda: chat(response_format=schema(properties(30_000)))()),
@@ -120,10 +114,7 @@ POLICY: Final = (
     ),
     Case(
         "5,000 tools",
-        post(CHAT, lambda: chat(tools=[
-            {"type": "function", "function": {"name": f"f{i}", "parameters": properties(3)}}
-            for i in range(5_000)
-        ])()),
+        post(CHAT, lambda: chat(tools=tools(5_000))()),
         REFUSED,
     ),
     Case(
@@ -142,6 +133,14 @@ POLICY: Final = (
         SERVED,
     ),
     Case(
+        "`/tokenize` of 4 MB with `return_token_strs`",
+        post(
+            "/tokenize",
+            lambda: {"model": "tiny", "prompt": "x " * (2 * MB), "return_token_strs": True},
+        ),
+        SERVED,
+    ),
+    Case(
         "`/detokenize` of 4,000,000 tokens",
         post("/detokenize", lambda: {"model": "tiny", "tokens": [97] * (4 * MB)}),
         SERVED,
@@ -154,7 +153,9 @@ POLICY: Final = (
                 max_tokens=500,
                 ignore_eos=True,
                 repetition_detection={
-                    "max_pattern_size": 10**9, "min_pattern_size": 1, "min_count": 2
+                    "max_pattern_size": 10**9,
+                    "min_pattern_size": 1,
+                    "min_count": 2,
                 },
             ),
         ),
@@ -169,37 +170,35 @@ POLICY: Final = (
         ),
         SERVED | {431},
     ),
-)  # fmt: skip
+)
 
 CLIENTS_FAULTS: Final = (
     Case("JSON nested 200 deep", post(CHAT, lambda: nested(200)), SERVED),
     Case("JSON nested 900 deep", post(CHAT, lambda: nested(900)), REFUSED),
     Case("JSON nested 1,000 deep", post(CHAT, lambda: nested(1000)), REFUSED),
     Case("JSON nested 100,000 deep", post(CHAT, lambda: nested(100_000)), REFUSED),
-    Case(
-        "`structured_outputs` that is a list", post(CHAT, chat(structured_outputs=[1])), REFUSED
-    ),
+    Case("`structured_outputs` that is a list", post(CHAT, chat(structured_outputs=[1])), REFUSED),
     Case("`top_k: 2**70`", post(CHAT, chat(top_k=2**70)), REFUSED),
     Case("`kv_transfer_params` that is a string", post(TEXT, text(kv_transfer_params="x")), SERVED),
     Case(
         "`X-Request-Id` that is not text",
-        raw_once(
-            lambda site: _with_body(site.head, 'X-Request-Id: \xff\xfe', chat()())
-        ),
+        raw_once(lambda site: with_body(site.head, "X-Request-Id: \xff\xfe", chat()())),
         SERVED,
     ),
     Case(
         "a WebSocket upgrade",
         raw_once(
-            lambda site: site.head(
-                "GET",
-                CHAT,
-                "Connection: Upgrade",
-                "Upgrade: websocket",
-                "Sec-WebSocket-Version: 13",
-                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+            lambda site: (
+                site.head(
+                    "GET",
+                    CHAT,
+                    "Connection: Upgrade",
+                    "Upgrade: websocket",
+                    "Sec-WebSocket-Version: 13",
+                    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+                )
+                + b"\r\n"
             )
-            + b"\r\n"
         ),
         frozenset({400, 404, 405, 426}),
     ),
@@ -218,24 +217,27 @@ CLIENTS_FAULTS: Final = (
         post(CHAT, chat(), headers={"x-request-timeout-s": "soon"}),
         frozenset({400}),
     ),
-    Case("`{\"$ref\": \"#\"}` as schema", post(CHAT, chat(response_format=schema({"$ref": "#"}))),
-         frozenset({400})),
+    Case(
+        '`{"$ref": "#"}` as schema',
+        post(CHAT, chat(response_format=schema({"$ref": "#"}))),
+        frozenset({400}),
+    ),
     Case(
         "a grammar that is left-recursive",
         post(CHAT, chat(structured_outputs={"grammar": "root ::= root root | root"})),
         frozenset({400}),
     ),
-)  # fmt: skip
+)
 
 WIRE: Final = (
     Case(
         "a `request_id` of 4 MB",
-        post("/v1/responses", lambda: _responses(request_id="i" * (4 * MB))),
+        post("/v1/responses", lambda: responses(request_id="i" * (4 * MB))),
         SERVED,
     ),
     Case(
         "a `request_id` of 25 MB",
-        post("/v1/responses", lambda: _responses(request_id="i" * (25 * MB))),
+        post("/v1/responses", lambda: responses(request_id="i" * (25 * MB))),
         SERVED,
     ),
     Case(
@@ -305,7 +307,7 @@ GRAMMAR: Final = (
     ),
     Case(
         "a schema with 60 levels of `$ref` that double",
-        post(CHAT, lambda: chat(response_format=schema(_doubling(60)))()),
+        post(CHAT, lambda: chat(response_format=schema(doubling(60)))()),
         SERVED,
     ),
     Case(
@@ -327,27 +329,3 @@ GRAMMAR: Final = (
 """Last, because a core that is jammed stays so for minutes."""
 
 CASES: Final = (*POLICY, *CLIENTS_FAULTS, *WIRE, *EDGE, *GRAMMAR)
-
-
-def _responses(**fields: Any) -> dict[str, Any]:
-    return {"model": "tiny", "input": "Hello", "max_output_tokens": 64} | fields
-
-
-def _doubling(depth: int) -> dict[str, Any]:
-    named: dict[str, Any] = {
-        f"d{i}": {
-            "type": "object",
-            "properties": {side: {"$ref": f"#/$defs/d{i + 1}"} for side in ("a", "b")},
-            "required": ["a", "b"],
-        }
-        for i in range(depth)
-    }
-    named[f"d{depth}"] = {"type": "integer"}
-    return {"$defs": named, "$ref": "#/$defs/d0"}
-
-
-def _with_body(head: Callable[..., bytes], field: str, body: dict[str, Any]) -> bytes:
-    data = json.dumps(body).encode()
-    kind = ("Content-Type: application/json", f"Content-Length: {len(data)}")
-    fields = (field, "Connection: close", *kind)
-    return head("POST", CHAT, *fields) + b"\r\n" + data
