@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
-import warnings
 from collections import Counter, defaultdict
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -22,33 +24,47 @@ CLIENTS = 8
 ANSWER_S = 60.0
 """A body that is not answered by then hangs; other bodies may be in front of it."""
 SHOWN = 12
+MODELS = {
+    "/v1/chat/completions": ("openai/chat_completion/protocol.py", "ChatCompletionRequest"),
+    "/v1/completions": ("openai/completion/protocol.py", "CompletionRequest"),
+    "/v1/responses": ("openai/responses/protocol.py", "ResponsesRequest"),
+    "/v1/messages": ("anthropic/protocol.py", "AnthropicMessagesRequest"),
+    "/v1/messages/count_tokens": ("anthropic/protocol.py", "AnthropicCountTokensRequest"),
+    "/tokenize": (
+        "serve/tokenize/protocol.py",
+        "TokenizeCompletionRequest",
+        "TokenizeChatRequest",
+    ),
+    "/detokenize": ("serve/tokenize/protocol.py", "DetokenizeRequest"),
+}
+"""The file and the classes of each route's requests in vLLM 0.32's entrypoints."""
 
 
 @pytest.fixture(scope="session")
 def fields() -> dict[str, list[str]]:
-    """The fields of each route's model in the installed vLLM."""
-    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from vllm.entrypoints.anthropic import protocol as anthropic
-        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-        from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-        from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-        from vllm.entrypoints.serve.tokenize import protocol as tokenize
-    models = {
-        "/v1/chat/completions": (ChatCompletionRequest,),
-        "/v1/completions": (CompletionRequest,),
-        "/v1/responses": (ResponsesRequest,),
-        "/v1/messages": (anthropic.AnthropicMessagesRequest,),
-        "/v1/messages/count_tokens": (anthropic.AnthropicCountTokensRequest,),
-        "/tokenize": (tokenize.TokenizeCompletionRequest, tokenize.TokenizeChatRequest),
-        "/detokenize": (tokenize.DetokenizeRequest,),
-    }
-    assert models.keys() == bodies.VALID.keys()
+    """The fields of each route's models, from the text of the installed vLLM: no import of it."""
+    vllm = find_spec("vllm")
+    assert vllm is not None
+    assert vllm.origin is not None
+    entrypoints = Path(vllm.origin).parent / "entrypoints"
+    assert bodies.VALID.keys() == MODELS.keys()
     return {
-        path: sorted({name for each in known for name in each.model_fields} - {"model"})
-        for path, known in models.items()
+        path: sorted(set().union(*(fields_of(entrypoints / file, name) for name in names)))
+        for path, (file, *names) in MODELS.items()
     }
+
+
+def fields_of(file: Path, name: str) -> set[str]:
+    """Return the annotated names of a class, but for its model's."""
+    (found,) = [
+        each
+        for each in ast.parse(file.read_text()).body
+        if isinstance(each, ast.ClassDef) and each.name == name
+    ]
+    lines = [each for each in found.body if isinstance(each, ast.AnnAssign)]
+    names = {each.target.id for each in lines if isinstance(each.target, ast.Name)}
+    assert names
+    return names - {"model"}
 
 
 def fault_of(body: bodies.Body, answer: Answer) -> str:
