@@ -178,7 +178,7 @@ def answer_of(seen: bytes) -> Answer:
     """Read the status line of a raw answer."""
     words = seen.split(b" ", 2)
     if not seen.startswith(b"HTTP/") or len(words) < 3:
-        return Answer(0, seen[:KEPT_BYTES], fault="closed" if not seen else "not HTTP")
+        return Answer(0, seen[:KEPT_BYTES], fault="not HTTP" if seen else "no answer")
     return Answer(int(words[1]), seen[:KEPT_BYTES], seen[-KEPT_BYTES:], len(seen))
 
 
