@@ -93,8 +93,7 @@ class Machinery:
         """The file that the gateway logs to."""
         (gateway,) = self._parts[Part.GATEWAY]
         opened = [Path(file.path) for file in gateway.open_files()]
-        (log,) = [path for path in opened if path.match("logs/serve/replica_*.log")]
-        return log
+        return min(path for path in opened if path.match("logs/serve/replica_*.log"))
 
     def engine_addresses(self) -> tuple[tuple[str, int], ...]:
         """Where engines listen for gateways: the gateway is connected there."""
