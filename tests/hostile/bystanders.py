@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -89,7 +90,7 @@ class Bystanders:
         self._http = http
         self._begun: set[int] = set()
 
-    async def every(self, period_s: float, ask: Callable[[], Awaitable[None]]) -> None:
+    async def every(self, period_s: float, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Ask at a fixed pace, whether or not the answers come."""
         async with asyncio.TaskGroup() as tasks:
             while True:
