@@ -10,7 +10,7 @@ ARGS ?=
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock image-check serve watch test test-newest test-unit test-integration test-loss test-bench soak test-sharded test-watch chart-test check clean
+.PHONY: help env lock image-check serve watch test test-newest test-unit test-integration test-loss test-hostile test-bench soak test-sharded test-watch chart-test check clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -55,6 +55,9 @@ test-integration: env ## tests on a real Ray and a real vLLM on CPU
 
 test-loss: env ## kill, freeze and drain engines and everything around them; prints tables (an hour)
 	@.ci/stage "loss tests" $(BIN)/pytest tests/loss -m integration --timeout 900 $(ARGS)
+
+test-hostile: env ## every hostile request that is known, and 2,000 fuzzed bodies, next to other clients (10 minutes)
+	@.ci/stage "hostile clients" $(BIN)/pytest tests/hostile -m integration --timeout 600 $(ARGS)
 
 test-bench: env ## the overhead benchmark as its users run it (2 to 4 minutes)
 	@.ci/stage "benchmark tests" $(BIN)/pytest tests/bench -m integration $(ARGS)
