@@ -1,7 +1,8 @@
 """Exchange: one HTTP request and its response, from the body's last byte to the answer's.
 
-It adds what vLLM's app lacks: a deadline, keep-alives while a stream is silent, and a readable end
-when the engine is lost.
+It adds what vLLM's app lacks: a deadline, keep-alives while a stream is silent, a readable end when
+the engine is lost, and a status for a stream that is refused: it holds the start of an answer until
+there is something to send with it.
 
 Users of an exchange, all on the gateway's event loop: `GatewayApp` makes it and runs it once. The
 `ModelClient` finds it in a context variable, because vLLM passes nothing through; it notes prompts,
@@ -24,6 +25,7 @@ from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.ingress import answers
 from qwenfleet.deployments.ingress.answers import Family
+from qwenfleet.deployments.ingress.early_error import early_error
 from qwenfleet.deployments.ingress.errors import (
     DeadlineExceeded,
     GatewayFailed,
@@ -89,7 +91,11 @@ class Exchange:
         self._token_at: float | None = None
         self._failure: asyncio.Future[FleetError] = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
+        self._held: list[Message] = []
+        """What the app has sent while the request can still be refused with a status: the start of
+        its answer, and events that it makes before an engine works."""
         self._status: int | None = None
+        """The status that the client got; None while nothing was sent."""
         self._is_stream = False
         self._is_finished = False
         self._is_sending = False
@@ -203,6 +209,7 @@ class Exchange:
                 error = self.blocked_by() or DeadlineExceeded(self._timeout_s)
                 return await self._answer(error)
             if self._is_silent and now - self._sent_at >= self._keep_alive_s:
+                await self._release()
                 await self._put(answers.keep_alive(self.family), more=True)
 
     def _next_look(self, now: float) -> float:
@@ -257,6 +264,7 @@ class Exchange:
         try:
             async with asyncio.timeout(ABORT_GRACE_S):
                 if self._status is None:
+                    self._status = error.status
                     await respond(self._send, error, self.family)
                 elif self._is_stream:
                     end = b"" if self._is_between_events else b"\n\n"
@@ -273,19 +281,38 @@ class Exchange:
         """Pass on what the app sends, until the exchange has ended otherwise."""
         if self._is_finished or self._failure.done() or self._over.is_set():
             return
+        self._held.append(message)
         if message["type"] == "http.response.start":
-            self._status = message["status"]
             kinds = [value for name, value in message.get("headers", ()) if name == b"content-type"]
             self._is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
-        else:
-            body = message.get("body", b"")
-            self._events += body.count(b"\n\n")
-            if body:
-                self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
-            self._is_finished = not message.get("more_body", False)
+            return
+        body = message.get("body", b"")
+        self._events += body.count(b"\n\n")
+        if body:
+            self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
+        self._is_finished = not message.get("more_body", False)
+        if self._status is None and self._is_stream and (error := early_error(body)) is not None:
+            self._held = _whole_answer(*error)
+            self._is_finished = True
+        if self._is_finished or not self._may_be_refused:
+            await self._release()
+
+    @property
+    def _may_be_refused(self) -> bool:
+        """Whether what came so far says nothing yet: vLLM's Responses API sends two events before
+        it asks an engine (vLLM 0.32 entrypoints/openai/responses/serving.py)."""
+        is_early = self.family is Family.RESPONSES and self.is_queued
+        return self._status is None and self._is_stream and is_early
+
+    async def _release(self) -> None:
+        """Send what is held, in one go: no keep-alive may come between."""
         self._is_sending = True
         try:
-            await self._send(message)
+            while self._held:
+                message = self._held.pop(0)
+                if message["type"] == "http.response.start":
+                    self._status = message["status"]
+                await self._send(message)
         finally:
             self._is_sending = False
             self._sent_at = self._clock()
@@ -293,6 +320,14 @@ class Exchange:
     async def _put(self, body: bytes, *, more: bool) -> None:
         self._sent_at = self._clock()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _whole_answer(status: int, body: bytes) -> list[Message]:
+    headers = [(b"content-type", b"application/json")]
+    return [
+        {"type": "http.response.start", "status": status, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    ]
 
 
 async def respond(send: Send, error: FleetError, family: Family) -> None:
