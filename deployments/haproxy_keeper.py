@@ -19,7 +19,6 @@ import resource
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -129,6 +128,7 @@ def main(arguments: Sequence[str]) -> None:
 def prepare(config: Path) -> None:
     """Bound what HAProxy and its clients may do, and close its directory to other users."""
     # Imported here because the program below extends the path first.
+    from qwenfleet.cluster.local.private import close_to_others
     from qwenfleet.deployments.haproxy_config import Bounds, adapt
 
     close_to_others(config.parent)
@@ -141,14 +141,6 @@ def prepare(config: Path) -> None:
         copy = config.with_suffix(f".{os.getpid()}")
         copy.write_text(changed)
         copy.replace(config)
-
-
-def close_to_others(directory: Path) -> None:
-    """Let only this user enter a directory of its own. One that all may write to, such as /tmp, is
-    left as it is."""
-    found = directory.stat()
-    if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
-        directory.chmod(0o700)
 
 
 def take_over(binary: str, config: Path, arguments: Sequence[str]) -> list[str]:

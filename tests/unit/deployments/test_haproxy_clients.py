@@ -187,9 +187,3 @@ def test_only_the_owner_can_reach_the_administration_socket(node: Node, clients:
     admin = node.config.with_name("admin.sock")
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (admin, admin.parent)]
     assert modes == [0o600, 0o700]
-
-
-def test_directory_of_all_users_is_left_as_it_is(tmp_path: Path) -> None:
-    tmp_path.chmod(0o1777)
-    haproxy_keeper.close_to_others(tmp_path)
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
