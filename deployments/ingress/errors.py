@@ -10,6 +10,7 @@ RequestError
 ├── UnknownModel      404
 ├── UnknownRoute      404
 ├── BodyTooLarge      413
+├── TooManyRequests   429, with Retry-After
 ├── Unavailable       503, with Retry-After
 │   ├── ModelLoading
 │   ├── ModelBroken
@@ -158,6 +159,22 @@ class BodyTooLarge(RequestError):
             f"the request body is {size} the limit of {self.limit_bytes} bytes. "
             "Send less, or ask the operator to raise gateway.max_body_bytes."
         )
+
+
+class TooManyRequests(RequestError):
+    """This gateway has as many requests, or as many bytes of them, as it takes."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "too_many_requests"
+
+    def __init__(self, held: str, retry_after_s: int) -> None:
+        super().__init__(held, retry_after_s)
+        self.held = held
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"this gateway has {self.held}, its limit. Try again in {self.retry_after_s} s."
 
 
 class Unavailable(RequestError):

@@ -31,6 +31,7 @@ from qwenfleet.deployments.ingress.errors import (
     GatewayFailed,
 )
 from qwenfleet.deployments.ingress.outcome import outcome_of, outcome_of_status
+from qwenfleet.deployments.telemetry.access_log import AccessEntry
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_REQUEST_SPAN
 
@@ -63,11 +64,13 @@ class Exchange:
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
         span: AnyRequestSpan = NO_REQUEST_SPAN,
+        entry: AccessEntry | None = None,
         makes_tokens: bool = True,
         is_clients_deadline: bool = False,
     ) -> None:
         """`makes_tokens` is False for a route that needs no engine, which no objective judges.
-        `is_clients_deadline` is True if the client chose `timeout_s`."""
+        `is_clients_deadline` is True if the client chose `timeout_s`. `entry` is its line of the
+        access log, which the caller writes."""
         self.model = model
         self.family = family
         self.span = span
@@ -82,6 +85,7 @@ class Exchange:
         """The id that vLLM's app gave it; None before that."""
         self.blocked_by: Callable[[], FleetError | None] = lambda: None
         """Returns, at the deadline, the error that kept the request waiting, if any."""
+        self._entry = AccessEntry("POST") if entry is None else entry
         self._makes_tokens = makes_tokens
         self._is_clients_deadline = is_clients_deadline
         self._timeout_s = timeout_s
@@ -108,6 +112,11 @@ class Exchange:
         if not self._failure.done():
             self._failure.set_result(error)
 
+    def note_attempt(self, engine: str, number: int) -> None:
+        """Note that this engine has it now, or one of its sequences; the first number is 0."""
+        self._entry.engine = engine
+        self._entry.resumes += number > 0
+
     def note_prompt(self, count: int) -> None:
         """Note that `count` prompt tokens go to an engine."""
         self.prompt_tokens += count
@@ -127,6 +136,8 @@ class Exchange:
         self._metrics.tokens(self.model, cached=cached, output=count)
         if count == 0:
             return
+        if self._entry.ttft_s is None:
+            self._entry.ttft_s = now - self.started_at
         if gap_s is None:
             self._metrics.first_token(self.model, now - self.started_at)
         else:
@@ -234,7 +245,8 @@ class Exchange:
         self.outcome = outcome_of_status(self._status)
         if self.outcome is not Outcome.COMPLETED:
             is_clients = self.outcome is Outcome.REFUSED
-            self._metrics.rejected(self.model, "invalid_request" if is_clients else "app_failed")
+            self._entry.reason = "invalid_request" if is_clients else "app_failed"
+            self._metrics.rejected(self.model, self._entry.reason)
 
     def _record(self) -> None:
         outcome, now = self.outcome or Outcome.FAILED, self._clock()
@@ -245,9 +257,12 @@ class Exchange:
             self._metrics.no_token(self.model, now - self.started_at)
         elif self._token_at is not None:
             self._metrics.no_next_token(self.model, now - self._token_at)
-        self.span.answer(
-            outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
-        )
+        tokens = self.prompt_tokens, self.cached_tokens, self.output_tokens
+        self.span.answer(outcome, self._status, *tokens)
+        entry = self._entry
+        entry.outcome, entry.status, entry.model = outcome.value, self._status, self.model
+        entry.request = self.request_id or ""
+        entry.prompt_tokens, entry.cached_tokens, entry.output_tokens = tokens
 
     async def _answer(self, error: FleetError) -> None:
         """Send the error as a response, as a stream's last event, or as the end of a body."""
@@ -257,6 +272,7 @@ class Exchange:
             is_clients_deadline=self._is_clients_deadline,
         )
         self._metrics.rejected(self.model, error.code)
+        self._entry.reason = error.code
         self.span.fail(error)
         if self._is_finished:
             return

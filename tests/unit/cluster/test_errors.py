@@ -48,6 +48,7 @@ from qwenfleet.deployments.ingress.errors import (
     NoEngine,
     RequestError,
     RequestKillsEngines,
+    TooManyRequests,
     UnknownModel,
     UnknownRoute,
     WrongKey,
@@ -139,6 +140,10 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         "the request body is 12 bytes, above the limit of 10 bytes. "
         "Send less, or ask the operator to raise gateway.max_body_bytes.",
     ),
+    (
+        TooManyRequests("1024 requests", 5),
+        "this gateway has 1024 requests, its limit. Try again in 5 s.",
+    ),
     (ModelLoading("coder", 5), "model 'coder' is still loading. Try again in 5 s."),
     (
         ModelBroken("coder", 5),
@@ -224,6 +229,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         UnknownModel: (404, "not_found_error", "model_not_found"),
         UnknownRoute: (404, "not_found_error", "route_not_found"),
         BodyTooLarge: (413, "invalid_request_error", "body_too_large"),
+        TooManyRequests: (429, "rate_limit_error", "too_many_requests"),
         ModelLoading: (503, "service_unavailable", "model_loading"),
         ModelBroken: (503, "service_unavailable", "model_broken"),
         NoEngine: (503, "service_unavailable", "no_engine"),
@@ -238,7 +244,13 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
 
 def test_retry_after_is_set_only_for_what_passes_or_another_gateway_can_answer() -> None:
     waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
-    assert waits == {ModelLoading: 5, ModelBroken: 5, NoEngine: 7, GatewayDraining: 5}
+    assert waits == {
+        TooManyRequests: 5,
+        ModelLoading: 5,
+        ModelBroken: 5,
+        NoEngine: 7,
+        GatewayDraining: 5,
+    }
 
 
 def test_the_message_for_a_body_of_unknown_size_has_only_the_limit() -> None:
