@@ -22,8 +22,8 @@ class AdmissionConfig(Section):
     max_open_body_bytes: int = Field(
         default=256 * 2**20,
         ge=1,
-        description="Bodies of all open requests of a gateway process, in bytes. A request that "
-        "exceeds it gets 429.",
+        description="Bodies of all open requests of a gateway process, in bytes; max_body_bytes at "
+        "least. A request that exceeds it gets 429.",
     )
     max_connections: int = Field(
         default=8192,

@@ -61,17 +61,6 @@ class GatewayConfig(Section):
         "has seen, and 30 at least.",
     )
 
-    @model_validator(mode="after")
-    def _has_room_for_one_body(self) -> Self:
-        if self.admission.max_open_body_bytes < self.max_body_bytes:
-            raise refuse(
-                f"gateway.admission.max_open_body_bytes {self.admission.max_open_body_bytes} is "
-                f"less than gateway.max_body_bytes {self.max_body_bytes}",
-                f"Set it to at least {self.max_body_bytes}.",
-                ("admission", "max_open_body_bytes"),
-            )
-        return self
-
     @property
     def longest_answer_s(self) -> float:
         """Seconds from a request's first byte to the end of its answer, at most."""

@@ -86,10 +86,12 @@ class Admission:
         TimeoutError if the request has lost its place."""
         if place.is_lost:
             raise TimeoutError
-        while self.body_bytes + num_bytes > self._gateway.admission.max_open_body_bytes:
+        gateway = self._gateway
+        most = max(gateway.admission.max_open_body_bytes, gateway.max_body_bytes)
+        while self.body_bytes + num_bytes > most:
             if not self._end_a_sender(place):
                 held = f"requests with {self.body_bytes} bytes of bodies"
-                raise TooManyRequests(held, self._gateway.retry_after_s)
+                raise TooManyRequests(held, gateway.retry_after_s)
         place.body_bytes += num_bytes
         self.body_bytes += num_bytes
 
