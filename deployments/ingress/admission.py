@@ -3,8 +3,8 @@
 Serve has a limit too, but a request above it waits without an answer and without a deadline. So
 this limit is lower, and refuses at once.
 
-A client that sends its body slowly holds a place that others could use. When there is no place
-left, the request that has waited longest for its body loses its own, after PATIENCE_S.
+A client that sends its body slowly holds a place that others could use. When all places are taken,
+the request that has waited longest for its body loses its own, after PATIENCE_S.
 """
 
 from __future__ import annotations

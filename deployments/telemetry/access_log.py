@@ -2,7 +2,7 @@
 
 The lines go to Serve's log of the gateway and, always as JSON, to the output of its pod. A thread
 formats and writes them, so that a slow disk holds no stream up. A line is dropped, never waited
-for, when the thread is WAITING_LINES behind.
+for, when WAITING_LINES are waiting already.
 """
 
 from __future__ import annotations

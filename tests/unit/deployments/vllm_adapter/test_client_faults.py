@@ -1,4 +1,4 @@
-"""Tests that a client's error is no ERROR of vLLM's in the log."""
+"""Tests that vLLM does not log a client's error as an ERROR."""
 
 from __future__ import annotations
 
