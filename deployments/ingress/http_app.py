@@ -34,7 +34,7 @@ from qwenfleet.deployments.ingress.exchange import Exchange, respond
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.ingress.outcome import outcome_of
 from qwenfleet.deployments.ingress.served import Served
-from qwenfleet.deployments.telemetry.access_log import NO_ROUTE, AccessEntry, AccessLog
+from qwenfleet.deployments.telemetry.access_log import UNKNOWN, AccessEntry, AccessLog
 from qwenfleet.deployments.telemetry.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 
@@ -58,6 +58,7 @@ WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/d
 """Model routes that need no engine."""
 OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
 KNOWN_ROUTES: Final = MODEL_ROUTES | OWN_ROUTES
+METHODS: Final = frozenset({"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TIMEOUT_HEADER: Final = b"x-request-timeout-s"
 """Shortens one request's deadline, in seconds; it cannot exceed gateway.request_timeout_s."""
 
@@ -132,7 +133,9 @@ class GatewayApp:
             return
         method, path = scope["method"], scope["path"]
         began_at = time.monotonic()
-        entry = AccessEntry(method, path if path in KNOWN_ROUTES else NO_ROUTE)
+        entry = AccessEntry(
+            method if method in METHODS else UNKNOWN, path if path in KNOWN_ROUTES else UNKNOWN
+        )
         try:
             await self._answer(scope, receive, self._parting(send), entry)
         finally:

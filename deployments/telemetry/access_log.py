@@ -18,8 +18,9 @@ from typing import Any, Final
 WAITING_LINES: Final = 10_000
 """Some 5 MB."""
 LOGGER: Final = "qwenfleet.access"
-NO_ROUTE: Final = "unknown"
-"""The route of a request for a path that is not served: a client's text stays out of the log."""
+UNKNOWN: Final = "unknown"
+"""Stands for a path that is not served and a method that HTTP does not have: a client's text stays
+out of the log."""
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class AccessEntry:
     out."""
 
     method: str
-    route: str = NO_ROUTE
+    route: str = UNKNOWN
     key: str = ""
     """The name of its key: the comment in the keys file, or the start of the key's hash."""
     model: str = ""
