@@ -62,8 +62,12 @@ def _found(sockets: Iterable[Path]) -> Iterable[Folder]:
 def judge(folders: Folders) -> list[Finding]:
     """Findings about folders that others may enter."""
     found = [_finding(folder) for folder in folders.folders if folder.is_open]
-    summary = f"{len(folders.folders)} folders with sockets and logs, open to their owner only"
-    return found or ([ok(Subject.FILES, summary)] if folders.folders else [])
+    count = len(folders.folders)
+    summary = (
+        f"{count} folder{'' if count == 1 else 's'} with sockets and logs of running programs, "
+        "open to the owner only"
+    )
+    return found or [ok(Subject.FILES, summary)]
 
 
 def _finding(folder: Folder) -> Finding:
