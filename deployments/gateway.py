@@ -33,7 +33,7 @@ from qwenfleet.deployments.registry.stages import StageClock
 from qwenfleet.deployments.telemetry.access_log import AccessLog
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.telemetry.instruments import reporting
-from qwenfleet.deployments.telemetry.logs import access_log_handlers, join_serve_log
+from qwenfleet.deployments.telemetry.logs import access_log_handlers, close_session, join_serve_log
 from qwenfleet.deployments.telemetry.pod_log import PodLog
 from qwenfleet.deployments.telemetry.tracing import tracing_of
 
@@ -253,6 +253,7 @@ class Gateway:
         while True:
             with reporting():
                 self._app.report()
+            close_session(self._log_file)
             await asyncio.sleep(REPORT_INTERVAL_S)
 
     async def _announce(self) -> None:

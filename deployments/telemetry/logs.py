@@ -32,14 +32,15 @@ def join_serve_log(pod_log: PodLog) -> str | None:
     for handler in handlers:
         target = handler.target if isinstance(handler, logging.handlers.MemoryHandler) else handler
         if isinstance(target, logging.FileHandler):
-            _close_session(Path(target.baseFilename))
+            close_session(target.baseFilename)
             return target.baseFilename
     return None
 
 
-def _close_session(file: Path) -> None:
-    """Let only this user read the logs of its Ray session, and use its sockets."""
-    session = session_of(file)
+def close_session(file: str | None) -> None:
+    """Let only this user read the logs of the Ray session that this file is in, and use its
+    sockets. Each new worker of Ray opens the folder again (ray 2.60 _private/node.py)."""
+    session = None if file is None else session_of(Path(file))
     if session is not None:
         with suppress(OSError):
             close_to_others(session)
