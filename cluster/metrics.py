@@ -37,7 +37,7 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "internal_error", "invalid_api_key", "invalid_field", "invalid_grammar",
             "invalid_request", "malformed_body", "model_broken", "model_loading",
             "model_not_found", "model_required", "no_engine", "out_of_bounds",
-            "request_kills_engines", "route_not_found", "timeout",
+            "request_kills_engines", "route_not_found", "timeout", "too_many_requests",
         ),
         "loss": _values(Loss),
         "slo": ("availability", "ttft", "inter_token"),

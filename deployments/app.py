@@ -35,6 +35,10 @@ HEALTH_TIMEOUT_S = 30
 timeout, so that it outlives a network that is cut for 90 s; streams outlive that too."""
 SURGE_PERCENT = 1
 """Serve rounds up: an update starts one new gateway before it stops an old one."""
+SPARE_REQUESTS = 256
+"""Requests above a gateway's own limit that Serve lets in, so that the gateway refuses them itself,
+at once and in the API's form, and answers probes meanwhile. Serve's queue takes as many, because a
+burst passes through it even while nothing has to wait (ray 2.60 serve/_private/replica.py)."""
 DRAIN_MARGIN_S = 15.0
 """Time for a gateway that drains to send its last errors before Serve kills it."""
 
@@ -75,7 +79,8 @@ def application(
         **_version(view),
         name="gateway",
         num_replicas=fleet.gateway.replicas,
-        max_ongoing_requests=fleet.gateway.max_ongoing_requests,
+        max_ongoing_requests=fleet.gateway.max_ongoing_requests + SPARE_REQUESTS,
+        max_queued_requests=fleet.gateway.max_ongoing_requests + SPARE_REQUESTS,
         max_constructor_retry_count=START_ATTEMPTS,
         max_surge_percent=SURGE_PERCENT,
         graceful_shutdown_timeout_s=fleet.gateway.longest_drain_s + DRAIN_MARGIN_S,
@@ -144,6 +149,7 @@ def _engine_view(fleet: FleetConfig, model: ModelConfig) -> dict[str, Any]:
         update={
             "models": (model.model_copy(update=own),),
             "gateway": GatewayConfig(),
+            "logging": fleet.logging.model_copy(update={"access": True}),  # gateways' alone
             "auth": "none",  # engines check no keys, so new keys restart no engine
             "slo": SloConfig(),
         }

@@ -16,6 +16,7 @@ from qwenfleet.cluster.config.fleet import FleetConfig, TracingConfig
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.local.ports import free_port_range
 from qwenfleet.cluster.models.sources import EMBEDDED
+from qwenfleet.deployments.haproxy_keeper import ADDRESS_BOUND
 
 ENGINE_SERVICE: Final = "qwenfleet-engine"
 """Service name in the spans of engines and their cores."""
@@ -27,6 +28,8 @@ HAPROXY_THREADS: Final = 4
 INGRESS_PORTS: Final = 100
 """The port of a stopped gateway replica is not reused for as long as a stream may live."""
 
+LATE_ANSWER_S: Final = 30
+"""Time for a gateway to answer that a deadline is over, before HAProxy answers in its place."""
 DEREGISTER_S: Final = 2
 """Serve's controller looks at its replicas each 0.5 s and tells each HAProxy 0.1 s later, which
 takes some 0.3 s to reload (RAY_SERVE_HAPROXY_BROADCAST_COALESCE_S)."""
@@ -66,7 +69,9 @@ def _common(config: FleetConfig, haproxy: Path, ports: Sequence[int]) -> dict[st
     proxy HTTP, fallback proxy gRPC, then the gateway replicas.
     """
     stats, metrics, autoscaler, dashboard, proxy, grpc = map(str, ports[:6])
-    timeout_s = math.ceil(config.gateway.request_timeout_s)
+    admission = config.gateway.admission
+    timeout_s = math.ceil(config.gateway.longest_answer_s)
+    bound = admission.max_requests_per_address
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -95,7 +100,11 @@ def _common(config: FleetConfig, haproxy: Path, ports: Sequence[int]) -> dict[st
         # When gateways change, HAProxy cuts connections older than this; no stream is older than
         # its deadline.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(timeout_s),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
+        # A client has no part in the time until an answer comes, however long that is.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(admission.client_timeout_s),
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(timeout_s + LATE_ANSWER_S),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(admission.max_connections),
+        **({} if bound is None else {ADDRESS_BOUND: str(bound)}),
         # A gateway that stops accepts connections until every HAProxy has been informed; then its
         # port refuses, and HAProxy goes to another one. Serve's own value is 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTER_S),

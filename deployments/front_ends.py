@@ -59,8 +59,9 @@ class FrontEnds:
         await asyncio.to_thread(
             importlib.import_module, "qwenfleet.deployments.vllm_adapter.front_end"
         )
-        from qwenfleet.deployments.vllm_adapter import codec
+        from qwenfleet.deployments.vllm_adapter import client_faults, codec
 
+        client_faults.install()
         self._vllm_version = codec.vllm_version()
         for name, served in self._models.items():
             dispatcher = Dispatcher(

@@ -30,9 +30,10 @@ from qwenfleet.deployments.ingress.http_app import GatewayApp
 from qwenfleet.deployments.registry.client import RegistryClient
 from qwenfleet.deployments.registry.records import EngineRecord, GatewayRecord, StartFailure
 from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.telemetry.access_log import AccessLog
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.telemetry.instruments import reporting
-from qwenfleet.deployments.telemetry.logs import join_serve_log
+from qwenfleet.deployments.telemetry.logs import access_log_handlers, close_session, join_serve_log
 from qwenfleet.deployments.telemetry.pod_log import PodLog
 from qwenfleet.deployments.telemetry.tracing import tracing_of
 
@@ -68,7 +69,11 @@ class Gateway:
         self._config = FleetConfig.model_validate(config)
         self._id = f"gw-{uuid.uuid4().hex[:8]}"
         fields = {"fleet": self._config.name, "gateway": self._id}
-        self._log_file = join_serve_log(PodLog(self._config.logging.format, fields))
+        pod_log = PodLog(self._config.logging.format, fields)
+        self._log_file = join_serve_log(pod_log)
+        self._access_log = AccessLog(
+            access_log_handlers(pod_log) if self._config.logging.access else ()
+        )
         self._registry = RegistryClient(self._config.name)
         self._metrics = GatewayMetrics(
             self._config.name,
@@ -77,7 +82,7 @@ class Gateway:
         )
         self._metrics.begin()
         self._tracing = tracing_of(self._config, service="qwenfleet-gateway", instance=self._id)
-        self._app = GatewayApp(self._config, self._metrics, self._tracing.spans)
+        self._app = GatewayApp(self._config, self._metrics, self._tracing.spans, self._access_log)
         self._stages = StageClock()
         self._front_ends = FrontEnds(
             self._config,
@@ -248,6 +253,7 @@ class Gateway:
         while True:
             with reporting():
                 self._app.report()
+            close_session(self._log_file)
             await asyncio.sleep(REPORT_INTERVAL_S)
 
     async def _announce(self) -> None:
@@ -298,6 +304,7 @@ class Gateway:
             self._app.report()
         await self._registry.withdraw(self._id, self._app.drain.reason)
         await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(self._access_log.close)
 
     async def _report(self, model: str, error: Exception, *, is_final: bool = False) -> None:
         """Tell the registry why this gateway, or the app of a model in it, did not start."""

@@ -19,7 +19,7 @@ from qwenfleet.deployments import haproxy_keeper
 
 def write_launcher(path: Path) -> None:
     """Write the launcher for RAY_SERVE_HAPROXY_BINARY_PATH: Serve's own HAProxy, kept running."""
-    keeper = str(Path(haproxy_keeper.__file__).resolve())
+    keeper = str(Path(haproxy_keeper.__file__).absolute())
     words = [sys.executable, "-I", "-S", keeper, get_haproxy_binary(), str(journal(path))]
     path.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
     path.chmod(0o700)

@@ -7,8 +7,7 @@ the same configuration, and then ends the manager, which could not reload a proc
 start. Serve starts a new manager; its HAProxy takes over from the watcher's.
 
 Serve starts HAProxy on every node with a replica, and each one passes requests to the gateways of
-all nodes. So that load balancers choose nodes with a gateway only, `answer_for_this_node` changes
-what Serve's configuration answers to health probes.
+all nodes. `haproxy_config.adapt` changes what Serve's configuration lets clients and others do.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -40,19 +40,14 @@ RIVALS_S: Final = 30.0
 """Time after a start in which another HAProxy may still be starting: its keeper is a Python
 program, which took 0.5 s with eight programs on two cores."""
 RIVALS_POLL_S: Final = 1.0
+MAX_DESCRIPTORS: Final = 2**20
+"""Linux' own bound of open files (fs.nr_open), where none is set."""
 MAX_RESTARTS: Final = 5
 """A HAProxy that keeps dying is left to Serve."""
-NO_GATEWAY: Final = "no gateway on this node is ready; send requests to a node that has one"
+ADDRESS_BOUND: Final = "QWENFLEET_REQUESTS_PER_ADDRESS"
+"""Variable with the fleet's `gateway.admission.max_requests_per_address`; unset for no bound."""
 
 _GATEWAY: Final = re.compile(r"^\s*server \S+ \S+:\d+ (?!.*\bbackup\s*$)", re.MULTILINE)
-_LOCAL: Final = re.compile(
-    r"^\s*server (\S+) (?:127\.0\.0\.1|::1):\d+ (?!.*\bbackup\s*$)", re.MULTILINE
-)
-"""Serve writes a gateway of HAProxy's own node with the loopback address (ray 2.60
-serve/_private/haproxy.py, `_target_to_server`), whatever address others use."""
-_BACKEND: Final = re.compile(r"^backend (\S+)$(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
-_PROBE: Final = re.compile(r"^ *http-request set-log-level debug if healthcheck\n", re.MULTILINE)
-"""The last line of ray 2.60's template before its answers to /-/healthz."""
 _SOCKET: Final = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
 
 
@@ -122,7 +117,7 @@ def main(arguments: Sequence[str]) -> None:
     if "-f" in own:
         config = Path(own[own.index("-f") + 1])
         try:
-            answer_for_this_node(config)
+            prepare(config)
             own += take_over(binary, config, own)
             _spawn_watcher(binary, journal, own, config)
         except Exception as error:  # without a keeper, HAProxy still has to run
@@ -130,31 +125,19 @@ def main(arguments: Sequence[str]) -> None:
     os.execv(binary, [binary, "-dS", *own])
 
 
-def answer_for_this_node(config: Path) -> None:
-    """Change the configuration so that `/-/healthz` and `/health/ready` are 503 while no gateway on
-    this node is up. Serve's own answer to the first is 200 if one on any node is up, or if this is
-    the head; a gateway on another node would answer the second.
+def prepare(config: Path) -> None:
+    """Bound what HAProxy and its clients may do, and close its directory to other users."""
+    # Imported here because the program below extends the path first.
+    from qwenfleet.cluster.local.private import close_to_others
+    from qwenfleet.deployments.haproxy_config import Bounds, adapt
 
-    Such a node, for example one with engines only, still passes requests on.
-    """
+    close_to_others(config.parent)
     text = config.read_text()
-    gateways = [
-        f"{backend}/{server}"
-        for backend, body in _BACKEND.findall(text)
-        for server in _LOCAL.findall(body)
-    ]
-    is_up = [f"srv_is_up({gateway})" for gateway in gateways] or ["always_false"]
-    error = {"message": NO_GATEWAY, "type": "server_error", "param": None, "code": "no_gateway"}
-    body = json.dumps({"error": error}).replace('"', '\\"')
-    refuse = "    http-request return status 503 content-type"
-    rules = [
-        *(f"    acl is_gateway_up {condition}" for condition in is_up),
-        f'{refuse} text/plain string "{NO_GATEWAY}" if healthcheck !is_gateway_up',
-        f'{refuse} application/json hdr Retry-After 1 string "{body}"'
-        " if { path /health/ready } !is_gateway_up",
-    ]
-    changed = _PROBE.sub(lambda line: line[0] + "\n".join(rules) + "\n", text, count=1)
-    if changed != text and rules[0] not in text:
+    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        descriptors = MAX_DESCRIPTORS
+    changed = adapt(text, Bounds(descriptors, int(os.environ.get(ADDRESS_BOUND) or 0)))
+    if changed != text:
         copy = config.with_suffix(f".{os.getpid()}")
         copy.write_text(changed)
         copy.replace(config)
@@ -364,4 +347,5 @@ def answering_pid(path: str) -> int | None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[2]))  # of the package; -I and -S leave it out
     main(sys.argv[1:])

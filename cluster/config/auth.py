@@ -12,6 +12,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -26,6 +27,11 @@ MAX_KEY_BYTES: Final = 512
 """Longest key; longer values are rejected without hashing them."""
 MAX_FILE_BYTES: Final = 8 * 2**20
 """Largest keys file: room for a hundred thousand keys, each with a name."""
+MAX_NAME_CHARACTERS: Final = 64
+"""Longest name of a key in logs; the rest of a comment is left out."""
+SHOWN_DIGITS: Final = 8
+"""Digits of a hash that stand for a key without a name."""
+NO_NAMES: Final[Mapping[str, str]] = MappingProxyType({})
 HASH_PATTERN: Final = r"^sha256:[0-9a-fA-F]{64}$"
 NOT_A_HASH: Final = "not a key hash; the value is hidden because it might be a key"
 WANTED: Final = "Write `sha256:` and 64 hexadecimal digits, as printed by `qwenfleet keys hash`."
@@ -113,19 +119,30 @@ class Keyring:
     key: 0.5 ms of the event loop for 10,000 keys. This look-up takes 0.03 us.
     """
 
-    def __init__(self, hashes: Iterable[KeyHash]) -> None:
-        self._digests = frozenset(bytes.fromhex(one.removeprefix("sha256:")) for one in hashes)
+    def __init__(self, hashes: Iterable[KeyHash], names: Mapping[KeyHash, str] = NO_NAMES) -> None:
+        self._names = {_digest(one): names.get(one, "") for one in hashes}
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._names)
 
     def holds(self, key: bytes) -> bool:
-        return len(key) <= MAX_KEY_BYTES and hashlib.sha256(key).digest() in self._digests
+        return len(key) <= MAX_KEY_BYTES and hashlib.sha256(key).digest() in self._names
+
+    def name_of(self, key: bytes) -> str:
+        """Return the name of a key that it holds; without one, the start of the key's hash."""
+        digest = hashlib.sha256(key).digest()
+        return self._names[digest] or digest.hex()[:SHOWN_DIGITS]
 
 
 def read_keys(path: str) -> tuple[KeyHash, ...]:
     """Return the hashes in a keys file, which may be empty. Raises ConfigError with the line of the
     first wrong hash."""
+    return tuple(read_named_keys(path))
+
+
+def read_named_keys(path: str) -> dict[KeyHash, str]:
+    """Return the hashes in a keys file, each with the comment after it, which is its name. Raises
+    ConfigError as read_keys does."""
     try:
         kind = Path(path).stat().st_mode
         if not stat.S_ISREG(kind):
@@ -140,16 +157,27 @@ def read_keys(path: str) -> tuple[KeyHash, ...]:
     if len(data) > MAX_FILE_BYTES:
         problem = f"the keys file is larger than {MAX_FILE_BYTES} bytes"
         raise ConfigError(problem, "Keep one hash per line, and nothing else.", path)
-    return tuple(_hashes(data, path))
+    return dict(_lines(data, path))
 
 
-def _hashes(data: bytes, path: str) -> Iterable[KeyHash]:
+def _lines(data: bytes, path: str) -> Iterable[tuple[KeyHash, str]]:
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        text = line.partition(b"#")[0].strip().decode("ascii", errors="replace")
+        before, _, comment = line.decode("utf-8", errors="replace").partition("#")
+        text = before.strip()
         if text and not _is_hash(text):
             raise ConfigError(NOT_A_HASH, WANTED, path, number)
         if text:
-            yield text
+            yield text, _name(comment)
+
+
+def _name(comment: str) -> str:
+    """Return a comment as a name for logs; empty if it could be a key by mistake."""
+    name = " ".join(comment.split())[:MAX_NAME_CHARACTERS]
+    return "" if KEY_PREFIX in name or not name.isprintable() else name
+
+
+def _digest(one: KeyHash) -> bytes:
+    return bytes.fromhex(one.removeprefix("sha256:"))
 
 
 def known_hashes(auth: AuthConfig) -> tuple[KeyHash, ...]:

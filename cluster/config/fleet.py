@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from qwenfleet.cluster.config.admission import AdmissionConfig
 from qwenfleet.cluster.config.auth import AuthConfig, AuthSetting
 from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.config.limits import LimitsConfig
@@ -36,10 +37,17 @@ class GatewayConfig(Section):
         description="Idle time after which a stream gets an SSE comment, in seconds.",
     )
     max_ongoing_requests: int = Field(
-        default=1024, ge=1, description="Concurrent requests per gateway process, at most."
+        default=1024,
+        ge=1,
+        description="Concurrent requests per gateway process, at most; others get 429.",
+    )
+    admission: AdmissionConfig = Field(
+        default=AdmissionConfig(), description="What clients may hold, and for how long."
     )
     retry_after_s: int = Field(
-        default=5, ge=1, description="Retry-After value while no engine is ready, in seconds."
+        default=5,
+        ge=1,
+        description="Retry-After value while no engine is ready or a gateway is full, in seconds.",
     )
     drain_s: float | None = Field(
         default=None,
@@ -61,6 +69,11 @@ class GatewayConfig(Section):
     grammar: GrammarConfig = Field(
         default=GrammarConfig(), description="Limits of the grammars that requests may bring."
     )
+
+    @property
+    def longest_answer_s(self) -> float:
+        """Seconds from a request's first byte to the end of its answer, at most."""
+        return self.admission.body_timeout_s + self.request_timeout_s
 
     @property
     def longest_drain_s(self) -> float:

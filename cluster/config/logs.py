@@ -16,3 +16,8 @@ class LogConfig(Section):
         default="plain",
         description="Form of a line: `plain` (time, level, event, then name=value) or `json`.",
     )
+    access: bool = Field(
+        default=True,
+        description="Whether gateways write a JSON line per request: key, model, status, tokens, "
+        "times, engine. No line has text of a request or an answer.",
+    )

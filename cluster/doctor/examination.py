@@ -14,6 +14,7 @@ from qwenfleet.cluster.doctor import (
     capacity,
     clock,
     exposure,
+    folders,
     gpu_fit,
     gpus,
     listeners,
@@ -25,6 +26,7 @@ from qwenfleet.cluster.doctor import (
 from qwenfleet.cluster.doctor.capacity import Cpu, Disks, FileLimits, Memory, Room
 from qwenfleet.cluster.doctor.clock import Clock
 from qwenfleet.cluster.doctor.finding import Finding, Subject, unreadable
+from qwenfleet.cluster.doctor.folders import Folders
 from qwenfleet.cluster.doctor.gpus import Gpus
 from qwenfleet.cluster.doctor.listeners import Listening, Ports
 from qwenfleet.cluster.doctor.packages import Installed
@@ -66,6 +68,7 @@ class Facts:
     variables: dict[str, str]
     ports: Ports | Unread
     listening: Listening | Unread
+    folders: Folders | Unread
     tokens: Tokens | Unread
     clock: Clock | Unread
 
@@ -88,6 +91,7 @@ def gather(visitor: int = 0) -> Facts:
         variables=variables.relevant(os.environ),
         ports=attempt(listeners.read_ports),
         listening=attempt(lambda: listeners.read(visitor)),
+        folders=attempt(folders.read),
         tokens=attempt(ray_auth.read),
         clock=attempt(clock.read),
     )
@@ -120,6 +124,7 @@ def judge(facts: Facts, *, is_node: bool = False) -> list[Finding]:
             lambda x: exposure.judge_ports(x, listening, is_node=is_node),
         ),
         *_judge(Subject.LISTENERS, facts.listening, exposure.judge_listeners),
+        *_judge(Subject.FILES, facts.folders, folders.judge),
         *_judge(Subject.RAY, facts.tokens, ray_auth.judge),
         *_judge(Subject.CLOCK, facts.clock, clock.judge),
     ]

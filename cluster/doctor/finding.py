@@ -34,6 +34,7 @@ class Subject(StrEnum):
     ENVIRONMENT = "environment"
     PORTS = "ports"
     LISTENERS = "listeners"
+    FILES = "files"
     CLOCK = "clock"
     NODES = "nodes"
 

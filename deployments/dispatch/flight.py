@@ -105,6 +105,7 @@ class Flight:
         """Begin the span of the attempt at this engine; returns its trace context, None if the
         request is not traced."""
         if self.exchange is not None:
+            self.exchange.note_attempt(engine, self.attempt)
             self.span = self.exchange.span.attempt(
                 self.request_id, self.attempt, engine, len(self.token_ids), self.span
             )

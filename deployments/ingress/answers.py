@@ -16,6 +16,7 @@ _ANTHROPIC_TYPES: Final = {
     404: "not_found_error",
     413: "request_too_large",
     422: "invalid_request_error",
+    429: "rate_limit_error",
     504: "timeout_error",
 }
 """Anthropic's error types by status (platform.claude.com, "Errors"); any other is `api_error`."""

@@ -14,6 +14,7 @@ RequestError
 ├── UnknownRoute      404
 ├── BodyTooLarge      413
 ├── GrammarChecksBusy 429, with Retry-After
+├── TooManyRequests   429, with Retry-After
 ├── Unavailable       503, with Retry-After
 │   ├── ModelLoading
 │   ├── ModelBroken
@@ -228,6 +229,22 @@ class GrammarChecksBusy(RequestError):
             f"{self.waiting} new grammars wait to be checked at this gateway. "
             f"Try again in {self.retry_after_s} s."
         )
+
+
+class TooManyRequests(RequestError):
+    """This gateway has as many requests, or as many bytes of them, as it takes."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "too_many_requests"
+
+    def __init__(self, held: str, retry_after_s: int) -> None:
+        super().__init__(held, retry_after_s)
+        self.held = held
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"this gateway has {self.held}, its limit. Try again in {self.retry_after_s} s."
 
 
 class Unavailable(RequestError):

@@ -1,7 +1,8 @@
 """Exchange: one HTTP request and its response, from the body's last byte to the answer's.
 
-It adds what vLLM's app lacks: a deadline, keep-alives while a stream is silent, and a readable end
-when the engine is lost.
+It adds what vLLM's app lacks: a deadline, keep-alives while a stream is silent, a readable end when
+the engine is lost, and a status for a stream that is refused: it holds the start of an answer until
+there is something to send with it.
 
 Users of an exchange, all on the gateway's event loop: `GatewayApp` makes it and runs it once. The
 `ModelClient` finds it in a context variable, because vLLM passes nothing through; it notes prompts,
@@ -24,11 +25,13 @@ from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.ingress import answers
 from qwenfleet.deployments.ingress.answers import Family
+from qwenfleet.deployments.ingress.early_error import early_error
 from qwenfleet.deployments.ingress.errors import (
     DeadlineExceeded,
     GatewayFailed,
 )
 from qwenfleet.deployments.ingress.outcome import outcome_of, outcome_of_status
+from qwenfleet.deployments.telemetry.access_log import AccessEntry
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_REQUEST_SPAN
 
@@ -61,11 +64,13 @@ class Exchange:
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
         span: AnyRequestSpan = NO_REQUEST_SPAN,
+        entry: AccessEntry | None = None,
         makes_tokens: bool = True,
         is_clients_deadline: bool = False,
     ) -> None:
         """`makes_tokens` is False for a route that needs no engine, which no objective judges.
-        `is_clients_deadline` is True if the client chose `timeout_s`."""
+        `is_clients_deadline` is True if the client chose `timeout_s`. `entry` is its line of the
+        access log, which the caller writes."""
         self.model = model
         self.family = family
         self.span = span
@@ -80,6 +85,7 @@ class Exchange:
         """The id that vLLM's app gave it; None before that."""
         self.blocked_by: Callable[[], FleetError | None] = lambda: None
         """Returns, at the deadline, the error that kept the request waiting, if any."""
+        self._entry = AccessEntry("POST") if entry is None else entry
         self._makes_tokens = makes_tokens
         self._is_clients_deadline = is_clients_deadline
         self._timeout_s = timeout_s
@@ -89,7 +95,11 @@ class Exchange:
         self._token_at: float | None = None
         self._failure: asyncio.Future[FleetError] = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
+        self._held: list[Message] = []
+        """What the app has sent while the request can still be refused with a status: the start of
+        its answer, and events that it makes before an engine works."""
         self._status: int | None = None
+        """The status that the client got; None while nothing was sent."""
         self._is_stream = False
         self._is_finished = False
         self._is_sending = False
@@ -101,6 +111,11 @@ class Exchange:
         """End the exchange with this error; only the first one counts."""
         if not self._failure.done():
             self._failure.set_result(error)
+
+    def note_attempt(self, engine: str, number: int) -> None:
+        """Note that this engine has it now, or one of its sequences; the first number is 0."""
+        self._entry.engine = engine
+        self._entry.resumes += number > 0
 
     def note_prompt(self, count: int) -> None:
         """Note that `count` prompt tokens go to an engine."""
@@ -121,6 +136,8 @@ class Exchange:
         self._metrics.tokens(self.model, cached=cached, output=count)
         if count == 0:
             return
+        if self._entry.ttft_s is None:
+            self._entry.ttft_s = now - self.started_at
         if gap_s is None:
             self._metrics.first_token(self.model, now - self.started_at)
         else:
@@ -203,6 +220,7 @@ class Exchange:
                 error = self.blocked_by() or DeadlineExceeded(self._timeout_s)
                 return await self._answer(error)
             if self._is_silent and now - self._sent_at >= self._keep_alive_s:
+                await self._release()
                 await self._put(answers.keep_alive(self.family), more=True)
 
     def _next_look(self, now: float) -> float:
@@ -227,7 +245,8 @@ class Exchange:
         self.outcome = outcome_of_status(self._status)
         if self.outcome is not Outcome.COMPLETED:
             is_clients = self.outcome is Outcome.REFUSED
-            self._metrics.rejected(self.model, "invalid_request" if is_clients else "app_failed")
+            self._entry.reason = "invalid_request" if is_clients else "app_failed"
+            self._metrics.rejected(self.model, self._entry.reason)
 
     def _record(self) -> None:
         outcome, now = self.outcome or Outcome.FAILED, self._clock()
@@ -238,9 +257,12 @@ class Exchange:
             self._metrics.no_token(self.model, now - self.started_at)
         elif self._token_at is not None:
             self._metrics.no_next_token(self.model, now - self._token_at)
-        self.span.answer(
-            outcome, self._status, self.prompt_tokens, self.cached_tokens, self.output_tokens
-        )
+        tokens = self.prompt_tokens, self.cached_tokens, self.output_tokens
+        self.span.answer(outcome, self._status, *tokens)
+        entry = self._entry
+        entry.outcome, entry.status, entry.model = outcome.value, self._status, self.model
+        entry.request = self.request_id or ""
+        entry.prompt_tokens, entry.cached_tokens, entry.output_tokens = tokens
 
     async def _answer(self, error: FleetError) -> None:
         """Send the error as a response, as a stream's last event, or as the end of a body."""
@@ -250,6 +272,7 @@ class Exchange:
             is_clients_deadline=self._is_clients_deadline,
         )
         self._metrics.rejected(self.model, error.code)
+        self._entry.reason = error.code
         self.span.fail(error)
         if self._is_finished:
             return
@@ -257,6 +280,7 @@ class Exchange:
         try:
             async with asyncio.timeout(ABORT_GRACE_S):
                 if self._status is None:
+                    self._status = error.status
                     await respond(self._send, error, self.family)
                 elif self._is_stream:
                     end = b"" if self._is_between_events else b"\n\n"
@@ -273,19 +297,38 @@ class Exchange:
         """Pass on what the app sends, until the exchange has ended otherwise."""
         if self._is_finished or self._failure.done() or self._over.is_set():
             return
+        self._held.append(message)
         if message["type"] == "http.response.start":
-            self._status = message["status"]
             kinds = [value for name, value in message.get("headers", ()) if name == b"content-type"]
             self._is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
-        else:
-            body = message.get("body", b"")
-            self._events += body.count(b"\n\n")
-            if body:
-                self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
-            self._is_finished = not message.get("more_body", False)
+            return
+        body = message.get("body", b"")
+        self._events += body.count(b"\n\n")
+        if body:
+            self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
+        self._is_finished = not message.get("more_body", False)
+        if self._status is None and self._is_stream and (error := early_error(body)) is not None:
+            self._held = _whole_answer(*error)
+            self._is_finished = True
+        if self._is_finished or not self._may_be_refused:
+            await self._release()
+
+    @property
+    def _may_be_refused(self) -> bool:
+        """Whether what came so far says nothing yet: vLLM's Responses API sends two events before
+        it asks an engine (vLLM 0.32 entrypoints/openai/responses/serving.py)."""
+        is_early = self.family is Family.RESPONSES and self.is_queued
+        return self._status is None and self._is_stream and is_early
+
+    async def _release(self) -> None:
+        """Send what is held, in one go: no keep-alive may come between."""
         self._is_sending = True
         try:
-            await self._send(message)
+            while self._held:
+                message = self._held.pop(0)
+                if message["type"] == "http.response.start":
+                    self._status = message["status"]
+                await self._send(message)
         finally:
             self._is_sending = False
             self._sent_at = self._clock()
@@ -293,6 +336,14 @@ class Exchange:
     async def _put(self, body: bytes, *, more: bool) -> None:
         self._sent_at = self._clock()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _whole_answer(status: int, body: bytes) -> list[Message]:
+    headers = [(b"content-type", b"application/json")]
+    return [
+        {"type": "http.response.start", "status": status, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    ]
 
 
 async def respond(send: Send, error: FleetError, family: Family) -> None:

@@ -6,23 +6,25 @@ only through an allow-list of routes and, if the fleet has keys, with a valid ke
 
 from __future__ import annotations
 
-import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from qwenfleet.deployments.ingress.field_errors import WrongValue
+from qwenfleet.deployments.ingress.rules import describe
 from starlette.types import Message, Receive, Scope, Send
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.errors import FleetError
+from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.ingress import policy, request_headers, websocket
+from qwenfleet.deployments.ingress.admission import Admission, Place
 from qwenfleet.deployments.ingress.answers import Family, family_of
+from qwenfleet.deployments.ingress.body import read_body
 from qwenfleet.deployments.ingress.drain import Drain
 from qwenfleet.deployments.ingress.errors import (
-    BodyTimeout,
-    BodyTooLarge,
     GatewayDraining,
-    MalformedBody,
     ModelLoading,
     ModelRequired,
     NoEngine,
@@ -31,11 +33,10 @@ from qwenfleet.deployments.ingress.errors import (
     UnknownRoute,
 )
 from qwenfleet.deployments.ingress.exchange import Exchange, respond
-from qwenfleet.deployments.ingress.field_errors import WrongValue
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.ingress.outcome import outcome_of
-from qwenfleet.deployments.ingress.rules import describe
 from qwenfleet.deployments.ingress.served import Served
+from qwenfleet.deployments.telemetry.access_log import UNKNOWN, AccessEntry, AccessLog
 from qwenfleet.deployments.telemetry.gateway_metrics import NO_MODEL, GatewayMetrics
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 
@@ -58,8 +59,21 @@ the engine."""
 WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize"})
 """Model routes that need no engine."""
 OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
+KNOWN_ROUTES: Final = MODEL_ROUTES | OWN_ROUTES
+METHODS: Final = frozenset({"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TIMEOUT_HEADER: Final = b"x-request-timeout-s"
 """Shortens one request's deadline, in seconds; it cannot exceed gateway.request_timeout_s."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request for a model: its two channels, and what records it."""
+
+    receive: Receive
+    send: Send
+    span: AnyRequestSpan
+    entry: AccessEntry
+    place: Place
 
 
 class GatewayApp:
@@ -70,14 +84,17 @@ class GatewayApp:
         config: FleetConfig,
         metrics: GatewayMetrics,
         spans: AnySpans = NO_SPANS,
+        access_log: AccessLog | None = None,
     ) -> None:
         """Raises ConfigError when the fleet's keys file cannot be used."""
         self.models = {model.id: Served(model, config.gateway) for model in config.models}
         self.drain = Drain()
         self.guard = Guard(config.auth)
+        self.admission = Admission(config.gateway)
         self._gateway = config.gateway
         self._metrics = metrics
         self._spans = spans
+        self._access_log = AccessLog() if access_log is None else access_log
         self._started_at = int(time.time())
         self._exchanges: set[Exchange] = set()
 
@@ -112,22 +129,39 @@ class GatewayApp:
             send = websocket.as_http(scope, send)
         elif scope["type"] != "http":
             return
-        send = self._parting(send)
+        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
+        began_at = time.monotonic()
+        entry = AccessEntry(
+            method if method in METHODS else UNKNOWN, path if path in KNOWN_ROUTES else UNKNOWN
+        )
+        try:
+            await self._answer(scope, receive, self._parting(send), entry)
+        finally:
+            if method != "GET" or path not in OPEN_ROUTES:  # health probes are not requests
+                entry.duration_s = time.monotonic() - began_at
+                entry.outcome = entry.outcome or Outcome.DISCONNECTED.value
+                self._access_log.note(entry)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, entry: AccessEntry) -> None:
         method, path = scope.get("method", "WEBSOCKET"), scope["path"]
         family = family_of(path)
         try:
-            scope = self.guard.admit(scope)
+            admitted = self.guard.admit(scope)
+            entry.key = self.guard.name_of(scope)
             if method == "GET" and path in OWN_ROUTES:
                 await self._answer_own(path, send)
+                entry.status, entry.outcome = 200, Outcome.COMPLETED.value
             elif method == "POST" and path in MODEL_ROUTES:
-                with self._spans.request(scope) as span:
-                    await self._answer_traced(scope, family, receive, send, span)
+                with self.admission.enter() as place, self._spans.request(admitted) as span:
+                    call = _Call(receive, send, span, entry, place)
+                    await self._answer_traced(admitted, family, call)
             else:
                 raise UnknownRoute(method, path)
         except FleetError as error:
+            outcome = outcome_of(error)
+            model = error.model if isinstance(error, Unavailable) else NO_MODEL
+            entry.status, entry.outcome, entry.reason = error.status, outcome.value, error.code
             if method != "GET" or path not in OPEN_ROUTES:  # health probes do not count as requests
-                outcome = outcome_of(error)
-                model = error.model if isinstance(error, Unavailable) else NO_MODEL
                 makes_tokens = path in MODEL_ROUTES - WITHOUT_TOKENS
                 self._metrics.request_ended(model, outcome, is_judged=makes_tokens)
                 self._metrics.rejected(model, error.code)
@@ -174,42 +208,26 @@ class GatewayApp:
             "object": "model",
             "created": self._started_at,
             "owned_by": "qwenfleet",
-            "root": served.config.resolved_source,
+            "root": served.config.id,  # never a path of the machine
             "max_model_len": None if description is None else description.max_model_len,
         }
 
-    async def _answer_traced(
-        self,
-        scope: Scope,
-        family: Family,
-        receive: Receive,
-        send: Send,
-        span: AnyRequestSpan,
-    ) -> None:
+    async def _answer_traced(self, scope: Scope, family: Family, call: _Call) -> None:
         """Answer, and record in the span an error that comes before any exchange."""
         try:
-            await self._answer_model(span.carried_by(scope), family, receive, send, span)
+            await self._answer_model(call.span.carried_by(scope), family, call)
         except FleetError as error:
-            span.fail(error)
-            span.answer(outcome_of(error), None)
+            call.span.fail(error)
+            call.span.answer(outcome_of(error), None)
             raise
 
-    async def _answer_model(
-        self,
-        scope: Scope,
-        family: Family,
-        receive: Receive,
-        send: Send,
-        span: AnyRequestSpan,
-    ) -> None:
+    async def _answer_model(self, scope: Scope, family: Family, call: _Call) -> None:
         timeout_s = self._timeout_s(scope)
-        try:
-            async with asyncio.timeout(timeout_s):
-                body = await self._read_body(scope, receive)
-        except TimeoutError as error:
-            raise BodyTimeout(timeout_s) from error
+        limit_bytes = self._gateway.max_body_bytes
+        async with self.admission.body_of(call.place, timeout_s):
+            body = await read_body(scope, call.receive, limit_bytes, self.admission, call.place)
         scope = request_headers.checked(scope, self._gateway.limits.id_chars)
-        served = self._select(scope["path"], body, span)
+        served = self._select(scope["path"], body, call.span)
         if self.drain.refuses:
             raise GatewayDraining(self._gateway.retry_after_s)
         makes_tokens = scope["path"] not in WITHOUT_TOKENS
@@ -219,7 +237,8 @@ class GatewayApp:
             timeout_s=timeout_s,
             keep_alive_s=self._gateway.keep_alive_s,
             metrics=self._metrics,
-            span=span,
+            span=call.span,
+            entry=call.entry,
             makes_tokens=makes_tokens,
             is_clients_deadline=timeout_s < self._gateway.request_timeout_s,
         )
@@ -228,11 +247,11 @@ class GatewayApp:
         try:
             if served.holds(needs_engine=makes_tokens):
                 admission = served.admit_later(timeout_s, needs_engine=makes_tokens)
-                app = await exchange.hold(admission, receive, send)
+                app = await exchange.hold(admission, call.receive, call.send)
             else:
                 app = served.admit(needs_engine=makes_tokens)
             if app is not None:
-                await exchange.run(app, scope, body, receive, send)
+                await exchange.run(app, scope, body, call.receive, call.send)
         finally:
             self._exchanges.discard(exchange)
             served.ongoing -= 1
@@ -249,25 +268,6 @@ class GatewayApp:
                     raise WrongValue(name_of_it, value.decode("latin-1"), "seconds above 0")
                 return min(wanted_s, self._gateway.request_timeout_s)
         return self._gateway.request_timeout_s
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """Read the whole body; refuse it as soon as it is known to be too large."""
-        limit = self._gateway.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise BodyTooLarge(limit, int(value))
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise MalformedBody("the client closed the connection before its end")
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
-                raise BodyTooLarge(limit, None)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
 
     def _select(self, route: str, body: bytes, span: AnyRequestSpan) -> Served:
         """Return the model of a request that is within the limits."""

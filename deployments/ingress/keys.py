@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal
 
 from starlette.types import Scope
 
-from qwenfleet.cluster.config.auth import AuthConfig, KeyHash, Keyring, read_keys
+from qwenfleet.cluster.config.auth import AuthConfig, KeyHash, Keyring, read_named_keys
 from qwenfleet.cluster.errors import ConfigError
 from qwenfleet.deployments.ingress.errors import MissingKey, WrongKey
 
@@ -41,7 +41,7 @@ class Guard:
         if self._auth is not None:
             path = self._auth.keys_file
             self._stamp = None if path is None else _stamp(path)
-            self._adopt(() if path is None else read_keys(path))
+            self._adopt({} if path is None else read_named_keys(path))
 
     @property
     def has_file(self) -> bool:
@@ -60,6 +60,13 @@ class Guard:
             _check(self._keyring, offers)
         return {**scope, "headers": kept} if offers else scope
 
+    def name_of(self, scope: Scope) -> str:
+        """Return the name of the key that a request was admitted with; empty if it needs none."""
+        if self._keyring is None or scope["path"] in OPEN_ROUTES:
+            return ""
+        keys = [_key_in(*pair) for pair in scope["headers"] if pair[0] in KEY_HEADERS]
+        return next((self._keyring.name_of(key) for key in keys if self._keyring.holds(key)), "")
+
     async def watch(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Check the file for changes forever, in a thread: its disk may be slow."""
         while True:
@@ -75,7 +82,7 @@ class Guard:
         if stamp is not None and stamp == self._stamp:
             return
         try:
-            hashes = read_keys(path)
+            hashes = read_named_keys(path)
         except ConfigError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
@@ -85,9 +92,9 @@ class Guard:
         self._complaint = ""
         self._adopt(hashes)
 
-    def _adopt(self, from_file: Iterable[KeyHash]) -> None:
+    def _adopt(self, from_file: Mapping[KeyHash, str]) -> None:
         assert self._auth is not None
-        self._keyring = Keyring((*self._auth.keys, *from_file))
+        self._keyring = Keyring((*self._auth.keys, *from_file), from_file)
         count = len(self._keyring)
         if count:
             logger.info("keys loaded", extra={"keys": count})

@@ -100,7 +100,7 @@ def test_every_pod_of_an_engine_is_ready_with_its_raylet(render, groups):
         for name, group in found.items()
     }
     assert probes["engine-0"] == {"path": "/api/local_raylet_healthz", "port": 52365}
-    assert probes["gateway"] == {"path": "/-/healthz", "port": "gateway"}
+    assert probes["gateway"] == {"path": "/-/healthz", "port": 8404}
 
 
 def test_a_budget_counts_the_pods_of_an_engine_of_two_nodes(render, only):

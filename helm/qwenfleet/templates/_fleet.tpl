@@ -92,7 +92,8 @@ applications:
 {{- end -}}
 
 {{- define "qwenfleet.timeoutSeconds" -}}
-{{ ceil (.Values.fleet.gateway.request_timeout_s | default 3600) | int }}
+{{- $body := dig "admission" "body_timeout_s" 60 .Values.fleet.gateway -}}
+{{ ceil (addf (.Values.fleet.gateway.request_timeout_s | default 3600) $body) | int }}
 {{- end -}}
 
 {{/* Same as cluster_environment in deployments/environment.py; a test compares them. */}}
@@ -116,7 +117,12 @@ RAY_SERVE_FALLBACK_PROXY_GRPC_PORT: "9500"
 RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT: "30000"
 RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT: "30099"
 RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S: {{ include "qwenfleet.timeoutSeconds" . | quote }}
-RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {{ include "qwenfleet.timeoutSeconds" . | quote }}
+RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {{ dig "admission" "client_timeout_s" 60 .Values.fleet.gateway | int | quote }}
+RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S: {{ add (include "qwenfleet.timeoutSeconds" .) 30 | quote }}
+RAY_SERVE_HAPROXY_MAXCONN: {{ dig "admission" "max_connections" 8192 .Values.fleet.gateway | int | quote }}
+{{- with dig "admission" "max_requests_per_address" nil .Values.fleet.gateway }}
+QWENFLEET_REQUESTS_PER_ADDRESS: {{ int . | quote }}
+{{- end }}
 RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S: "2"
 {{- with .Values.fleet.cache_dir }}
 HF_HUB_CACHE: {{ . }}/huggingface

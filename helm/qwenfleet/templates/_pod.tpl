@@ -93,9 +93,10 @@ leaves time for its streams and 15 s for their last errors; 120 s are for the st
 {{- end -}}
 
 {{/* Liveness is the raylet's answer, however long a model loads. A gateway is ready if its proxy has a gateway to send
-to; an engine takes no clients, so it is ready with its raylet, on each of its nodes. */}}
+to: it answers on the port of its statistics, whose connections clients cannot use up. An engine takes no clients, so it
+is ready with its raylet, on each of its nodes. */}}
 {{- define "qwenfleet.probes" -}}
-{{- $ready := dict "head" (list "/api/gcs_healthz" "dashboard") "gateway" (list "/-/healthz" "gateway") "engine" (list "/api/local_raylet_healthz" 52365) -}}
+{{- $ready := dict "head" (list "/api/gcs_healthz" "dashboard") "gateway" (list "/-/healthz" 8404) "engine" (list "/api/local_raylet_healthz" 52365) -}}
 {{- $probe := get $ready .component -}}
 startupProbe:
   httpGet: {path: /api/local_raylet_healthz, port: 52365}

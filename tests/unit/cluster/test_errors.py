@@ -51,6 +51,7 @@ from qwenfleet.deployments.ingress.errors import (
     NoEngine,
     RequestError,
     RequestKillsEngines,
+    TooManyRequests,
     UnknownModel,
     UnknownRoute,
     WrongKey,
@@ -167,6 +168,10 @@ EXAMPLES: list[tuple[FleetError, str]] = [
         NotTaken("prompt_embeds", "the models take text"),
         "'prompt_embeds' is not taken here: the models take text. Leave it out.",
     ),
+    (
+        TooManyRequests("1024 requests", 5),
+        "this gateway has 1024 requests, its limit. Try again in 5 s.",
+    ),
     (ModelLoading("coder", 5), "model 'coder' is still loading. Try again in 5 s."),
     (
         ModelBroken("coder", 5),
@@ -273,6 +278,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         BeyondContext: (400, "invalid_request_error", "context_length_exceeded"),
         WrongValue: (400, "invalid_request_error", "invalid_field"),
         NotTaken: (400, "invalid_request_error", "field_not_taken"),
+        TooManyRequests: (429, "rate_limit_error", "too_many_requests"),
         ModelLoading: (503, "service_unavailable", "model_loading"),
         ModelBroken: (503, "service_unavailable", "model_broken"),
         NoEngine: (503, "service_unavailable", "no_engine"),
@@ -288,6 +294,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
 def test_retry_after_is_set_only_for_what_passes_or_another_gateway_can_answer() -> None:
     waits = {type(error): error.retry_after_s for error, _ in EXAMPLES if error.retry_after_s}
     assert waits == {
+        TooManyRequests: 5,
         ModelLoading: 5,
         ModelBroken: 5,
         NoEngine: 7,

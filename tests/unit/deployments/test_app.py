@@ -22,6 +22,7 @@ from qwenfleet.deployments.app import (
     DRAIN_MARGIN_S,
     HEALTH_PERIOD_S,
     ROLE_LABEL,
+    SPARE_REQUESTS,
     START_ATTEMPTS,
     application,
     build,
@@ -67,7 +68,8 @@ def test_each_model_becomes_one_engine_deployment_with_its_replicas() -> None:
 def test_gateway_has_its_replicas_and_accepts_more_than_serves_five_requests() -> None:
     gateway, _ = deployments(CONFIG)
     assert gateway.num_replicas == 2
-    assert gateway.max_ongoing_requests == 77
+    assert gateway.max_ongoing_requests == 77 + SPARE_REQUESTS
+    assert gateway._deployment_config.max_queued_requests == 77 + SPARE_REQUESTS
     environment = gateway.ray_actor_options["runtime_env"]["env_vars"]
     assert environment.items() >= gateway_environment(CONFIG).items()
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import JsonValue
 from ray.serve._private.constants import PROXY_HEALTH_CHECK_UNHEALTHY_THRESHOLD
 
+from qwenfleet.cluster.config.admission import AdmissionConfig
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, TracingConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
 from qwenfleet.deployments import haproxy_keeper
@@ -48,10 +49,23 @@ def test_ray_asks_for_a_token(ray: dict[str, str]) -> None:
     assert ray["RAY_AUTH_TOKEN_PATH"] == str(TOKEN)
 
 
+def test_haproxy_has_the_bounds_of_clients() -> None:
+    admission = AdmissionConfig(
+        client_timeout_s=7, body_timeout_s=30, max_connections=99, max_requests_per_address=3
+    )
+    gateway = GatewayConfig(request_timeout_s=100, admission=admission)
+    found = cluster_environment(FleetConfig(gateway=gateway))
+    assert found["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "7"
+    assert found["RAY_SERVE_HAPROXY_MAXCONN"] == "99"
+    assert found["QWENFLEET_REQUESTS_PER_ADDRESS"] == "3"
+    assert int(found["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"]) > 130, "body, answer, and an error"
+    assert "QWENFLEET_REQUESTS_PER_ADDRESS" not in cluster_environment(FleetConfig())
+
+
 def test_haproxy_cuts_no_stream_before_its_deadline(ray: dict[str, str]) -> None:
     assert ray["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert float(ray["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= 1799.5
-    assert float(ray["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) >= 1799.5
+    assert float(ray["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"]) >= 1799.5
 
 
 def test_haproxys_manager_outlasts_a_minute_of_lost_network(ray: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ from qwenfleet.deployments.registry.records import (
     StartFailure,
 )
 from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.telemetry.access_log import AccessLog
 from qwenfleet.deployments.telemetry.tracing import NoTracing
 
 MODELS = ("coder", "helper")
@@ -125,6 +126,7 @@ class Scene:
             "_id": "gw-1",
             "_registry": self.registry,
             "_tracing": NoTracing(),
+            "_access_log": AccessLog(),
             "_app": self.app,
             "_stages": StageClock(),
             "_front_ends": self.front_ends,

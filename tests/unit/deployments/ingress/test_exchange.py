@@ -131,6 +131,7 @@ async def test_error_inside_a_stream_is_its_last_event(
     new_exchange: Any, new_client: Any, metrics: Any, family: Family, sent: bytes
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        exchange.note_scheduled(0.0)
         await start(send, 200, SSE_HEADERS)
         await put(send, sent)
         exchange.fail(LOST)

@@ -284,7 +284,7 @@ def test_keys_file_unreadable_for_a_moment_is_read_later(
         raise ConfigError("stale file handle", "Wait.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("qwenfleet.deployments.ingress.keys.read_keys", stale)
+        patch.setattr("qwenfleet.deployments.ingress.keys.read_named_keys", stale)
         guard.reload()
     assert passes(guard, KEY)
     guard.reload()
@@ -308,7 +308,7 @@ def test_empty_keys_file_refuses_every_request_and_is_logged_once(
 
 def test_unchanged_keys_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = guard_of(file)
-    monkeypatch.setattr("qwenfleet.deployments.ingress.keys.read_keys", pytest.fail)
+    monkeypatch.setattr("qwenfleet.deployments.ingress.keys.read_named_keys", pytest.fail)
     guard.reload()
     assert passes(guard, KEY)
 

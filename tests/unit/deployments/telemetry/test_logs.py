@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import stat
 from collections.abc import Iterator
 from logging.handlers import MemoryHandler, RotatingFileHandler
 from pathlib import Path
@@ -35,6 +36,17 @@ def test_our_lines_and_those_of_vllm_go_to_the_file_of_the_replica(file: Path) -
     logging.getLogger("qwenfleet.a").info("ours")
     logging.getLogger("vllm.b").info("vLLM's")
     assert file.read_text().split("\n") == ["ours", "vLLM's", ""]
+
+
+def test_folder_of_the_ray_session_is_closed_to_other_users(file: Path, tmp_path: Path) -> None:
+    session = tmp_path / "session_1"
+    (session / "logs" / "serve").mkdir(parents=True)
+    session.chmod(0o777)
+    target = RotatingFileHandler(session / "logs" / "serve" / "replica.log")
+    logging.getLogger("ray.serve").handlers = [target]
+    join_serve_log(PodLog())
+    RotatingFileHandler.close(target)  # the handler's own was taken away
+    assert stat.S_IMODE(session.stat().st_mode) == 0o700
 
 
 def test_logging_setup_of_other_code_does_not_end_the_log(

@@ -210,6 +210,7 @@ async def loses_its_engine(send: Any) -> None:
     assert exchange is not None
     await start(send, 200, SSE)
     exchange.note_tokens(3, 16, 1.0, None)
+    await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
     exchange.prompt_tokens += 20
     exchange.fail(NoEngine("coder", 5))
     await asyncio.sleep(60)
