@@ -31,6 +31,7 @@ from qwenfleet.deployments.ingress.errors import (
     GatewayFailed,
     LongerThanContext,
     NoEngine,
+    RequestError,
     RequestKillsEngines,
 )
 from qwenfleet.deployments.registry.records import EngineRecord
@@ -75,7 +76,7 @@ class Dispatcher:
         )
         self._limit = 0  # of tokens, as last sent to the recipient
         self._flights: dict[str, Flight] = {}
-        self._by_key: dict[str, Flight] = {}
+        self._by_key: dict[int, Flight] = {}
         self._moving: dict[str, Flight] = {}
         self._trial_engine = TrialEngine()
         self._numbers = itertools.count()
@@ -365,9 +366,11 @@ class Dispatcher:
 
     @contextmanager
     def _alone(self, flight: Flight) -> Iterator[None]:
-        """Let a failure that nobody foresaw end this request and no other."""
+        """Let a failure end this request and no other."""
         try:
             yield
+        except RequestError as error:
+            self._end(flight, error)
         except Exception:
             self._give_up(flight)
 

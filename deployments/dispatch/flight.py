@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.dispatch.suspicion import Suspicion
 from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
-from qwenfleet.deployments.wire.frames import Submit, wire_id
+from qwenfleet.deployments.wire.frames import SHOWN_CHARS, Submit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
+
+_numbers: Final = itertools.count(1)
+"""Numbers of the attempts of this process. Unlike numbers of a link, they also tell an attempt from
+those on other links."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class Flight:
     """The last engine that refused it: any other one is preferred."""
     faults: int = 0
     """Engines in a row that failed to take it, since its last token."""
-    key: str = ""
-    """Wire id of the current attempt."""
+    key: int = 0
+    """Number of the current attempt on the wire; 0 before the first."""
     cut: Cut | None = None
     """Why it moves; None again after the next token."""
     token_at: float | None = None
@@ -82,13 +87,14 @@ class Flight:
         self.attempt += 1
         self.suspicion.is_on_trial = False  # until this engine's Trying frame
         self.link = link
-        self.key = wire_id(link.session, self.request_id, self.attempt)
+        self.key = next(_numbers)
 
     def submit(self, dp_rank: int) -> Submit:
         """The frame that gives the current attempt to its engine, with all tokens so far."""
         assert self.link is not None
         return Submit(
-            request_id=self.request_id,
+            number=self.key,
+            request_id=self.request_id[:SHOWN_CHARS],
             attempt=self.attempt,
             prompt_token_ids=self.prompt_token_ids,
             request=self.payload,

@@ -17,16 +17,17 @@ from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.engine_host import admission, core_watch, delivery
 from qwenfleet.deployments.engine_host.attempts import Attempts, Session
 from qwenfleet.deployments.engine_host.core import Core, CoreDead, CoreFrozen, CoreStep
+from qwenfleet.deployments.engine_host.greeting import Greeter
 from qwenfleet.deployments.engine_host.pulse import Pulse
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.frames import (
+    FIRST_FRAME_BYTES,
     Abort,
     Alive,
     Draining,
     EngineDescription,
     Frame,
-    Hello,
     Lease,
     Lost,
     Outputs,
@@ -36,7 +37,7 @@ from qwenfleet.deployments.wire.frames import (
     Trying,
     UnreadableSubmit,
     Welcome,
-    wire_id,
+    shortened,
 )
 from qwenfleet.deployments.wire.liveness import OVERSLEPT_S
 
@@ -67,11 +68,17 @@ class EngineHost:
         self._core = core
         self._engine = engine
         self._model = model
-        self._secret = secret
         self._description = description
         self._wire = wire
         self._clock = clock
         self._spans = spans
+        self._greeter = Greeter(
+            engine,
+            secret,
+            description.vllm_version,
+            timeout_s=wire.connect_timeout_s,
+            clock=clock,
+        )
         self._server: asyncio.Server | None = None
         self._draining: Draining | None = None
         self._drain_end: asyncio.Timeout | None = None
@@ -101,7 +108,7 @@ class EngineHost:
         except* CoreDead as dead:
             cause = dead.exceptions[0]
             lost = Lost(
-                reason=str(cause),
+                reason=shortened(str(cause)),
                 is_frozen=isinstance(cause, CoreFrozen),
                 unanswered=self._attempts.unanswered,
             )
@@ -113,7 +120,7 @@ class EngineHost:
         `deadline_s` seconds, then close all connections."""
         if self._server is not None:
             self._server.close()
-        self._draining = Draining(reason=reason, deadline_s=deadline_s)
+        self._draining = Draining(reason=shortened(reason), deadline_s=deadline_s)
         self._broadcast(self._draining)
         try:
             async with asyncio.timeout(deadline_s) as self._drain_end:
@@ -132,7 +139,7 @@ class EngineHost:
         at = asyncio.get_running_loop().time() + deadline_s
         if end is not None and not end.expired() and at < (end.when() or at):
             end.reschedule(at)
-            self._draining = Draining(reason=reason, deadline_s=deadline_s)
+            self._draining = Draining(reason=shortened(reason), deadline_s=deadline_s)
             self._broadcast(self._draining)
 
     @property
@@ -149,11 +156,11 @@ class EngineHost:
     async def _serve_connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        connection = Connection(reader, writer)
+        connection = Connection(reader, writer, FIRST_FRAME_BYTES)
+        address = str((writer.get_extra_info("peername") or ("unknown",))[0])
         session: Session | None = None
         try:
-            async with asyncio.timeout(self._wire.connect_timeout_s):
-                session = await self._greet(connection)
+            session = await self._greet(connection, address)
             while session is not None:
                 await self._handle_safely(session, await connection.receive())
         except OSError as error:
@@ -166,18 +173,11 @@ class EngineHost:
             if session is not None:
                 await self._forget(session)
 
-    async def _greet(self, connection: Connection) -> Session | None:
-        hello = await connection.receive()
-        if not isinstance(hello, Hello):
-            raise ProtocolError(f"the first frame was {type(hello).__name__} instead of Hello")
-        refused = admission.refuse_session(
-            hello, self._secret, self._sessions, self._description.vllm_version
-        )
-        if refused is not None:
-            extra = {"gateway": hello.gateway, "reason": refused.reason}
-            logger.warning("gateway refused", extra=extra)
-            connection.send(refused)
+    async def _greet(self, connection: Connection, address: str) -> Session | None:
+        met = await self._greeter.meet(connection, address, self._sessions)
+        if met is None:
             return None
+        hello, proof = met
         session = Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
         self._sessions[hello.gateway] = session
         connection.send(
@@ -186,6 +186,7 @@ class EngineHost:
                 model=self._model,
                 description=self._description,
                 lease_s=self._wire.lease_s,
+                proof=proof,
             )
         )
         if self._draining is not None:
@@ -207,67 +208,65 @@ class EngineHost:
         match frame:
             case Submit():
                 await self._submit(session, frame)
-            case UnreadableSubmit(request_id=name, attempt=attempt, problem=problem):
-                session.received += 1
-                key = wire_id(session.gateway, name, attempt)
-                session.connection.send(Rejected(key, f"it cannot be decoded: {problem}"))
-            case Abort(wire_ids=keys):
-                await self._stop(set(keys) & session.owned)
+            case UnreadableSubmit(number=number, problem=problem):
+                session.received.append(number)
+                reason = shortened(f"it cannot be decoded: {problem}")
+                session.connection.send(Rejected(number, reason))
+            case Abort(wire_ids=numbers):
+                owned = session.owned
+                await self._stop([owned[number] for number in numbers if number in owned])
             case Lease():
                 pass
             case _:
                 raise ProtocolError(f"unexpected {type(frame).__name__} frame from a gateway")
 
     async def _submit(self, session: Session, submit: Submit) -> None:
-        session.received += 1
-        key = wire_id(session.gateway, submit.request_id, submit.attempt)
-        refusal = self._refusal(key, submit)
+        session.received.append(submit.number)
+        refusal = self._refusal(session, submit)
         if refusal is not None:
             session.connection.send(refusal)
             return
+        key = self._attempts.new_key(session)
         try:
             if not self._attempts:
                 self._pulse.work_came(self._clock())
             span = self._spans.in_engine(submit, self._engine, self._model)
             can_enter = self._attempts.add(key, session, submit, span)
         except Exception as error:
-            self._reject(key, session, error)
+            self._reject(key, session, submit.number, error)
             return
         if can_enter:
             await self._give(key, session, submit)
         else:
             await self._hold_trials()
 
-    def _refusal(self, key: str, submit: Submit) -> Rejected | None:
-        if key in self._attempts:
-            # A duplicate id would crash the core (vLLM 0.32 scheduler.add_request asserts).
-            return Rejected(wire_id=key, reason="this attempt is already running here")
+    def _refusal(self, session: Session, submit: Submit) -> Rejected | None:
+        if submit.number in session.owned:
+            return Rejected(submit.number, "this attempt is already running here")
         if self._draining is not None:
-            return Rejected(wire_id=key, reason=self._draining.reason, is_final=False)
-        return admission.refuse_attempt(key, submit, self._description)
+            return Rejected(submit.number, self._draining.reason, is_final=False)
+        return admission.refuse_attempt(submit, self._description)
 
     async def _give(self, key: str, session: Session, submit: Submit) -> None:
         """Give the core an attempt that is already held."""
         try:
             await self._core.add(key, submit)
         except Exception as error:
-            self._reject(key, session, error)
+            self._reject(key, session, submit.number, error)
             return
         if key not in self._attempts:
             await self._abort([key])  # dropped while the core took it
 
-    def _reject(self, key: str, session: Session, error: Exception) -> None:
+    def _reject(self, key: str, session: Session, number: int, error: Exception) -> None:
         """Tell the gateway that its attempt did not reach the core, and forget it."""
         self._attempts.drop(key, "rejected")
         is_known = isinstance(error, ValueError | CoreDead)
-        reason = str(error)
+        reason = shortened(str(error))
         if not is_known:
             logger.error("failed to take an attempt", exc_info=error, extra={"attempt": key})
             reason = f"the engine failed to take it ({type(error).__name__}), see the engine's log"
         is_final = isinstance(error, ValueError)
-        session.connection.send(
-            Rejected(wire_id=key, reason=reason, is_final=is_final, is_fault=not is_known)
-        )
+        session.connection.send(Rejected(number, reason, is_final=is_final, is_fault=not is_known))
 
     async def _abort(self, keys: list[str]) -> None:
         """Stop attempts in the core that are no longer held."""
@@ -279,9 +278,9 @@ class EngineHost:
     async def _hold_trials(self) -> None:
         """Give the core the next suspect, if none is on trial."""
         while (trial := self._attempts.next_trial()) is not None:
-            key, attempt = trial
-            attempt.session.connection.send(Trying(wire_id=key))
-            await self._give(key, attempt.session, attempt.submit)
+            key, session, submit = trial
+            session.connection.send(Trying(wire_id=submit.number))
+            await self._give(key, session, submit)
 
     async def _stop(self, keys: Iterable[str]) -> None:
         stopped = [key for key in list(keys) if self._attempts.drop(key)]
@@ -299,7 +298,7 @@ class EngineHost:
                     "aborted requests of a disconnected gateway",
                     extra={"gateway": session.gateway, "requests": len(session.owned)},
                 )
-        await self._stop(session.owned)
+        await self._stop(session.owned.values())
 
     # The core.
 
@@ -318,13 +317,14 @@ class EngineHost:
             frame = Outputs(
                 outputs=outputs,
                 load=load,
-                received=session.received,
+                received=session.next_received(),
                 step=self._step,
                 clock_s=now,
             )
             for rejected in delivery.send(session.connection, frame):
                 session.connection.send(rejected)
-                await self._stop([rejected.wire_id])
+                if (key := session.owned.get(rejected.wire_id)) is not None:
+                    await self._stop([key])
 
     async def _heartbeat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -354,7 +354,7 @@ class EngineHost:
                 session.connection.send(
                     Alive(
                         load=load,
-                        received=session.received,
+                        received=session.next_received(),
                         step=self._step,
                         step_age_s=self._pulse.age_s(now),
                         clock_s=now,

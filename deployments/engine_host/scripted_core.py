@@ -135,7 +135,7 @@ class ScriptedCore:
         used = sum(-(-(p.prompt_tokens + p.position) // BLOCK_SIZE) for p in self._plays.values())
         return min(1.0, used / NUM_BLOCKS)
 
-    def _advance(self, wire_id: str, play: _Play) -> Output:
+    def _advance(self, wire_id: str, play: _Play) -> Output[str]:
         limit = self._script.fail_after_tokens
         if limit is not None and self._tokens_made >= limit:
             raise CoreDead(f"the script stopped this engine after {limit} tokens")

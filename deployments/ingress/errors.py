@@ -10,6 +10,7 @@ RequestError
 ├── UnknownModel      404
 ├── UnknownRoute      404
 ├── BodyTooLarge      413
+├── RequestTooLarge   413
 ├── Unavailable       503, with Retry-After
 │   ├── ModelLoading
 │   ├── ModelBroken
@@ -157,6 +158,26 @@ class BodyTooLarge(RequestError):
         return (
             f"the request body is {size} the limit of {self.limit_bytes} bytes. "
             "Send less, or ask the operator to raise gateway.max_body_bytes."
+        )
+
+
+class RequestTooLarge(RequestError):
+    """The request, as an engine would get it, is larger than an engine takes. Its tokens alone
+    never are."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "request_too_large"
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the request takes {self.size_bytes} bytes on its way to an engine, above the limit "
+            f"of {self.limit_bytes} bytes. Send a shorter prompt, or less in its parameters."
         )
 
 

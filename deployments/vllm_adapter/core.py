@@ -163,7 +163,7 @@ class VllmCore:
             scheduled = [(wire_id, when) for wire_id, when in at if when is not None]
         return CoreStep(self._to_wire(outputs), self._loads(), scheduled)
 
-    def _to_wire(self, outputs: list[EngineCoreOutput]) -> list[Output]:
+    def _to_wire(self, outputs: list[EngineCoreOutput]) -> list[Output[str]]:
         """Convert a step's outputs; one that does not encode ends its own request."""
         converted = []
         for output in outputs:

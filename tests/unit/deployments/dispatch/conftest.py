@@ -74,8 +74,9 @@ class Desk:
         max_tokens: int | None = None,
         priority: int = 0,
         exchange: Exchange | None = None,
+        payload: bytes = b"",
     ) -> Stream:
-        flight = Flight(name, list(prompt), b"", max_tokens, priority, None, exchange)
+        flight = Flight(name, list(prompt), payload, max_tokens, priority, None, exchange)
         stream = self.streams[name] = Stream(flight)
         self.dispatcher.add(flight)
         return stream

@@ -70,13 +70,11 @@ async def test_outputs_of_aborted_unknown_or_earlier_attempts_are_dropped(
     dropped, kept = desk.ask("dropped"), desk.ask("kept")
     link = desk.link(engine)
     desk.dispatcher.abort(["dropped"])
-    late = Output(f"dropped.0@{link.session}", [1], finish_reason=FinishReason.STOP)
-    desk.dispatcher.on_outputs(link, Outputs([late, Output(f"kept.0@{link.session}", [2])]))
-    desk.dispatcher.on_outputs(link, Outputs([Output("cmpl-9.0@gw-stranger", [3]), late]))
-    desk.dispatcher.on_outputs(
-        link,
-        Outputs([Output(f"kept.1@{link.session}", [4]), Output(f"kept.0@{link.session}", [5])]),
-    )
+    key = kept.flight.key
+    late = Output(dropped.flight.key, [1], finish_reason=FinishReason.STOP)
+    desk.dispatcher.on_outputs(link, Outputs([late, Output(key, [2])]))
+    desk.dispatcher.on_outputs(link, Outputs([Output(key + 900, [3]), late]))
+    desk.dispatcher.on_outputs(link, Outputs([Output(key + 1, [4]), Output(key, [5])]))
     assert (dropped.tokens, kept.tokens) == ([], [2, 5])
     assert not dropped.is_over
 

@@ -23,7 +23,7 @@ from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.dispatch.suspicion import MAX_UNPROVEN
 from qwenfleet.deployments.engine_host.core import CoreDead
 from qwenfleet.deployments.ingress.errors import RequestKillsEngines
-from qwenfleet.deployments.wire.frames import Outputs
+from qwenfleet.deployments.wire.frames import Outputs, Submit
 
 LENGTH = 60
 PLAYED = list(range(LENGTH))
@@ -285,16 +285,17 @@ class Fleet:
         """Let all messages be read and answered: only then does time advance."""
         await asyncio.sleep(0.001)
 
-    def active(self) -> list[str]:
-        """Attempts that living, reachable cores work on."""
+    def active(self) -> list[tuple[str, Submit]]:
+        """Attempts that living, reachable cores work on, with their ids there."""
         reachable = [m for m in self.machines if not m.is_dead and not m.is_swallowed]
-        return [key for machine in reachable for key in machine.engine.core.active]
+        return [item for machine in reachable for item in machine.engine.core.running.items()]
 
     def check_cores(self) -> None:
         """At rest, cores work only on owned attempts, and never two on one request."""
         owned = {key for desk in self.desks for key in desk.dispatcher._by_key}
-        assert set(self.active()) <= owned, "work on an attempt without an owner"
-        requests = [(key.split(".")[0], key.split("@")[1]) for key in self.active()]
+        active = self.active()
+        assert {submit.number for _, submit in active} <= owned, "work without an owner"
+        requests = [(submit.request_id, key.split("@")[1]) for key, submit in active]
         assert len(requests) == len(set(requests)), "two owners"
         for desk in self.desks:
             for flight in desk.dispatcher._moving.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from qwenfleet.deployments.wire.frames import Abort, Hello, Lease, Outputs, Refused
+from qwenfleet.deployments.wire.frames import Abort, Lease, Outputs, Refused
 
 FOREVER = 1_000_000
 
@@ -62,9 +62,10 @@ async def test_an_open_session_cannot_be_taken_by_whoever_knows_the_secret(
     key = owner.submit("x")
     tokens = await owner.tokens(key, 3)
     intruder = await dial(engine.record, "gw-a-1", greets=False)
-    intruder.connection.send(Hello("gw-a-1", engine.record.secret))
+    refused = await intruder.greet()
+    assert isinstance(refused, Refused)
+    assert "open already" in refused.reason
     intruder.connection.send(Abort([key]))
-    assert "open already" in (await intruder.receive(Refused)).reason
     await intruder.until_closed()
     tokens += await owner.tokens(key)
     assert tokens == list(range(200))
