@@ -13,6 +13,7 @@ from qwenfleet.cluster.config.logs import LogConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
 from qwenfleet.cluster.config.section import Section, refuse
 from qwenfleet.cluster.config.slo import SloConfig
+from qwenfleet.cluster.config.tls import TlsConfig
 from qwenfleet.cluster.errors import ConfigError
 
 
@@ -70,6 +71,12 @@ class WireConfig(Section):
     )
     connect_timeout_s: float = Field(
         default=5, gt=0, description="Time limit for opening a connection, in seconds."
+    )
+    tls: TlsConfig | None = Field(
+        default=None,
+        description="TLS with certificates on both ends; null: plain TCP, on which prompts and "
+        "outputs can be read on the way. A change needs a new fleet: gateways with it and engines "
+        "without it do not connect.",
     )
 
     @model_validator(mode="after")

@@ -7,10 +7,11 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
+from ssl import SSLError
 from typing import Final, Protocol, TypeVar
 
 from qwenfleet.cluster.config.fleet import WireConfig
-from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.cluster.errors import ConfigError, ProtocolError
 from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.dispatch.outbox import Outbox, largest_bytes
 from qwenfleet.deployments.dispatch.routing import Target
@@ -43,6 +44,7 @@ from qwenfleet.deployments.wire.frames import (
     speaks,
 )
 from qwenfleet.deployments.wire.liveness import OVERSLEPT_S, Condition, LearnedBound
+from qwenfleet.deployments.wire.tls import client_context
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +137,10 @@ class EngineLink:
                 loss, reason = await self._listen(connection)
                 for task in others:
                     task.cancel()
-        except* (OSError, TimeoutError, ProtocolError) as errors:
+        except* (OSError, TimeoutError, ProtocolError, ConfigError) as errors:
             error = errors.exceptions[0]
+            if isinstance(error, SSLError | ConfigError):
+                self.is_refused = True
             loss = Loss.SILENT if isinstance(error, TimeoutError) else Loss.RESET
             reason = _sentence(error)
         finally:
@@ -207,7 +211,10 @@ class EngineLink:
 
     async def _connect(self) -> Connection:
         async with asyncio.timeout(self._wire.connect_timeout_s):
-            reader, writer = await asyncio.open_connection(self.record.host, self.record.port)
+            files = self._wire.tls
+            context = None if files is None else await asyncio.to_thread(client_context, files)
+            host, port = self.record.host, self.record.port
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
             connection = Connection(reader, writer)
             try:
                 await self._greet(connection)

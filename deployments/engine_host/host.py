@@ -18,6 +18,7 @@ from qwenfleet.deployments.engine_host import admission, core_watch, delivery
 from qwenfleet.deployments.engine_host.attempts import Attempts, Session
 from qwenfleet.deployments.engine_host.core import Core, CoreDead, CoreFrozen, CoreStep
 from qwenfleet.deployments.engine_host.greeting import Greeter
+from qwenfleet.deployments.engine_host.port import Port
 from qwenfleet.deployments.engine_host.pulse import Pulse
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 from qwenfleet.deployments.wire.connection import Connection
@@ -79,7 +80,7 @@ class EngineHost:
             timeout_s=wire.connect_timeout_s,
             clock=clock,
         )
-        self._server: asyncio.Server | None = None
+        self._port = Port(wire)
         self._draining: Draining | None = None
         self._drain_end: asyncio.Timeout | None = None
         """The deadline of a drain in progress; None otherwise."""
@@ -92,16 +93,16 @@ class EngineHost:
         self._pulse = Pulse(clock())
 
     async def listen(self, host: str) -> tuple[str, int]:
-        """Listen on a free port of `host`; returns the address for the registry."""
-        self._server = await asyncio.start_server(self._serve_connection, host, 0)
-        name = self._server.sockets[0].getsockname()
-        return str(name[0]), int(name[1])
+        """Listen on a free port of `host`; returns the address for the registry. Raises ConfigError
+        for files of TLS that cannot be read."""
+        return await self._port.open(host, self._serve_connection)
 
     async def run(self) -> None:
         """Deliver the core's steps to the gateways until the core dies."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._heartbeat())
+                tasks.create_task(self._port.keep_fresh())
                 while True:
                     await self._deliver(await self._core.next_step())
                     await self._hold_trials()
@@ -118,8 +119,7 @@ class EngineHost:
     async def drain(self, reason: str, deadline_s: float) -> None:
         """Ask the gateways to move their streams to other engines, wait for that at most
         `deadline_s` seconds, then close all connections."""
-        if self._server is not None:
-            self._server.close()
+        self._port.close()
         self._draining = Draining(reason=shortened(reason), deadline_s=deadline_s)
         self._broadcast(self._draining)
         try:
@@ -376,8 +376,7 @@ class EngineHost:
             session.connection.send(frame)
 
     async def _say_goodbye(self, frame: Lost) -> None:
-        if self._server is not None:
-            self._server.close()  # gateways must not reconnect while the last spans are sent
+        self._port.close()  # gateways must not reconnect while the last spans are sent
         self._attempts.end_spans(frame.loss.value, frame.reason)
         self._broadcast(frame)
         sessions = list(self._sessions.values())

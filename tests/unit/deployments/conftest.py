@@ -188,8 +188,7 @@ class ServedEngine:
         """Act as after SIGKILL: the process ends and its connections reset."""
         self.running.cancel()
         await asyncio.wait({self.running})
-        assert self.host._server is not None
-        self.host._server.close()
+        self.host._port.close()
         async with asyncio.timeout(PATIENCE_S):
             while self.host._sessions:
                 for session in self.host._sessions.values():
