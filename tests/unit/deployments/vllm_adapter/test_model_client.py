@@ -51,6 +51,11 @@ def request(name: str = "cmpl-1", **params: Any) -> EngineCoreRequest:
     )
 
 
+def key_of(client: ModelClient, request_id: str) -> int:
+    """Return the number of the request's attempt on the wire."""
+    return client._dispatcher._flights[request_id].key
+
+
 def link_to(client: ModelClient, engine: Any) -> Any:
     return client._dispatcher._roster._links.get(engine.record.id)
 
@@ -252,9 +257,9 @@ async def test_a_whole_vllm_output_is_converted_to_the_gateways_clock(
     client._dispatcher.update([engine.record])
     await eventually(lambda: client._dispatcher.num_engines)
     await client.add_request_async(request())
-    key = f"cmpl-1.0@{link_to(client, engine).session}"
+    key = key_of(client, "cmpl-1")
     whole = EngineCoreOutput(
-        key,
+        "7@gw-a",
         [7],
         stop_reason="\n",
         events=[EngineCoreEvent.new_event(EngineCoreEventType.QUEUED, 40.0)],
@@ -276,9 +281,9 @@ async def test_queue_events_of_later_attempts_are_dropped(
     await meet(engine)
     await client.add_request_async(request())
     kinds = [EngineCoreEventType.QUEUED, EngineCoreEventType.SCHEDULED]
-    key = f"cmpl-1.0@{link_to(client, engine).session}"
+    key = key_of(client, "cmpl-1")
     whole = EngineCoreOutput(
-        key, [7], events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds]
+        "7@gw-a", [7], events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds]
     )
     extra = bytes(MsgpackEncoder(size_threshold=1 << 40).encode(whole)[0])  # type: ignore[arg-type]
     event_types = []
@@ -320,11 +325,10 @@ async def test_an_output_that_does_not_decode_ends_its_request_and_no_other(
     await meet(engine)
     for name in ("before", "odd", "after"):
         await client.add_request_async(request(name))
-    session = link_to(client, engine).session
     outputs = [
-        Output(f"before.0@{session}", [1]),
-        Output(f"odd.0@{session}", [2], finish_reason=99),
-        Output(f"after.0@{session}", [3]),
+        Output(key_of(client, "before"), [1]),
+        Output(key_of(client, "odd"), [2], finish_reason=99),
+        Output(key_of(client, "after"), [3]),
     ]
     client._dispatcher.on_outputs(link_to(client, engine), Outputs(outputs))
     seen: dict[str, Any] = {}
