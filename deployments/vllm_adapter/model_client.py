@@ -80,6 +80,7 @@ class ModelClient:
         bare = copy.copy(request)  # the front end shares the original's lists
         bare.prompt_token_ids = None
         bare.trace_headers = None
+        bare.request_id, bare.external_req_id = "", None  # the client's text, of any length
         self._dispatcher.add(
             Flight(
                 request_id=request.request_id,

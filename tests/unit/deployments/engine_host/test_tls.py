@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,22 @@ async def test_streams_run_over_tls_and_nothing_is_readable_on_the_way(
     assert b"outputs" not in tap.seen
 
 
+async def test_large_requests_pass_tls_and_small_ones_overtake_them(
+    serve_engine: Any, desk_over: Any, wire: Any, authority: Any, eventually: Any
+) -> None:
+    tls = wire.model_copy(update={"tls": authority("fleet").issue("member")})
+    engine = await serve_engine(wire=tls, num_tokens=1, limits={"max_model_len": 2_000_000})
+    link, events, run = desk_over(engine.record, tls)
+    await eventually(lambda: link.is_open)
+    for number in (1, 2, 3):
+        run("large", range(100_000, 400_000), number)
+    run("small", [1], 4)
+    await eventually(lambda: sum(len(f.outputs) for f in events.outputs) == 4)
+    done = [output.wire_id for frame in events.outputs for output in frame.outputs]
+    assert done[0] == 4
+    assert sorted(done) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("who", ["stranger", "none"])
 async def test_a_gateway_without_a_certificate_of_the_authority_is_not_served(
     serve_engine: Any, desk_over: Any, wire: Any, authority: Any, eventually: Any, who: str
@@ -170,7 +186,11 @@ def desk_over(events: Any) -> Any:
     def connect(record: Any, wire: Any) -> Any:
         link = EngineLink(record, gateway="gw-a", wire=wire, events=events, clock=time.monotonic)
         tasks.append(asyncio.ensure_future(link.run()))
-        return link, events, lambda name: link.submit(Submit(name, 0, [1, 2, 3], b"", number=1))
+
+        def run(name: str, prompt: Iterable[int] = (1, 2, 3), number: int = 1) -> None:
+            link.submit(Submit(name, 0, list(prompt), b"", number=number))
+
+        return link, events, run
 
     yield connect
     for task in tasks:

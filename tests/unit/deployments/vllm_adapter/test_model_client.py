@@ -197,6 +197,20 @@ async def test_cached_tokens_are_noted_once(
     assert outputs[0].prefill_stats.num_cached_tokens == 32
 
 
+async def test_a_clients_id_of_megabytes_does_not_reach_the_engine(
+    client: ModelClient, serve_engine: Any, meet: Any
+) -> None:
+    engine = await serve_engine()
+    await meet(engine)
+    made = request("x" * 2**22)
+    made.external_req_id = made.request_id
+    await client.add_request_async(made)
+    assert len(await outputs_of(client, made.request_id)) == 5
+    (submit,) = engine.core.submits
+    assert len(submit.request) < 1000
+    assert len(submit.request_id) == 64
+
+
 async def test_a_refused_request_fails_its_exchange_only(
     client: ModelClient, serve_engine: Any, meet: Any, new_exchange: Any, observed_core: Any
 ) -> None:
