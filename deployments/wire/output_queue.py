@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from typing import Final
 
 from qwenfleet.deployments.wire import segments
 from qwenfleet.deployments.wire.frames import Frame
+
+MAX_PASSED: Final = 16
+"""Small frames that may pass a large one between two of its segments, so that it arrives whatever
+else is sent."""
 
 
 class _Held:
@@ -30,6 +35,8 @@ class OutputQueue:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self._passed = 0
+        """Small frames since the last segment of a large one."""
         self._small: deque[bytes] = deque()
         self._held: deque[_Held] = deque()
         self._numbers: Counter[int] = Counter()
@@ -61,10 +68,12 @@ class OutputQueue:
 
     def next(self) -> bytes:
         """Take the next segment. Raises IndexError if the queue is empty."""
-        if self._small:
+        if self._small and (not self._held or self._passed < MAX_PASSED):
+            self._passed += 1
             segment = self._small.popleft()
             self.bytes -= len(segment)
             return segment
+        self._passed = 0
         held = self._held[0]
         segment = next(held.pieces)
         sent = len(segment) - segments.HEADER.size

@@ -77,6 +77,16 @@ def test_what_waits_for_a_large_frame_makes_others_of_its_attempts_wait() -> Non
     ]
 
 
+def test_a_large_frame_arrives_however_many_small_ones_follow() -> None:
+    queue, assembler = OutputQueue(), Assembler(LIMIT)
+    put(queue, submit(1, LARGE))
+    arrived = []
+    for _ in range(100):
+        put(queue, Lease(), Lease())
+        arrived += [decode(body) for body in assembler.feed(queue.next())]
+    assert submit(1, LARGE) in arrived
+
+
 def test_an_empty_queue_has_nothing_to_give() -> None:
     queue = OutputQueue()
     assert not queue
