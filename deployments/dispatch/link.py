@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterable
-from functools import partial
 from ssl import SSLError
 from typing import Final, Protocol, TypeVar
 
@@ -223,7 +222,7 @@ class EngineLink:
                 raise
         connection.accept(MAX_OUTPUTS_BYTES)
         self._connection = connection
-        self._outbox = Outbox(connection, partial(self._tell, self._events.on_rejected, self))
+        self._outbox = Outbox(connection, self._reject)
         self._heard_at = self._clock()
         return connection
 
@@ -297,9 +296,8 @@ class EngineLink:
                 self._tell(self._events.on_news, self)
             case Trying():
                 self._tell(self._events.on_trying, self, frame)
-            case Rejected(wire_id=number):
-                self._unseen.pop(number, None)
-                self._tell(self._events.on_rejected, self, frame)
+            case Rejected():
+                self._reject(frame)
             case Draining(reason=reason):
                 extra = {"engine": self.engine, "reason": reason}
                 logger.info("engine is draining", extra=extra)
@@ -307,6 +305,10 @@ class EngineLink:
                 self._tell(self._events.on_news, self)
             case _:
                 logger.debug("ignored a frame", extra={"kind": type(frame).__name__})
+
+    def _reject(self, frame: Rejected) -> None:
+        self._unseen.pop(frame.wire_id, None)
+        self._tell(self._events.on_rejected, self, frame)
 
     def _tell(self, event: Callable[..., None], *arguments: object) -> None:
         """Call the owner; its failure must not end the streams of this engine."""

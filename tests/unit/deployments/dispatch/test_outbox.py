@@ -148,6 +148,8 @@ async def test_an_attempt_that_turns_out_not_to_be_sendable_ends_alone(
     await eventually(lambda: odd.is_over and kept.tokens)
     assert odd.error is not None
     assert kept.flight.attempt == 0
+    (link,) = desk.dispatcher._roster.usable()
+    assert [rank.queued_prefill_tokens for rank in link.targets()] == [0]
 
 
 async def test_a_gateway_names_the_version_of_an_engine_that_is_older(
