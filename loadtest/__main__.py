@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qwenfleet.cluster.errors import BenchmarkError, FleetError
 from qwenfleet.loadtest import (
+    dispatch_cost,
     metrics_cost,
     overhead,
     overhead_table,
@@ -75,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         "wire", help="measure the CPU of frames, and how long small ones wait for large ones"
     )
     command.set_defaults(command=_wire)
+    command = commands.add_parser(
+        "dispatch", help="measure what a frame costs a gateway while many requests wait or move"
+    )
+    command.set_defaults(command=_dispatch)
     command = commands.add_parser(
         "soak", help="stream at a steady rate while random parts of a fleet are killed"
     )
@@ -144,6 +149,10 @@ def _metrics(options: argparse.Namespace) -> None:
 
 def _wire(_: argparse.Namespace) -> None:
     print(wire_cost.measure())
+
+
+def _dispatch(_: argparse.Namespace) -> None:
+    print(dispatch_cost.measure())
 
 
 def _soak(options: argparse.Namespace) -> None:

@@ -23,6 +23,10 @@ _numbers: Final = itertools.count(1)
 those on other links."""
 
 
+Turn = tuple[int, bool, int]
+"""Sort key of requests that wait."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """The loss of a request's engine: why, which, and when."""
@@ -77,7 +81,7 @@ class Flight:
         return len(self.prompt_token_ids) + len(self.token_ids)
 
     @property
-    def turn(self) -> tuple[int, bool, int]:
+    def turn(self) -> Turn:
         """Sort key: interactive first (vLLM's priority: lower is earlier), then streams that a user
         is already reading, then order of arrival."""
         return (self.priority, not self.token_ids, self.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from ssl import SSLError
 from typing import Final, Protocol, TypeVar
 
@@ -363,11 +363,6 @@ class EngineLink:
         while True:
             await asyncio.sleep(self._wire.lease_s / 3)
             connection.send(Lease())
-
-
-def targets_of(links: Iterable[EngineLink]) -> list[Target]:
-    """Routing targets for every data-parallel rank of these engines."""
-    return [target for link in links for target in link.targets()]
 
 
 def _sentence(error: BaseException) -> str:

@@ -109,9 +109,9 @@ class Roster:
         return msgspec.structs.replace(connected[0], max_model_len=least)
 
     @property
-    def most_tokens(self) -> int | None:
-        """The largest `max_model_len` of a connected engine; None without one."""
-        return max((described.max_model_len for described in self._connected()), default=None)
+    def limits(self) -> list[int]:
+        """Each different `max_model_len` of the connected engines, in order."""
+        return sorted({described.max_model_len for described in self._connected()})
 
     def _connected(self) -> list[EngineDescription]:
         links = self._links.values()

@@ -36,7 +36,7 @@ async def test_a_request_runs_to_its_end(desk: Any, serve_engine: Any, eventuall
     assert (short.tokens, short.finish_reason) == (PLAYED[:3], FinishReason.LENGTH)
     assert [submit.attempt for submit in engine.core.submits] == [0, 0]
     assert not desk.dispatcher._flights
-    assert not desk.dispatcher._by_key
+    assert not list(desk.dispatcher._owners)
 
 
 async def test_concurrent_requests_keep_their_tokens_apart_and_spread_evenly(

@@ -110,7 +110,7 @@ async def test_a_failure_while_moving_a_request_ends_that_request_only(
     count = len(kept.tokens)
     await eventually(lambda: len(kept.tokens) > count)
     assert kept.flight.attempt == 1
-    assert not desk.dispatcher._moving
+    assert not desk.dispatcher._waiting
 
 
 async def test_streams_move_even_if_their_loss_cannot_be_counted(
