@@ -26,6 +26,7 @@ from qwenfleet.deployments.engine_host.scripted_core import ScriptedCore
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.wire.frames import EngineDescription, Output, Outputs
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 MODEL: Final = "coder"
 ENGINES: Final = 64
@@ -191,7 +192,7 @@ def _time(state: str, dispatcher: _Watched, requests: int) -> FrameCost:
 def _ask(dispatcher: _Watched, name: str, number: int) -> None:
     for index in range(number):
         request_id = f"{name}-{index}"
-        dispatcher.add(Flight(request_id, list(PROMPT), b"", None, 0, None, None))
+        dispatcher.add(Flight(request_id, TokenIds(PROMPT), b"", None, 0, None, None))
 
 
 def _run(dispatcher: _Watched, requests: int) -> None:

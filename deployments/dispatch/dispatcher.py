@@ -233,7 +233,7 @@ class Dispatcher:
                 flight.cut = None
             flight.suspicion.cleared(len(output.token_ids))
             flight.faults = 0
-            flight.token_ids += output.token_ids
+            flight.token_ids.extend(output.token_ids)
             flight.gap_s = None if flight.token_at is None else now - flight.token_at
             flight.token_at = now
             flight.span.took(len(output.token_ids))

@@ -12,6 +12,7 @@ from qwenfleet.deployments.dispatch.suspicion import Suspicion
 from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.wire.frames import SHOWN_CHARS, Submit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,14 +44,14 @@ class Flight:
     far."""
 
     request_id: str
-    prompt_token_ids: list[int]
+    prompt_token_ids: TokenIds
     payload: bytes
     """vLLM's encoded request, without its prompt."""
     max_tokens: int | None
     priority: int
     cache_salt: str | None
     exchange: Exchange | None
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: TokenIds = field(default_factory=TokenIds)
     has_output: bool = False
     number: int = 0
     """Order of arrival."""

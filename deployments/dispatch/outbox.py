@@ -1,7 +1,7 @@
 """Outbox: the large attempts that a link has yet to send.
 
-They wait here as they are, and are encoded one by one as the engine reads: their tokens are lists
-that their requests hold anyway. Small ones do not wait.
+They wait here as they are, and are encoded one by one as the engine reads: their requests hold
+their tokens anyway. Small ones do not wait.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Final
 
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.frames import SMALL_FRAME_BYTES, Rejected, Submit
+from qwenfleet.deployments.wire.tokens import TOKEN_BYTES
 
 logger = logging.getLogger(__name__)
 
-TOKEN_BYTES: Final = 5
-"""Size of a token in msgpack, at most."""
 FIXED_BYTES: Final = 1024
 """The names and numbers of a Submit, and its trace context, at most."""
 

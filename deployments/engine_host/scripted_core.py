@@ -92,7 +92,7 @@ class ScriptedCore:
         )
 
     async def add(self, wire_id: str, submit: Submit) -> None:
-        prompt = submit.prompt_token_ids + submit.output_token_ids
+        prompt = [*submit.prompt_token_ids, *submit.output_token_ids]
         cached = self._cache.hit_tokens(prompt, submit.cache_salt)
         end, reason = self._script.num_tokens, FinishReason.STOP
         if submit.max_tokens is not None and submit.max_tokens < end:

@@ -10,12 +10,32 @@ import msgspec
 
 from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.wire.frames import AnyFrame, Frame, UnreadableSubmit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 logger = logging.getLogger(__name__)
 
 _KINDS: Final = frozenset(str(t.__struct_config__.tag) for t in AnyFrame.__args__)
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final[msgspec.msgpack.Decoder[AnyFrame]] = msgspec.msgpack.Decoder(AnyFrame)
+
+
+def _encode_tokens(value: object) -> memoryview:
+    if isinstance(value, TokenIds):
+        return memoryview(value)
+    raise NotImplementedError(f"no frame can carry a {type(value).__name__}")
+
+
+def _decode_tokens(kind: type, value: object) -> TokenIds:
+    """Read token ids, packed or as a list. Raises ValueError, which names the field."""
+    if kind is TokenIds and isinstance(value, bytes):
+        return TokenIds.unpack(value)
+    if kind is TokenIds and isinstance(value, list):
+        return TokenIds(value)
+    raise ValueError(f"token ids came as {type(value).__name__}")
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_encode_tokens)
+_decoder: Final[msgspec.msgpack.Decoder[AnyFrame]] = msgspec.msgpack.Decoder(
+    AnyFrame, dec_hook=_decode_tokens
+)
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """Errors that msgspec raises for invalid bytes, including bad strings and deep nesting."""
 

@@ -17,6 +17,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 PROTOCOL_VERSION: Final = 2
 FIRST_FRAME_BYTES: Final = 4096
@@ -24,7 +25,7 @@ FIRST_FRAME_BYTES: Final = 4096
 SMALL_FRAME_BYTES: Final = 64 * 1024
 """Limit of a frame of most kinds."""
 MAX_SUBMIT_BYTES: Final = 16 * 1024 * 1024
-"""1M tokens are 5 MB of msgpack, and vLLM's parameters with the largest grammar a few more."""
+"""1M tokens are 4 MB, and vLLM's parameters with the largest grammar a few more."""
 MAX_OUTPUTS_BYTES: Final = 64 * 1024 * 1024
 """The prompt logprobs of one output; plain outputs of a step are 8 KB."""
 MAX_NAME_BYTES: Final = 40
@@ -141,10 +142,10 @@ class Submit(Frame, tag="submit"):
     request_id: str
     """The client's id, of at most SHOWN_CHARS characters."""
     attempt: int
-    prompt_token_ids: list[int]
+    prompt_token_ids: TokenIds
     request: bytes
     max_tokens: int | None = None
-    output_token_ids: list[int] = []
+    output_token_ids: TokenIds = msgspec.field(default_factory=TokenIds)
     """Tokens that earlier attempts delivered; the engine continues after them."""
     priority: int = 0
     cache_salt: str | None = None

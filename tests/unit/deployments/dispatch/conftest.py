@@ -21,6 +21,7 @@ from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.wire.frames import Output
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 PATIENCE_S = 10.0
 """Far more than any wait here needs, because the machine may be busy."""
@@ -76,7 +77,7 @@ class Desk:
         exchange: Exchange | None = None,
         payload: bytes = b"",
     ) -> Stream:
-        flight = Flight(name, list(prompt), payload, max_tokens, priority, None, exchange)
+        flight = Flight(name, TokenIds(prompt), payload, max_tokens, priority, None, exchange)
         stream = self.streams[name] = Stream(flight)
         self.dispatcher.add(flight)
         return stream

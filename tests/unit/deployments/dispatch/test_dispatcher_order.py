@@ -33,6 +33,7 @@ from qwenfleet.deployments.wire.frames import (
     Submit,
     Trying,
 )
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 STREAMS = 2
 STEP_TOKENS = 50
@@ -222,7 +223,7 @@ class Gateway(RuleBasedStateMachine):
             prompt = range(1 + number % 60 + 90 * (number > 150))
             self.begin()
             self.dispatcher.add(
-                Flight(f"r{self.count}", list(prompt), b"", None, number % 3, None, None)
+                Flight(f"r{self.count}", TokenIds(prompt), b"", None, number % 3, None, None)
             )
             self.end()
 

@@ -143,7 +143,7 @@ async def test_an_attempt_that_turns_out_not_to_be_sendable_ends_alone(
     desk: Any, serve_engine: Any, eventually: Any
 ) -> None:
     await desk.meet(await serve_engine(limits=LONG, num_tokens=FOREVER))
-    odd = desk.ask("odd", [*PROMPT[:20_000], "a token"])
+    odd = desk.ask("odd", PROMPT[:20_000], payload={1j})
     kept = desk.ask("kept", PROMPT[:20_000])
     await eventually(lambda: odd.is_over and kept.tokens)
     assert odd.error is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import warnings
 from contextvars import copy_context
 from typing import Any, cast
@@ -124,6 +125,18 @@ async def test_the_engine_gets_the_request_and_the_original_is_unchanged(
     assert carried.prompt_token_ids is None
     assert carried.sampling_params == original.sampling_params
     assert carried.request_id == "", "the core has an id of the host's"
+
+
+async def test_a_prompt_that_waits_takes_four_bytes_for_each_token_and_no_collection_visits_it(
+    client: ModelClient,
+) -> None:
+    original = request()
+    original.prompt_token_ids = list(range(1000, 101_000))
+    await client.add_request_async(original)
+    (flight,) = client._dispatcher._flights.values()
+    assert flight.prompt_token_ids == original.prompt_token_ids
+    assert sys.getsizeof(flight.prompt_token_ids) < 401_000
+    assert not gc.is_tracked(original.prompt_token_ids), "vLLM's own list"
 
 
 @pytest.mark.parametrize("seed", [None, 7])

@@ -34,6 +34,7 @@ from qwenfleet.deployments.wire.frames import (
     shortened,
     speaks,
 )
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 KINDS: list[type[Frame]] = list(typing.get_args(AnyFrame))
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -44,6 +45,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     bytes: st.binary(max_size=64),
     type(None): st.none(),
+    TokenIds: st.lists(st.integers(0, 2**32 - 1), max_size=4).map(TokenIds),
 }
 
 
@@ -249,7 +251,7 @@ def test_a_frame_over_the_limit_of_its_kind_is_neither_sent_nor_read(frame: Fram
     with pytest.raises(FrameTooLarge, match=f"a frame {type(frame).__name__} of .* limit of"):
         encode(frame)
     with pytest.raises(FrameTooLarge):
-        decode(msgspec.msgpack.encode(frame))
+        decode(msgspec.msgpack.encode(frame, enc_hook=TokenIds.tolist))
 
 
 def test_a_reason_is_shortened_to_what_every_frame_can_carry() -> None:
