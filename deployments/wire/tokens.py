@@ -36,7 +36,7 @@ class TokenIds(_Ids):
 
     @classmethod
     def unpack(cls, data: bytes) -> TokenIds:
-        """Read what `pack` made. Raises ValueError if it is no whole number of ids."""
+        """Read what `pack` made. Raises ValueError for a part of an id."""
         ids = cls()
         ids.frombytes(data)
         return ids

@@ -1,4 +1,4 @@
-"""Requests that wait: none behind one that an engine still serves, and none for too long."""
+"""Requests that wait: none after one that an engine still serves, and none for too long."""
 
 from __future__ import annotations
 
