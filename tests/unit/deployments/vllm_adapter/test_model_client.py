@@ -171,7 +171,7 @@ async def test_every_attempt_has_the_same_request(
     assert (later.attempt, later.max_tokens, later.priority) == (1, 40, 3)
     assert later.prompt_token_ids == PROMPT
     received = [token for output in first for token in output.new_token_ids]
-    assert later.output_token_ids[: len(received)] == received
+    assert later.output_token_ids.tolist()[: len(received)] == received
 
 
 async def test_after_a_resume_the_front_end_sees_one_request_and_one_prefill(
