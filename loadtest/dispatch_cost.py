@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.config.model import ModelConfig
@@ -52,10 +52,12 @@ class FrameCost:
 class _Watched(Dispatcher):
     """Knows its links by their events."""
 
-    links: dict[str, EngineLink]
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(MODEL, **keywords)
+        self.links: dict[str, EngineLink] = {}
 
     def on_news(self, link: EngineLink) -> None:
-        self.__dict__.setdefault("links", {})[link.engine] = link
+        self.links[link.engine] = link
         super().on_news(link)
 
 
@@ -108,7 +110,6 @@ async def _cost(
     """Bring a fresh dispatcher into a state and time frames of engines that have nothing new."""
     began = time.monotonic()
     dispatcher = _Watched(
-        MODEL,
         gateway="benchmark",
         wire=WireConfig(lease_s=3600, heartbeat_s=600),
         retry_after_s=1,
@@ -135,10 +136,12 @@ async def _start(
     """Connect the dispatcher to engines whose cores never step; returns these and their tasks."""
     model = ModelConfig(id=MODEL, engine="scripted")
     description = EngineDescription(2**20, max_num_seqs=STREAMS, max_num_batched_tokens=8192)
-    hosts, records, running = [], [], []
+    hosts: list[EngineHost] = []
+    records: list[EngineRecord] = []
+    running: list[asyncio.Task[None]] = []
     for index in range(engines):
         host = EngineHost(
-            ScriptedCore(model, sleep=lambda _: asyncio.Event().wait()),  # type: ignore[arg-type]
+            ScriptedCore(model, sleep=_never),
             engine=f"engine-{index}",
             model=MODEL,
             secret="benchmark",
@@ -170,6 +173,10 @@ async def _start(
             )
         await asyncio.sleep(0.01)
     return hosts, running
+
+
+async def _never(_: float) -> None:
+    await asyncio.Event().wait()
 
 
 def _time(state: str, dispatcher: _Watched, requests: int) -> FrameCost:

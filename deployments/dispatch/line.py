@@ -86,7 +86,8 @@ class Line:
     def resize(self, size_of: Callable[[int], int]) -> None:
         """Sort all flights again after the engines' limits have changed. `size_of` gives the size
         of a request of so many tokens."""
-        flights, overdue = list(self._sizes), set().union(*self._overdue.values())
+        flights = list(self._sizes)
+        overdue = {flight for flights in self._overdue.values() for flight in flights}
         self._queues.clear()
         self._overdue.clear()
         for flight in flights:

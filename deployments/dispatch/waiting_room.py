@@ -206,8 +206,12 @@ class WaitingRoom:
     ) -> bool:
         """Send the head of a size to one of these engines; False if none has room."""
         tokens = flight.length_tokens
-        is_known = needs_room and news is not None and line.is_blocked(size, flight)
-        if is_known and not self._capacity.has_gained(news, size, tokens):
+        if (
+            needs_room
+            and news is not None
+            and line.is_blocked(size, flight)
+            and not self._capacity.has_gained(news, size, tokens)
+        ):
             return False
         targets = self._capacity.targets(_without_refuser(flight, links))
         if needs_room:

@@ -110,11 +110,12 @@ def received_tokens(params: SamplingParams | None) -> ReceivedTokens | None:
 
 def _take_prompt(request: EngineCoreRequest) -> None:
     """Make the prompt's list of a request that carries it packed."""
-    extra = None if request.sampling_params is None else request.sampling_params.extra_args
-    if extra and PROMPT_TOKENS in extra:
-        request.prompt_token_ids = TokenIds.unpack(extra[PROMPT_TOKENS]).tolist()
-        rest = {key: value for key, value in extra.items() if key != PROMPT_TOKENS}
-        request.sampling_params.extra_args = rest or None
+    params = request.sampling_params
+    extra = dict((params.extra_args if params is not None else None) or {})
+    packed = extra.pop(PROMPT_TOKENS, None)
+    if params is not None and packed is not None:
+        request.prompt_token_ids = TokenIds.unpack(packed).tolist()
+        params.extra_args = extra or None
 
 
 def _wrap(owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
