@@ -36,7 +36,7 @@ from vllm.v1.executor.abstract import Executor
 
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
 from qwenfleet.cluster.config.vllm_arguments import SERVER
-from qwenfleet.deployments.vllm_adapter import logging_setup
+from qwenfleet.deployments.vllm_adapter import detokenizer, logging_setup
 from qwenfleet.deployments.vllm_adapter.engine_args import typed
 from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
 from qwenfleet.deployments.vllm_adapter.output_guard import (
@@ -88,6 +88,7 @@ async def build(
     counting: Any = PrometheusInstrumentatorMiddleware
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
     await init_app_state(llm, app.state, arguments, TASKS)
+    detokenizer.install()
     settle()
     return FrontEnd(app, llm)
 
