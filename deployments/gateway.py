@@ -116,7 +116,7 @@ class Gateway:
         try:
             if self._config.auth is None:
                 self._config.check_guarded(await _serve_host())
-            for work in (self._announce(), self._measure()):
+            for work in (self._announce(), self._measure(), self._front_ends.keep_leases()):
                 self._begin(work)
             await self._front_ends.load()
             await self._meet_first()

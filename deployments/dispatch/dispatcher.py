@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.errors import FleetError
@@ -41,6 +41,7 @@ from qwenfleet.deployments.ingress.errors import (
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.wire.frames import EngineDescription, Output, Outputs, Rejected, Trying
+from qwenfleet.deployments.wire.lease_keeper import NO_KEEPER, Leases
 from qwenfleet.deployments.wire.liveness import Condition
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         vllm_version: str = "",
+        leases: Leases = NO_KEEPER,
     ) -> None:
         """Engines of another vLLM version than `vllm_version` are not used; empty: all are."""
         self._model = model
@@ -72,9 +74,8 @@ class Dispatcher:
         self._metrics = metrics
         self._clock = clock
         self._recipient: Recipient | None = None
-        self._roster = Roster(
-            model, gateway=gateway, wire=wire, events=self, clock=clock, vllm_version=vllm_version
-        )
+        ours: dict[str, Any] = {"events": self, "vllm_version": vllm_version, "leases": leases}
+        self._roster = Roster(model, gateway=gateway, wire=wire, clock=clock, **ours)
         self._limit = 0  # of tokens, as last sent to the recipient
         self._flights: dict[str, Flight] = {}
         self._owners = Owners()

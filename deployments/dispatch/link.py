@@ -18,6 +18,7 @@ from qwenfleet.deployments.ingress.errors import RequestTooLarge
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.wire import secret
 from qwenfleet.deployments.wire.connection import Connection
+from qwenfleet.deployments.wire.encoding import encode
 from qwenfleet.deployments.wire.frames import (
     MAX_OUTPUTS_BYTES,
     PROTOCOL_VERSION,
@@ -35,6 +36,7 @@ from qwenfleet.deployments.wire.frames import (
     RankLoad,
     Refused,
     Rejected,
+    Renew,
     Submit,
     Trying,
     UnreadableSubmit,
@@ -42,7 +44,9 @@ from qwenfleet.deployments.wire.frames import (
     pairs,
     speaks,
 )
+from qwenfleet.deployments.wire.lease_keeper import NO_KEEPER, Leases, Renewal
 from qwenfleet.deployments.wire.liveness import OVERSLEPT_S, Condition, LearnedBound
+from qwenfleet.deployments.wire.segments import whole
 from qwenfleet.deployments.wire.tls import client_context
 
 logger = logging.getLogger(__name__)
@@ -88,6 +92,7 @@ class EngineLink:
         events: LinkEvents,
         clock: Callable[[], float],
         vllm_version: str = "",
+        leases: Leases = NO_KEEPER,
     ) -> None:
         self.engine = record.id
         self.session = f"{gateway}-{secrets.token_hex(4)}"
@@ -103,6 +108,7 @@ class EngineLink:
         self.description: EngineDescription | None = None
         self.record = record
         self._vllm_version = vllm_version
+        self._leases = leases
         self._wire = wire
         self._events = events
         self._clock = clock
@@ -146,6 +152,7 @@ class EngineLink:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = self._outbox = None
+            self._leases.drop(self.session)
             self._tell(self._events.on_lost, self, loss, reason)
 
     @property
@@ -241,9 +248,16 @@ class EngineLink:
         if not secret.is_equal(welcome.proof, secret.engine_proof(*known)):
             self.is_refused = True
             raise ProtocolError(f"engine {self.engine} did not prove that it knows its own secret")
+        self._leave_lease(welcome)
         self.description = welcome.description
         ranks = welcome.description.data_parallel_size
         self._load = [RankLoad(dp_rank=rank) for rank in range(ranks)]
+
+    def _leave_lease(self, welcome: Welcome) -> None:
+        frame = whole(encode(Renew(self.session, welcome.lease_key)))
+        where = (self.record.host, self.record.port)
+        wire = self._wire
+        self._leases.keep(Renewal(self.session, *where, frame, wire.lease_s, wire.tls))
 
     def _expect(self, kind: type[F], greeting: AnyFrame | UnreadableSubmit) -> F:
         problem = self._problem(greeting)
@@ -360,6 +374,7 @@ class EngineLink:
                 raise TimeoutError
 
     async def _keep_lease(self, connection: Connection) -> None:
+        """Renew the lease here too: the keeper's pump may not run yet."""
         while True:
             await asyncio.sleep(self._wire.lease_s / 3)
             connection.send(Lease())

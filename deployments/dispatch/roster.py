@@ -14,6 +14,7 @@ from qwenfleet.cluster.labels import EngineState, Loss
 from qwenfleet.deployments.dispatch.link import EngineLink, LinkEvents
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.wire.frames import EngineDescription
+from qwenfleet.deployments.wire.lease_keeper import NO_KEEPER, Leases
 from qwenfleet.deployments.wire.liveness import Condition
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Roster:
         events: LinkEvents,
         clock: Callable[[], float],
         vllm_version: str = "",
+        leases: Leases = NO_KEEPER,
     ) -> None:
         self._model = model
         self._gateway = gateway
@@ -49,6 +51,7 @@ class Roster:
         self._events = events
         self._clock = clock
         self._vllm_version = vllm_version
+        self._leases = leases
         self._refused: set[str] = set()
         """Engines whose refusal was logged."""
         self._links: dict[str, EngineLink] = {}
@@ -75,6 +78,7 @@ class Roster:
                     events=self._events,
                     clock=self._clock,
                     vllm_version=self._vllm_version,
+                    leases=self._leases,
                 )
                 task = self._tasks[record.id] = asyncio.create_task(link.run())
                 task.add_done_callback(_log_end)

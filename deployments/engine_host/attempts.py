@@ -39,6 +39,12 @@ class Session:
     """Numbers of the attempts that came, until a frame reports them."""
     owned: dict[int, str] = field(default_factory=dict)
     """Its attempts: the id in the core by the number that the gateway chose."""
+    lease_key: bytes = b""
+    """What its lease pump shows."""
+    acknowledged_bytes: int = 0
+    """Of its connection, at the last heartbeat."""
+    moved_at: float = 0.0
+    """When that number changed last."""
 
     def next_received(self) -> list[int]:
         """Take the numbers for the next frame, no more than any frame can carry."""

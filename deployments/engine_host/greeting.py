@@ -23,6 +23,7 @@ from qwenfleet.deployments.wire.frames import (
     Hello,
     Proof,
     Refused,
+    Renew,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,10 @@ class Greeter:
 
     async def meet(
         self, connection: Connection, address: str, open_sessions: Container[str]
-    ) -> tuple[Hello, bytes] | None:
-        """Return the Hello of a gateway that knows the secret, and the proof for its Welcome; None
-        for anybody else, after a Refused frame if it can read one."""
+    ) -> tuple[Hello, bytes] | Renew | None:
+        """Return the Hello of a gateway that knows the secret, and the proof for its Welcome; or
+        the first frame of a lease pump, with a key that is not checked yet; None for anybody else,
+        after a Refused frame if it can read one."""
         try:
             with self._stranger(connection, address):
                 async with asyncio.timeout(self._timeout_s):
@@ -68,6 +70,8 @@ class Greeter:
         except (OSError, ProtocolError) as error:  # with TimeoutError
             self._refused(address, str(error) or "it did not send its greeting in time")
             return None
+        if isinstance(hello, Renew):
+            return hello
         if not isinstance(hello, Refused):
             hello = admission.refuse_second(hello, open_sessions) or hello
         if isinstance(hello, Refused):
@@ -77,8 +81,10 @@ class Greeter:
         connection.accept(MAX_SUBMIT_BYTES)
         return hello, proof
 
-    async def _prove(self, connection: Connection) -> tuple[Hello | Refused, bytes]:
+    async def _prove(self, connection: Connection) -> tuple[Hello | Renew | Refused, bytes]:
         hello = await connection.receive()
+        if isinstance(hello, Renew):
+            return hello, b""
         if not isinstance(hello, Hello):
             raise ProtocolError(f"the first frame was {type(hello).__name__} instead of Hello")
         refused = admission.refuse_session(hello, self._vllm_version)

@@ -18,6 +18,7 @@ from qwenfleet.deployments.engine_host import admission, core_watch, delivery
 from qwenfleet.deployments.engine_host.attempts import Attempts, Session
 from qwenfleet.deployments.engine_host.core import Core, CoreDead, CoreFrozen, CoreStep
 from qwenfleet.deployments.engine_host.greeting import Greeter
+from qwenfleet.deployments.engine_host.leases import Leases
 from qwenfleet.deployments.engine_host.port import Port
 from qwenfleet.deployments.engine_host.pulse import Pulse
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
@@ -34,6 +35,7 @@ from qwenfleet.deployments.wire.frames import (
     Outputs,
     RankLoad,
     Rejected,
+    Renew,
     Submit,
     Trying,
     UnreadableSubmit,
@@ -85,6 +87,7 @@ class EngineHost:
         self._drain_end: asyncio.Timeout | None = None
         """The deadline of a drain in progress; None otherwise."""
         self._sessions: dict[str, Session] = {}
+        self._leases = Leases(wire.lease_s, clock)
         self._attempts = Attempts(clock)
         self._core_load: list[RankLoad] = [
             RankLoad(dp_rank=rank) for rank in range(description.data_parallel_size)
@@ -175,11 +178,13 @@ class EngineHost:
 
     async def _greet(self, connection: Connection, address: str) -> Session | None:
         met = await self._greeter.meet(connection, address, self._sessions)
+        if isinstance(met, Renew):
+            await self._leases.follow(connection, met, self._sessions)
+            return None
         if met is None:
             return None
         hello, proof = met
-        session = Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
-        self._sessions[hello.gateway] = session
+        session = self._sessions[hello.gateway] = self._leases.open(hello.gateway, connection)
         connection.send(
             Welcome(
                 engine=self._engine,
@@ -187,6 +192,7 @@ class EngineHost:
                 description=self._description,
                 lease_s=self._wire.lease_s,
                 proof=proof,
+                lease_key=session.lease_key,
             )
         )
         if self._draining is not None:
@@ -204,7 +210,7 @@ class EngineHost:
             logger.exception("failed to handle a frame", extra=extra)
 
     async def _handle(self, session: Session, frame: Frame | UnreadableSubmit) -> None:
-        session.leased_until = self._clock() + self._wire.lease_s
+        self._leases.renew(session)
         match frame:
             case Submit():
                 await self._submit(session, frame)
@@ -345,12 +351,11 @@ class EngineHost:
                 late_s=self._wire.heartbeat_s,
             )
             load = self.load
+            for session in self._leases.lapsed(self._sessions.values()):
+                logger.warning("lease expired", extra={"gateway": session.gateway})
+                session.connection.abort()
+                await self._forget(session)
             for session in list(self._sessions.values()):
-                if session.leased_until < now:
-                    logger.warning("lease expired", extra={"gateway": session.gateway})
-                    session.connection.close()
-                    await self._forget(session)
-                    continue
                 session.connection.send(
                     Alive(
                         load=load,
@@ -368,8 +373,7 @@ class EngineHost:
         lease renewals of that time are still unread."""
         logger.warning("event loop stalled", extra={"seconds": round(stalled_s, 1)})
         self._pulse.excuse(now)
-        for session in self._sessions.values():
-            session.leased_until += stalled_s
+        self._leases.excuse(self._sessions.values(), stalled_s)
 
     def _broadcast(self, frame: Frame) -> None:
         for session in self._sessions.values():

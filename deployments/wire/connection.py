@@ -7,8 +7,11 @@ the peer reads. A peer is given up if it acknowledges no byte for STALL_S, howev
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import socket
+import struct
+import termios
 from collections import deque
 from contextlib import suppress
 from typing import Final
@@ -37,6 +40,7 @@ BUDGET_BYTES: Final = 4 * 1024 * 1024
 UNSENT_BYTES: Final = 128 * 1024
 """What the transport and the kernel may each hold unsent: a small frame overtakes only what waits
 in the queue. At 1 Gbit/s these are 2 ms."""
+INT: Final = struct.Struct("i")
 READ_BYTES: Final = 256 * 1024
 """As much as asyncio reads at once."""
 
@@ -73,6 +77,11 @@ class Connection:
     def moved_bytes(self) -> int:
         """Bytes received, and sent bytes that the kernel took. While it changes, the peer lives."""
         return self._received_bytes + self._taken_bytes
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """Bytes received, and sent bytes that the peer's machine has acknowledged."""
+        return self.moved_bytes - _unacknowledged(self._writer)
 
     def accept(self, limit_bytes: int) -> None:
         """Take frames of up to this size from now on: the peer is known."""
@@ -178,6 +187,17 @@ class Connection:
         finally:
             self._pump = None
             self._has_room.set()
+
+
+def _unacknowledged(writer: asyncio.StreamWriter) -> int:
+    """Return how many bytes the kernel holds until the peer acknowledges them, on Linux (tcp(7),
+    SIOCOUTQ)."""
+    connected = writer.get_extra_info("socket")
+    waiting = bytearray(INT.size)
+    if connected is not None:
+        with suppress(OSError, ValueError):  # closed meanwhile
+            fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, waiting)
+    return int(INT.unpack(waiting)[0])
 
 
 def _limit_unsent(writer: asyncio.StreamWriter) -> None:

@@ -172,6 +172,16 @@ class Lease(Frame, tag="lease"):
     """The gateway is alive: keep its requests for another lease."""
 
 
+class Renew(Frame, tag="renew"):
+    """The same, from the gateway's lease pump: the only frames of a connection without Hello."""
+
+    limit_bytes: ClassVar[int] = FIRST_FRAME_BYTES
+
+    session: str
+    key: bytes
+    """The `lease_key` of the session's Welcome."""
+
+
 # Engine to gateway.
 
 
@@ -191,6 +201,8 @@ class Welcome(Frame, tag="welcome"):
     proof: bytes = b""
     """`secret.engine_proof` of both nonces: whatever listens at an engine's former address does not
     get its requests."""
+    lease_key: bytes = b""
+    """Opens connections that renew this session's lease, and nothing else."""
 
 
 class Refused(Frame, tag="refused"):
@@ -315,6 +327,7 @@ AnyFrame = (
     | Submit
     | Abort
     | Lease
+    | Renew
     | Challenge
     | Welcome
     | Refused

@@ -14,8 +14,11 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
+
+from qwenfleet.cluster.config.tls import TlsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +29,23 @@ PIPE_BYTES: Final = 2**20
 """Room for the leases of 3,000 engines, which a new pump gets at once."""
 
 
-class Leases(Protocol):
-    """Where a link leaves its lease."""
+@dataclass(frozen=True)
+class Renewal:
+    """How to renew the lease of one session."""
 
-    def keep(self, session: str, host: str, port: int, frame: bytes, lease_s: float) -> None:
-        """Send these bytes to an engine three times per lease, until `drop`."""
-        ...
+    session: str
+    host: str
+    port: int
+    frame: bytes
+    """What to send, three times per lease."""
+    lease_s: float
+    tls: TlsConfig | None = None
+
+
+class Leases(Protocol):
+    """Where a link leaves its lease, until it drops it."""
+
+    def keep(self, renewal: Renewal) -> None: ...
 
     def drop(self, session: str) -> None: ...
 
@@ -39,7 +53,7 @@ class Leases(Protocol):
 class NoKeeper:
     """Stands in where links renew their leases themselves."""
 
-    def keep(self, session: str, host: str, port: int, frame: bytes, lease_s: float) -> None: ...
+    def keep(self, renewal: Renewal) -> None: ...
 
     def drop(self, session: str) -> None: ...
 
@@ -59,16 +73,17 @@ class LeaseKeeper:
         """The pump's process id; None while none runs."""
         return None if self._pump is None else self._pump.pid
 
-    def keep(self, session: str, host: str, port: int, frame: bytes, lease_s: float) -> None:
-        self._leases[session] = {
-            "keep": session,
-            "host": host,
-            "port": port,
-            "frame": base64.b64encode(frame).decode(),
-            "every_s": lease_s / 3,
-            "patience_s": lease_s,
+    def keep(self, renewal: Renewal) -> None:
+        command = self._leases[renewal.session] = {
+            "keep": renewal.session,
+            "host": renewal.host,
+            "port": renewal.port,
+            "frame": base64.b64encode(renewal.frame).decode(),
+            "every_s": renewal.lease_s / 3,
+            "patience_s": renewal.lease_s,
+            "tls": None if renewal.tls is None else renewal.tls.model_dump(),
         }
-        self._tell(self._leases[session])
+        self._tell(command)
 
     def drop(self, session: str) -> None:
         if self._leases.pop(session, None) is not None:

@@ -324,9 +324,13 @@ async def dial(
         *,
         secret: str = SECRET,
         greets: bool = True,
+        socket: Any = None,
         **hello: Any,
     ) -> Peer:
-        reader, writer = await asyncio.open_connection(record.host, record.port)
+        if socket is not None:
+            await asyncio.get_running_loop().sock_connect(socket, (record.host, record.port))
+        where = (record.host, record.port) if socket is None else ()
+        reader, writer = await asyncio.open_connection(*where, sock=socket)
         peer = Peer(gateway, Connection(reader, writer))
         peers.append(peer)
         if greets:

@@ -279,7 +279,7 @@ async def test_two_gateways_share_engines_under_the_same_request_ids(
 async def test_attempts_of_a_silent_gateway_are_stopped_and_counted(
     new_desk: Any, serve_engine: Any, relay: Any, eventually: Any
 ) -> None:
-    wire = WireConfig(lease_s=0.3, heartbeat_s=0.02, connect_timeout_s=5)
+    wire = WireConfig(lease_s=1.5, heartbeat_s=0.02, connect_timeout_s=5)
     engine = await serve_engine(wire=wire, num_tokens=FOREVER)
     network = await relay(engine.record)
     silent, lively = new_desk("gw-silent", wire=wire), new_desk("gw-lively", wire=wire)

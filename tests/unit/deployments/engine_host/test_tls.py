@@ -24,7 +24,9 @@ from cryptography.x509.oid import NameOID
 
 from qwenfleet.cluster.config.tls import TlsConfig
 from qwenfleet.cluster.errors import ConfigError
+from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.engine_host.port import Port
+from qwenfleet.deployments.wire.lease_keeper import LeaseKeeper
 from qwenfleet.deployments.wire.tls import ServerTls, client_context
 
 FOREVER = 1_000_000
@@ -235,3 +237,29 @@ async def tap() -> Any:
     tap = Tap()
     yield tap
     tap.close()
+
+
+async def test_leases_are_renewed_over_tls(
+    serve_engine: Any, events: Any, wire: Any, authority: Any, eventually: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    files = authority("fleet").issue("member")
+    tls = wire.model_copy(update={"tls": files, "lease_s": 3})
+    engine = await serve_engine(wire=tls)
+    keeper = LeaseKeeper()
+
+    async def keep_no_lease(*_: Any) -> None:
+        """Leave it to the pump."""
+
+    monkeypatch.setattr(EngineLink, "_keep_lease", keep_no_lease)
+    link = EngineLink(
+        engine.record, gateway="gw-a", wire=tls, events=events, clock=time.monotonic, leases=keeper
+    )
+    running = [asyncio.create_task(work) for work in (link.run(), keeper.run())]
+    await eventually(lambda: link.is_open)
+    (session,) = engine.host._sessions.values()
+    session.leased_until = 0
+    await eventually(lambda: session.leased_until)
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from qwenfleet.deployments.wire import lease_keeper, lease_pump
-from qwenfleet.deployments.wire.lease_keeper import LeaseKeeper
+from qwenfleet.deployments.wire.lease_keeper import LeaseKeeper, Renewal
 
 FRAME = b"8 bytes."
 LEASE_S = 0.15
@@ -86,7 +86,7 @@ async def keeper(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LeaseKeeper]:
 
 
 def keep(keeper: LeaseKeeper, engine: Engine, session: str = "gw-a-1") -> None:
-    keeper.keep(session, engine.host, engine.port, FRAME, LEASE_S)
+    keeper.keep(Renewal(session, engine.host, engine.port, FRAME, LEASE_S))
 
 
 def run_python() -> None:
@@ -170,7 +170,7 @@ async def test_a_pump_that_does_not_read_is_replaced(
     stopped = keeper.pid
     os.kill(stopped, signal.SIGSTOP)
     for number in range(8_000):  # more than the pipe holds
-        keeper.keep(f"gw-a-{number}", engine.host, engine.port, FRAME, 3600)
+        keeper.keep(Renewal(f"gw-a-{number}", engine.host, engine.port, FRAME, 3600))
         keeper.drop(f"gw-a-{number}")
     keep(keeper, engine)
     await eventually(lambda: keeper.pid not in (None, stopped))
@@ -184,10 +184,11 @@ def test_a_pump_renews_only_while_its_gateway_runs_and_ends_with_it(
     engine = new_engine()
     program = (
         "import asyncio, os\n"
-        "from qwenfleet.deployments.wire.lease_keeper import LeaseKeeper\n"
+        "from qwenfleet.deployments.wire.lease_keeper import LeaseKeeper, Renewal\n"
         "async def main():\n"
         "    keeper = LeaseKeeper()\n"
-        f"    keeper.keep('gw-a-1', '{engine.host}', {engine.port}, {FRAME!r}, {LEASE_S})\n"
+        f"    where = ('{engine.host}', {engine.port})\n"
+        f"    keeper.keep(Renewal('gw-a-1', *where, {FRAME!r}, {LEASE_S}))\n"
         "    running = asyncio.create_task(keeper.run())\n"
         "    while keeper.pid is None:\n"
         "        await asyncio.sleep(0.01)\n"
