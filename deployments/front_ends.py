@@ -81,6 +81,16 @@ class FrontEnds:
         """Renew the leases of all links, whatever this process does, until this is canceled."""
         await self._leases.run()
 
+    def report(self) -> None:
+        """Report the work that waits in this process; called once or twice a second."""
+        for name, dispatcher in self._dispatchers.items():
+            built = self._built.get(name)
+            self._metrics.pressure(
+                name,
+                rendering={} if built is None else built.rendering,
+                backlog_bytes=dispatcher.backlog_bytes,
+            )
+
     def meet(self, engines: Sequence[EngineRecord]) -> None:
         """Connect to the listed engines, and begin to build the next app that can be built."""
         for name, served in self._models.items():

@@ -64,7 +64,10 @@ class WireConfig(Section):
     """The connection between gateways and engines."""
 
     lease_s: float = Field(
-        default=5, gt=0, description="Silence after which a gateway counts as dead, in seconds."
+        default=5,
+        gt=0,
+        description="Time after which a gateway counts as dead if its process gives no sign of "
+        "life and its machine acknowledges nothing, in seconds.",
     )
     heartbeat_s: float = Field(
         default=0.5, gt=0, description="Time between two heartbeats, in seconds."

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.errors import FleetError
@@ -74,8 +74,15 @@ class Dispatcher:
         self._metrics = metrics
         self._clock = clock
         self._recipient: Recipient | None = None
-        ours: dict[str, Any] = {"events": self, "vllm_version": vllm_version, "leases": leases}
-        self._roster = Roster(model, gateway=gateway, wire=wire, clock=clock, **ours)
+        self._roster = Roster(
+            model,
+            gateway=gateway,
+            wire=wire,
+            events=self,
+            clock=clock,
+            vllm_version=vllm_version,
+            leases=leases,
+        )
         self._limit = 0  # of tokens, as last sent to the recipient
         self._flights: dict[str, Flight] = {}
         self._owners = Owners()
@@ -118,6 +125,11 @@ class Dispatcher:
     def num_moving(self) -> int:
         """Requests that wait for an engine, or for their turn to leave one."""
         return len(self._waiting)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that engines have not taken yet."""
+        return self._roster.backlog_bytes
 
     # Requests.
 

@@ -159,6 +159,13 @@ class EngineLink:
     def is_open(self) -> bool:
         return self._connection is not None
 
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes for the engine that the network has not taken yet."""
+        if self._connection is None or self._outbox is None:
+            return 0
+        return self._connection.backlog_bytes + self._outbox.waiting_bytes
+
     def fits(self, length_tokens: int) -> bool:
         """True if the engine's limit leaves room for another token after this many."""
         return self.description is not None and length_tokens < self.description.max_model_len

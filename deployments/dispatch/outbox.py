@@ -36,6 +36,11 @@ class Outbox:
         self._reject = reject
         self._waiting: dict[int, Submit] = {}
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What the attempts that wait take when they are encoded, or a little more."""
+        return sum(largest_bytes(submit) for submit in self._waiting.values())
+
     def submit(self, submit: Submit) -> bool:
         """Send an attempt, or keep it until there is room; returns whether `run` has to send it.
         Raises whatever its encoding raises."""

@@ -121,6 +121,11 @@ class Roster:
         links = self._links.values()
         return [link.description for link in links if link.description is not None]
 
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that wait in the links."""
+        return sum(link.backlog_bytes for link in self._links.values())
+
     def link(self, engine: str) -> EngineLink:
         return self._links[engine]
 

@@ -42,7 +42,7 @@ class Session:
     lease_key: bytes = b""
     """What its lease pump shows."""
     acknowledged_bytes: int = 0
-    """Of its connection, at the last heartbeat."""
+    """Number of its connection at the last heartbeat."""
     moved_at: float = 0.0
     """When that number changed last."""
 

@@ -37,7 +37,7 @@ class Ears:
         monkeypatch.setattr(connection.Connection, "acknowledged_bytes", property(self._count))
 
     def _count(self, wire: connection.Connection) -> int:
-        """Of a deaf machine, the number stays as it is."""
+        """Return the number, which stays as it is while the machine is deaf."""
         if not self.are_deaf or wire not in self._last:
             self._last[wire] = wire.moved_bytes - self._real(wire._writer)
         return self._last[wire]
