@@ -43,6 +43,11 @@ from qwenfleet.deployments.vllm_adapter.output_guard import (
     GuardedOutputProcessor,
     GuardedStatLogger,
 )
+from qwenfleet.deployments.vllm_adapter.renderer_pools import (
+    APART_THREADS,
+    PROMPT_THREADS,
+    RendererPools,
+)
 from qwenfleet.deployments.wire.frames import EngineDescription
 
 SPECULATIVE: Final = frozenset({"speculative_config", "spec_method", "spec_model", "spec_tokens"})
@@ -52,14 +57,20 @@ TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 class FrontEnd:
     """One model's app and the AsyncLLM that it calls."""
 
-    def __init__(self, app: ASGIApp, llm: AsyncLLM) -> None:
+    def __init__(self, app: ASGIApp, llm: AsyncLLM, pools: RendererPools) -> None:
         self.app = app
         self.llm = llm
+        self._pools = pools
 
     @property
     def is_errored(self) -> bool:
         """True once vLLM's output handler has ended: no request gets an answer any more."""
         return bool(self.llm.errored)
+
+    @property
+    def rendering(self) -> dict[str, int]:
+        """Work that waits for a thread of the renderer, by pool."""
+        return self._pools.waiting
 
 
 async def build(
@@ -79,6 +90,8 @@ async def build(
             log_requests=False,
             stat_loggers=[GuardedStatLogger],
         )
+    threads = config.model_config.renderer_num_workers - APART_THREADS
+    pools = RendererPools(llm.renderer, threads)
     follow_limit(client, config.model_config, description)
     if _is_speculative(model):
         # Only its presence counts here: min_p and logit_bias do not work with a draft model.
@@ -88,9 +101,10 @@ async def build(
     counting: Any = PrometheusInstrumentatorMiddleware
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
     await init_app_state(llm, app.state, arguments, TASKS)
+    pools.set_apart(app.state.serving_tokenization)
     detokenizer.install()
     settle()
-    return FrontEnd(app, llm)
+    return FrontEnd(app, llm, pools)
 
 
 def follow_limit(client: ModelClient, config: Any, description: EngineDescription) -> None:
@@ -128,6 +142,9 @@ def _configure(
     chosen = _front_end_args(model)
     for name in SERVER & chosen.keys():
         setattr(arguments, name, chosen.pop(name))
+    # So many copies of the tokenizer; RendererPools takes its own threads out of them.
+    threads = chosen.pop("renderer_num_workers", PROMPT_THREADS) + APART_THREADS
+    chosen["renderer_num_workers"] = threads
     engine = AsyncEngineArgs(**typed(chosen), max_model_len=description.max_model_len, model=path)
     model_config = engine.create_model_config()
     model_config.served_model_name = model.id

@@ -19,7 +19,7 @@ from qwenfleet.deployments.vllm_adapter.detokenizer import TAIL_TOKENS, TailStre
 
 MODELS = ("tiny-qwen3-moe", "smollm2-135m-instruct")
 PARTIAL = "\N{REPLACEMENT CHARACTER}"
-"""How a decoder writes bytes that are no whole character."""
+"""What a decoder writes for a part of a character."""
 whole: Any = tokenizers.decoders.DecodeStream
 
 
