@@ -37,7 +37,8 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "internal_error", "invalid_api_key", "invalid_field", "invalid_grammar",
             "invalid_request", "malformed_body", "model_broken", "model_loading",
             "model_not_found", "model_required", "no_engine", "out_of_bounds",
-            "request_kills_engines", "route_not_found", "timeout", "too_many_requests",
+            "request_kills_engines", "request_too_large", "route_not_found", "timeout",
+            "too_many_requests",
         ),
         "loss": _values(Loss),
         "slo": ("availability", "ttft", "inter_token"),
@@ -46,6 +47,7 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "state": _values(EngineState),
         "phase": _values(StartPhase),
         "role": ("gateway", "engine"),
+        "pool": ("prompt", "long_prompt", "tokenize"),
     }
 )  # fmt: skip
 """All values of these labels; those of `model`, `deployment` and `engine` depend on the fleet."""
@@ -189,6 +191,26 @@ MOVING_REQUESTS = Metric(
     "Requests at a gateway that wait for an engine, or to be moved off one.",
     ("model",),
 )
+LOOP_LAG = Metric(
+    "qwenfleet_loop_lag_seconds",
+    "histogram",
+    "How late a gateway's event loop ran a timer of 0.1 s: all its streams waited as long.",
+    (),
+    LATENCY_BUCKETS_S,
+)
+RENDERING_REQUESTS = Metric(
+    "qwenfleet_rendering_requests",
+    "gauge",
+    "Work that waits for a thread of a gateway which applies chat templates and tokenizes; pool is "
+    "`prompt`, `long_prompt` or `tokenize` (the routes /tokenize and /detokenize).",
+    ("model", "pool"),
+)
+LINK_BACKLOG = Metric(
+    "qwenfleet_link_backlog_bytes",
+    "gauge",
+    "Bytes at a gateway that its engines, or the network, have not taken yet.",
+    ("model",),
+)
 DRAIN_CUTS = Metric(
     "qwenfleet_drain_cut_requests_total",
     "counter",
@@ -307,6 +329,9 @@ METRICS: Final = _index(
     RESUMES,
     RESUME_GAP_SECONDS,
     MOVING_REQUESTS,
+    LOOP_LAG,
+    RENDERING_REQUESTS,
+    LINK_BACKLOG,
     DRAIN_CUTS,
     START_FAILURES,
     ORPHANS,

@@ -17,6 +17,7 @@ from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.registry.stages import StageClock, seconds_of
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.wire.frames import EngineDescription, pairs
+from qwenfleet.deployments.wire.lease_keeper import LeaseKeeper
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.vllm_adapter.front_end import FrontEnd
@@ -46,6 +47,7 @@ class FrontEnds:
         self._gateway = gateway
         self._stages = stages
         self._report = report
+        self._leases = LeaseKeeper()
         self._dispatchers: dict[str, Dispatcher] = {}
         self._built: dict[str, FrontEnd] = {}
         self._building: asyncio.Task[None] | None = None
@@ -71,9 +73,24 @@ class FrontEnds:
                 retry_after_s=self._config.gateway.retry_after_s,
                 metrics=self._metrics,
                 vllm_version=self._vllm_version,
+                leases=self._leases,
             )
             self._dispatchers[name] = served.engines = dispatcher
         self._stages.begin("waiting for an engine")
+
+    async def keep_leases(self) -> None:
+        """Renew the leases of all links, whatever this process does, until this is canceled."""
+        await self._leases.run()
+
+    def report(self) -> None:
+        """Report the work that waits in this process; called once or twice a second."""
+        for name, dispatcher in self._dispatchers.items():
+            built = self._built.get(name)
+            self._metrics.pressure(
+                name,
+                rendering={} if built is None else built.rendering,
+                backlog_bytes=dispatcher.backlog_bytes,
+            )
 
     def meet(self, engines: Sequence[EngineRecord]) -> None:
         """Connect to the listed engines, and begin to build the next app that can be built."""

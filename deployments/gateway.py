@@ -30,6 +30,7 @@ from qwenfleet.deployments.ingress.http_app import GatewayApp
 from qwenfleet.deployments.registry.client import RegistryClient
 from qwenfleet.deployments.registry.records import EngineRecord, GatewayRecord, StartFailure
 from qwenfleet.deployments.registry.stages import StageClock
+from qwenfleet.deployments.telemetry import loop_lag
 from qwenfleet.deployments.telemetry.access_log import AccessLog
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.telemetry.instruments import reporting
@@ -121,7 +122,12 @@ class Gateway:
         try:
             if self._config.auth is None:
                 self._config.check_guarded(await _serve_host())
-            for work in (self._announce(), self._measure()):
+            for work in (
+                self._announce(),
+                self._measure(),
+                self._front_ends.keep_leases(),
+                loop_lag.watch(self._metrics.lagged),
+            ):
                 self._begin(work)
             await self._front_ends.load()
             await self._meet_first()
@@ -252,6 +258,7 @@ class Gateway:
     async def _measure(self) -> None:
         while True:
             with reporting():
+                self._front_ends.report()
                 self._app.report()
             close_session(self._log_file)
             await asyncio.sleep(REPORT_INTERVAL_S)

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwenfleet.cluster.errors import BenchmarkError, FleetError
-from qwenfleet.loadtest import metrics_cost, overhead, overhead_table, peers, scaling, servers, soak
+from qwenfleet.loadtest import (
+    dispatch_cost,
+    metrics_cost,
+    overhead,
+    overhead_table,
+    peers,
+    scaling,
+    servers,
+    soak,
+    wire_cost,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, default=10.0, help="how long the fleet is loaded (default 10)"
     )
     command.set_defaults(command=_metrics)
+    command = commands.add_parser(
+        "wire", help="measure the CPU of frames, and how long small ones wait for large ones"
+    )
+    command.set_defaults(command=_wire)
+    command = commands.add_parser(
+        "dispatch", help="measure what a frame costs a gateway while many requests wait or move"
+    )
+    command.set_defaults(command=_dispatch)
     command = commands.add_parser(
         "soak", help="stream at a steady rate while random parts of a fleet are killed"
     )
@@ -127,6 +145,14 @@ def _gateways(options: argparse.Namespace) -> None:
 
 def _metrics(options: argparse.Namespace) -> None:
     print(metrics_cost.measure(seconds=options.seconds, say=_say))
+
+
+def _wire(_: argparse.Namespace) -> None:
+    print(wire_cost.measure())
+
+
+def _dispatch(_: argparse.Namespace) -> None:
+    print(dispatch_cost.measure())
 
 
 def _soak(options: argparse.Namespace) -> None:

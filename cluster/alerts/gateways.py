@@ -1,4 +1,4 @@
-"""Alerts on gateways that die, and on errors that HAProxy answers itself.
+"""Alerts on gateways that die or stand still, and on errors that HAProxy answers itself.
 
 While HAProxy reaches no gateway, it answers 503 itself. Such a request is not counted by any
 gateway, and so not by any objective.
@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from qwenfleet.cluster.alerts.rule import Alert, Group
+from qwenfleet.cluster.metrics import LOOP_LAG
 
+MIN_STALLS: Final = 3
+"""One may be a garbage collection or a busy node; three within ten minutes have a cause."""
 MIN_ERRORS: Final = 10
 """Minimum in five minutes: a count of 10 has an error of a third (1 / sqrt(10))."""
 
@@ -29,6 +32,15 @@ def _unjudged(window: str) -> str:
     answers = _answers(window, ', status_code=~"5.."')
     bad = f'ray_qwenfleet_slo_events_total{{slo="availability", verdict="bad"}}[{window}]'
     return f"({answers}\n    - (sum by (fleet) (rate({bad}))\n       or 0 * {answers}))"
+
+
+def _stalls(window: str) -> str:
+    """Return PromQL for the stalls of over a second of a fleet's gateways."""
+    lag = LOOP_LAG.exported
+    return (
+        f"round(sum by (fleet) (increase({lag}_count[{window}]))\n"
+        f'    - sum by (fleet) (increase({lag}_bucket{{le="1.0"}}[{window}])))'
+    )
 
 
 ALERTS: Final = (
@@ -55,6 +67,14 @@ ALERTS: Final = (
         "Fleet {{ $labels.fleet }}: HAProxy itself has answered requests with 5xx for five "
         "minutes, now {{ $value | humanizePercentage }}. The objectives do not count them.",
         "5m",
+    ),
+    Alert(
+        "QwenfleetGatewayStalls",
+        "ticket",
+        f"{_stalls('10m')} >= {MIN_STALLS}\n  and {_stalls('2m')} > 0",
+        "Gateways of fleet {{ $labels.fleet }} stand still",
+        "Fleet {{ $labels.fleet }}: the event loops of gateways stood for over a second "
+        "{{ $value }} times within ten minutes. All streams of such a gateway waited.",
     ),
 )
 

@@ -2,7 +2,7 @@
 
 `generate` writes it as `files/refusals.json`; `templates/_refusals.tpl` reads it. Values that the
 types refuse are in `values.schema.json`; this is the rest: arguments of vLLM by name, the shapes
-and the memory of layouts, and the memory of a CPU engine.
+and the memory of layouts, and the memory of a CPU engine and of open requests.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from qwenfleet.cluster.config import vllm_arguments
+from qwenfleet.cluster.config.fleet import GatewayConfig
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import FRONT_END_ARGS
 from qwenfleet.cluster.hardware.accelerators import ACCELERATORS, H100, Accelerator, plain_name
-from qwenfleet.cluster.local import memory
+from qwenfleet.cluster.local import memory, request_memory
 from qwenfleet.cluster.models import smollm2
 from qwenfleet.cluster.models.catalog import CATALOG, KnownModel
 from qwenfleet.cluster.models.geometry import BF16_BYTES, Geometry
@@ -62,6 +63,16 @@ def refusals() -> dict[str, Any]:
             "rayBytes": memory.RAY_BYTES,
             "leastKvGib": memory.LEAST_KV_GIB,
             "weightBytes": {smollm2.NAME: smollm2.WEIGHT_BYTES},
+        },
+        "requests": {
+            "openBodyBytes": request_memory.OPEN_BODY_BYTES,
+            "maxBodyBytes": GatewayConfig().max_body_bytes,
+            "requests": GatewayConfig().max_ongoing_requests,
+            "bytesPerToken": request_memory.BYTES_PER_TOKEN,
+            "textCopies": request_memory.TEXT_COPIES,
+            "tokenBytes": request_memory.TOKEN_BYTES,
+            "gatewayBytes": memory.GATEWAY_BYTES,
+            "contexts": {smollm2.NAME: smollm2.CONTEXT_TOKENS},
         },
     }
 

@@ -94,6 +94,12 @@ class RayAuth(Section):
     existingSecret: ObjectName
 
 
+class WireTls(Section):
+    """TLS between gateways and engines."""
+
+    existingSecret: ObjectName
+
+
 class HuggingFace(Section):
     """Access to the Hugging Face Hub."""
 
@@ -287,6 +293,7 @@ class ChartValues(Section):
     accelerators: Accelerators
     auth: Auth
     rayAuth: RayAuth
+    wireTls: WireTls
     weights: Weights
     cache: Cache
     gcsFaultTolerance: GcsFaultTolerance

@@ -16,6 +16,7 @@ from qwenfleet.cluster.config.logs import LogConfig
 from qwenfleet.cluster.config.model import ModelConfig, Replicas
 from qwenfleet.cluster.config.section import Section, refuse
 from qwenfleet.cluster.config.slo import SloConfig
+from qwenfleet.cluster.config.tls import TlsConfig
 from qwenfleet.cluster.errors import ConfigError
 
 
@@ -85,13 +86,22 @@ class WireConfig(Section):
     """The connection between gateways and engines."""
 
     lease_s: float = Field(
-        default=5, gt=0, description="Silence after which a gateway counts as dead, in seconds."
+        default=5,
+        gt=0,
+        description="Time after which a gateway counts as dead if its process gives no sign of "
+        "life and its machine acknowledges nothing, in seconds.",
     )
     heartbeat_s: float = Field(
         default=0.5, gt=0, description="Time between two heartbeats, in seconds."
     )
     connect_timeout_s: float = Field(
         default=5, gt=0, description="Time limit for opening a connection, in seconds."
+    )
+    tls: TlsConfig | None = Field(
+        default=None,
+        description="TLS with certificates on both ends; null: plain TCP, on which prompts and "
+        "outputs can be read on the way. A change needs a new fleet: gateways with it and engines "
+        "without it do not connect.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The gateways dashboard: load, usable engines, CPU and memory, and HAProxy."""
+"""The gateways dashboard: load, usable engines, stalls and queues, CPU and memory, and HAProxy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from qwenfleet.cluster.dashboards.panels import (
     PanelQuery,
     Row,
 )
-from qwenfleet.cluster.dashboards.queries import WINDOW, by_gateway, cluster, of_fleet
+from qwenfleet.cluster.dashboards.queries import FLEET, WINDOW, by_gateway, cluster, of_fleet
 from qwenfleet.cluster.metrics import Metric
 
 REPLICA: Final = 'Component=~"ray::ServeReplica:$fleet:gateway.*"'
 SERVE: Final = 'application="$fleet"'
 _CLOCK: Final = of_fleet(metrics.CLOCK)
+_LAG: Final = metrics.LOOP_LAG.exported
 _LOOP: Final = f'{SERVE},deployment="gateway",loop_type="main"'
 
 
@@ -130,6 +131,49 @@ PROCESS: Final = Row(
         ),
     ),
 )
+PRESSURE: Final = Row(
+    "Pressure",
+    (
+        Panel(
+            "Stalls of event loops",
+            "How long a gateway's event loop stands, in one of a thousand samples of 0.1 s. All of "
+            "its streams wait as long; a large request or a busy node is the usual cause.",
+            SECONDS,
+            (
+                PanelQuery(
+                    "histogram_quantile(0.999, sum by (gateway, le) ("
+                    + by_gateway(f"rate({_LAG}_bucket{{{FLEET}}}{WINDOW})")
+                    + "))",
+                    "p99.9 {{gateway}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Work waiting for threads",
+            "Prompts that wait to be rendered and tokenized, by pool. Short prompts do not wait "
+            "for long ones, and no prompt waits for /tokenize.",
+            COUNT,
+            (
+                PanelQuery(
+                    f"sum by (model, pool) ({of_fleet(metrics.RENDERING_REQUESTS)})",
+                    "{{pool}} {{model}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Bytes waiting for engines",
+            "By gateway. A steady backlog means that an engine or the network to it does not keep "
+            "up.",
+            BYTES,
+            (
+                PanelQuery(
+                    "sum by (gateway, model) (" + by_gateway(of_fleet(metrics.LINK_BACKLOG)) + ")",
+                    "{{gateway}} {{model}}",
+                ),
+            ),
+        ),
+    ),
+)
 HTTP: Final = Row(
     "HAProxy and Serve",
     (
@@ -181,6 +225,6 @@ HTTP: Final = Row(
 GATEWAY_PAGE: Final = Dashboard(
     "qwenfleet-gateway",
     "qwenfleet / Gateways",
-    "Gateways and HAProxy: load, clocks, CPU and memory.",
-    (WORK, PROCESS, HTTP),
+    "Gateways and HAProxy: load, stalls, clocks, CPU and memory.",
+    (WORK, PRESSURE, PROCESS, HTTP),
 )

@@ -40,6 +40,8 @@ REVISION = f"{GGUF_SHA256[:12]}-1"
 
 WEIGHT_BYTES = 2 * 134_515_008
 """Its parameters in float16, two bytes each."""
+CONTEXT_TOKENS = 8192
+"""Its longest prompt and answer: `llama.context_length` of its file."""
 
 TEMPERATURE, TOP_P = 0.2, 0.9
 """Sampling in the model card's example."""

@@ -7,8 +7,10 @@ from the attempt that owns the request now, so that a zombie engine cannot add a
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,29 +21,31 @@ from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Decision, FinishReason, Loss
 from qwenfleet.deployments.dispatch import audit
+from qwenfleet.deployments.dispatch.capacity import Capacity
 from qwenfleet.deployments.dispatch.flight import Cut, Flight
-from qwenfleet.deployments.dispatch.link import EngineLink, targets_of
+from qwenfleet.deployments.dispatch.link import EngineLink
+from qwenfleet.deployments.dispatch.owners import Owners
 from qwenfleet.deployments.dispatch.recipient import Recipient
 from qwenfleet.deployments.dispatch.roster import Roster, log_loss
-from qwenfleet.deployments.dispatch.routing import Target, choose, with_room
+from qwenfleet.deployments.dispatch.routing import Target
 from qwenfleet.deployments.dispatch.suspicion import Verdict
-from qwenfleet.deployments.dispatch.trial_engine import TrialEngine
+from qwenfleet.deployments.dispatch.waiting_room import WaitingRoom
 from qwenfleet.deployments.ingress.errors import (
     EngineRefused,
     GatewayFailed,
     LongerThanContext,
     NoEngine,
+    RequestError,
     RequestKillsEngines,
 )
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.gateway_metrics import GatewayMetrics
 from qwenfleet.deployments.wire.frames import EngineDescription, Output, Outputs, Rejected, Trying
+from qwenfleet.deployments.wire.lease_keeper import NO_KEEPER, Leases
 from qwenfleet.deployments.wire.liveness import Condition
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S: Final = 2.0
-"""A stream without an engine waits this long for one with room, then queues like a new request."""
 HARMLESS: Final = frozenset({Loss.DRAINED, Loss.REFUSED})
 """Losses that a request cannot have caused."""
 MAX_FAULTS: Final = 2
@@ -62,22 +66,30 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         vllm_version: str = "",
+        leases: Leases = NO_KEEPER,
     ) -> None:
         """Engines of another vLLM version than `vllm_version` are not used; empty: all are."""
         self._model = model
         self._retry_after_s = retry_after_s
         self._metrics = metrics
         self._clock = clock
-        self._rng = rng or random.Random()
         self._recipient: Recipient | None = None
         self._roster = Roster(
-            model, gateway=gateway, wire=wire, events=self, clock=clock, vllm_version=vllm_version
+            model,
+            gateway=gateway,
+            wire=wire,
+            events=self,
+            clock=clock,
+            vllm_version=vllm_version,
+            leases=leases,
         )
         self._limit = 0  # of tokens, as last sent to the recipient
         self._flights: dict[str, Flight] = {}
-        self._by_key: dict[str, Flight] = {}
-        self._moving: dict[str, Flight] = {}
-        self._trial_engine = TrialEngine()
+        self._owners = Owners()
+        self._capacity = Capacity(self._roster, clock)
+        self._waiting = WaitingRoom(
+            self._capacity, self._owners, rng=rng or random.Random(), send=self._send_safely
+        )
         self._numbers = itertools.count()
 
     def attach(self, recipient: Recipient) -> None:
@@ -94,9 +106,9 @@ class Dispatcher:
         """Drop all requests and links: the gateway shuts down."""
         for flight in self._flights.values():
             flight.span.end("aborted")
+            self._owners.discard(flight)
         self._flights.clear()
-        self._by_key.clear()
-        self._moving.clear()
+        self._waiting.clear()
         self._roster.close()
 
     @property
@@ -112,7 +124,12 @@ class Dispatcher:
     @property
     def num_moving(self) -> int:
         """Requests that wait for an engine, or for their turn to leave one."""
-        return len(self._moving)
+        return len(self._waiting)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that engines have not taken yet."""
+        return self._roster.backlog_bytes
 
     # Requests.
 
@@ -126,11 +143,8 @@ class Dispatcher:
         with self._alone(flight):
             if self._ends_as_too_long(flight):
                 return
-            has_queue = any(other.link is None for other in self._moving.values())
-            usable = self._roster.usable(flight.length_tokens)
-            links = self._trial_engine.for_others(usable, self._has_suspect)
-            target = choose(targets_of(links), flight.length_tokens, self._rng)
-            if has_queue or target is None:  # it must not overtake those that wait
+            target = self._waiting.target_of(flight)
+            if target is None:
                 self._metrics.routed(self._model, Decision.WAITS)
                 self._park(flight)
                 self._dispatch()
@@ -145,31 +159,29 @@ class Dispatcher:
             if flight is not None:
                 if flight.cut is not None or flight.link is None:
                     audit.not_resumed(flight, "the request was aborted")
-                if flight.link is not None:
-                    flight.link.abort([flight.key])
+                self._stop(flight)
                 self._drop(flight)
 
     def end_waiting(self) -> None:
         """End with NoEngine every request on which no engine works."""
-        for flight in list(self._moving.values()):
+        for flight in list(self._waiting):
             if flight.link is None or flight.link.condition is Condition.FROZEN:
                 self._end(flight, NoEngine(self._model, self._retry_after_s))
 
     # Link events.
 
     def on_news(self, link: EngineLink) -> None:
-        self._note_limit()
-        if link.is_leaving:
-            for flight in self._owned_by(link):
-                self._moving[flight.request_id] = flight
-        self._dispatch()
+        if self._capacity.note(link):
+            self._refit()
+        self._waiting.follow(link)
+        self._dispatch(link)
 
     def on_outputs(self, link: EngineLink, frame: Outputs) -> None:
         now = self._clock()
         taken = []
         for output in frame.outputs:
-            flight = self._by_key.get(output.wire_id)
-            if flight is None or flight.link is not link:
+            flight = self._owners.get(link, output.wire_id)
+            if flight is None:
                 continue  # aborted, or an attempt that no longer owns its request
             is_first = not flight.has_output
             try:
@@ -183,16 +195,19 @@ class Dispatcher:
                 taken.append((flight, output, is_first))
         if taken and self._recipient is not None:
             self._recipient.deliver(taken, now - frame.clock_s, now)
-        self._dispatch()
+        if self._capacity.note(link):
+            self._refit()
+        self._dispatch(link)
 
     def on_trying(self, link: EngineLink, frame: Trying) -> None:
-        flight = self._by_key.get(frame.wire_id)
-        if flight is not None and flight.link is link:
+        flight = self._owners.get(link, frame.wire_id)
+        if flight is not None:
             flight.suspicion.is_on_trial = True
 
     def on_rejected(self, link: EngineLink, frame: Rejected) -> None:
-        flight = self._by_key.get(frame.wire_id)
-        if flight is None or flight.link is not link:
+        self._capacity.changed(link)
+        flight = self._owners.get(link, frame.wire_id)
+        if flight is None:
             return
         flight.faults += frame.is_fault
         if frame.is_final or flight.faults >= MAX_FAULTS:
@@ -203,11 +218,12 @@ class Dispatcher:
 
     def on_lost(self, link: EngineLink, loss: Loss, reason: str) -> None:
         self._roster.remove(link, reason)
-        self._note_limit()
+        self._capacity.lost(link)
+        self._waiting.lost(link)
+        self._refit()
         if link.is_draining and loss in (Loss.RESET, Loss.SILENT):
             loss = Loss.DRAINED  # it announced its end, as a reclaimed spot node does
-        self._trial_engine.lost(link)
-        lost = self._owned_by(link)
+        lost = self._owners.of(link)
         for flight in lost:
             with self._alone(flight):
                 self._leave(flight, loss, reason)
@@ -220,22 +236,24 @@ class Dispatcher:
 
     # From engine to engine.
 
-    def _owned_by(self, link: EngineLink) -> list[Flight]:
-        return [flight for flight in self._flights.values() if flight.link is link]
-
     def _take(self, flight: Flight, output: Output, now: float) -> None:
         """Record an output of the engine that owns the request."""
         flight.has_output = True
         if output.token_ids:
+            is_first, was_suspect = not flight.token_ids, flight.suspicion.is_suspect
             if flight.cut is not None:
                 self._resumed(flight, flight.cut, now)
                 flight.cut = None
             flight.suspicion.cleared(len(output.token_ids))
             flight.faults = 0
-            flight.token_ids += output.token_ids
+            flight.token_ids.extend(output.token_ids)
             flight.gap_s = None if flight.token_at is None else now - flight.token_at
             flight.token_at = now
             flight.span.took(len(output.token_ids))
+            if was_suspect:
+                self._owners.cleared(flight)
+            if is_first or was_suspect:
+                self._waiting.owned(flight)
         if output.finish_reason is not None:
             flight.span.finish(output.finish_reason)
             # No token since the cut: its grammar rejected the earlier tokens.
@@ -256,90 +274,67 @@ class Dispatcher:
                 return False
         if flight.cut is None:  # the gap began with the first loss since its last token
             flight.cut = Cut(loss, flight.link.engine, reason, self._clock())
-        self._by_key.pop(flight.key, None)
+        self._owners.discard(flight)
         flight.refused_by = flight.link if loss is Loss.REFUSED else flight.refused_by
         flight.link = None
-        self._park(flight)
-        return True
+        return self._park(flight)
 
-    def _park(self, flight: Flight) -> None:
-        self._moving[flight.request_id] = flight
+    def _park(self, flight: Flight) -> bool:
+        """Let the request wait for an engine; False if it is too long for each, and ended."""
+        if self._ends_as_too_long(flight):
+            return False
         flight.parked_at = self._clock()
-
-    def _dispatch(self) -> None:
-        """Send moving requests to engines with room, in order of their turn."""
-        if not self._moving:
-            return
-        now = self._clock()
-        usable = self._roster.usable()
-        for flight in sorted(self._moving.values(), key=lambda flight: flight.turn):
-            is_placed = True
-            with self._alone(flight):
-                fitting = usable
-                if flight.length_tokens >= self._limit:
-                    fitting = self._roster.usable(flight.length_tokens)
-                is_placed = self._place(flight, fitting, now)
-            if not is_placed and fitting is usable:
-                break  # later requests must not overtake
-
-    def _place(self, flight: Flight, usable: list[EngineLink], now: float) -> bool:
-        """Send a moving request to one of these engines if it should go now; False if it should
-        but none has room."""
-        links = [link for link in usable if link is not flight.link]
-        # An engine that refused comes last.
-        links = [link for link in links if link is not flight.refused_by] or links
-        if flight.link is not None and not flight.link.is_leaving:
-            del self._moving[flight.request_id]  # its engine recovered: stay
-        elif flight.link is not None and all(link.is_leaving for link in links):
-            pass  # the others are leaving too
-        elif flight.link is None and self._ends_as_too_long(flight):
-            pass
-        elif flight.suspicion.is_suspect:
-            self._put_on_trial(flight, links)  # it might crash an engine with others
-        else:
-            targets = targets_of(links)
-            # Still served, or within its patience: do not delay other streams.
-            if flight.link is not None or now < flight.parked_at + PATIENCE_S:
-                targets = with_room(targets, flight.length_tokens)
-            target = choose(targets, flight.length_tokens, self._rng)
-            if target is None:
-                return False
-            self._send(flight, target)
+        self._waiting.park(flight)
         return True
 
-    def _put_on_trial(self, flight: Flight, links: list[EngineLink]) -> None:
-        """Send a suspect to the trial engine, one at a time. The engine's host makes suspects of
-        other gateways wait too."""
-        targets = targets_of(self._trial_engine.for_suspect(links, self._has_suspect))
-        target = choose(targets, flight.length_tokens, self._rng)
-        if target is not None:
-            self._send(flight, target)
-            self._trial_engine.link = flight.link
+    def _dispatch(self, news: EngineLink | None = None) -> None:
+        """Send requests that wait. `news`: the only engine that can have gained room since the last
+        call; None: any."""
+        if self._waiting and not self._waiting.dispatch(self._clock(), news):
+            asyncio.get_running_loop().call_soon(self._dispatch)
 
-    def _has_suspect(self, link: EngineLink) -> bool:
-        return any(flight.suspicion.is_suspect for flight in self._owned_by(link))
+    def _refit(self) -> None:
+        """Fit the requests that wait to the engines, of which some came, left or changed."""
+        self._note_limit()
+        self._waiting.refit()
+        most = self._capacity.most_tokens or math.inf
+        for flight in [flight for flight in self._waiting if flight.length_tokens >= most]:
+            if flight.link is None:
+                with self._alone(flight):
+                    self._ends_as_too_long(flight)
+
+    def _send_safely(self, flight: Flight, target: Target) -> None:
+        with self._alone(flight):
+            self._send(flight, target)
 
     def _send(self, flight: Flight, target: Target) -> None:
         if flight.link is not None:  # moves away from a living engine
             loss = Loss.DRAINED if flight.link.is_draining else Loss.FROZEN
-            flight.link.abort([flight.key])
+            self._stop(flight)
             if not self._leave(flight, loss, flight.link.reason) or flight.suspicion.is_suspect:
                 return  # convicted, or waits for its trial
         link = self._roster.link(target.engine)
-        self._moving.pop(flight.request_id, None)
         if flight.attempt >= 0:
             is_trial = flight.suspicion.is_suspect
             self._metrics.routed(self._model, Decision.TRIAL if is_trial else Decision.MOVED)
         flight.begin(link)
-        self._by_key[flight.key] = flight
+        self._owners.add(flight)
+        self._waiting.owned(flight)
         link.submit(flight.submit(target.dp_rank))
+        self._capacity.sent(link, target.dp_rank, flight.length_tokens)
 
     # Ends.
 
+    def _stop(self, flight: Flight) -> None:
+        """Stop the current attempt at its engine, if it has one."""
+        if flight.link is not None:
+            flight.link.abort([flight.key])
+            self._capacity.changed(flight.link)
+
     def _drop(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
-        self._by_key.pop(flight.key, None)
-        self._moving.pop(flight.request_id, None)
+        self._owners.discard(flight)
+        self._waiting.discard(flight)
         flight.span.end("aborted")
 
     def _why_blocked(self) -> FleetError | None:
@@ -349,15 +344,14 @@ class Dispatcher:
     def _end(self, flight: Flight, error: FleetError) -> None:
         audit.not_resumed(flight, str(error))
         flight.span.end(error.code)
-        if flight.link is not None:
-            flight.link.abort([flight.key])
+        self._stop(flight)
         self._drop(flight)
         if self._recipient is not None:
             self._recipient.fail(flight, error)
 
     def _ends_as_too_long(self, flight: Flight) -> bool:
         """End a request that is too long for every connected engine; False if there is none."""
-        most = self._roster.most_tokens
+        most = self._capacity.most_tokens
         if most is None or flight.length_tokens < most:
             return False
         self._end(flight, LongerThanContext(self._model, flight.length_tokens, most))
@@ -365,17 +359,18 @@ class Dispatcher:
 
     @contextmanager
     def _alone(self, flight: Flight) -> Iterator[None]:
-        """Let a failure that nobody foresaw end this request and no other."""
+        """Let a failure end this request and no other."""
         try:
             yield
+        except RequestError as error:
+            self._end(flight, error)
         except Exception:
             self._give_up(flight)
 
     def _give_up(self, flight: Flight) -> None:
         """End a request whose handling has just raised."""
         logger.exception("failed to handle a request", extra={"request": flight.request_id})
-        if flight.link is not None:
-            flight.link.abort([flight.key])
+        self._stop(flight)
         if self._recipient is not None:
             self._recipient.fail(flight, GatewayFailed())
         self._drop(flight)

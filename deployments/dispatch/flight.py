@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qwenfleet.cluster.labels import Loss
 from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.dispatch.suspicion import Suspicion
 from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
-from qwenfleet.deployments.wire.frames import Submit, wire_id
+from qwenfleet.deployments.wire.frames import SHOWN_CHARS, Submit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
+
+_numbers: Final = itertools.count(1)
+"""Numbers of the attempts of this process. Unlike numbers of a link, they also tell an attempt from
+those on other links."""
+
+
+Turn = tuple[int, bool, int]
+"""Sort key of requests that wait."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +44,14 @@ class Flight:
     far."""
 
     request_id: str
-    prompt_token_ids: list[int]
+    prompt_token_ids: TokenIds
     payload: bytes
     """vLLM's encoded request, without its prompt."""
     max_tokens: int | None
     priority: int
     cache_salt: str | None
     exchange: Exchange | None
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: TokenIds = field(default_factory=TokenIds)
     has_output: bool = False
     number: int = 0
     """Order of arrival."""
@@ -52,8 +62,8 @@ class Flight:
     """The last engine that refused it: any other one is preferred."""
     faults: int = 0
     """Engines in a row that failed to take it, since its last token."""
-    key: str = ""
-    """Wire id of the current attempt."""
+    key: int = 0
+    """Number of the current attempt on the wire; 0 before the first."""
     cut: Cut | None = None
     """Why it moves; None again after the next token."""
     token_at: float | None = None
@@ -72,7 +82,7 @@ class Flight:
         return len(self.prompt_token_ids) + len(self.token_ids)
 
     @property
-    def turn(self) -> tuple[int, bool, int]:
+    def turn(self) -> Turn:
         """Sort key: interactive first (vLLM's priority: lower is earlier), then streams that a user
         is already reading, then order of arrival."""
         return (self.priority, not self.token_ids, self.number)
@@ -82,13 +92,14 @@ class Flight:
         self.attempt += 1
         self.suspicion.is_on_trial = False  # until this engine's Trying frame
         self.link = link
-        self.key = wire_id(link.session, self.request_id, self.attempt)
+        self.key = next(_numbers)
 
     def submit(self, dp_rank: int) -> Submit:
         """The frame that gives the current attempt to its engine, with all tokens so far."""
         assert self.link is not None
         return Submit(
-            request_id=self.request_id,
+            number=self.key,
+            request_id=self.request_id[:SHOWN_CHARS],
             attempt=self.attempt,
             prompt_token_ids=self.prompt_token_ids,
             request=self.payload,

@@ -5,29 +5,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable
+from ssl import SSLError
+from typing import Final, Protocol, TypeVar
 
 from qwenfleet.cluster.config.fleet import WireConfig
-from qwenfleet.cluster.errors import ProtocolError
+from qwenfleet.cluster.errors import ConfigError, ProtocolError
 from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.dispatch.outbox import Outbox, largest_bytes
 from qwenfleet.deployments.dispatch.routing import Target
+from qwenfleet.deployments.ingress.errors import RequestTooLarge
 from qwenfleet.deployments.registry.records import EngineRecord
+from qwenfleet.deployments.wire import secret
 from qwenfleet.deployments.wire.connection import Connection
+from qwenfleet.deployments.wire.encoding import encode
 from qwenfleet.deployments.wire.frames import (
+    MAX_OUTPUTS_BYTES,
+    PROTOCOL_VERSION,
     Abort,
     Alive,
     AnyFrame,
+    Challenge,
     Draining,
     EngineDescription,
     Hello,
     Lease,
     Lost,
     Outputs,
+    Proof,
     RankLoad,
     Refused,
     Rejected,
+    Renew,
     Submit,
     Trying,
     UnreadableSubmit,
@@ -35,9 +44,16 @@ from qwenfleet.deployments.wire.frames import (
     pairs,
     speaks,
 )
+from qwenfleet.deployments.wire.lease_keeper import NO_KEEPER, Leases, Renewal
 from qwenfleet.deployments.wire.liveness import OVERSLEPT_S, Condition, LearnedBound
+from qwenfleet.deployments.wire.segments import whole
+from qwenfleet.deployments.wire.tls import client_context
 
 logger = logging.getLogger(__name__)
+
+F = TypeVar("F")
+MAX_ABORTS: Final = 4096
+"""Numbers of attempts in one frame: 20 to 36 KB."""
 
 SILENCE_FACTOR: Final = 3.0
 SILENCE_HEARTBEATS: Final = 4
@@ -76,6 +92,7 @@ class EngineLink:
         events: LinkEvents,
         clock: Callable[[], float],
         vllm_version: str = "",
+        leases: Leases = NO_KEEPER,
     ) -> None:
         self.engine = record.id
         self.session = f"{gateway}-{secrets.token_hex(4)}"
@@ -91,12 +108,12 @@ class EngineLink:
         self.description: EngineDescription | None = None
         self.record = record
         self._vllm_version = vllm_version
+        self._leases = leases
         self._wire = wire
         self._events = events
         self._clock = clock
         self._connection: Connection | None = None
         self._load: list[RankLoad] = []
-        self._sent = 0
         self._heard_at = clock()
         self._silence = LearnedBound(
             SILENCE_FACTOR,
@@ -104,9 +121,11 @@ class EngineLink:
             ceiling_s=wire.lease_s,
             unlearned_s=wire.lease_s,
         )
-        self._unseen: deque[tuple[int, int, int]] = deque()
-        """(number, dp_rank, prompt tokens) of each Submit that the engine's reported load does not
-        include yet."""
+        self._outbox: Outbox | None = None
+        self._unseen: dict[int, tuple[int, int]] = {}
+        """(dp_rank, prompt tokens) by number of each attempt that the engine's reported load does
+        not include yet."""
+        self._has_large = asyncio.Event()
 
     async def run(self) -> None:
         """Connect, then exchange frames until the connection ends."""
@@ -118,23 +137,34 @@ class EngineLink:
                 others = [
                     tasks.create_task(self._keep_lease(connection)),
                     tasks.create_task(self._watch_silence()),
+                    tasks.create_task(self._send_large()),
                 ]
                 loss, reason = await self._listen(connection)
                 for task in others:
                     task.cancel()
-        except* (OSError, TimeoutError, ProtocolError) as errors:
+        except* (OSError, TimeoutError, ProtocolError, ConfigError) as errors:
             error = errors.exceptions[0]
+            if isinstance(error, SSLError | ConfigError):
+                self.is_refused = True
             loss = Loss.SILENT if isinstance(error, TimeoutError) else Loss.RESET
             reason = _sentence(error)
         finally:
             if self._connection is not None:
                 self._connection.close()
-                self._connection = None
+                self._connection = self._outbox = None
+            self._leases.drop(self.session)
             self._tell(self._events.on_lost, self, loss, reason)
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes for the engine that the network has not taken yet."""
+        if self._connection is None or self._outbox is None:
+            return 0
+        return self._connection.backlog_bytes + self._outbox.waiting_bytes
 
     def fits(self, length_tokens: int) -> bool:
         """True if the engine's limit leaves room for another token after this many."""
@@ -146,23 +176,35 @@ class EngineLink:
         return self.is_draining or self.condition is Condition.FROZEN
 
     def submit(self, submit: Submit) -> None:
-        """Send an attempt. Raises ProtocolError for one that no frame can carry."""
-        assert self._connection is not None, "submit on a closed link"
-        self._connection.send(submit)
-        self._sent += 1
+        """Send an attempt. Raises RequestTooLarge for one that no frame can carry."""
+        assert self._outbox is not None, "submit on a closed link"
+        size_bytes = largest_bytes(submit)
+        if size_bytes > submit.limit_bytes:
+            raise RequestTooLarge(size_bytes, submit.limit_bytes)
+        if self._outbox.submit(submit):
+            self._has_large.set()
         tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
-        self._unseen.append((self._sent, submit.dp_rank or 0, tokens))
+        self._unseen[submit.number] = (submit.dp_rank or 0, tokens)
 
-    def abort(self, wire_ids: list[str]) -> None:
-        if self._connection is not None:
-            self._connection.send(Abort(wire_ids=wire_ids))
+    def abort(self, numbers: list[int]) -> None:
+        """Stop attempts, also those that are still on their way."""
+        if self._connection is None or self._outbox is None:
+            return
+        sent = []
+        for number in numbers:
+            if self._outbox.withdraw(number):
+                self._unseen.pop(number, None)
+            else:
+                sent.append(number)
+        for start in range(0, len(sent), MAX_ABORTS):
+            self._connection.send(Abort(wire_ids=sent[start : start + MAX_ABORTS]))
 
     def targets(self) -> list[Target]:
         """One routing target for each rank: the load last reported plus the submits sent since."""
         limits = self.description or EngineDescription(max_model_len=0)
         unseen_streams: dict[int, int] = {}
         unseen_tokens: dict[int, int] = {}
-        for _, dp_rank, tokens in self._unseen:
+        for dp_rank, tokens in self._unseen.values():
             unseen_streams[dp_rank] = unseen_streams.get(dp_rank, 0) + 1
             unseen_tokens[dp_rank] = unseen_tokens.get(dp_rank, 0) + tokens
         return [
@@ -182,43 +224,68 @@ class EngineLink:
 
     async def _connect(self) -> Connection:
         async with asyncio.timeout(self._wire.connect_timeout_s):
-            reader, writer = await asyncio.open_connection(self.record.host, self.record.port)
+            files = self._wire.tls
+            context = None if files is None else await asyncio.to_thread(client_context, files)
+            host, port = self.record.host, self.record.port
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
             connection = Connection(reader, writer)
             try:
-                connection.send(
-                    Hello(
-                        gateway=self.session,
-                        secret=self.record.secret,
-                        vllm_version=self._vllm_version,
-                    )
-                )
-                self._meet(await connection.receive())
+                await self._greet(connection)
             except BaseException:
                 connection.close()
                 raise
+        connection.accept(MAX_OUTPUTS_BYTES)
         self._connection = connection
+        self._outbox = Outbox(connection, self._reject)
         self._heard_at = self._clock()
         return connection
 
-    def _meet(self, greeting: AnyFrame | UnreadableSubmit) -> None:
+    async def _greet(self, connection: Connection) -> None:
+        hello = Hello(
+            gateway=self.session,
+            protocol=PROTOCOL_VERSION,
+            vllm_version=self._vllm_version,
+            nonce=secret.nonce(),
+        )
+        connection.send(hello)
+        challenge = self._expect(Challenge, await connection.receive())
+        known = (self.record.secret, self.session, hello.nonce, challenge.nonce)
+        connection.send(Proof(secret.gateway_proof(*known)))
+        welcome = self._expect(Welcome, await connection.receive())
+        if not secret.is_equal(welcome.proof, secret.engine_proof(*known)):
+            self.is_refused = True
+            raise ProtocolError(f"engine {self.engine} did not prove that it knows its own secret")
+        self._leave_lease(welcome)
+        self.description = welcome.description
+        ranks = welcome.description.data_parallel_size
+        self._load = [RankLoad(dp_rank=rank) for rank in range(ranks)]
+
+    def _leave_lease(self, welcome: Welcome) -> None:
+        frame = whole(encode(Renew(self.session, welcome.lease_key)))
+        where = (self.record.host, self.record.port)
+        wire = self._wire
+        self._leases.keep(Renewal(self.session, *where, frame, wire.lease_s, wire.tls))
+
+    def _expect(self, kind: type[F], greeting: AnyFrame | UnreadableSubmit) -> F:
         problem = self._problem(greeting)
         if problem is not None:
             self.is_refused = True
             raise ProtocolError(problem)
-        if not isinstance(greeting, Welcome):
-            kind = type(greeting).__name__
-            raise ProtocolError(f"engine {self.engine} sent {kind} instead of Welcome")
-        self.description = greeting.description
-        ranks = greeting.description.data_parallel_size
-        self._load = [RankLoad(dp_rank=rank) for rank in range(ranks)]
+        if not isinstance(greeting, kind):
+            sent = type(greeting).__name__
+            raise ProtocolError(f"engine {self.engine} sent {sent} instead of {kind.__name__}")
+        return greeting
 
     def _problem(self, greeting: AnyFrame | UnreadableSubmit) -> str | None:
         """Why this gateway and this engine cannot work together; None if they can."""
         match greeting:
+            case Refused(protocol=protocol) if not speaks(protocol):
+                return (
+                    f"engine {self.engine} uses protocol version {protocol}, this gateway "
+                    f"{PROTOCOL_VERSION}"
+                )
             case Refused(reason=reason):
                 return f"engine {self.engine} refused the connection: {reason}"
-            case Welcome(protocol=protocol) if not speaks(protocol):
-                return f"engine {self.engine} uses protocol version {protocol}"
             case Welcome(description=description):
                 if not pairs(self._vllm_version, description.vllm_version):
                     return (
@@ -251,7 +318,7 @@ class EngineLink:
             case Trying():
                 self._tell(self._events.on_trying, self, frame)
             case Rejected():
-                self._tell(self._events.on_rejected, self, frame)
+                self._reject(frame)
             case Draining(reason=reason):
                 extra = {"engine": self.engine, "reason": reason}
                 logger.info("engine is draining", extra=extra)
@@ -259,6 +326,10 @@ class EngineLink:
                 self._tell(self._events.on_news, self)
             case _:
                 logger.debug("ignored a frame", extra={"kind": type(frame).__name__})
+
+    def _reject(self, frame: Rejected) -> None:
+        self._unseen.pop(frame.wire_id, None)
+        self._tell(self._events.on_rejected, self, frame)
 
     def _tell(self, event: Callable[..., None], *arguments: object) -> None:
         """Call the owner; its failure must not end the streams of this engine."""
@@ -285,11 +356,17 @@ class EngineLink:
         if not self.is_draining:
             self.reason = frame.reason
 
-    def _note_load(self, load: list[RankLoad], received: int) -> None:
+    def _note_load(self, load: list[RankLoad], received: list[int]) -> None:
         if load:
             self._load = load
-        while self._unseen and self._unseen[0][0] <= received:
-            self._unseen.popleft()
+        for number in received:
+            self._unseen.pop(number, None)
+
+    async def _send_large(self) -> None:
+        while self._outbox is not None:
+            await self._has_large.wait()
+            self._has_large.clear()
+            await self._outbox.run()
 
     async def _watch_silence(self) -> None:
         """Raises TimeoutError once the host has been silent for too long."""
@@ -304,14 +381,10 @@ class EngineLink:
                 raise TimeoutError
 
     async def _keep_lease(self, connection: Connection) -> None:
+        """Renew the lease here too: the keeper's pump may not run yet."""
         while True:
             await asyncio.sleep(self._wire.lease_s / 3)
             connection.send(Lease())
-
-
-def targets_of(links: Iterable[EngineLink]) -> list[Target]:
-    """Routing targets for every data-parallel rank of these engines."""
-    return [target for link in links for target in link.targets()]
 
 
 def _sentence(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from qwenfleet.cluster.labels import EngineState, Loss
 from qwenfleet.deployments.dispatch.link import EngineLink, LinkEvents
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.wire.frames import EngineDescription
+from qwenfleet.deployments.wire.lease_keeper import NO_KEEPER, Leases
 from qwenfleet.deployments.wire.liveness import Condition
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Roster:
         events: LinkEvents,
         clock: Callable[[], float],
         vllm_version: str = "",
+        leases: Leases = NO_KEEPER,
     ) -> None:
         self._model = model
         self._gateway = gateway
@@ -49,6 +51,7 @@ class Roster:
         self._events = events
         self._clock = clock
         self._vllm_version = vllm_version
+        self._leases = leases
         self._refused: set[str] = set()
         """Engines whose refusal was logged."""
         self._links: dict[str, EngineLink] = {}
@@ -75,6 +78,7 @@ class Roster:
                     events=self._events,
                     clock=self._clock,
                     vllm_version=self._vllm_version,
+                    leases=self._leases,
                 )
                 task = self._tasks[record.id] = asyncio.create_task(link.run())
                 task.add_done_callback(_log_end)
@@ -109,13 +113,18 @@ class Roster:
         return msgspec.structs.replace(connected[0], max_model_len=least)
 
     @property
-    def most_tokens(self) -> int | None:
-        """The largest `max_model_len` of a connected engine; None without one."""
-        return max((described.max_model_len for described in self._connected()), default=None)
+    def limits(self) -> list[int]:
+        """Each different `max_model_len` of the connected engines, in order."""
+        return sorted({described.max_model_len for described in self._connected()})
 
     def _connected(self) -> list[EngineDescription]:
         links = self._links.values()
         return [link.description for link in links if link.description is not None]
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that wait in the links."""
+        return sum(link.backlog_bytes for link in self._links.values())
 
     def link(self, engine: str) -> EngineLink:
         return self._links[engine]

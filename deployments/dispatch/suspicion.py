@@ -4,7 +4,9 @@ A prompt can crash a core (a kernel assertion, memory) and would crash every eng
 A core that dies inside a living host makes its whole batch suspects. Suspects run one at a time
 until they produce a token, and the one on trial when the next core dies is not resumed again. A
 host that vanishes (a killed process, a lost node) is not blamed on a prompt at first: its requests
-move freely, and become suspects if it happens again before they produce a token.
+move freely, and become suspects if it happens again before they produce a token. Each loss of an
+engine that had the request counts, on trial or not; only the host itself can say that its core
+never had it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,11 @@ CLEAN_TOKENS: Final = 256
 """After this many tokens without a crash, a request's earlier crashes no longer count."""
 MAX_UNPROVEN: Final = 3
 """Crashes in a row, without a token in between, that convict even if the whole host vanished."""
+MAX_LOSSES: Final = 5
+"""Losses in a row that convict a request which was never seen on trial. One that is harmful before
+a core has it, such as one that its host cannot read, never gets there. An innocent request would
+need five engines that vanish by chance while it waits for a token; those that a request takes down
+after a first free loss are lost under it alone, because suspects are sent one at a time."""
 
 
 class Verdict(Enum):
@@ -48,13 +55,13 @@ class Suspicion:
         """Record a crash of this request's engine and judge. `is_core_death`: the host survived to
         report it. `was_alone`: the core had no other attempt without a token."""
         was_on_trial = self.is_on_trial
-        if self.is_suspect and not was_on_trial:
-            return Verdict.TRIAL  # still waiting for its trial: that core never ran it
+        if self.is_suspect and not was_on_trial and is_core_death:
+            return Verdict.TRIAL  # its host, which lives, never gave it to that core
         self.is_on_trial = False
         self.unproven += 1
         self.core_deaths += is_core_death
         self.clean_tokens = 0
-        if self.core_deaths >= MAX_CORE_DEATHS:
+        if self.core_deaths >= MAX_CORE_DEATHS or self.unproven >= MAX_LOSSES:
             return Verdict.CONVICTED
         is_proof = is_core_death or self.unproven >= MAX_UNPROVEN
         if was_on_trial and was_alone and is_proof:

@@ -4,23 +4,27 @@ trial, and the speed of each rank as learned from outputs."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qwenfleet.deployments.engine_host.core import CoreStep
 from qwenfleet.deployments.engine_host.rank_speed import RankSpeed
 from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.wire.connection import Connection
-from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit
+from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit, numbered
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
 
 logger = logging.getLogger(__name__)
+
+MAX_NUMBERS: Final = 4096
+"""Numbers of attempts in one frame: 20 to 36 KB."""
 
 
 @dataclass(eq=False)
@@ -31,8 +35,21 @@ class Session:
     """The session's id, which begins with the gateway's."""
     connection: Connection
     leased_until: float
-    received: int = 0
-    owned: set[str] = field(default_factory=set)
+    received: list[int] = field(default_factory=list)
+    """Numbers of the attempts that came, until a frame reports them."""
+    owned: dict[int, str] = field(default_factory=dict)
+    """Its attempts: the id in the core by the number that the gateway chose."""
+    lease_key: bytes = b""
+    """What its lease pump shows."""
+    acknowledged_bytes: int = 0
+    """Number of its connection at the last heartbeat."""
+    moved_at: float = 0.0
+    """When that number changed last."""
+
+    def next_received(self) -> list[int]:
+        """Take the numbers for the next frame, no more than any frame can carry."""
+        taken, self.received = self.received[:MAX_NUMBERS], self.received[MAX_NUMBERS:]
+        return taken
 
 
 @dataclass
@@ -40,20 +57,22 @@ class Attempt:
     """One attempt, its gateway's session, and its prompt tokens until its first output."""
 
     session: Session
-    submit: Submit
+    number: int
+    dp_rank: int
     prefill_tokens: int
+    submit: Submit | None
+    """What the core gets; None once it has it, because the host needs its tokens no longer."""
     span: AnyAttemptSpan = NO_ATTEMPT_SPAN
-    is_in_core: bool = False
     is_answered: bool = False
 
     @property
-    def dp_rank(self) -> int:
-        return self.submit.dp_rank or 0
+    def is_in_core(self) -> bool:
+        return self.submit is None
 
 
 class Attempts:
-    """Attempts by wire id. A suspect waits on the docket until each suspect before it has made a
-    token or ended."""
+    """Attempts by their id in the core. A suspect waits on the docket until each suspect before it
+    has made a token or ended."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.are_none = asyncio.Event()
@@ -62,6 +81,7 @@ class Attempts:
         self._docket: deque[str] = deque()
         self._on_trial: str | None = None
         self._clock = clock
+        self._serials = itertools.count(1)
         self._speeds: defaultdict[int, RankSpeed] = defaultdict(RankSpeed)
 
     def __contains__(self, key: str) -> bool:
@@ -69,6 +89,11 @@ class Attempts:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def new_key(self, session: Session) -> str:
+        """Return an id for a core, of at most 64 characters. Never the same one twice, whatever the
+        gateway sends: a duplicate id crashes a core."""
+        return f"{next(self._serials)}@{session.gateway}"
 
     def add(
         self,
@@ -79,8 +104,10 @@ class Attempts:
     ) -> bool:
         """Hold an attempt; returns True if it can go to the core now."""
         tokens = len(submit.prompt_token_ids) + len(submit.output_token_ids)
-        attempt = self._held[key] = Attempt(session, submit, prefill_tokens=tokens, span=span)
-        session.owned.add(key)
+        dp_rank = submit.dp_rank or 0
+        attempt = Attempt(session, submit.number, dp_rank, tokens, submit, span)
+        self._held[key] = attempt
+        session.owned[submit.number] = key
         self.are_none.clear()
         if submit.is_trial:
             self._docket.append(key)
@@ -93,7 +120,7 @@ class Attempts:
         attempt = self._held.pop(key, None)
         if attempt is None:
             return False
-        attempt.session.owned.discard(key)
+        attempt.session.owned.pop(attempt.number, None)
         if attempt.is_in_core:
             self._speeds[attempt.dp_rank].left(is_answered=attempt.is_answered)
         if key == self._on_trial:
@@ -108,18 +135,19 @@ class Attempts:
         """Number of attempts in the core without output."""
         return sum(a.is_in_core and not a.is_answered for a in self._held.values())
 
-    def next_trial(self) -> tuple[str, Attempt] | None:
+    def next_trial(self) -> tuple[str, Session, Submit] | None:
         """The next suspect to try; None while another is on trial or none waits."""
         while self._on_trial is None and self._docket:
             key = self._docket.popleft()
-            if key in self._held:
-                self._on_trial = key
-                self._enter_core(self._held[key])
-                return key, self._held[key]
+            attempt = self._held.get(key)
+            if attempt is not None and attempt.submit is not None:
+                self._on_trial, submit = key, attempt.submit
+                self._enter_core(attempt)
+                return key, attempt.session, submit
         return None
 
     def _enter_core(self, attempt: Attempt) -> None:
-        attempt.is_in_core = True
+        attempt.submit = None
         self._speeds[attempt.dp_rank].came(self._clock())
 
     def take(self, step: CoreStep, now: float) -> dict[Session, list[Output]]:
@@ -131,7 +159,7 @@ class Attempts:
             attempt = self._held.get(output.wire_id)
             if attempt is not None:  # else aborted meanwhile
                 dp_rank = attempt.dp_rank
-                by_session.setdefault(attempt.session, []).append(output)
+                by_session.setdefault(attempt.session, []).append(numbered(output, attempt.number))
                 try:
                     self._answer(attempt, output)
                 except Exception:  # bookkeeping only: its token goes out all the same
@@ -143,7 +171,7 @@ class Attempts:
             self._speeds[dp_rank].stepped(now, waiting)
         return by_session
 
-    def _answer(self, attempt: Attempt, output: Output) -> None:
+    def _answer(self, attempt: Attempt, output: Output[str]) -> None:
         if not attempt.is_answered:
             self._first_answer(attempt, output)
         if output.wire_id == self._on_trial and output.token_ids:
@@ -153,7 +181,7 @@ class Attempts:
             attempt.span.finish(output.finish_reason)
             self.drop(output.wire_id)
 
-    def _first_answer(self, attempt: Attempt, output: Output) -> None:
+    def _first_answer(self, attempt: Attempt, output: Output[str]) -> None:
         new_tokens = None  # vLLM reports no cached tokens for a failed or resumed attempt
         if output.token_ids and output.cached_tokens is not None:
             new_tokens = max(0, attempt.prefill_tokens - output.cached_tokens)

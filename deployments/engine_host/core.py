@@ -19,7 +19,7 @@ class CoreFrozen(CoreDead):
 class CoreStep(NamedTuple):
     """One iteration of the core: new tokens, and the scheduler's load after it."""
 
-    outputs: list[Output]
+    outputs: list[Output[str]]
     load: list[RankLoad]
     scheduled: list[tuple[str, float]] | None = None
     """Wire ids that left the core's queue, with the monotonic time; used for traces only."""

@@ -17,26 +17,30 @@ from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.deployments.engine_host import admission, core_watch, delivery
 from qwenfleet.deployments.engine_host.attempts import Attempts, Session
 from qwenfleet.deployments.engine_host.core import Core, CoreDead, CoreFrozen, CoreStep
+from qwenfleet.deployments.engine_host.greeting import Greeter
+from qwenfleet.deployments.engine_host.leases import Leases
+from qwenfleet.deployments.engine_host.port import Port
 from qwenfleet.deployments.engine_host.pulse import Pulse
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.frames import (
+    FIRST_FRAME_BYTES,
     Abort,
     Alive,
     Draining,
     EngineDescription,
     Frame,
-    Hello,
     Lease,
     Lost,
     Outputs,
     RankLoad,
     Rejected,
+    Renew,
     Submit,
     Trying,
     UnreadableSubmit,
     Welcome,
-    wire_id,
+    shortened,
 )
 from qwenfleet.deployments.wire.liveness import OVERSLEPT_S
 
@@ -67,16 +71,23 @@ class EngineHost:
         self._core = core
         self._engine = engine
         self._model = model
-        self._secret = secret
         self._description = description
         self._wire = wire
         self._clock = clock
         self._spans = spans
-        self._server: asyncio.Server | None = None
+        self._greeter = Greeter(
+            engine,
+            secret,
+            description.vllm_version,
+            timeout_s=wire.connect_timeout_s,
+            clock=clock,
+        )
+        self._port = Port(wire)
         self._draining: Draining | None = None
         self._drain_end: asyncio.Timeout | None = None
         """The deadline of a drain in progress; None otherwise."""
         self._sessions: dict[str, Session] = {}
+        self._leases = Leases(wire.lease_s, clock)
         self._attempts = Attempts(clock)
         self._core_load: list[RankLoad] = [
             RankLoad(dp_rank=rank) for rank in range(description.data_parallel_size)
@@ -85,23 +96,23 @@ class EngineHost:
         self._pulse = Pulse(clock())
 
     async def listen(self, host: str) -> tuple[str, int]:
-        """Listen on a free port of `host`; returns the address for the registry."""
-        self._server = await asyncio.start_server(self._serve_connection, host, 0)
-        name = self._server.sockets[0].getsockname()
-        return str(name[0]), int(name[1])
+        """Listen on a free port of `host`; returns the address for the registry. Raises ConfigError
+        for files of TLS that cannot be read."""
+        return await self._port.open(host, self._serve_connection)
 
     async def run(self) -> None:
         """Deliver the core's steps to the gateways until the core dies."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._heartbeat())
+                tasks.create_task(self._port.keep_fresh())
                 while True:
                     await self._deliver(await self._core.next_step())
                     await self._hold_trials()
         except* CoreDead as dead:
             cause = dead.exceptions[0]
             lost = Lost(
-                reason=str(cause),
+                reason=shortened(str(cause)),
                 is_frozen=isinstance(cause, CoreFrozen),
                 unanswered=self._attempts.unanswered,
             )
@@ -111,9 +122,8 @@ class EngineHost:
     async def drain(self, reason: str, deadline_s: float) -> None:
         """Ask the gateways to move their streams to other engines, wait for that at most
         `deadline_s` seconds, then close all connections."""
-        if self._server is not None:
-            self._server.close()
-        self._draining = Draining(reason=reason, deadline_s=deadline_s)
+        self._port.close()
+        self._draining = Draining(reason=shortened(reason), deadline_s=deadline_s)
         self._broadcast(self._draining)
         try:
             async with asyncio.timeout(deadline_s) as self._drain_end:
@@ -132,7 +142,7 @@ class EngineHost:
         at = asyncio.get_running_loop().time() + deadline_s
         if end is not None and not end.expired() and at < (end.when() or at):
             end.reschedule(at)
-            self._draining = Draining(reason=reason, deadline_s=deadline_s)
+            self._draining = Draining(reason=shortened(reason), deadline_s=deadline_s)
             self._broadcast(self._draining)
 
     @property
@@ -149,11 +159,11 @@ class EngineHost:
     async def _serve_connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        connection = Connection(reader, writer)
+        connection = Connection(reader, writer, FIRST_FRAME_BYTES)
+        address = str((writer.get_extra_info("peername") or ("unknown",))[0])
         session: Session | None = None
         try:
-            async with asyncio.timeout(self._wire.connect_timeout_s):
-                session = await self._greet(connection)
+            session = await self._greet(connection, address)
             while session is not None:
                 await self._handle_safely(session, await connection.receive())
         except OSError as error:
@@ -166,26 +176,23 @@ class EngineHost:
             if session is not None:
                 await self._forget(session)
 
-    async def _greet(self, connection: Connection) -> Session | None:
-        hello = await connection.receive()
-        if not isinstance(hello, Hello):
-            raise ProtocolError(f"the first frame was {type(hello).__name__} instead of Hello")
-        refused = admission.refuse_session(
-            hello, self._secret, self._sessions, self._description.vllm_version
-        )
-        if refused is not None:
-            extra = {"gateway": hello.gateway, "reason": refused.reason}
-            logger.warning("gateway refused", extra=extra)
-            connection.send(refused)
+    async def _greet(self, connection: Connection, address: str) -> Session | None:
+        met = await self._greeter.meet(connection, address, self._sessions)
+        if isinstance(met, Renew):
+            await self._leases.follow(connection, met, self._sessions)
             return None
-        session = Session(hello.gateway, connection, self._clock() + self._wire.lease_s)
-        self._sessions[hello.gateway] = session
+        if met is None:
+            return None
+        hello, proof = met
+        session = self._sessions[hello.gateway] = self._leases.open(hello.gateway, connection)
         connection.send(
             Welcome(
                 engine=self._engine,
                 model=self._model,
                 description=self._description,
                 lease_s=self._wire.lease_s,
+                proof=proof,
+                lease_key=session.lease_key,
             )
         )
         if self._draining is not None:
@@ -203,71 +210,69 @@ class EngineHost:
             logger.exception("failed to handle a frame", extra=extra)
 
     async def _handle(self, session: Session, frame: Frame | UnreadableSubmit) -> None:
-        session.leased_until = self._clock() + self._wire.lease_s
+        self._leases.renew(session)
         match frame:
             case Submit():
                 await self._submit(session, frame)
-            case UnreadableSubmit(request_id=name, attempt=attempt, problem=problem):
-                session.received += 1
-                key = wire_id(session.gateway, name, attempt)
-                session.connection.send(Rejected(key, f"it cannot be decoded: {problem}"))
-            case Abort(wire_ids=keys):
-                await self._stop(set(keys) & session.owned)
+            case UnreadableSubmit(number=number, problem=problem):
+                session.received.append(number)
+                reason = shortened(f"it cannot be decoded: {problem}")
+                session.connection.send(Rejected(number, reason))
+            case Abort(wire_ids=numbers):
+                owned = session.owned
+                await self._stop([owned[number] for number in numbers if number in owned])
             case Lease():
                 pass
             case _:
                 raise ProtocolError(f"unexpected {type(frame).__name__} frame from a gateway")
 
     async def _submit(self, session: Session, submit: Submit) -> None:
-        session.received += 1
-        key = wire_id(session.gateway, submit.request_id, submit.attempt)
-        refusal = self._refusal(key, submit)
+        session.received.append(submit.number)
+        refusal = self._refusal(session, submit)
         if refusal is not None:
             session.connection.send(refusal)
             return
+        key = self._attempts.new_key(session)
         try:
             if not self._attempts:
                 self._pulse.work_came(self._clock())
             span = self._spans.in_engine(submit, self._engine, self._model)
             can_enter = self._attempts.add(key, session, submit, span)
         except Exception as error:
-            self._reject(key, session, error)
+            self._reject(key, session, submit.number, error)
             return
         if can_enter:
             await self._give(key, session, submit)
         else:
             await self._hold_trials()
 
-    def _refusal(self, key: str, submit: Submit) -> Rejected | None:
-        if key in self._attempts:
-            # A duplicate id would crash the core (vLLM 0.32 scheduler.add_request asserts).
-            return Rejected(wire_id=key, reason="this attempt is already running here")
+    def _refusal(self, session: Session, submit: Submit) -> Rejected | None:
+        if submit.number in session.owned:
+            return Rejected(submit.number, "this attempt is already running here")
         if self._draining is not None:
-            return Rejected(wire_id=key, reason=self._draining.reason, is_final=False)
-        return admission.refuse_attempt(key, submit, self._description)
+            return Rejected(submit.number, self._draining.reason, is_final=False)
+        return admission.refuse_attempt(submit, self._description)
 
     async def _give(self, key: str, session: Session, submit: Submit) -> None:
         """Give the core an attempt that is already held."""
         try:
             await self._core.add(key, submit)
         except Exception as error:
-            self._reject(key, session, error)
+            self._reject(key, session, submit.number, error)
             return
         if key not in self._attempts:
             await self._abort([key])  # dropped while the core took it
 
-    def _reject(self, key: str, session: Session, error: Exception) -> None:
+    def _reject(self, key: str, session: Session, number: int, error: Exception) -> None:
         """Tell the gateway that its attempt did not reach the core, and forget it."""
         self._attempts.drop(key, "rejected")
         is_known = isinstance(error, ValueError | CoreDead)
-        reason = str(error)
+        reason = shortened(str(error))
         if not is_known:
             logger.error("failed to take an attempt", exc_info=error, extra={"attempt": key})
             reason = f"the engine failed to take it ({type(error).__name__}), see the engine's log"
         is_final = isinstance(error, ValueError)
-        session.connection.send(
-            Rejected(wire_id=key, reason=reason, is_final=is_final, is_fault=not is_known)
-        )
+        session.connection.send(Rejected(number, reason, is_final=is_final, is_fault=not is_known))
 
     async def _abort(self, keys: list[str]) -> None:
         """Stop attempts in the core that are no longer held."""
@@ -279,9 +284,9 @@ class EngineHost:
     async def _hold_trials(self) -> None:
         """Give the core the next suspect, if none is on trial."""
         while (trial := self._attempts.next_trial()) is not None:
-            key, attempt = trial
-            attempt.session.connection.send(Trying(wire_id=key))
-            await self._give(key, attempt.session, attempt.submit)
+            key, session, submit = trial
+            session.connection.send(Trying(wire_id=submit.number))
+            await self._give(key, session, submit)
 
     async def _stop(self, keys: Iterable[str]) -> None:
         stopped = [key for key in list(keys) if self._attempts.drop(key)]
@@ -299,7 +304,7 @@ class EngineHost:
                     "aborted requests of a disconnected gateway",
                     extra={"gateway": session.gateway, "requests": len(session.owned)},
                 )
-        await self._stop(session.owned)
+        await self._stop(session.owned.values())
 
     # The core.
 
@@ -318,13 +323,14 @@ class EngineHost:
             frame = Outputs(
                 outputs=outputs,
                 load=load,
-                received=session.received,
+                received=session.next_received(),
                 step=self._step,
                 clock_s=now,
             )
             for rejected in delivery.send(session.connection, frame):
                 session.connection.send(rejected)
-                await self._stop([rejected.wire_id])
+                if (key := session.owned.get(rejected.wire_id)) is not None:
+                    await self._stop([key])
 
     async def _heartbeat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -345,16 +351,15 @@ class EngineHost:
                 late_s=self._wire.heartbeat_s,
             )
             load = self.load
+            for session in self._leases.lapsed(self._sessions.values()):
+                logger.warning("lease expired", extra={"gateway": session.gateway})
+                session.connection.abort()
+                await self._forget(session)
             for session in list(self._sessions.values()):
-                if session.leased_until < now:
-                    logger.warning("lease expired", extra={"gateway": session.gateway})
-                    session.connection.close()
-                    await self._forget(session)
-                    continue
                 session.connection.send(
                     Alive(
                         load=load,
-                        received=session.received,
+                        received=session.next_received(),
                         step=self._step,
                         step_age_s=self._pulse.age_s(now),
                         clock_s=now,
@@ -368,16 +373,14 @@ class EngineHost:
         lease renewals of that time are still unread."""
         logger.warning("event loop stalled", extra={"seconds": round(stalled_s, 1)})
         self._pulse.excuse(now)
-        for session in self._sessions.values():
-            session.leased_until += stalled_s
+        self._leases.excuse(self._sessions.values(), stalled_s)
 
     def _broadcast(self, frame: Frame) -> None:
         for session in self._sessions.values():
             session.connection.send(frame)
 
     async def _say_goodbye(self, frame: Lost) -> None:
-        if self._server is not None:
-            self._server.close()  # gateways must not reconnect while the last spans are sent
+        self._port.close()  # gateways must not reconnect while the last spans are sent
         self._attempts.end_spans(frame.loss.value, frame.reason)
         self._broadcast(frame)
         sessions = list(self._sessions.values())

@@ -93,7 +93,7 @@ class ScriptedCore:
         )
 
     async def add(self, wire_id: str, submit: Submit) -> None:
-        prompt = submit.prompt_token_ids + submit.output_token_ids
+        prompt = [*submit.prompt_token_ids, *submit.output_token_ids]
         cached = self._cache.hit_tokens(prompt, submit.cache_salt)
         end, reason = self._script.num_tokens, FinishReason.STOP
         if submit.max_tokens is not None and submit.max_tokens < end:
@@ -139,7 +139,7 @@ class ScriptedCore:
         used = sum(-(-(p.prompt_tokens + p.position) // BLOCK_SIZE) for p in self._plays.values())
         return min(1.0, used / NUM_BLOCKS)
 
-    def _advance(self, wire_id: str, play: _Play) -> Output:
+    def _advance(self, wire_id: str, play: _Play) -> Output[str]:
         limit = self._script.fail_after_tokens
         if limit is not None and self._tokens_made >= limit:
             raise CoreDead(f"the script stopped this engine after {limit} tokens")

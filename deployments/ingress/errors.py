@@ -15,6 +15,7 @@ RequestError
 ├── BodyTooLarge      413
 ├── GrammarChecksBusy 429, with Retry-After
 ├── TooManyRequests   429, with Retry-After
+├── RequestTooLarge   413
 ├── Unavailable       503, with Retry-After
 │   ├── ModelLoading
 │   ├── ModelBroken
@@ -245,6 +246,26 @@ class TooManyRequests(RequestError):
 
     def __str__(self) -> str:
         return f"this gateway has {self.held}, its limit. Try again in {self.retry_after_s} s."
+
+
+class RequestTooLarge(RequestError):
+    """The request, as an engine would get it, is larger than an engine takes. Its tokens alone
+    never are."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "request_too_large"
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the request takes {self.size_bytes} bytes on its way to an engine, above the limit "
+            f"of {self.limit_bytes} bytes. Send a shorter prompt, or less in its parameters."
+        )
 
 
 class Unavailable(RequestError):

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from qwenfleet.deployments.ingress.field_errors import WrongValue
-from qwenfleet.deployments.ingress.rules import describe
 from starlette.types import Message, Receive, Scope, Send
 
 from qwenfleet.cluster.config.fleet import FleetConfig
@@ -33,8 +31,10 @@ from qwenfleet.deployments.ingress.errors import (
     UnknownRoute,
 )
 from qwenfleet.deployments.ingress.exchange import Exchange, respond
+from qwenfleet.deployments.ingress.field_errors import WrongValue
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.ingress.outcome import outcome_of
+from qwenfleet.deployments.ingress.rules import describe
 from qwenfleet.deployments.ingress.served import Served
 from qwenfleet.deployments.telemetry.access_log import UNKNOWN, AccessEntry, AccessLog
 from qwenfleet.deployments.telemetry.gateway_metrics import NO_MODEL, GatewayMetrics

@@ -10,7 +10,7 @@ from qwenfleet.cluster import metrics
 from qwenfleet.cluster.config.slo import SloConfig
 from qwenfleet.cluster.labels import Decision, Loss, Outcome
 from qwenfleet.deployments.telemetry.instruments import Instruments
-from qwenfleet.deployments.telemetry.tally import Tally
+from qwenfleet.deployments.telemetry.tally import Histogram, Tally
 
 NO_MODEL: Final = "none"
 """The `model` label of a request for an unknown model: clients' text must not become a label."""
@@ -52,6 +52,7 @@ class GatewayMetrics:
         self._instruments = Instruments(fleet)
         self._objectives = dict(objectives)
         self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        self._loop_lag = Histogram(metrics.LOOP_LAG.buckets)
 
     def begin(self) -> None:
         """Create the series of every configured model."""
@@ -127,11 +128,24 @@ class GatewayMetrics:
         self._instruments.set(metrics.MOVING_REQUESTS, moving, labels)
         self._instruments.set(metrics.USABLE_ENGINES, engines, labels)
 
+    def lagged(self, lag_s: float) -> None:
+        """Count one sample of the event loop's lag."""
+        self._loop_lag.observe(lag_s)
+
+    def pressure(self, model: str, *, rendering: Mapping[str, int], backlog_bytes: int) -> None:
+        """Set the gauges of work that waits inside the gateway: for the threads of each pool, and
+        for the links to engines."""
+        for pool, waiting in rendering.items():
+            labels = {"model": model, "pool": pool}
+            self._instruments.set(metrics.RENDERING_REQUESTS, waiting, labels)
+        self._instruments.set(metrics.LINK_BACKLOG, backlog_bytes, {"model": model})
+
     def flush(self) -> None:
         """Report the sums, the objectives, and that this process is alive."""
         for model, slo in self._objectives.items():
             self._flush_tally(model, self._tallies[model])
             self._flush_objectives(model, slo)
+        self._instruments.show(metrics.LOOP_LAG, self._loop_lag, {})
         if self._head_store in HEAD_STORES:
             is_safe = float(HEAD_STORES[self._head_store])
             self._instruments.set(metrics.HEAD_FAULT_TOLERANCE, is_safe, {})

@@ -9,7 +9,7 @@ MsgpackEncoder/Decoder.
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 from vllm import __version__
@@ -49,7 +49,7 @@ def decode_request(payload: bytes) -> EngineCoreRequest:
     return request
 
 
-def to_wire(output: EngineCoreOutput) -> Output:
+def to_wire(output: EngineCoreOutput) -> Output[str]:
     """Convert a core's output for the wire."""
     is_plain = (
         output.new_logprobs is None
@@ -73,7 +73,9 @@ def to_wire(output: EngineCoreOutput) -> Output:
     )
 
 
-def to_vllm(flight: Flight, output: Output, *, is_first: bool, shift_s: float) -> EngineCoreOutput:
+def to_vllm(
+    flight: Flight, output: Output[Any], *, is_first: bool, shift_s: float
+) -> EngineCoreOutput:
     """Convert an output from the wire for AsyncLLM. Adding `shift_s` to a time of the engine's
     clock gives the gateway's. Prefill and queue data of later attempts is dropped: the front end
     has it from the first one."""
@@ -107,7 +109,7 @@ def scheduled_at(output: EngineCoreOutput) -> float | None:
     return None
 
 
-def _prefill_stats(flight: Flight, output: Output) -> PrefillStats | None:
+def _prefill_stats(flight: Flight, output: Output[Any]) -> PrefillStats | None:
     if output.cached_tokens is None:
         return None
     stats = PrefillStats()

@@ -36,7 +36,11 @@ from qwenfleet.deployments.vllm_adapter.compile_report import CompileReport
 from qwenfleet.deployments.vllm_adapter.core_log import CoreLog
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
 from qwenfleet.deployments.vllm_adapter.failure_log import sentence
-from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
+from qwenfleet.deployments.vllm_adapter.resume_plugin import (
+    CARRIED,
+    PROMPT_TOKENS,
+    RECEIVED_TOKENS,
+)
 from qwenfleet.deployments.vllm_adapter.warm_up import WarmUp, own_request
 from qwenfleet.deployments.wire.frames import EngineDescription, Output, RankLoad, Submit
 
@@ -120,13 +124,13 @@ class VllmCore:
         request = codec.decode_request(submit.request)
         params = request_checks.check(request, submit, self._vllm_config)
         request.request_id = wire_id
-        request.prompt_token_ids = submit.prompt_token_ids
+        request.prompt_token_ids = None  # the core's process makes the list
         request.priority = submit.priority
         request.cache_salt = submit.cache_salt
         request.data_parallel_rank = submit.dp_rank
         request.trace_headers = submit.trace_headers
         request.resumable = request.abort_immediately = False
-        self._carry_received(params, submit)
+        self._carry_tokens(params, submit)
         try:
             await self._alive.add_request_async(request)
         except EngineDeadError as error:
@@ -171,7 +175,7 @@ class VllmCore:
             scheduled = [(wire_id, when) for wire_id, when in at if when is not None]
         return CoreStep(self._to_wire(outputs), self._loads(), scheduled)
 
-    def _to_wire(self, outputs: list[EngineCoreOutput]) -> list[Output]:
+    def _to_wire(self, outputs: list[EngineCoreOutput]) -> list[Output[str]]:
         """Convert a step's outputs; one that does not encode ends its own request."""
         converted = []
         for output in outputs:
@@ -267,17 +271,18 @@ class VllmCore:
     def _loads(self) -> list[RankLoad]:
         return list(self._load.values())
 
-    def _carry_received(self, params: SamplingParams, submit: Submit) -> None:
-        """Pass the tokens of earlier attempts to the plugin in the core, and never tokens that a
-        client set. Raises ValueError if none are left to generate."""
+    def _carry_tokens(self, params: SamplingParams, submit: Submit) -> None:
+        """Pass the prompt and the tokens of earlier attempts to the plugin in the core, and never
+        tokens that a client set. Raises ValueError if none are left to generate."""
         tokens = submit.output_token_ids
-        extra = {k: v for k, v in (params.extra_args or {}).items() if k != RECEIVED_TOKENS}
+        extra = {k: v for k, v in (params.extra_args or {}).items() if k not in CARRIED}
+        extra[PROMPT_TOKENS] = submit.prompt_token_ids.pack()
         room = self._vllm_config.model_config.max_model_len - len(submit.prompt_token_ids)
         if tokens:
-            extra[RECEIVED_TOKENS] = tokens
+            extra[RECEIVED_TOKENS] = tokens.pack()
             if len(tokens) >= min(room, params.max_tokens or room):
                 raise ValueError(f"no tokens left to generate after {len(tokens)}")
-        params.extra_args = extra or None
+        params.extra_args = extra
 
 
 def _has_core() -> bool:

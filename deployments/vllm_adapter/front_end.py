@@ -38,6 +38,7 @@ from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.cluster.config.model import FRONT_END_ARGS, ModelConfig
 from qwenfleet.cluster.config.vllm_arguments import SERVER
 from qwenfleet.deployments.vllm_adapter import (
+    detokenizer,
     error_answers,
     grammar_gate,
     logging_setup,
@@ -50,6 +51,11 @@ from qwenfleet.deployments.vllm_adapter.output_guard import (
     GuardedOutputProcessor,
     GuardedStatLogger,
 )
+from qwenfleet.deployments.vllm_adapter.renderer_pools import (
+    APART_THREADS,
+    PROMPT_THREADS,
+    RendererPools,
+)
 from qwenfleet.deployments.wire.frames import EngineDescription
 
 SPECULATIVE: Final = frozenset({"speculative_config", "spec_method", "spec_model", "spec_tokens"})
@@ -59,14 +65,20 @@ TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 class FrontEnd:
     """One model's app and the AsyncLLM that it calls."""
 
-    def __init__(self, app: error_answers.Answers, llm: AsyncLLM) -> None:
+    def __init__(self, app: error_answers.Answers, llm: AsyncLLM, pools: RendererPools) -> None:
         self.app = app
         self.llm = llm
+        self._pools = pools
 
     @property
     def is_errored(self) -> bool:
         """True once vLLM's output handler has ended: no request gets an answer any more."""
         return bool(self.llm.errored)
+
+    @property
+    def rendering(self) -> dict[str, int]:
+        """Work that waits for a thread of the renderer, by pool."""
+        return self._pools.waiting
 
 
 async def build(
@@ -92,6 +104,8 @@ async def build(
         )
     llm.gate = await asyncio.to_thread(grammar_gate.gate_of, llm, grammar or GrammarConfig())
     await llm.gate.start()
+    threads = config.model_config.renderer_num_workers - APART_THREADS
+    pools = RendererPools(llm.renderer, threads)
     follow_limit(client, config.model_config, description)
     if _is_speculative(model):
         # Only its presence counts here: min_p and logit_bias do not work with a draft model.
@@ -103,8 +117,10 @@ async def build(
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
     error_answers.install(app)
     await init_app_state(llm, app.state, arguments, TASKS)
+    pools.set_apart(app.state.serving_tokenization)
+    detokenizer.install()
     settle()
-    return FrontEnd(error_answers.Answers(app), llm)
+    return FrontEnd(error_answers.Answers(app), llm, pools)
 
 
 def follow_limit(client: ModelClient, config: Any, description: EngineDescription) -> None:
@@ -142,6 +158,9 @@ def _configure(
     chosen = _front_end_args(model)
     for name in SERVER & chosen.keys():
         setattr(arguments, name, chosen.pop(name))
+    # So many copies of the tokenizer; RendererPools takes its own threads out of them.
+    threads = chosen.pop("renderer_num_workers", PROMPT_THREADS) + APART_THREADS
+    chosen["renderer_num_workers"] = threads
     engine = AsyncEngineArgs(
         **typed(pinned(chosen)), max_model_len=description.max_model_len, model=path
     )

@@ -29,7 +29,9 @@ from qwenfleet.deployments.dispatch.flight import Flight
 from qwenfleet.deployments.ingress.errors import GatewayFailed
 from qwenfleet.deployments.ingress.exchange import Exchange, current_exchange
 from qwenfleet.deployments.vllm_adapter import codec
+from qwenfleet.deployments.vllm_adapter.untracked import untrack
 from qwenfleet.deployments.wire.frames import EngineDescription, Output
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +78,16 @@ class ModelClient:
             self._exchanges[request.request_id] = exchange
             exchange.request_id = exchange.request_id or request.request_id
         prompt = request.prompt_token_ids or []
+        untrack(prompt)
         params = request.sampling_params
         bare = copy.copy(request)  # the front end shares the original's lists
         bare.prompt_token_ids = None
         bare.trace_headers = None
+        bare.request_id, bare.external_req_id = "", None  # the client's text, of any length
         self._dispatcher.add(
             Flight(
                 request_id=request.request_id,
-                prompt_token_ids=prompt,
+                prompt_token_ids=TokenIds(prompt),
                 payload=codec.encode_request(bare),
                 max_tokens=None if params is None else params.max_tokens,
                 priority=request.priority,

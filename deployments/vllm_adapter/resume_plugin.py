@@ -6,10 +6,14 @@ request of vLLM has when it comes back: those tokens are output, not prompt, so 
 `min_tokens`, penalties, bad words, repetition detection and grammars count them. Such a request is
 its original in everything else.
 
+A prompt comes packed, as PROMPT_TOKENS, and becomes the list that vLLM wants here, in the thread
+that reads requests: in a host, a list of a million ids would stop the event loop.
+
 What of vLLM 0.32 is patched, and why (the tests of this module fail when one of these, or what they
 rely on, changes):
 
-- `Request.from_engine_core_request`: appends the tokens as output, which also hashes their blocks.
+- `Request.from_engine_core_request`: makes the prompt's list before it, and appends the tokens as
+  output after it, which also hashes their blocks.
   It takes no prefill statistics, for which the scheduler asserts that a new request has no more
   cached tokens than its prompt: it would die where the output of an earlier attempt is cached.
   Prompt logprobs are not asked for again; the first output of the first attempt had them. The V2
@@ -47,11 +51,14 @@ from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from qwenfleet.deployments.vllm_adapter import grammar_plugin, page_cache
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 PLUGIN: Final = "qwenfleet_resume"
 RECEIVED_TOKENS: Final = "qwenfleet_received_tokens"
-"""The key in `SamplingParams.extra_args`. Clients may set extra_args (`vllm_xargs`), so a host
-removes this key from what comes over HTTP."""
+PROMPT_TOKENS: Final = "qwenfleet_prompt_tokens"
+CARRIED: Final = frozenset({RECEIVED_TOKENS, PROMPT_TOKENS})
+"""Keys in `SamplingParams.extra_args`, whose values are packed `TokenIds`. Clients may set
+extra_args (`vllm_xargs`), so a host removes these keys from what comes over HTTP."""
 
 
 class ReceivedTokens(list[int]):
@@ -97,7 +104,19 @@ def received_tokens(params: SamplingParams | None) -> ReceivedTokens | None:
     if params is None or not params.extra_args:
         return None
     tokens = params.extra_args.get(RECEIVED_TOKENS)
+    if isinstance(tokens, bytes):
+        tokens = TokenIds.unpack(tokens)
     return ReceivedTokens(tokens) if tokens else None
+
+
+def _take_prompt(request: EngineCoreRequest) -> None:
+    """Make the prompt's list of a request that carries it packed."""
+    params = request.sampling_params
+    extra = dict((params.extra_args if params is not None else None) or {})
+    packed = extra.pop(PROMPT_TOKENS, None)
+    if params is not None and packed is not None:
+        request.prompt_token_ids = TokenIds.unpack(packed).tolist()
+        params.extra_args = extra or None
 
 
 def _wrap(owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -111,6 +130,7 @@ def _wrap(owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[
 
 def _append_received(original: Callable[..., Request]) -> Callable[..., Request]:
     def from_engine_core_request(request: EngineCoreRequest, block_hasher: Any) -> Request:
+        _take_prompt(request)
         params = request.sampling_params
         tokens = received_tokens(params)
         if params is None or tokens is None:

@@ -1,33 +1,54 @@
-"""The wire between a gateway and an engine: its frames, and how they are encoded.
+"""Frames: what a gateway and an engine say to each other.
 
-One TCP connection per gateway and engine. A frame is a 4-byte big-endian length and a msgpack map
-with a `kind`. Compatibility: fields are only ever added, at the end and with a default; a reader
-ignores fields and kinds that it does not know, so two programs one protocol version apart
-understand each other.
+One connection per gateway and engine. A frame is a msgpack map with a `kind`; `encoding` writes it,
+`segments` cuts it. The greeting is Hello, Challenge, Proof, Welcome, or Refused as any answer.
+
+Compatibility: only equal protocol versions understand each other. Hello and Refused stay readable
+for other versions, so that a refusal can say why. Within one version fields are only ever added, at
+the end and with a default; a reader ignores fields and kinds that it does not know.
 """
 
 from __future__ import annotations
 
-import logging
-import struct
-from contextlib import suppress
-from typing import Final
+from collections.abc import Iterable
+from typing import ClassVar, Final, Generic
 
 import msgspec
+from typing_extensions import TypeVar
 
-from qwenfleet.cluster.errors import ProtocolError
 from qwenfleet.cluster.labels import Loss
+from qwenfleet.deployments.wire.tokens import TokenIds
 
-logger = logging.getLogger(__name__)
+PROTOCOL_VERSION: Final = 2
+FIRST_FRAME_BYTES: Final = 4096
+"""Limit of a frame before its sender has proved the secret; Hello and Proof are below 300 bytes."""
+SMALL_FRAME_BYTES: Final = 64 * 1024
+"""Limit of a frame of most kinds."""
+MAX_SUBMIT_BYTES: Final = 16 * 1024 * 1024
+"""1M tokens are 4 MB, and vLLM's parameters with the largest grammar a few more."""
+MAX_OUTPUTS_BYTES: Final = 64 * 1024 * 1024
+"""The prompt logprobs of one output; plain outputs of a step are 8 KB."""
+MAX_NAME_BYTES: Final = 40
+"""Limit of a session's id, which is part of ids in a core."""
+SHOWN_CHARS: Final = 64
+"""Characters of a client's request id that an engine sees, in traces and logs only."""
+MAX_REASON_CHARS: Final = 2000
+"""Limit of a reason: vLLM's errors may quote a whole grammar."""
 
-PROTOCOL_VERSION: Final = 1
-MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
-"""A 1M-token prompt is 5 MB of msgpack; a frame beyond this bound is garbage, not a request."""
-LENGTH: Final = struct.Struct(">I")
+Id = TypeVar("Id", bound=int | str, default=int)
+"""int on the wire: a number that the gateway chose, for one attempt of a session. str inside an
+engine: the id that its core knows."""
 
 
 class Frame(msgspec.Struct, tag_field="kind", omit_defaults=True):
     """Anything that crosses the wire."""
+
+    limit_bytes: ClassVar[int] = SMALL_FRAME_BYTES
+    """Largest encoded size."""
+
+    def about(self) -> Iterable[int]:
+        """Attempts whose frames must arrive in the order in which they were sent."""
+        return ()
 
 
 class RankLoad(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -58,10 +79,12 @@ class EngineDescription(msgspec.Struct, omit_defaults=True, frozen=True):
     vllm_version: str = ""
 
 
-class Output(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
-    """New tokens of one request."""
+class Output(
+    msgspec.Struct, Generic[Id], array_like=True, omit_defaults=True, gc=False, frozen=True
+):
+    """New tokens of one attempt."""
 
-    wire_id: str
+    wire_id: Id
     token_ids: list[int]
     finish_reason: int | None = None
     stop_reason: int | str | None = None
@@ -71,31 +94,58 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, froz
     """vLLM's whole EngineCoreOutput, if it holds more than the fields above."""
 
 
+def numbered(output: Output[str], number: int) -> Output:
+    """Return a core's output under the number that its gateway chose."""
+    return Output(
+        number,
+        output.token_ids,
+        output.finish_reason,
+        output.stop_reason,
+        output.cached_tokens,
+        output.extra,
+    )
+
+
 # Gateway to engine.
 
 
 class Hello(Frame, tag="hello"):
-    """First frame."""
+    """First frame. Every version reads it."""
+
+    limit_bytes: ClassVar[int] = FIRST_FRAME_BYTES
 
     gateway: str
     """Id of this session: the gateway's id and a nonce, so that a gateway can reconnect while its
     earlier session is still open. A host has one session of each id."""
-    secret: str
-    protocol: int = PROTOCOL_VERSION
+    protocol: int = 1
     vllm_version: str = ""
     """The vLLM that encodes this gateway's requests; empty if unknown."""
+    nonce: bytes = b""
+    """Random bytes, for the engine's proof."""
+
+
+class Proof(Frame, tag="proof"):
+    """The answer to a Challenge."""
+
+    limit_bytes: ClassVar[int] = FIRST_FRAME_BYTES
+
+    proof: bytes
+    """`secret.gateway_proof` of both nonces."""
 
 
 class Submit(Frame, tag="submit"):
     """One attempt at one request. `request` is vLLM's EngineCoreRequest without its prompt
     tokens."""
 
+    limit_bytes: ClassVar[int] = MAX_SUBMIT_BYTES
+
     request_id: str
+    """The client's id, of at most SHOWN_CHARS characters."""
     attempt: int
-    prompt_token_ids: list[int]
+    prompt_token_ids: TokenIds
     request: bytes
     max_tokens: int | None = None
-    output_token_ids: list[int] = []
+    output_token_ids: TokenIds = msgspec.field(default_factory=TokenIds)
     """Tokens that earlier attempts delivered; the engine continues after them."""
     priority: int = 0
     cache_salt: str | None = None
@@ -104,37 +154,70 @@ class Submit(Frame, tag="submit"):
     """Suspected of having crashed a core: the host gives the core one such attempt at a time."""
     trace_headers: dict[str, str] | None = None
     """W3C trace context of this attempt; None if it is not traced."""
+    number: int = 0
+    """The attempt's id in every other frame. Never used twice in a session."""
+
+    def about(self) -> Iterable[int]:
+        return (self.number,)
 
 
 class Abort(Frame, tag="abort"):
-    wire_ids: list[str]
+    wire_ids: list[int]
+
+    def about(self) -> Iterable[int]:
+        return self.wire_ids
 
 
 class Lease(Frame, tag="lease"):
     """The gateway is alive: keep its requests for another lease."""
 
 
+class Renew(Frame, tag="renew"):
+    """The same, from the gateway's lease pump: the only frames of a connection without Hello."""
+
+    limit_bytes: ClassVar[int] = FIRST_FRAME_BYTES
+
+    session: str
+    key: bytes
+    """The `lease_key` of the session's Welcome."""
+
+
 # Engine to gateway.
 
 
+class Challenge(Frame, tag="challenge"):
+    """The answer to a Hello: prove that you know the secret."""
+
+    nonce: bytes
+
+
 class Welcome(Frame, tag="welcome"):
+    """The answer to a right Proof."""
+
     engine: str
     model: str
     description: EngineDescription
-    protocol: int = PROTOCOL_VERSION
     lease_s: float = 0.0
+    proof: bytes = b""
+    """`secret.engine_proof` of both nonces: whatever listens at an engine's former address does not
+    get its requests."""
+    lease_key: bytes = b""
+    """Opens connections that renew this session's lease, and nothing else."""
 
 
 class Refused(Frame, tag="refused"):
-    """The engine refuses this gateway: wrong secret, version or session id."""
+    """The engine refuses this gateway: wrong secret, version or session id. Every version reads
+    it."""
 
     reason: str
+    protocol: int = 1
+    """The engine's; version 1 does not send it."""
 
 
 class Rejected(Frame, tag="rejected"):
     """The engine refuses this attempt and holds nothing for it."""
 
-    wire_id: str
+    wire_id: int
     reason: str
     is_final: bool = True
     """Whether another engine would refuse it too."""
@@ -142,24 +225,35 @@ class Rejected(Frame, tag="rejected"):
     """Whether the engine failed to take it for a reason that nobody foresaw: then the request
     itself may be the cause."""
 
+    def about(self) -> Iterable[int]:
+        return (self.wire_id,)
+
 
 class Trying(Frame, tag="trying"):
     """This suspect goes to the core now; sent just before."""
 
-    wire_id: str
+    wire_id: int
+
+    def about(self) -> Iterable[int]:
+        return (self.wire_id,)
 
 
 class Outputs(Frame, tag="outputs"):
     """All outputs of one engine step for one gateway."""
 
-    outputs: list[Output]
+    limit_bytes: ClassVar[int] = MAX_OUTPUTS_BYTES
+
+    outputs: list[Output[int]]
     load: list[RankLoad] = []
-    received: int = 0
-    """Number of Submit frames of this connection that the load already includes."""
+    received: list[int] = []
+    """Numbers of the attempts that came since the frame before, and that the load now includes."""
     step: int = 0
     clock_s: float = 0.0
     """The host's monotonic clock, so that the gateway can convert times of engine events to its
     own."""
+
+    def about(self) -> Iterable[int]:
+        return [output.wire_id for output in self.outputs]
 
 
 class Alive(Frame, tag="alive"):
@@ -167,7 +261,7 @@ class Alive(Frame, tag="alive"):
     (`step` moved)."""
 
     load: list[RankLoad] = []
-    received: int = 0
+    received: list[int] = []
     step: int = 0
     step_age_s: float = 0.0
     """Seconds since the core's last step."""
@@ -182,6 +276,8 @@ class KvEvents(Frame, tag="kv_events"):
     """Prefix blocks that entered or left one rank's GPU cache, as 8-byte rolling hashes, in
     order."""
 
+    limit_bytes: ClassVar[int] = MAX_OUTPUTS_BYTES
+
     dp_rank: int
     sequence: int
     stored: bytes = b""
@@ -192,6 +288,8 @@ class KvEvents(Frame, tag="kv_events"):
 class KvSnapshot(Frame, tag="kv_snapshot"):
     """All cached blocks of one rank as of `sequence`, for a gateway that joins late or missed an
     event."""
+
+    limit_bytes: ClassVar[int] = MAX_OUTPUTS_BYTES
 
     dp_rank: int
     sequence: int
@@ -225,9 +323,12 @@ class Lost(Frame, tag="lost"):
 
 AnyFrame = (
     Hello
+    | Proof
     | Submit
     | Abort
     | Lease
+    | Renew
+    | Challenge
     | Welcome
     | Refused
     | Rejected
@@ -239,65 +340,23 @@ AnyFrame = (
     | Draining
     | Lost
 )
-_KINDS: Final = frozenset(str(t.__struct_config__.tag) for t in AnyFrame.__args__)
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final[msgspec.msgpack.Decoder[AnyFrame]] = msgspec.msgpack.Decoder(AnyFrame)
-
-
-_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Errors that msgspec raises for invalid bytes, including bad strings and deep nesting."""
-
-
-class _Kind(msgspec.Struct):
-    kind: str
 
 
 class UnreadableSubmit(msgspec.Struct):
-    """A Submit of which only the id can be decoded. Never sent."""
+    """A Submit of which only the number can be decoded. Never sent."""
 
-    request_id: str
-    attempt: int
+    number: int
     problem: str = ""
 
 
-def wire_id(session: str, request_id: str, attempt: int) -> str:
-    """The id of one attempt in a core. Never reused: a duplicate id crashes a core."""
-    return f"{request_id}.{attempt}@{session}"
-
-
-def encode(frame: Frame) -> bytes:
-    """Raises ProtocolError for a frame that is too large for any reader."""
-    body = _encoder.encode(frame)
-    if len(body) > MAX_FRAME_BYTES:
-        raise ProtocolError(f"a frame of {len(body)} bytes exceeds the limit of {MAX_FRAME_BYTES}")
-    return LENGTH.pack(len(body)) + body
-
-
-def decode(body: bytes) -> AnyFrame | UnreadableSubmit | None:
-    """Decode a frame; None for a kind from a newer protocol, which is skipped. Raises ProtocolError
-    for anything invalid but the fields of a Submit, which concern one request only."""
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        try:
-            kind = msgspec.msgpack.decode(body, type=_Kind).kind
-        except _BROKEN:
-            kind = None
-        if kind == "submit":
-            with suppress(*_BROKEN):
-                attempt = msgspec.msgpack.decode(body, type=UnreadableSubmit)
-                return msgspec.structs.replace(attempt, problem=str(error))
-        if kind is None or kind in _KINDS:
-            raise ProtocolError(f"cannot decode a frame of kind {kind!r}: {error}") from error
-        logger.debug("skipped a frame of unknown kind", extra={"kind": kind})
-        return None
-    except _BROKEN as error:
-        raise ProtocolError(f"cannot decode a frame as msgpack: {error}") from error
+def shortened(reason: str) -> str:
+    """Return a reason that every frame can carry."""
+    return reason if len(reason) <= MAX_REASON_CHARS else f"{reason[:MAX_REASON_CHARS]}…"
 
 
 def speaks(protocol: int) -> bool:
     """True if this program can talk to a peer of this protocol version."""
-    return abs(protocol - PROTOCOL_VERSION) <= 1
+    return protocol == PROTOCOL_VERSION
 
 
 def pairs(vllm_version: str, other: str) -> bool:

@@ -214,6 +214,17 @@ def test_a_missing_secret_or_entry_is_named(api, install, refused, value, key):
     assert install(*options)
 
 
+def test_every_file_of_tls_must_be_in_its_secret(api, install, refused):
+    options = ("--set", "wireTls.existingSecret=mine")
+    files = {"tls.crt": "x", "tls.key": "x", "ca.crt": "x"}
+    for missing in files:
+        api.add_secret("mine", **{name: text for name, text in files.items() if name != missing})
+        with pytest.raises(refused, match=rf"\(wireTls.existingSecret\) has no key {missing}"):
+            install(*options)
+    api.add_secret("mine", **files)
+    assert install(*options)
+
+
 def test_generated_secrets_are_kept_by_an_upgrade(api, install, only):
     first = install()
     for name in ("coder-qwenfleet-api-keys", "coder-qwenfleet-ray-auth"):

@@ -67,6 +67,10 @@ CONTRADICTIONS = {
         {"fleet": {"auth": "none"}},
         "fleet.auth is set, but the chart derives it from auth.mode",
     ),
+    "TLS of its own": (
+        {"fleet": {"wire": {"tls": {"certificate": "/a", "key": "/b", "authority": "/c"}}}},
+        "fleet.wire.tls is set, but the chart derives it from wireTls.existingSecret",
+    ),
     "no secret with keys": (
         {"auth": {"mode": "existing"}},
         "auth.mode is existing, but auth.existingSecret is empty",

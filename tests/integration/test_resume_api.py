@@ -71,7 +71,7 @@ class CuttingCore:
         if self.is_cutting and submit.attempt == 0:
             self.cuts[wire_id] = len(self.cuts) + 1
         if submit.attempt > 0:
-            self.received.append(submit.output_token_ids.copy())
+            self.received.append(submit.output_token_ids.tolist())
         await self._core.add(wire_id, submit)
 
     async def next_step(self) -> CoreStep:

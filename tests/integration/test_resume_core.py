@@ -35,6 +35,7 @@ from qwenfleet.deployments.vllm_adapter.core import VllmCore
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
 from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
 from qwenfleet.deployments.wire.frames import Submit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 pytestmark = [
     pytest.mark.integration,
@@ -120,9 +121,9 @@ class Engine:
         return Submit(
             request_id=name,
             attempt=0,
-            prompt_token_ids=prompt,
+            prompt_token_ids=TokenIds(prompt),
             request=cast(bytes, self._encoder.encode(request)[0]),
-            output_token_ids=received,
+            output_token_ids=TokenIds(received),
             cache_salt=name,
         )
 

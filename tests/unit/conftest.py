@@ -79,6 +79,8 @@ class RecordingMetrics:
         self.losses: list[tuple[str, str]] = []
         self.resumes: list[tuple[str, float]] = []
         self.levels: dict[str, dict[str, int]] = {}
+        self.pressures: dict[str, dict[str, Any]] = {}
+        self.lags: list[float] = []
         self.flushes = 0
 
     def request_ended(self, model: str, outcome: str, *, is_judged: bool) -> None:
@@ -123,6 +125,12 @@ class RecordingMetrics:
 
     def level(self, model: str, **levels: int) -> None:
         self.levels[model] = levels
+
+    def lagged(self, lag_s: float) -> None:
+        self.lags.append(lag_s)
+
+    def pressure(self, model: str, **pressures: Any) -> None:
+        self.pressures[model] = pressures
 
     def flush(self) -> None:
         self.flushes += 1

@@ -7,6 +7,9 @@
 {{- if hasKey .Values.fleet "auth" -}}
 {{- fail "fleet.auth is set, but the chart derives it from auth.mode and auth.existingSecret. Set those, and remove fleet.auth." -}}
 {{- end -}}
+{{- if hasKey (.Values.fleet.wire | default dict) "tls" -}}
+{{- fail "fleet.wire.tls is set, but the chart derives it from wireTls.existingSecret. Set that, and remove fleet.wire.tls." -}}
+{{- end -}}
 {{- if hasKey .Values.fleet.gateway "drain_s" -}}
 {{- fail "fleet.gateway.drain_s is set, but the chart derives it from gateway.drainSeconds. Set that, and remove fleet.gateway.drain_s." -}}
 {{- end -}}
@@ -95,6 +98,9 @@
 {{- $keys := ternary "keys" "" (eq .Values.auth.mode "existing") -}}
 {{- include "qwenfleet.checkSecret" (list . "auth.existingSecret" .Values.auth.existingSecret $keys) -}}
 {{- include "qwenfleet.checkSecret" (list . "rayAuth.existingSecret" .Values.rayAuth.existingSecret "auth_token") -}}
+{{- range (list "tls.crt" "tls.key" "ca.crt") -}}
+{{- include "qwenfleet.checkSecret" (list $ "wireTls.existingSecret" $.Values.wireTls.existingSecret .) -}}
+{{- end -}}
 {{- include "qwenfleet.checkSecret" (list . "weights.huggingFace.existingSecret" .Values.weights.huggingFace.existingSecret .Values.weights.huggingFace.key) -}}
 {{- include "qwenfleet.checkSecret" (list . "weights.s3.existingSecret" .Values.weights.s3.existingSecret "") -}}
 {{- include "qwenfleet.checkSecret" (list . "gcsFaultTolerance.existingSecret" .Values.gcsFaultTolerance.existingSecret "password") -}}

@@ -58,6 +58,10 @@ Serve restarts an application whose arguments change. */}}
 {{- $auth := ternary "none" $keys (eq .Values.auth.mode "none") -}}
 {{- $drain := dict "drain_s" (int .Values.gateway.drainSeconds) -}}
 {{- $fleet = set $fleet "gateway" (merge (omit $fleet.gateway "replicas") $drain) -}}
+{{- if .Values.wireTls.existingSecret -}}
+{{- $tls := dict "certificate" "/etc/qwenfleet/wire-tls/tls.crt" "key" "/etc/qwenfleet/wire-tls/tls.key" "authority" "/etc/qwenfleet/wire-tls/ca.crt" -}}
+{{- $fleet = set $fleet "wire" (merge (dict "tls" $tls) ($fleet.wire | default dict)) -}}
+{{- end -}}
 {{- toJson (set (set (omit $fleet "slo") "models" $models) "auth" $auth) -}}
 {{- end -}}
 

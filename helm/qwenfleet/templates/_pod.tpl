@@ -67,6 +67,9 @@ leaves time for its streams and 15 s for their last errors; 120 s are for the st
 {{- if and (eq .component "gateway") (ne .root.Values.auth.mode "none") }}
 - {name: keys, mountPath: /etc/qwenfleet/keys, readOnly: true}
 {{- end }}
+{{- if and (ne .component "head") .root.Values.wireTls.existingSecret }}
+- {name: wire-tls, mountPath: /etc/qwenfleet/wire-tls, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- define "qwenfleet.volumes" -}}
@@ -89,6 +92,12 @@ leaves time for its streams and 15 s for their last errors; 120 s are for the st
     secretName: {{ include "qwenfleet.keysSecret" .root }}
     defaultMode: 0440
     items: [{key: keys, path: keys}]
+{{- end }}
+{{- if and (ne .component "head") .root.Values.wireTls.existingSecret }}
+- name: wire-tls
+  secret:
+    secretName: {{ .root.Values.wireTls.existingSecret }}
+    defaultMode: 0440
 {{- end }}
 {{- end -}}
 

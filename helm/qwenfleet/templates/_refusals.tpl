@@ -9,6 +9,7 @@ files/refusals.json, which is generated from them; tests compare the two. */}}
 {{- if lt (float64 $lease) (mulf 3 $beat) -}}
 {{- fail (printf "fleet.wire.lease_s %v is shorter than three times fleet.wire.heartbeat_s %v. Set lease_s to at least %v." $lease $beat (mulf 3 $beat)) -}}
 {{- end -}}
+{{- include "qwenfleet.checkRequestMemory" (list $known .Values "gateway" .Values.gateway) -}}
 {{- $ids := list -}}
 {{- range $index, $model := .Values.fleet.models -}}
 {{- $path := printf "fleet.models[%d]" $index -}}
@@ -24,6 +25,11 @@ files/refusals.json, which is generated from them; tests compare the two. */}}
 {{- range $pool := ($model.pools | default (list dict)) -}}
 {{- include "qwenfleet.checkPlan" (list $.Values.checks.plan $known $path $model (merge (dict) $pool (omit $model "pools"))
   (merge (dict) ($pool.engine_args | default dict) ($model.engine_args | default dict))) -}}
+{{- if and ($pool.accelerator | default $model.accelerator) (eq ($model.engine | default "vllm") "vllm") -}}
+{{- $group := printf "engine-%d%s" $index (ternary (printf "-%s" ($pool.name | default "")) "" (hasKey $pool "name")) -}}
+{{- $placement := mustMergeOverwrite (deepCopy $.Values.engine) (deepCopy (get $.Values.engines $group | default dict)) -}}
+{{- include "qwenfleet.checkRequestMemory" (list $known $.Values $group $placement) -}}
+{{- end -}}
 {{- if and (not ($pool.accelerator | default $model.accelerator)) (eq ($model.engine | default "vllm") "vllm") -}}
 {{- $group := printf "engine-%d%s" $index (ternary (printf "-%s" ($pool.name | default "")) "" (hasKey $pool "name")) -}}
 {{- $placement := mustMergeOverwrite (deepCopy $.Values.engine) (deepCopy (get $.Values.engines $group | default dict)) -}}
@@ -199,6 +205,53 @@ Arguments: [checks.plan, refusals, path, model, pool with the model's fields, en
 {{- if lt $tokens (int64 $needed) -}}
 {{- fail (printf "%s cannot run in this layout on %s: weights and reserve need %.1f GiB of each GPU, vLLM may use %.1f, and the KV cache would hold %d tokens, but %d must fit. `qwenfleet plan` prints layouts that fit. checks.plan=false disables this check." $path $gpu.name (divf (index . 0) 1073741824) (divf $usable 1073741824) $tokens (int64 $needed)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Prompt tokens of one gateway's open requests, at most; same as request_memory.most_tokens.
+Arguments: [refusals, values]. */}}
+{{- define "qwenfleet.mostTokens" -}}
+{{- $known := index . 0 -}}
+{{- $gateway := (index . 1).fleet.gateway | default dict -}}
+{{- $context := 0 -}}
+{{- range (index . 1).fleet.models -}}
+{{- $source := .source | default .id -}}
+{{- $card := get $known.models (get $known.names (lower (base $source))) | default dict -}}
+{{- $longest := .max_model_len | default $card.context | default (get $known.requests.contexts $source) -}}
+{{- if not $longest -}}{{- $longest = $known.requests.openBodyBytes -}}{{- end -}}
+{{- $context = max $context (int64 $longest) -}}
+{{- end -}}
+{{- $byText := div (include "qwenfleet.openBodyBytes" . | int64) (int64 $known.requests.bytesPerToken) -}}
+{{- min $byText (mul (int64 ($gateway.max_ongoing_requests | default $known.requests.requests)) $context) -}}
+{{- end -}}
+
+{{/* Bytes of one gateway's open bodies, at most. Arguments: [refusals, values]. */}}
+{{- define "qwenfleet.openBodyBytes" -}}
+{{- $held := (index . 0).requests -}}
+{{- $gateway := (index . 1).fleet.gateway | default dict -}}
+{{- $all := mul (int64 ($gateway.max_ongoing_requests | default $held.requests)) (int64 ($gateway.max_body_bytes | default $held.maxBodyBytes)) -}}
+{{- min $all (int64 (dig "admission" "max_open_body_bytes" $held.openBodyBytes $gateway)) -}}
+{{- end -}}
+
+{{/* Open requests fit in the memory of a pod; same as request_memory.gateway_bytes and engine_bytes.
+Arguments: [refusals, values, "gateway" or the group of an engine on GPUs, placement]. */}}
+{{- define "qwenfleet.checkRequestMemory" -}}
+{{- $known := index . 0 -}}
+{{- $values := index . 1 -}}
+{{- $group := index . 2 -}}
+{{- $limits := ((index . 3).resources | default dict).limits | default dict -}}
+{{- if $limits.memory -}}
+{{- $held := $known.requests -}}
+{{- $open := include "qwenfleet.openBodyBytes" . | int64 -}}
+{{- $tokens := include "qwenfleet.mostTokens" . | int64 -}}
+{{- $needed := addf $known.cpu.rayBytes $held.gatewayBytes (mulf $held.textCopies $open) (mulf $held.tokenBytes $tokens) -}}
+{{- if ne $group "gateway" -}}
+{{- $tokens = mul $tokens (int (($values.fleet.gateway | default dict).replicas | default 1)) -}}
+{{- $needed = addf $known.cpu.rayBytes $known.cpu.processBytes (mulf $held.tokenBytes $tokens) -}}
+{{- end -}}
+{{- if lt (float64 (include "qwenfleet.bytes" $limits.memory)) $needed -}}
+{{- fail (printf "%s: open requests of %d tokens in all need %.1f GiB, but the memory limit of its container is %v. Raise resources.limits.memory to %.1fGi, or lower fleet.gateway.admission.max_open_body_bytes or fleet.gateway.max_ongoing_requests." $group $tokens (divf $needed 1073741824) $limits.memory (divf (ceil (mulf 10 (divf $needed 1073741824))) 10)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

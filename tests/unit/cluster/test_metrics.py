@@ -39,6 +39,7 @@ def test_a_name_has_the_projects_prefix_and_its_unit(metric: Metric) -> None:
                 "_info",
                 "_tolerance",
                 "_drained",
+                "_bytes",
             )
             assert metric.name.endswith(ends)
 

@@ -6,6 +6,7 @@ The test folders are not packages, so tests use fixtures and import nothing from
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -29,17 +30,23 @@ from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.spans import Spans
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS, NoSpans
+from qwenfleet.deployments.wire import secret as proofs
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.frames import (
+    MAX_OUTPUTS_BYTES,
+    MAX_SUBMIT_BYTES,
+    PROTOCOL_VERSION,
     AnyFrame,
+    Challenge,
+    Frame,
     Hello,
     Outputs,
+    Proof,
     Rejected,
     Submit,
     Trying,
     UnreadableSubmit,
     Welcome,
-    wire_id,
 )
 
 SECRET = "open sesame"
@@ -47,6 +54,9 @@ PATIENCE_S = 10.0
 """Much longer than any wait here takes on an idle machine; the machine may be busy."""
 
 F = TypeVar("F")
+
+numbers = itertools.count(1)
+"""Numbers for the attempts of all peers."""
 
 
 @pytest.fixture(autouse=True)
@@ -104,26 +114,35 @@ class ObservedCore(ScriptedCore):
 
     def __init__(self, model: ModelConfig, **keywords: Any) -> None:
         super().__init__(model, **keywords)
-        self.active: set[str] = set()
+        self.running: dict[str, Submit] = {}
+        """By id in the core."""
         self.submits: list[Submit] = []
 
     @property
+    def active(self) -> set[int]:
+        """Numbers of the attempts that it runs."""
+        return {submit.number for submit in self.running.values()}
+
+    @property
     def names(self) -> set[str]:
-        """Its requests without their sessions, as in "cmpl-1.0"."""
-        return {wire_id.partition("@")[0] for wire_id in self.active}
+        """Its requests and their attempts, as in "cmpl-1.0"."""
+        return {f"{submit.request_id}.{submit.attempt}" for submit in self.running.values()}
 
     async def add(self, wire_id: str, submit: Submit) -> None:
         await super().add(wire_id, submit)
-        self.active.add(wire_id)
+        self.running[wire_id] = submit
         self.submits.append(submit)
 
     async def abort(self, wire_ids: list[str]) -> None:
         await super().abort(wire_ids)
-        self.active -= set(wire_ids)
+        for wire_id in wire_ids:
+            self.running.pop(wire_id, None)
 
     async def next_step(self) -> CoreStep:
         step = await super().next_step()
-        self.active -= {o.wire_id for o in step.outputs if o.finish_reason is not None}
+        for output in step.outputs:
+            if output.finish_reason is not None:
+                self.running.pop(output.wire_id, None)
         return step
 
 
@@ -169,13 +188,12 @@ class ServedEngine:
         """Act as after SIGKILL: the process ends and its connections reset."""
         self.running.cancel()
         await asyncio.wait({self.running})
-        assert self.host._server is not None
-        self.host._server.close()
-        for session in list(self.host._sessions.values()):
-            session.connection._writer.transport.abort()
+        self.host._port.close()
         async with asyncio.timeout(PATIENCE_S):
-            while self.host._sessions:  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
+            while self.host._sessions:
+                for session in self.host._sessions.values():
+                    session.connection.abort()
+                await asyncio.sleep(0.002)  # and whoever is still in its greeting
 
 
 async def start_engine(
@@ -250,14 +268,31 @@ class Peer:
         request_id: str,
         prompt: Sequence[int] = (1, 2, 3),
         attempt: int = 0,
+        number: int | None = None,
         **fields: Any,
-    ) -> str:
-        self.connection.send(
-            Submit(request_id, attempt, prompt_token_ids=list(prompt), request=b"", **fields)
-        )
-        return wire_id(self.gateway, request_id, attempt)
+    ) -> int:
+        """Send an attempt; returns its number, which no other peer uses, unless it is given."""
+        number = next(numbers) if number is None else number
+        tokens = list(prompt)
+        self.connection.send(Submit(request_id, attempt, tokens, b"", number=number, **fields))
+        return number
 
-    async def tokens(self, key: str, count: int | None = None) -> list[int]:
+    async def greet(self, secret: str = SECRET, **hello: Any) -> AnyFrame | UnreadableSubmit:
+        """Prove the secret; returns the host's last answer."""
+        nonce = proofs.nonce()
+        fields = {"protocol": PROTOCOL_VERSION, "nonce": nonce} | hello
+        self.connection.send(Hello(self.gateway, **fields))
+        answer = await self.connection.receive()
+        if isinstance(answer, Challenge):
+            known = (secret, self.gateway, nonce, answer.nonce)
+            self.connection.send(Proof(proofs.gateway_proof(*known)))
+            answer = await self.connection.receive()
+        if isinstance(answer, Welcome):
+            self.connection.accept(MAX_OUTPUTS_BYTES)
+        self.seen.append(answer)
+        return answer
+
+    async def tokens(self, key: int, count: int | None = None) -> list[int]:
         """Return the tokens of one attempt: `count` of them, or all."""
         tokens: list[int] = []
         while True:
@@ -289,14 +324,17 @@ async def dial(
         *,
         secret: str = SECRET,
         greets: bool = True,
+        socket: Any = None,
         **hello: Any,
     ) -> Peer:
-        reader, writer = await asyncio.open_connection(record.host, record.port)
+        if socket is not None:
+            await asyncio.get_running_loop().sock_connect(socket, (record.host, record.port))
+        where = (record.host, record.port) if socket is None else ()
+        reader, writer = await asyncio.open_connection(*where, sock=socket)
         peer = Peer(gateway, Connection(reader, writer))
         peers.append(peer)
         if greets:
-            peer.connection.send(Hello(gateway, secret, **hello))
-            assert isinstance(await peer.connection.receive(), Welcome)
+            assert isinstance(await peer.greet(secret, **hello), Welcome)
         return peer
 
     yield dial
@@ -305,6 +343,26 @@ async def dial(
 
 
 PATIENT = WireConfig(lease_s=30, heartbeat_s=0.02, connect_timeout_s=30)
+
+
+class Impostor(Connection):
+    """An engine's end of the wire that proves the secret in its Welcome."""
+
+    proof = b""
+
+    async def greet(self, secret: str) -> None:
+        hello = await self.receive()
+        assert isinstance(hello, Hello)
+        challenge = Challenge(proofs.nonce())
+        self.send(challenge)
+        assert isinstance(await self.receive(), Proof)
+        known = (secret, hello.gateway, hello.nonce, challenge.nonce)
+        self.proof = proofs.engine_proof(*known)
+        self.accept(MAX_SUBMIT_BYTES)
+
+    def send(self, frame: Frame) -> None:
+        is_welcome = isinstance(frame, Welcome) and not frame.proof
+        super().send(msgspec.structs.replace(frame, proof=self.proof) if is_welcome else frame)
 
 
 class Events:
@@ -361,15 +419,15 @@ async def connect(events: Events) -> AsyncIterator[Callable[..., Any]]:
 async def impostor() -> AsyncIterator[
     Callable[[Callable[[Connection], Awaitable[None]]], Awaitable[EngineRecord]]
 ]:
-    """Return a function that starts a fake host: it reads Hello, runs the test's code, and closes
-    the connection."""
+    """Return a function that starts a fake host: it greets, runs the test's code, and closes the
+    connection."""
     servers: list[asyncio.Server] = []
 
     async def impostor(behave: Callable[[Connection], Awaitable[None]]) -> EngineRecord:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connection = Connection(reader, writer)
+            connection = Impostor(reader, writer)
             try:
-                assert isinstance(await connection.receive(), Hello)
+                await connection.greet("s")
                 await behave(connection)
             except ConnectionError:
                 pass

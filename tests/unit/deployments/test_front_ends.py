@@ -33,6 +33,7 @@ class FakeDispatcher:
         self.listed: list[Any] = []
         self.num_engines = 0
         self.num_moving = 0
+        self.backlog_bytes = 0
         self.description: EngineDescription | None = None
 
     def update(self, records: Any) -> None:
@@ -52,7 +53,7 @@ class Builder:
         self.limits.append(description.max_model_len)
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(app=object(), is_errored=False)
+        return SimpleNamespace(app=object(), is_errored=False, rendering={"prompt": 3})
 
 
 class Scene:
@@ -124,6 +125,18 @@ async def test_app_is_built_once_whatever_limit_the_ready_engine_has(
     scene.front_ends.meet([engine(limit=2048)])
     assert scene.served.is_ready
     assert scene.builder.limits == [8192]
+
+
+async def test_work_that_waits_is_reported_for_each_model(
+    scene: Scene, eventually: Any, metrics: Any
+) -> None:
+    scene.dispatcher.backlog_bytes = 7
+    scene.front_ends.report()
+    assert metrics.pressures == {"coder": {"rendering": {}, "backlog_bytes": 7}}
+    scene.front_ends.meet([engine("starting")])
+    await eventually(lambda: scene.front_ends._built)
+    scene.front_ends.report()
+    assert metrics.pressures == {"coder": {"rendering": {"prompt": 3}, "backlog_bytes": 7}}
 
 
 async def test_model_whose_app_cannot_be_built_is_broken_and_reported(

@@ -88,6 +88,11 @@ class FrontEnds:
             raise self.import_error
         self.is_loaded = True
 
+    async def keep_leases(self) -> None:
+        await asyncio.Event().wait()
+
+    def report(self) -> None: ...
+
     def meet(self, engines: Any) -> None:
         assert self.is_loaded
         for name, served in self.app.models.items():
@@ -125,6 +130,7 @@ class Scene:
             "_config": config,
             "_id": "gw-1",
             "_registry": self.registry,
+            "_metrics": metrics,
             "_tracing": NoTracing(),
             "_access_log": AccessLog(),
             "_app": self.app,
@@ -334,7 +340,7 @@ async def test_sigterm_drains_has_the_gateway_replaced_and_ends_the_process(
     with pytest.raises(RuntimeError, match="drains: it got SIGTERM"):
         scene.gateway.check_health()
     await eventually(lambda: scene.registry.records[-1].state == "draining")
-    watch = scene.gateway._tasks[3]
+    watch = scene.gateway._tasks[-1]
     assert not watch.done(), "a request is left"
     scene.app.models["coder"].ongoing = 0
     with pytest.raises(Exit):
@@ -348,7 +354,7 @@ async def test_order_of_the_registry_drains_but_ends_no_process(
     await scene.start()
     scene.registry.listing = EngineList((), DrainOrder("the fleet stops", 5.0))
     await eventually(lambda: scene.app.drain.is_on)
-    await asyncio.wait_for(scene.gateway._tasks[3], 10)
+    await asyncio.wait_for(scene.gateway._tasks[-1], 10)
     scene.gateway.check_health()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.wire.frames import Output
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 PATIENCE_S = 10.0
 """Far more than any wait here needs, because the machine may be busy."""
@@ -74,8 +76,9 @@ class Desk:
         max_tokens: int | None = None,
         priority: int = 0,
         exchange: Exchange | None = None,
+        payload: bytes = b"",
     ) -> Stream:
-        flight = Flight(name, list(prompt), b"", max_tokens, priority, None, exchange)
+        flight = Flight(name, TokenIds(prompt), payload, max_tokens, priority, None, exchange)
         stream = self.streams[name] = Stream(flight)
         self.dispatcher.add(flight)
         return stream
@@ -179,7 +182,12 @@ class Relay:
             await asyncio.wait(self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(self._target.host, self._target.port)
+        # With little room of its own: what a network drops, nobody acknowledges.
+        far = socket.socket()
+        far.setblocking(False)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.get_running_loop().sock_connect(far, (self._target.host, self._target.port))
+        far_reader, far_writer = await asyncio.open_connection(sock=far, limit=4096)
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._pipe(source, sink))
             self._tasks.add(task)

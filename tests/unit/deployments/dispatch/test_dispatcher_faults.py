@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from qwenfleet.deployments.dispatch.dispatcher import MAX_FAULTS
-from qwenfleet.deployments.ingress.errors import EngineRefused, GatewayFailed
-from qwenfleet.deployments.wire import frames
+from qwenfleet.deployments.ingress.errors import (
+    EngineRefused,
+    GatewayFailed,
+    RequestTooLarge,
+)
 from qwenfleet.deployments.wire.frames import Submit
 
 FOREVER = 1_000_000
@@ -83,9 +86,10 @@ async def test_a_request_that_cannot_be_sent_ends_and_leaves_nothing(
     await desk.meet(await serve_engine(num_tokens=FOREVER))
     kept = desk.ask("kept")
     await eventually(lambda: kept.tokens)
-    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+    monkeypatch.setattr(Submit, "limit_bytes", 1000)
     large = desk.ask("large", range(2000))
-    assert isinstance(large.error, GatewayFailed)
+    assert isinstance(large.error, RequestTooLarge)
+    assert large.error.status == 413
     assert set(desk.dispatcher._flights) == {"kept"}
     count = len(kept.tokens)
     await eventually(lambda: len(kept.tokens) > count + 3)
@@ -106,7 +110,7 @@ async def test_a_failure_while_moving_a_request_ends_that_request_only(
     count = len(kept.tokens)
     await eventually(lambda: len(kept.tokens) > count)
     assert kept.flight.attempt == 1
-    assert not desk.dispatcher._moving
+    assert not desk.dispatcher._waiting
 
 
 async def test_streams_move_even_if_their_loss_cannot_be_counted(

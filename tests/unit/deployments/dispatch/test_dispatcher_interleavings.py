@@ -23,7 +23,7 @@ from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.dispatch.suspicion import MAX_UNPROVEN
 from qwenfleet.deployments.engine_host.core import CoreDead
 from qwenfleet.deployments.ingress.errors import RequestKillsEngines
-from qwenfleet.deployments.wire.frames import Outputs
+from qwenfleet.deployments.wire.frames import Outputs, Submit
 
 LENGTH = 60
 PLAYED = list(range(LENGTH))
@@ -230,7 +230,7 @@ class Fleet:
     async def replay(self, n: int) -> None:
         """Let a zombie send an earlier frame again."""
         dispatcher = self.desks[n % len(self.desks)].dispatcher
-        owners = {key: flight.link for key, flight in dispatcher._by_key.items()}
+        owners = {flight.key: flight.link for flight in dispatcher._owners}
         stale = [
             (link, frame)
             for link, frame in dispatcher.frames
@@ -242,11 +242,11 @@ class Fleet:
     async def steal(self, n: int) -> None:
         """Let a zombie use the key that its request has on another engine."""
         dispatcher = self.desks[n % len(self.desks)].dispatcher
-        if dispatcher.frames and dispatcher._by_key:
+        if dispatcher.frames and any(dispatcher._owners):
             link, frame = dispatcher.frames[n % len(dispatcher.frames)]
-            for key, flight in list(dispatcher._by_key.items()):
+            for flight in list(dispatcher._owners):
                 if flight.link is not link:
-                    forged = Outputs([type(frame.outputs[0])(key, [666])])
+                    forged = Outputs([type(frame.outputs[0])(flight.key, [666])])
                     dispatcher.on_outputs(link, forged)
 
     async def wait(self, n: int) -> None:
@@ -257,15 +257,15 @@ class Fleet:
     def check(self) -> None:
         for desk in self.desks:
             dispatcher = desk.dispatcher
-            owned = {f.key: f for f in dispatcher._flights.values() if f.link is not None}
-            assert dispatcher._by_key == owned, "exactly one key for each request with an owner"
+            owned = {f for f in dispatcher._flights.values() if f.link is not None}
+            assert set(dispatcher._owners) == owned, "each request with an owner, and no other"
             for flight in dispatcher._flights.values():
                 if flight.link is None:
-                    assert flight.request_id in dispatcher._moving, "parked and forgotten"
+                    assert flight in set(dispatcher._waiting), "parked and forgotten"
                 else:
                     assert flight.link.is_open, "owned by an engine that is lost"
-            assert dispatcher._moving.keys() <= dispatcher._flights.keys()
-            assert desk.dispatcher.num_moving == len(dispatcher._moving)
+            assert set(dispatcher._waiting) <= set(dispatcher._flights.values())
+            assert desk.dispatcher.num_moving == len(set(dispatcher._waiting))
         for stream in self.streams:
             self.check_stream(stream)
 
@@ -285,19 +285,20 @@ class Fleet:
         """Let all messages be read and answered: only then does time advance."""
         await asyncio.sleep(0.001)
 
-    def active(self) -> list[str]:
-        """Attempts that living, reachable cores work on."""
+    def active(self) -> list[tuple[str, Submit]]:
+        """Attempts that living, reachable cores work on, with their ids there."""
         reachable = [m for m in self.machines if not m.is_dead and not m.is_swallowed]
-        return [key for machine in reachable for key in machine.engine.core.active]
+        return [item for machine in reachable for item in machine.engine.core.running.items()]
 
     def check_cores(self) -> None:
         """At rest, cores work only on owned attempts, and never two on one request."""
-        owned = {key for desk in self.desks for key in desk.dispatcher._by_key}
-        assert set(self.active()) <= owned, "work on an attempt without an owner"
-        requests = [(key.split(".")[0], key.split("@")[1]) for key in self.active()]
+        owned = {flight.key for desk in self.desks for flight in desk.dispatcher._owners}
+        active = self.active()
+        assert {submit.number for _, submit in active} <= owned, "work without an owner"
+        requests = [(submit.request_id, key.split("@")[1]) for key, submit in active]
         assert len(requests) == len(set(requests)), "two owners"
         for desk in self.desks:
-            for flight in desk.dispatcher._moving.values():
+            for flight in desk.dispatcher._waiting:
                 assert flight.link is None or flight.link.is_leaving, "kept from moving"
 
     async def settle(self) -> None:
@@ -316,7 +317,7 @@ class Fleet:
         self.check()
         for desk in self.desks:
             assert not desk.dispatcher._flights
-            assert not desk.dispatcher._moving
+            assert not desk.dispatcher._waiting
             assert desk.dispatcher.num_moving == 0
         for machine in self.machines:
             assert not machine.engine.host._attempts or machine.is_dead, "held without an owner"

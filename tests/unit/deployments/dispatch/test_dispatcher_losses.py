@@ -102,7 +102,7 @@ async def swallow(scene: Scene, clock: Any) -> None:
 async def abort_in_the_engine(scene: Scene, clock: Any) -> None:
     """Let the core abort its requests, as it does during a shutdown."""
     host, core = scene.doomed.host, scene.doomed.core
-    keys = sorted(core.active)
+    keys = sorted(core.running)
     await core.abort(keys)
     await host._deliver(CoreStep([Output(key, [], finish_reason=2) for key in keys], []))
     scene.gate.blow()

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
+from qwenfleet.deployments.dispatch.link import EngineLink
+from qwenfleet.deployments.dispatch.suspicion import MAX_LOSSES
 from qwenfleet.deployments.engine_host.core import CoreDead, CoreStep
 from qwenfleet.deployments.ingress.errors import RequestKillsEngines
-from qwenfleet.deployments.wire.frames import Submit
+from qwenfleet.deployments.wire.frames import Submit, Trying
 from qwenfleet.deployments.wire.liveness import Condition
 
 SCRIPT = {"tokens": tuple(range(40)), "num_tokens": 40}
@@ -250,3 +253,48 @@ async def test_a_suspect_does_not_move_between_frozen_engines(
         gate.open()
     await eventually(lambda: stream.is_over)
     assert stream.tokens == PLAYED
+
+
+async def test_a_request_that_cuts_every_link_before_its_trial_is_convicted_and_others_finish(
+    serve_engine: Any, observed_core: Any, new_desk: Any, eventually: Any
+) -> None:
+    """Such as one that its hosts cannot read: they end without a word, and never try it."""
+
+    class Stuck(observed_core.Core):  # type: ignore[misc]
+        is_stuck = is_cut = False
+
+        async def add(self, wire_id: str, submit: Submit) -> None:
+            if submit.prompt_token_ids == POISON:
+                self.is_stuck = True
+                while not self.is_cut:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            await super().add(wire_id, submit)
+
+    class Unannounced(Dispatcher):
+        def on_trying(self, link: EngineLink, frame: Trying) -> None:
+            pass
+
+    engines = [
+        await serve_engine(engine=f"e{index}", core=Stuck(observed_core.model(**SCRIPT)))
+        for index in range(MAX_LOSSES + 1)
+    ]
+    desk = new_desk(kind=Unannounced)
+    await desk.meet(*engines)
+
+    async def end_without_a_word(engine: Any) -> None:
+        while not engine.core.is_stuck:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for session in engine.host._sessions.values():
+            session.connection.abort()
+        engine.core.is_cut = True
+
+    async with asyncio.TaskGroup() as tasks:
+        watches = [tasks.create_task(end_without_a_word(engine)) for engine in engines]
+        streams = [desk.ask(f"innocent-{index}", [index]) for index in range(10)]
+        poison = desk.ask("poison", POISON)
+        await eventually(lambda: poison.is_over and all(stream.is_over for stream in streams))
+        for watch in watches:
+            watch.cancel()
+    assert isinstance(poison.error, RequestKillsEngines)
+    assert [stream.tokens for stream in streams] == [PLAYED] * 10
+    assert sum(engine.core.is_stuck for engine in engines) == MAX_LOSSES

@@ -21,6 +21,7 @@ from qwenfleet.deployments.wire.frames import (
     Lost,
     Outputs,
     RankLoad,
+    Refused,
     Submit,
     Welcome,
 )
@@ -37,8 +38,8 @@ def welcome(ranks: int = 1, **fields: Any) -> Welcome:
     return Welcome("engine-1", "coder", description, **fields)
 
 
-def submit(name: str, prompt_tokens: int = 3, dp_rank: int = 0) -> Submit:
-    return Submit(name, 0, list(range(prompt_tokens)), b"", dp_rank=dp_rank)
+def submit(name: str, prompt_tokens: int = 3, dp_rank: int = 0, number: int = 7) -> Submit:
+    return Submit(name, 0, list(range(prompt_tokens)), b"", dp_rank=dp_rank, number=number)
 
 
 async def until_closed(connection: Connection) -> None:
@@ -92,22 +93,22 @@ async def test_targets_count_submits_that_the_engine_has_not_seen(
 
     link, _ = connect(await impostor(behave))
     await eventually(lambda: link.is_open)
-    link.submit(submit("a", 100, dp_rank=0))
-    link.submit(submit("b", 20, dp_rank=1))
-    link.submit(submit("c", 7, dp_rank=1))
+    link.submit(submit("a", 100, dp_rank=0, number=1))
+    link.submit(submit("b", 20, dp_rank=1, number=2))
+    link.submit(submit("c", 7, dp_rank=1, number=3))
 
     def loads() -> list[tuple[int, int]]:
         return [(target.streams, target.queued_prefill_tokens) for target in link.targets()]
 
     assert loads() == [(1, 100), (2, 27)]
     # The engine's load now includes the first two; the third is still in flight.
-    frames.put_nowait(Alive([RankLoad(0, 1, 0, 60), RankLoad(1, 1)], received=2))
+    frames.put_nowait(Alive([RankLoad(0, 1, 0, 60), RankLoad(1, 1)], received=[1, 2]))
     await eventually(lambda: loads() == [(1, 60), (2, 7)])
-    frames.put_nowait(Alive([RankLoad(0), RankLoad(1, 2)], received=3))
+    frames.put_nowait(Alive([RankLoad(0), RankLoad(1, 2)], received=[3]))
     await eventually(lambda: loads() == [(0, 0), (2, 0)])
     # A frame without load changes only the number of seen submits.
-    link.submit(submit("d", 5))
-    frames.put_nowait(Alive(received=4))
+    link.submit(submit("d", 5, number=4))
+    frames.put_nowait(Alive(received=[4]))
     await eventually(lambda: loads() == [(0, 0), (2, 0)])
 
 
@@ -119,8 +120,8 @@ async def test_outputs_reach_the_dispatcher_and_aborts_the_core(
     await eventually(lambda: link.is_open)
     link.submit(submit("x"))
     await eventually(lambda: len(events.outputs) > 2)
-    assert events.outputs[0].outputs[0].wire_id == f"x.0@{link.session}"
-    link.abort([f"x.0@{link.session}"])
+    assert events.outputs[0].outputs[0].wire_id == 7
+    link.abort([7])
     await eventually(lambda: not engine.core.active)
 
 
@@ -133,7 +134,7 @@ async def test_a_rejected_attempt_is_reported(
     link.submit(submit("x"))
     link.submit(submit("x"))
     await eventually(lambda: events.rejected)
-    assert events.rejected[0].wire_id == f"x.0@{link.session}"
+    assert events.rejected[0].wire_id == 7
     assert events.losses == []
 
 
@@ -193,7 +194,7 @@ async def _greet_oddly(connection: Connection) -> None:
 
 
 async def _speak_the_future(connection: Connection) -> None:
-    connection.send(welcome(protocol=9))
+    connection.send(Refused("another version", protocol=9))
     await until_closed(connection)
 
 

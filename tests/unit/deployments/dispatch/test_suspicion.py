@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from qwenfleet.deployments.dispatch.suspicion import (
     CLEAN_TOKENS,
     MAX_CORE_DEATHS,
+    MAX_LOSSES,
     MAX_UNPROVEN,
     Suspicion,
     Verdict,
@@ -73,9 +74,21 @@ def test_a_third_silent_crash_without_a_token_convicts(suspicion: Suspicion) -> 
     assert suspicion.crashed(is_core_death=False) is CONVICTED
 
 
-def test_without_a_trial_silent_crashes_alone_never_convict(suspicion: Suspicion) -> None:
-    verdicts = [suspicion.crashed(is_core_death=False) for _ in range(20)]
-    assert verdicts == [FREE] + [TRIAL] * 19
+def test_a_fifth_loss_in_a_row_convicts_even_one_that_was_never_on_trial(
+    suspicion: Suspicion,
+) -> None:
+    """A request that cuts the link, before the host can announce its trial."""
+    assert MAX_LOSSES == 5
+    verdicts = [suspicion.crashed(is_core_death=False) for _ in range(5)]
+    assert verdicts == [FREE, TRIAL, TRIAL, TRIAL, CONVICTED]
+
+
+def test_dead_cores_that_never_had_a_suspect_do_not_count_among_its_losses(
+    suspicion: Suspicion,
+) -> None:
+    for is_core_death in (False, False, True, True, True, True, True):
+        assert suspicion.crashed(is_core_death=is_core_death) is not CONVICTED
+    assert suspicion.unproven == 2
 
 
 def test_a_request_that_kills_after_its_first_token_runs_out_of_trials(

@@ -10,7 +10,7 @@ from qwenfleet.deployments.engine_host.attempts import Attempts, Session
 from qwenfleet.deployments.engine_host.core import CoreStep
 from qwenfleet.deployments.engine_host.learned_rate import ENOUGH
 from qwenfleet.deployments.engine_host.rank_speed import SAMPLE_STEPS
-from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit, wire_id
+from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit
 
 
 class Gateways:
@@ -22,8 +22,9 @@ class Gateways:
 
     def add(self, name: str, gateway: str = "gw-a", **fields: Any) -> tuple[str, bool]:
         session = self.sessions.setdefault(gateway, self.session(gateway))
-        submit = Submit(name, 0, fields.pop("prompt", [1, 2, 3]), b"", **fields)
-        key = wire_id(gateway, name, 0)
+        number = len(session.owned)
+        submit = Submit(name, 0, fields.pop("prompt", [1, 2, 3]), b"", number=number, **fields)
+        key = self.attempts.new_key(session)
         return key, self.attempts.add(key, session, submit)
 
     def suspect(self, name: str, gateway: str = "gw-a") -> str:
@@ -55,7 +56,7 @@ def test_an_ordinary_attempt_may_run_at_once(gateways: Gateways) -> None:
     assert may_run
     assert key in gateways.attempts
     assert len(gateways.attempts) == 1
-    assert gateways.sessions["gw-a"].owned == {key}
+    assert gateways.sessions["gw-a"].owned == {0: key}
     assert gateways.on_trial() is None
 
 
@@ -107,7 +108,7 @@ def test_a_dropped_attempt_is_forgotten_and_a_second_drop_does_nothing(
     assert gateways.attempts.drop(key)
     assert not gateways.attempts.drop(key)
     assert key not in gateways.attempts
-    assert gateways.sessions["gw-a"].owned == set()
+    assert gateways.sessions["gw-a"].owned == {}
     assert gateways.attempts.are_none.is_set()
     assert gateways.answer(Output(key, [7])) is None
 

@@ -9,11 +9,9 @@ import pytest
 
 from qwenfleet.deployments.engine_host import delivery
 from qwenfleet.deployments.engine_host.core import CoreStep
-from qwenfleet.deployments.wire import frames
+from qwenfleet.deployments.wire import segments
 from qwenfleet.deployments.wire.frames import (
-    LENGTH,
     Abort,
-    Hello,
     Output,
     Outputs,
     Refused,
@@ -94,11 +92,11 @@ async def test_a_submit_that_cannot_be_decoded_is_rejected_alone(
     kept = peer.submit("kept")
     await peer.tokens(kept, 1)
     body = msgspec.msgpack.encode(
-        {"kind": "submit", "request_id": "odd", "attempt": 0, "prompt_token_ids": ["one"]}
+        {"kind": "submit", "request_id": "odd", "number": 77, "prompt_token_ids": ["one"]}
     )
-    peer.connection._writer.write(LENGTH.pack(len(body)) + body)
+    peer.connection._writer.write(segments.whole(body))
     rejected = await peer.receive(Rejected)
-    assert (rejected.wire_id, rejected.is_final) == ("odd.0@gw-a", True)
+    assert (rejected.wire_id, rejected.is_final) == (77, True)
     assert "prompt_token_ids" in rejected.reason
     assert await peer.tokens(kept, 3)
 
@@ -131,10 +129,14 @@ async def test_an_output_too_large_for_a_frame_ends_its_own_request(
     serve_engine: Any, dial: Any, observed_core: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Verbose(observed_core.Core):  # type: ignore[misc]
+        @property
+        def large(self) -> set[str]:
+            return {key for key, submit in self.running.items() if submit.request_id == "large"}
+
         async def next_step(self) -> CoreStep:
             step = await super().next_step()
             outputs = [
-                msgspec.structs.replace(o, extra=b"x" * 3000) if "large" in o.wire_id else o
+                msgspec.structs.replace(o, extra=b"x" * 3000) if o.wire_id in self.large else o
                 for o in step.outputs
             ]
             return step._replace(outputs=outputs)
@@ -144,7 +146,7 @@ async def test_an_output_too_large_for_a_frame_ends_its_own_request(
     peer = await dial(engine.record)
     kept = peer.submit("kept")
     await peer.tokens(kept, 1)
-    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 2000)
+    monkeypatch.setattr(Outputs, "limit_bytes", 2000)
     large = peer.submit("large")
     rejected = await peer.receive(Rejected)
     assert rejected.wire_id == large
@@ -155,6 +157,8 @@ async def test_an_output_too_large_for_a_frame_ends_its_own_request(
 
 def test_outputs_go_out_in_one_frame_if_it_can_carry_them() -> None:
     class Sink:
+        is_holding = False
+
         def __init__(self) -> None:
             self.sent: list[Any] = []
 
@@ -162,7 +166,7 @@ def test_outputs_go_out_in_one_frame_if_it_can_carry_them() -> None:
             self.sent.append(frame)
 
     sink: Any = Sink()
-    frame = Outputs([Output("a", [1]), Output("b", [2])])
+    frame = Outputs([Output(1, [1]), Output(2, [2])])
     assert delivery.send(sink, frame) == []
     assert sink.sent == [frame]
 
@@ -180,6 +184,7 @@ async def test_only_gateways_with_the_same_vllm_are_served(
         assert await peer.tokens(peer.submit("x")) == TOKENS
     else:
         peer = await dial(engine.record, greets=False)
-        peer.connection.send(Hello("gw-a", engine.record.secret, vllm_version=gateways))
-        assert "vLLM 0.33.0, the engine 0.32.0" in (await peer.receive(Refused)).reason
+        refused = await peer.greet(vllm_version=gateways)
+        assert isinstance(refused, Refused)
+        assert "vLLM 0.33.0, the engine 0.32.0" in refused.reason
         await peer.until_closed()

@@ -83,6 +83,8 @@ def test_every_metric_is_reported_with_all_of_its_labels(reported: list[Any]) ->
     counts.no_token("coder", 9.0)
     counts.drain_cut("coder", 1)
     counts.level("coder", in_progress=3, moving=1, engines=2)
+    counts.lagged(0.2)
+    counts.pressure("coder", rendering={"prompt": 1}, backlog_bytes=7)
     counts.flush()
     registry = CountingRegistry("f")
     registry.report_failure(StartFailure("e0", "coder", "no such file", None))

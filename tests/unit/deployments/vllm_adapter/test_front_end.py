@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+import tokenizers.decoders
 
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 with warnings.catch_warnings():
@@ -237,6 +238,25 @@ async def test_a_reasoning_parser_splits_reasoning_from_the_answer(
     message = answer.json()["choices"][0]["message"]
     assert "because" in str(message.get("reasoning") or message.get("reasoning_content"))
     assert message["content"] == "so"
+
+
+async def test_the_first_token_after_a_long_prompt_does_not_decode_the_prompt_again(
+    serve_engine: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole prompt would be decoded on the loop, for each of `n` answers."""
+    lengths: list[int] = []
+    streams = tokenizers.decoders.DecodeStream
+
+    def record(ids: Any = None, skip_special_tokens: bool = False) -> Any:
+        lengths.append(len(ids or ()))
+        return streams(ids=ids, skip_special_tokens=skip_special_tokens)
+
+    monkeypatch.setattr(tokenizers.decoders, "DecodeStream", record)
+    site = await build(await serve_engine())
+    answer = await site.ask(prompt=[5] * 1000, max_tokens=4, n=2)
+    assert answer.status_code == 200
+    assert lengths
+    assert max(lengths) <= 32
 
 
 async def test_stream_interval_sends_several_tokens_at_a_time(

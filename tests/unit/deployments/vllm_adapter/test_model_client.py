@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import warnings
 from contextvars import copy_context
 from typing import Any, cast
@@ -49,6 +50,11 @@ def request(name: str = "cmpl-1", **params: Any) -> EngineCoreRequest:
         data_parallel_rank=None,
         priority=3,
     )
+
+
+def key_of(client: ModelClient, request_id: str) -> int:
+    """Return the number of the request's attempt on the wire."""
+    return client._dispatcher._flights[request_id].key
 
 
 def link_to(client: ModelClient, engine: Any) -> Any:
@@ -118,7 +124,19 @@ async def test_the_engine_gets_the_request_and_the_original_is_unchanged(
     carried = MsgpackDecoder(EngineCoreRequest).decode(submit.request)
     assert carried.prompt_token_ids is None
     assert carried.sampling_params == original.sampling_params
-    assert carried.request_id == "cmpl-1"
+    assert carried.request_id == "", "the core has an id of the host's"
+
+
+async def test_a_prompt_that_waits_takes_four_bytes_for_each_token_and_no_collection_visits_it(
+    client: ModelClient,
+) -> None:
+    original = request()
+    original.prompt_token_ids = list(range(1000, 101_000))
+    await client.add_request_async(original)
+    (flight,) = client._dispatcher._flights.values()
+    assert flight.prompt_token_ids == original.prompt_token_ids
+    assert sys.getsizeof(flight.prompt_token_ids) < 401_000
+    assert not gc.is_tracked(original.prompt_token_ids), "vLLM's own list"
 
 
 @pytest.mark.parametrize("seed", [None, 7])
@@ -153,7 +171,7 @@ async def test_every_attempt_has_the_same_request(
     assert (later.attempt, later.max_tokens, later.priority) == (1, 40, 3)
     assert later.prompt_token_ids == PROMPT
     received = [token for output in first for token in output.new_token_ids]
-    assert later.output_token_ids[: len(received)] == received
+    assert later.output_token_ids.tolist()[: len(received)] == received
 
 
 async def test_after_a_resume_the_front_end_sees_one_request_and_one_prefill(
@@ -190,6 +208,20 @@ async def test_cached_tokens_are_noted_once(
     assert exchange.cached_tokens == 32  # whole blocks of 16, of 40 tokens
     assert outputs[0].prefill_stats is not None
     assert outputs[0].prefill_stats.num_cached_tokens == 32
+
+
+async def test_a_clients_id_of_megabytes_does_not_reach_the_engine(
+    client: ModelClient, serve_engine: Any, meet: Any
+) -> None:
+    engine = await serve_engine()
+    await meet(engine)
+    made = request("x" * 2**22)
+    made.external_req_id = made.request_id
+    await client.add_request_async(made)
+    assert len(await outputs_of(client, made.request_id)) == 5
+    (submit,) = engine.core.submits
+    assert len(submit.request) < 1000
+    assert len(submit.request_id) == 64
 
 
 async def test_a_refused_request_fails_its_exchange_only(
@@ -252,9 +284,9 @@ async def test_a_whole_vllm_output_is_converted_to_the_gateways_clock(
     client._dispatcher.update([engine.record])
     await eventually(lambda: client._dispatcher.num_engines)
     await client.add_request_async(request())
-    key = f"cmpl-1.0@{link_to(client, engine).session}"
+    key = key_of(client, "cmpl-1")
     whole = EngineCoreOutput(
-        key,
+        "7@gw-a",
         [7],
         stop_reason="\n",
         events=[EngineCoreEvent.new_event(EngineCoreEventType.QUEUED, 40.0)],
@@ -276,9 +308,9 @@ async def test_queue_events_of_later_attempts_are_dropped(
     await meet(engine)
     await client.add_request_async(request())
     kinds = [EngineCoreEventType.QUEUED, EngineCoreEventType.SCHEDULED]
-    key = f"cmpl-1.0@{link_to(client, engine).session}"
+    key = key_of(client, "cmpl-1")
     whole = EngineCoreOutput(
-        key, [7], events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds]
+        "7@gw-a", [7], events=[EngineCoreEvent.new_event(kind, 40.0) for kind in kinds]
     )
     extra = bytes(MsgpackEncoder(size_threshold=1 << 40).encode(whole)[0])  # type: ignore[arg-type]
     event_types = []
@@ -320,11 +352,10 @@ async def test_an_output_that_does_not_decode_ends_its_request_and_no_other(
     await meet(engine)
     for name in ("before", "odd", "after"):
         await client.add_request_async(request(name))
-    session = link_to(client, engine).session
     outputs = [
-        Output(f"before.0@{session}", [1]),
-        Output(f"odd.0@{session}", [2], finish_reason=99),
-        Output(f"after.0@{session}", [3]),
+        Output(key_of(client, "before"), [1]),
+        Output(key_of(client, "odd"), [2], finish_reason=99),
+        Output(key_of(client, "after"), [3]),
     ]
     client._dispatcher.on_outputs(link_to(client, engine), Outputs(outputs))
     seen: dict[str, Any] = {}

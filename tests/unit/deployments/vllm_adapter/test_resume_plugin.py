@@ -23,11 +23,13 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from qwenfleet.deployments.vllm_adapter.resume_plugin import (
     PLUGIN,
+    PROMPT_TOKENS,
     RECEIVED_TOKENS,
     PositionedGenerator,
     received_tokens,
     register,
 )
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 FINGERPRINTS = {
     "plugins/__init__.py": {
@@ -164,6 +166,28 @@ def test_a_resumed_request_is_as_if_it_had_made_the_tokens_itself():
     assert resumed.block_hashes == own.block_hashes
     assert len(resumed.block_hashes) == 70 // BLOCK
     assert core.prompt_token_ids == PROMPT
+
+
+def test_a_packed_request_is_as_if_it_had_come_with_lists():
+    tokens = list(range(200, 230))
+    core, plain = core_request(TokenIds(tokens).pack()), to_request(core_request(tokens))
+    core.prompt_token_ids = None
+    core.sampling_params.extra_args[PROMPT_TOKENS] = TokenIds(PROMPT).pack()
+    packed = to_request(core)
+    assert packed.prompt_token_ids == PROMPT
+    assert list(packed.all_token_ids) == list(plain.all_token_ids)
+    assert list(packed.output_token_ids) == tokens
+    assert packed.block_hashes == plain.block_hashes
+    assert packed.sampling_params.extra_args == plain.sampling_params.extra_args
+
+
+def test_a_packed_prompt_does_not_go_on_to_the_workers():
+    core = core_request()
+    core.prompt_token_ids = None
+    core.sampling_params.extra_args = {PROMPT_TOKENS: TokenIds(PROMPT).pack()}
+    request = to_request(core)
+    assert list(request.all_token_ids) == PROMPT
+    assert request.sampling_params.extra_args is None
 
 
 def test_a_resumed_request_does_not_ask_for_prompt_logprobs_again():
