@@ -6,7 +6,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -51,8 +51,8 @@ class Delay:
 
 def measure() -> str:
     """Return the results for the docs."""
-    costs = [_on_servers_loop(lambda streams=streams: _cost(streams)) for streams in STREAMS]
-    return render(costs, _on_servers_loop(_delay))
+    costs = [_on_servers_loop(_cost(streams)) for streams in STREAMS]
+    return render(costs, _on_servers_loop(_delay()))
 
 
 def render(costs: list[FrameCost], delay: Delay) -> str:
@@ -69,14 +69,13 @@ def render(costs: list[FrameCost], delay: Delay) -> str:
     )
 
 
-def _on_servers_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _on_servers_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop, which Ray uses too, if it is installed."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main())
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with suppress(ImportError):
+        from uvloop import new_event_loop as make_loop
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        return runner.run(main)
 
 
 @asynccontextmanager

@@ -329,8 +329,8 @@ class EngineHost:
             )
             for rejected in delivery.send(session.connection, frame):
                 session.connection.send(rejected)
-                if (key := session.owned.get(rejected.wire_id)) is not None:
-                    await self._stop([key])
+                if rejected.wire_id in session.owned:
+                    await self._stop([session.owned[rejected.wire_id]])
 
     async def _heartbeat(self) -> None:
         loop = asyncio.get_running_loop()

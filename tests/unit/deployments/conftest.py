@@ -280,7 +280,7 @@ class Peer:
     async def greet(self, secret: str = SECRET, **hello: Any) -> AnyFrame | UnreadableSubmit:
         """Prove the secret; returns the host's last answer."""
         nonce = proofs.nonce()
-        fields = {"protocol": PROTOCOL_VERSION, "nonce": nonce} | hello
+        fields: dict[str, Any] = {"protocol": PROTOCOL_VERSION, "nonce": nonce} | hello
         self.connection.send(Hello(self.gateway, **fields))
         answer = await self.connection.receive()
         if isinstance(answer, Challenge):

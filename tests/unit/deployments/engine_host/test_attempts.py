@@ -36,7 +36,7 @@ class Gateways:
         connection: Any = None  # nothing here writes to it
         return Session(gateway, connection, leased_until=0)
 
-    def answer(self, output: Output, now: float = 0) -> Session | None:
+    def answer(self, output: Output[str], now: float = 0) -> Session | None:
         """The attempt's gateway; None if it is no longer held."""
         taken = self.attempts.take(CoreStep([output], []), now)
         return next(iter(taken), None)

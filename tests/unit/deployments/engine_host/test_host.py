@@ -218,7 +218,7 @@ async def test_load_counts_prompt_tokens_until_their_first_output(
     peer = await dial(engine.record)
     peer.submit("x", range(100))
     peer.submit("y", range(200, 250))
-    received = []
+    received: list[int] = []
     while len(received) < 2:
         received += (alive := await peer.receive(Alive)).received
     assert [rank.queued_prefill_tokens for rank in alive.load] == [150]

@@ -53,7 +53,8 @@ def submit(number: int, size: int = 3 * MIB) -> Submit:
 
 async def read(reader: asyncio.StreamReader, count: int) -> list[bytes]:
     """Read as many frames."""
-    assembler, bodies = Assembler(MAX_SUBMIT_BYTES), []
+    assembler = Assembler(MAX_SUBMIT_BYTES)
+    bodies: list[bytes] = []
     async with asyncio.timeout(20):
         while len(bodies) < count:
             data = await reader.read(MIB)
