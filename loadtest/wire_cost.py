@@ -20,6 +20,7 @@ from qwenfleet.deployments.wire.frames import (
     RankLoad,
     Submit,
 )
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 STREAMS: Final = (1, 20, 200)
 FRAMES: Final = 2_000
@@ -113,7 +114,7 @@ async def _cost(streams: int) -> FrameCost:
 
 
 async def _delay() -> Delay:
-    prompt = list(range(100_000, 100_000 + TOKENS))
+    prompt = TokenIds(range(100_000, 100_000 + TOKENS))
     async with _pair() as (near, far):
         alone = []
         for _ in range(RUNS):

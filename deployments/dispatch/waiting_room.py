@@ -58,8 +58,8 @@ class WaitingRoom:
         self._sends = 0
 
     def __len__(self) -> int:
-        lines = (self._waiting, self._docket, self._leaving, self._retrials)
-        return sum(map(len, lines))
+        with_an_engine = len(self._leaving) + len(self._retrials)
+        return len(self._waiting) + len(self._docket) + with_an_engine
 
     def __iter__(self) -> Iterator[Flight]:
         return itertools.chain(self._waiting, self._docket, self._leaving, self._retrials)

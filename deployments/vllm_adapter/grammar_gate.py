@@ -106,10 +106,10 @@ def leave_out_reading() -> None:
     backend_xgrammar.validate_xgrammar_grammar = check_shape
 
 
-def check_shape(params: SamplingParams) -> None:
+def check_shape(sampling_params: SamplingParams) -> None:
     """Do what vLLM's validate_xgrammar_grammar does, except for reading the grammar. Raises
     VLLMValidationError."""
-    constraint = params.structured_outputs
+    constraint = sampling_params.structured_outputs
     if constraint is None:
         return
     if constraint.choice:

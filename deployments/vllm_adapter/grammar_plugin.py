@@ -67,7 +67,7 @@ def _own_pool(original: Callable[..., None]) -> Callable[..., None]:
         pool = getattr(manager, "executor", None)  # missing without a tokenizer
         if pool is not None:
             pool.shutdown(wait=False)
-            manager.executor = CompilePool(pool._max_workers)
+            manager.executor = CompilePool(pool._max_workers)  # type: ignore[assignment]
 
     return __init__
 

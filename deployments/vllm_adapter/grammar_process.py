@@ -68,7 +68,8 @@ class GrammarProcess:
         job = Job(self._last, syntax, text, compile_s, memory_bytes)
         self._waiting[job.number] = future = asyncio.get_running_loop().create_future()
         self._writer.write(pack(job))
-        return await future
+        verdict: Verdict = await future
+        return verdict
 
     def close(self) -> None:
         """End the process; the kernel ends its children with it."""
@@ -115,7 +116,7 @@ def _spawn(connection: socket.socket) -> subprocess.Popen[bytes]:
     with connection:
         return subprocess.Popen(
             [sys.executable, "-P", grammar_compiler.__file__],
-            stdin=connection,
+            stdin=connection.fileno(),
             env={**os.environ, **ONE_THREAD},
         )
 

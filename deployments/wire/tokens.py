@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 TYPECODE: Final = "I"
 TOKEN_BYTES: Final = 4
@@ -25,12 +25,12 @@ class TokenIds(_Ids):
     """Equals any sequence of the same ids, such as a list."""
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __new__(cls, ids: Iterable[int] = ()) -> TokenIds:
         """Raises ValueError for what is not a list of token ids."""
         try:
-            return super().__new__(cls, TYPECODE, ids)  # type: ignore[call-overload,no-any-return]
+            return cast(TokenIds, super().__new__(cls, TYPECODE, ids))
         except (TypeError, OverflowError) as error:
             raise ValueError(f"not a list of token ids from 0 to 2**32 - 1: {error}") from None
 
