@@ -48,6 +48,7 @@ from qwenfleet.deployments.wire.frames import (
     UnreadableSubmit,
     Welcome,
 )
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 SECRET = "open sesame"
 PATIENCE_S = 10.0
@@ -273,7 +274,7 @@ class Peer:
     ) -> int:
         """Send an attempt; returns its number, which no other peer uses, unless it is given."""
         number = next(numbers) if number is None else number
-        tokens = list(prompt)
+        tokens = TokenIds(prompt)
         self.connection.send(Submit(request_id, attempt, tokens, b"", number=number, **fields))
         return number
 

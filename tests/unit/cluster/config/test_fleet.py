@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -121,7 +122,7 @@ def test_a_backend_of_grammars_that_engines_would_not_share_is_refused(backend: 
     assert problem == f"engine_args.structured_outputs_config has backend '{backend}'"
     assert remedy == "Remove it: all engines of a fleet use xgrammar."
     for chosen in ({"backend": "xgrammar"}, {"disable_any_whitespace": True}):
-        ModelConfig(id="a", engine_args={"structured_outputs_config": chosen})
+        ModelConfig(id="a", engine_args=cast(Any, {"structured_outputs_config": chosen}))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from qwenfleet.deployments.ingress.errors import (
     RequestTooLarge,
 )
 from qwenfleet.deployments.wire.frames import Submit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 FOREVER = 1_000_000
 
@@ -143,7 +144,7 @@ async def test_a_broken_owner_of_a_link_ends_no_stream(
     monkeypatch.setattr(events, "on_news", fail)
     link, task = connect(engine.record)
     await eventually(lambda: link.is_open)
-    link.submit(Submit("x", 0, [1], b""))
+    link.submit(Submit("x", 0, TokenIds([1]), b""))
     await eventually(lambda: len(events.outputs) > 3)
     monkeypatch.setattr(events, "on_outputs", fail)
     await eventually(lambda: engine.host._step > 10)

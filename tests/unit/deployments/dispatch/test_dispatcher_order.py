@@ -322,5 +322,5 @@ class Gateway(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(300)  # 80 examples took 6 s of CPU
-class TestRequestsWaitTheirTurn(Gateway.TestCase):  # type: ignore[misc,name-defined]
+class TestRequestsWaitTheirTurn(Gateway.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(max_examples=80, stateful_step_count=40, derandomize=True, deadline=None)

@@ -25,6 +25,7 @@ from qwenfleet.deployments.wire.frames import (
     Submit,
     Welcome,
 )
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 PATIENT = WireConfig(lease_s=30, heartbeat_s=0.02, connect_timeout_s=30)
 BRISK = WireConfig(lease_s=0.3, heartbeat_s=0.02, connect_timeout_s=0.3)
@@ -39,7 +40,7 @@ def welcome(ranks: int = 1, **fields: Any) -> Welcome:
 
 
 def submit(name: str, prompt_tokens: int = 3, dp_rank: int = 0, number: int = 7) -> Submit:
-    return Submit(name, 0, list(range(prompt_tokens)), b"", dp_rank=dp_rank, number=number)
+    return Submit(name, 0, TokenIds(range(prompt_tokens)), b"", dp_rank=dp_rank, number=number)
 
 
 async def until_closed(connection: Connection) -> None:

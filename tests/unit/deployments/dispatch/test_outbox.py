@@ -15,6 +15,7 @@ from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.deployments.dispatch.outbox import largest_bytes
 from qwenfleet.deployments.ingress.errors import RequestTooLarge
 from qwenfleet.deployments.wire.frames import Abort, EngineDescription, Submit, Welcome
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 FOREVER = 1_000_000
 MIB = 2**20
@@ -48,9 +49,8 @@ def test_the_estimate_is_never_below_the_real_size(
     prompt: list[int], output: list[int], payload: bytes, salt: str | None, name: str
 ) -> None:
     headers = {"traceparent": "0" * 55, "tracestate": "x" * 256}
-    submit = Submit(
-        name, 999, prompt, payload, 2**63, output, 2**31, salt, 999, True, headers, 2**63
-    )
+    ids, given = TokenIds(prompt), TokenIds(output)
+    submit = Submit(name, 999, ids, payload, 2**63, given, 2**31, salt, 999, True, headers, 2**63)
     assert len(msgspec.msgpack.encode(submit)) <= largest_bytes(submit)
 
 

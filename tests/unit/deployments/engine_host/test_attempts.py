@@ -11,6 +11,7 @@ from qwenfleet.deployments.engine_host.core import CoreStep
 from qwenfleet.deployments.engine_host.learned_rate import ENOUGH
 from qwenfleet.deployments.engine_host.rank_speed import SAMPLE_STEPS
 from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 
 class Gateways:
@@ -155,7 +156,7 @@ def test_each_rank_has_the_speed_of_its_own_steps(clock: Any) -> None:
     speeds = {0: (0.25, 1 / 128), 1: (0.5, 1 / 64)}  # seconds of a prefill, of a decode step
     for index in range(3 * ENOUGH):
         for dp_rank, (prefill_s, step_s) in speeds.items():
-            submit = Submit(f"{index}-{dp_rank}", 0, [1] * 6000, b"", dp_rank=dp_rank)
+            submit = Submit(f"{index}-{dp_rank}", 0, TokenIds([1] * 6000), b"", dp_rank=dp_rank)
             attempts.add(submit.request_id, session, submit)
             clock.advance(prefill_s)
             first = Output(submit.request_id, [7], cached_tokens=1904)
@@ -175,7 +176,7 @@ def test_a_suspect_that_waits_for_its_trial_takes_no_time(clock: Any) -> None:
     attempts, session = Attempts(clock), Gateways().session("gw-a")
     for index in range(ENOUGH):
         for name in ("tried", "waits"):
-            submit = Submit(f"{name}-{index}", 0, [1] * 4096, b"", is_trial=True)
+            submit = Submit(f"{name}-{index}", 0, TokenIds([1] * 4096), b"", is_trial=True)
             attempts.add(submit.request_id, session, submit)
         for name in ("tried", "waits"):
             clock.advance(60)  # the core has nothing to do
@@ -194,7 +195,7 @@ def test_an_output_without_cached_tokens_or_tokens_is_not_a_speed_sample(
 ) -> None:
     attempts, session = Attempts(clock), Gateways().session("gw-a")
     for index in range(5 * ENOUGH):
-        submit = Submit(f"x-{index}", 0, [1] * 4096, b"")
+        submit = Submit(f"x-{index}", 0, TokenIds([1] * 4096), b"")
         attempts.add(submit.request_id, session, submit)
         clock.advance(1)
         output = Output(submit.request_id, **{"token_ids": [7]} | first)
@@ -213,7 +214,7 @@ def test_the_schedulers_queue_separates_waiting_from_prefill(clock: Any) -> None
 
     for index in range(2 * ENOUGH):
         for name in ("runs", "waits"):
-            submit = Submit(f"{name}-{index}", 0, [1] * 4096, b"")
+            submit = Submit(f"{name}-{index}", 0, TokenIds([1] * 4096), b"")
             attempts.add(submit.request_id, session, submit)
         step(f"runs-{index}", 1, waiting=1, cached_tokens=0)
         for _ in range(4 * SAMPLE_STEPS):

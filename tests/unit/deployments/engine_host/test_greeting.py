@@ -24,6 +24,7 @@ from qwenfleet.deployments.wire.frames import (
     Welcome,
 )
 from qwenfleet.deployments.wire.segments import parts, whole
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 MIB = 2**20
 TOKENS = [10, 11, 12, 13, 14]
@@ -54,7 +55,7 @@ async def pour(writer: asyncio.StreamWriter, mib: int) -> None:
         b"GET / HTTP/1.1\r\nHost: engine\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         (256 * MIB - 1).to_bytes(4, "big"),
-        b"".join(parts(encode(Submit("x", 0, [], b"x" * MIB)))),
+        b"".join(parts(encode(Submit("x", 0, TokenIds(), b"x" * MIB)))),
         whole(msgspec.msgpack.encode(Hello("x" * 4090, PROTOCOL_VERSION))),
         whole(encode(Proof(b"x" * 32))),
         whole(b"\x81\xa4kind\xa6future") * 5000,

@@ -94,7 +94,7 @@ async def test_a_connection_that_nobody_reads_is_stuck_once_its_machine_takes_no
     peer = await dial(engine.record, socket=small)
     peer.submit("x")
     await eventually(lambda: engine.core.active)
-    peer.connection._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    peer.connection._reader._transport.pause_reading()
     session = engine.host._sessions["gw-a"]
     seen: list[int] = []
 

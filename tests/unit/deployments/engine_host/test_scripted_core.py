@@ -19,12 +19,13 @@ from qwenfleet.deployments.engine_host.scripted_core import (
     ScriptedCore,
 )
 from qwenfleet.deployments.wire.frames import Submit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 prompts = st.lists(st.integers(0, 3), min_size=1, max_size=100)
 
 
 def submit(prompt: list[int], **fields: Any) -> Submit:
-    return Submit("x", 0, prompt, b"", **fields)
+    return Submit("x", 0, TokenIds(prompt), b"", **fields)
 
 
 @given(prompts, prompts)

@@ -28,6 +28,7 @@ from qwenfleet.deployments.dispatch.link import EngineLink
 from qwenfleet.deployments.engine_host.port import Port
 from qwenfleet.deployments.wire.lease_keeper import LeaseKeeper
 from qwenfleet.deployments.wire.tls import ServerTls, client_context
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 FOREVER = 1_000_000
 DAY = datetime.timedelta(days=1)
@@ -190,7 +191,7 @@ def desk_over(events: Any) -> Any:
         tasks.append(asyncio.ensure_future(link.run()))
 
         def run(name: str, prompt: Iterable[int] = (1, 2, 3), number: int = 1) -> None:
-            link.submit(Submit(name, 0, list(prompt), b"", number=number))
+            link.submit(Submit(name, 0, TokenIds(prompt), b"", number=number))
 
         return link, events, run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -223,7 +224,7 @@ def test_a_setting_moves_its_bound() -> None:
 def test_a_body_with_too_many_values_is_a_413_before_it_is_parsed(
     body: bytes, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(policy.msgspec.json, "decode")
+    monkeypatch.delattr(msgspec.json, "decode")
     with pytest.raises(OutOfBounds) as caught:
         policy.read(body, LIMITS)
     assert (caught.value.status, caught.value.setting) == (413, setting)
@@ -275,8 +276,10 @@ def test_text_that_cannot_fit_is_a_400_before_it_is_tokenized(
     ("route", "field"), [("/v1/completions", "prompt"), ("/detokenize", "tokens")]
 )
 def test_more_token_ids_than_the_context_are_refused(route: str, field: str) -> None:
-    assert refused(route, **{field: [1] * 4097}).field == field
-    judge(route, **{field: [1] * 4096})
+    too_many: dict[str, Any] = {field: [1] * 4097}
+    assert refused(route, **too_many).field == field
+    as_many: dict[str, Any] = {field: [1] * 4096}
+    judge(route, **as_many)
 
 
 def test_a_prompt_that_vllm_will_truncate_may_be_longer() -> None:

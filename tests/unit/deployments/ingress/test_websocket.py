@@ -67,6 +67,9 @@ async def test_a_server_that_cannot_answer_an_upgrade_closes_it(metrics: Any) ->
     async def send(message: Any) -> None:
         sent.append(message)
 
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
     scope = {"type": "websocket", "path": "/v1/realtime", "headers": []}
-    await gateway(metrics)(scope, lambda: asyncio.sleep(0), send)  # type: ignore[arg-type]
+    await gateway(metrics)(scope, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]

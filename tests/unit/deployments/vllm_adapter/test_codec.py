@@ -26,10 +26,13 @@ with warnings.catch_warnings():
 
 from qwenfleet.cluster import labels
 from qwenfleet.deployments.dispatch.flight import Flight
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 
 def flight() -> Flight:
-    return Flight("cmpl-1", [1, 2, 3, 4, 5], b"", None, 0, None, None, trace_headers={"t": "1"})
+    return Flight(
+        "cmpl-1", TokenIds([1, 2, 3, 4, 5]), b"", None, 0, None, None, trace_headers={"t": "1"}
+    )
 
 
 def output(**fields: Any) -> EngineCoreOutput:

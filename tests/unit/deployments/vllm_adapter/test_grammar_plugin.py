@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import xgrammar
@@ -56,7 +57,7 @@ def test_a_grammar_that_rejects_is_rejected_as_before():
 
 def test_a_request_that_has_ended_is_not_compiled():
     manager = object.__new__(StructuredOutputManager)
-    ended = SimpleNamespace(request_id="x", is_finished=lambda: True)
+    ended: Any = SimpleNamespace(request_id="x", is_finished=lambda: True)
     with pytest.raises(ValueError, match="x ended before its grammar"):
         StructuredOutputManager._create_grammar(manager, ended)
 

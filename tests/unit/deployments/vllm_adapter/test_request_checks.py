@@ -25,6 +25,7 @@ from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.models.sources import locate
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
 from qwenfleet.deployments.wire.frames import Submit
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 Spoil = Callable[[EngineCoreRequest, Submit], object]
 
@@ -55,7 +56,7 @@ def a_request() -> tuple[EngineCoreRequest, Submit]:
         cache_salt=None,
         data_parallel_rank=None,
     )
-    return request, Submit("r", 0, [0, 1, 2], b"", output_token_ids=[3])
+    return request, Submit("r", 0, TokenIds([0, 1, 2]), b"", output_token_ids=TokenIds([3]))
 
 
 def test_an_ordinary_request_passes(config: VllmConfig) -> None:

@@ -22,6 +22,7 @@ from qwenfleet.deployments.wire.frames import (
     Submit,
 )
 from qwenfleet.deployments.wire.segments import Assembler, whole
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 MIB = 2**20
 
@@ -48,7 +49,7 @@ async def pair() -> AsyncIterator[Pair]:
 
 
 def submit(number: int, size: int = 3 * MIB) -> Submit:
-    return Submit("x", 0, [], b"x" * size, number=number)
+    return Submit("x", 0, TokenIds(), b"x" * size, number=number)
 
 
 async def read(reader: asyncio.StreamReader, count: int) -> list[bytes]:

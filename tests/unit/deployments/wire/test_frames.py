@@ -111,7 +111,7 @@ def test_a_kind_of_a_newer_peer_is_skipped(kind: str) -> None:
                 "prompt_token_ids": [1],
                 "request": b"",
             },
-            Submit("r", 0, [1], b"", None, [], 0, None, None, False, None, 0),
+            Submit("r", 0, TokenIds([1]), b"", None, TokenIds(), 0, None, None, False, None, 0),
         ),
         ({"kind": "alive"}, Alive([], [], 0, 0.0, 0.0)),
         (
@@ -235,7 +235,7 @@ def test_only_equal_versions_of_vllm_pair(here: str, there: str, is_pair: bool) 
     [
         (Abort([]), 64 * 1024),
         (Hello("g"), 4096),
-        (Submit("r", 0, [], b""), 16 * 1024 * 1024),
+        (Submit("r", 0, TokenIds(), b""), 16 * 1024 * 1024),
         (Outputs([]), 64 * 1024 * 1024),
     ],
 )
@@ -245,7 +245,11 @@ def test_each_kind_of_frame_has_its_limit(frame: Frame, limit: int) -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    [Abort([2**40] * 8000), Rejected(1, "x" * 65_530), Submit("r", 0, [], b"x" * 16 * 2**20)],
+    [
+        Abort([2**40] * 8000),
+        Rejected(1, "x" * 65_530),
+        Submit("r", 0, TokenIds(), b"x" * 16 * 2**20),
+    ],
 )
 def test_a_frame_over_the_limit_of_its_kind_is_neither_sent_nor_read(frame: Frame) -> None:
     with pytest.raises(FrameTooLarge, match=f"a frame {type(frame).__name__} of .* limit of"):

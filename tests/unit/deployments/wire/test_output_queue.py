@@ -19,6 +19,7 @@ from qwenfleet.deployments.wire.frames import (
 )
 from qwenfleet.deployments.wire.output_queue import OutputQueue
 from qwenfleet.deployments.wire.segments import WHOLE_BYTES, Assembler
+from qwenfleet.deployments.wire.tokens import TokenIds
 
 LIMIT = 2**24
 
@@ -37,7 +38,7 @@ def arrivals(queue: OutputQueue) -> list[AnyFrame | UnreadableSubmit | None]:
 
 
 def submit(number: int, size: int) -> Submit:
-    return Submit("x", 0, [], b"x" * size, number=number)
+    return Submit("x", 0, TokenIds(), b"x" * size, number=number)
 
 
 LARGE = 3 * WHOLE_BYTES
@@ -112,7 +113,7 @@ def test_every_frame_arrives_once_and_in_the_order_of_its_attempt(
             arrived.append(frame.attempt)
 
     for index, (number, size) in enumerate(sent):
-        put(queue, Submit("x", index, [], b"x" * size, number=number))
+        put(queue, Submit("x", index, TokenIds(), b"x" * size, number=number))
         for _ in range(pulls[index % len(pulls)]):
             if queue:
                 pull()
