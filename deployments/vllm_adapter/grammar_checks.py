@@ -108,7 +108,7 @@ class GrammarChecks:
         quick_s = min(QUICK_S, self._limits.compile_s)
         async with self._quick:
             found = await self._run(syntax, text, quick_s)
-        if found.outcome == "compile_s" and quick_s < self._limits.compile_s:
+        if found.end == "compile_s" and quick_s < self._limits.compile_s:
             async with self._slow:
                 found = await self._run(syntax, text, self._limits.compile_s)
         return refusal_of(kind, found, self._limits)
@@ -125,7 +125,7 @@ class GrammarChecks:
 
 def refusal_of(kind: Kind, found: Verdict, limits: GrammarConfig) -> FleetError | None:
     """The error for the client; None for a grammar that may go to an engine. Pure."""
-    match found.outcome:
+    match found.end:
         case "ok":
             return None
         case "compile_s":

@@ -77,7 +77,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """How a job ended: ok, invalid, compile_s, memory, steps, dead_end or crash."""
 
     number: int
-    outcome: str
+    end: str
     detail: str = ""
 
 

@@ -26,6 +26,7 @@ from qwenfleet.cluster.config.model import (
     ScriptConfig,
 )
 from qwenfleet.cluster.config.section import Section
+from qwenfleet.cluster.config.tls import TlsConfig
 
 
 def rule_of(error: ValidationError) -> tuple[str, str]:
@@ -53,9 +54,10 @@ def test_every_field_has_a_description(section: type[Section]) -> None:
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
-def test_only_a_models_id_and_a_pools_name_have_no_default(section: type[Section]) -> None:
+def test_only_names_and_the_files_of_tls_have_no_default(section: type[Section]) -> None:
     required = {name for name, field in section.model_fields.items() if field.is_required()}
-    assert required == {ModelConfig: {"id"}, Pool: {"name"}}.get(section, set())
+    files = {"certificate", "key", "authority"}
+    assert required == {ModelConfig: {"id"}, Pool: {"name"}, TlsConfig: files}.get(section, set())
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)

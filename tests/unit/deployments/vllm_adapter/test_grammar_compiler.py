@@ -119,10 +119,10 @@ async def test_hostile_grammars_are_refused_each_for_its_reason_and_the_process_
     for syntax, text, outcome in HOSTILE:
         began_at = time.monotonic()
         found = await compile_one(process, syntax, text)
-        assert found.outcome == outcome, (text[:40], found, time.monotonic() - began_at)
+        assert found.end == outcome, (text[:40], found, time.monotonic() - began_at)
     pid = process._process.pid if process._process else 0
     assert psutil.Process(pid).children() == []
-    assert (await compile_one(process, *GOOD[0])).outcome == "ok"
+    assert (await compile_one(process, *GOOD[0])).end == "ok"
     assert process._process is not None
     assert process._process.pid == pid
 
@@ -131,7 +131,7 @@ async def test_a_hostile_grammar_keeps_no_other_waiting(process: GrammarProcess)
     await process.start()
     hostile = asyncio.create_task(process.run("ebnf", choices(50_000), 20.0, MEMORY_BYTES))
     await asyncio.sleep(0.2)
-    assert (await compile_one(process, *GOOD[0])).outcome == "ok"
+    assert (await compile_one(process, *GOOD[0])).end == "ok"
     assert not hostile.done()
     process.close()
     hostile.cancel()
@@ -139,7 +139,7 @@ async def test_a_hostile_grammar_keeps_no_other_waiting(process: GrammarProcess)
 
 async def test_the_memory_of_a_grammar_is_bounded(process: GrammarProcess) -> None:
     small = await process.run("ebnf", choices(5_000), 20.0, 2**20)
-    assert small.outcome == "memory"
+    assert small.end == "memory"
 
 
 async def test_the_process_is_small_and_has_one_thread(process: GrammarProcess) -> None:
@@ -158,7 +158,7 @@ async def test_a_process_that_was_killed_is_started_again(process: GrammarProces
     process._process.kill()
     with pytest.raises(CompilerLost):
         await hostile
-    assert (await compile_one(process, *GOOD[0])).outcome == "ok"
+    assert (await compile_one(process, *GOOD[0])).end == "ok"
 
 
 async def test_closing_ends_the_process_and_what_it_compiles(process: GrammarProcess) -> None:
@@ -188,5 +188,5 @@ async def test_closing_ends_the_process_and_what_it_compiles(process: GrammarPro
     ],
 )
 def test_how_a_child_ended_says_what_is_wrong(written: bytes, status: int, outcome: str) -> None:
-    assert verdict(7, written, status).outcome == outcome
+    assert verdict(7, written, status).end == outcome
     assert os.WIFSIGNALED(status) == (status not in (0, 256))

@@ -70,8 +70,8 @@ def test_an_ordinary_request_passes(config: VllmConfig) -> None:
     ("spoil", "reason"),
     [
         (lambda r, s: s.prompt_token_ids.append(10**6), "token 1000000 is outside"),
-        (lambda r, s: s.prompt_token_ids.append(-1), "token -1 is outside"),
-        (lambda r, s: s.output_token_ids.append(2**40), "outside the model's vocabulary"),
+        (lambda r, s: s.prompt_token_ids.append(2**32 - 1), "token 4294967295 is outside"),
+        (lambda r, s: s.output_token_ids.append(2**32 - 1), "outside the model's vocabulary"),
         (of_params("logit_bias", {10**6: 1.0}), "in logit_bias contain out-of-vocab"),
         (of_params("allowed_token_ids", [10**6]), "allowed_token_ids contains out-of-vocab"),
         (of_params("allowed_token_ids", []), "not None and empty"),
