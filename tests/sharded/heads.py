@@ -6,9 +6,6 @@ that stays. It writes `results.json` to the given directory.
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,7 +14,7 @@ from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig
 from tests.sharded.spread import SINGLE_CPU
-from tests.two_nodes import Session
+from tests.two_nodes import Session, run_program
 
 BODY = {"model": "tiny", "prompt": "def f():", "max_tokens": 8, "temperature": 0}
 
@@ -34,14 +31,6 @@ def fleet(port: int) -> FleetConfig:
         env=SINGLE_CPU,
     )
     return FleetConfig(name="heads", models=(model,), gateway=GatewayConfig(port=port))
-
-
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, fleet, BODY, num_cpus=0)
-    try:
-        return run(session)
-    finally:
-        session.end()
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -84,5 +73,4 @@ def _other(session: Session, lost: str) -> Any:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))
+    run_program(run, fleet, BODY, num_cpus=0)
