@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 import lock
+from pip._internal.models.index import PyPI  # the index of a pip without settings
 
 WORK: Final = lock.WORK.with_name("image")
 RECIPE: Final = lock.ROOT / "helm" / "image" / "Dockerfile"
@@ -38,7 +39,6 @@ GLIBC: Final = "2_35"
 PROJECT: Final = "qwenfleet-*.whl"
 MAIN: Final = "main"
 """The environment of the image's own Python."""
-INDEX: Final = "https://pypi.org/simple"
 VLLM_TAG: Final = re.compile(r"ARG (CUDA|ROCM)_BASE=\S+:v(\S+)")
 
 
@@ -213,8 +213,8 @@ def source_file(version: str, path: str) -> str:
     name = f"vllm-{version}.tar.gz"
     archive = WORK / name
     if not archive.exists():
-        options = lock.index_options()
-        page = f"{(options[-1] if options else INDEX).rstrip('/')}/vllm/"
+        index = next(reversed(lock.index_options()), PyPI.simple_url)
+        page = f"{index.rstrip('/')}/vllm/"
         asking = {"Accept": "application/vnd.pypi.simple.v1+json"}
         with urllib.request.urlopen(urllib.request.Request(page, headers=asking)) as answer:
             files = json.load(answer)["files"]

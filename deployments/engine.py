@@ -100,6 +100,10 @@ class Engine:
         self._address = ("", 0)
         self._description: EngineDescription | None = None
         self._tasks = [asyncio.create_task(self._announce())]
+        await self._begin()
+
+    async def _begin(self) -> None:
+        """Wait for this engine's turn, then load. Raises what kept it from starting."""
         watch = await self._turn()
         self._stages.begin(StartPhase.STARTING)
         self._has_news.set()

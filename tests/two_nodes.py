@@ -1,7 +1,7 @@
 """A fleet on a Ray cluster of several nodes on one machine, for programs that tests run.
 
-They are separate programs, such as `python -m tests.loss.moves`, because Ray reads its environment
-when it is imported.
+They are separate programs, such as `python -m tests.loss.moves DIRECTORY`, because Ray reads its
+environment when it is imported.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 import httpx
 
 from qwenfleet.cluster.config.fleet import FleetConfig
+from qwenfleet.cluster.config.model import ModelConfig, Replicas, ScriptConfig
 from qwenfleet.cluster.local.ports import free_ports
 from qwenfleet.deployments.environment import ray_environment
 from qwenfleet.deployments.haproxy import write_launcher
@@ -27,6 +29,20 @@ from qwenfleet.deployments.operations.processes import of_fleet
 
 STREAMS = 6
 PATIENCE_S = 400
+
+
+def scripted(num_tokens: int, step_s: float, engines: int = 1, start_s: float = 0) -> ModelConfig:
+    """A model whose engines count through some letters."""
+    script = ScriptConfig(
+        num_tokens=num_tokens, step_s=step_s, start_s=start_s, tokens=tuple(range(97, 120))
+    )
+    return ModelConfig(
+        id="scripted",
+        source="tiny-qwen3-moe",
+        engine="scripted",
+        script=script,
+        replicas=Replicas(min=engines),
+    )
 
 
 class Stream(threading.Thread):
@@ -164,3 +180,20 @@ class Session:
     def end(self) -> None:
         for process in of_fleet(self.token):
             process.kill()
+
+
+def run_program(
+    run: Callable[[Session], dict[str, Any]],
+    fleet: Callable[[int], FleetConfig],
+    body: Any,
+    **settings: Any,
+) -> None:
+    """Run with a session, and write what it returns to `results.json` in the directory that the
+    command line names. `settings` are those of the session."""
+    directory = Path(sys.argv[1])
+    session = Session(directory, fleet, body, **settings)
+    try:
+        results = run(session)
+    finally:
+        session.end()
+    (directory / "results.json").write_text(json.dumps(results))

@@ -109,6 +109,19 @@ def groups() -> Callable[[list[Document]], dict[str, Document]]:
 
 
 @pytest.fixture(scope="session")
+def two_node_model() -> Document:
+    """A model of which each engine has the GPUs of two nodes."""
+    layout = {
+        "tensor_parallel_size": 8,
+        "data_parallel_size": 2,
+        "expert_parallel": True,
+        "nodes": 2,
+    }
+    source = "/weights/Qwen3-Coder-480B-A35B-Instruct"
+    return {"id": "coder", "source": source, "accelerator": "H100", "layout": layout}
+
+
+@pytest.fixture(scope="session")
 def serve_config() -> Callable[[list[Document]], Document]:
     """The Serve configuration in the RayService."""
 

@@ -103,24 +103,7 @@ def test_every_pod_of_an_engine_is_ready_with_its_raylet(render, groups):
     assert probes["gateway"] == {"path": "/-/healthz", "port": 8404}
 
 
-def test_a_budget_counts_the_pods_of_an_engine_of_two_nodes(render, only):
-    values = {
-        "fleet": {
-            "models": [
-                {
-                    "id": "coder",
-                    "source": "/weights/Qwen3-Coder-480B-A35B-Instruct",
-                    "accelerator": "H100",
-                    "layout": {
-                        "tensor_parallel_size": 8,
-                        "data_parallel_size": 2,
-                        "expert_parallel": True,
-                        "nodes": 2,
-                    },
-                    "replicas": {"min": 3},
-                }
-            ]
-        }
-    }
+def test_a_budget_counts_the_pods_of_an_engine_of_two_nodes(render, only, two_node_model):
+    values = {"fleet": {"models": [two_node_model | {"replicas": {"min": 3}}]}}
     budget = only(render(values), "PodDisruptionBudget", "coder-qwenfleet-engine-0")
     assert budget["spec"]["minAvailable"] == 4

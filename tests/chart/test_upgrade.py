@@ -192,25 +192,12 @@ def test_a_changed_number_makes_no_new_cluster_and_is_within_the_bounds(
         assert group["minReplicas"] < deployment["num_replicas"] <= group["maxReplicas"]
 
 
-def test_a_pool_of_two_nodes_grows_by_engines_not_by_pods(render, groups, serve_config):
+def test_a_pool_of_two_nodes_grows_by_engines_not_by_pods(
+    render, groups, serve_config, two_node_model
+):
     """KubeRay counts replicas of numOfHosts pods each."""
     values = {
-        "fleet": {
-            "models": [
-                {
-                    "id": "coder",
-                    "source": "/weights/Qwen3-Coder-480B-A35B-Instruct",
-                    "accelerator": "H100",
-                    "layout": {
-                        "tensor_parallel_size": 8,
-                        "data_parallel_size": 2,
-                        "expert_parallel": True,
-                        "nodes": 2,
-                    },
-                    "replicas": {"min": 4},
-                }
-            ]
-        },
+        "fleet": {"models": [two_node_model | {"replicas": {"min": 4}}]},
         "engine": {"maxReplicas": 4},
     }
     documents = render(values)

@@ -7,19 +7,15 @@ the gateway and of each engine, once a second.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, WireConfig
-from qwenfleet.cluster.config.model import ModelConfig, Replicas, ScriptConfig
 from qwenfleet.loadtest import parts
 from qwenfleet.loadtest.parts import Part
-from tests.two_nodes import STREAMS, Session, Stream
+from tests.two_nodes import STREAMS, Session, Stream, run_program, scripted
 
 TOKENS = 700
 STEP_S = 0.05
@@ -29,28 +25,12 @@ BODY = {"model": "scripted", "prompt": "x" * 40, "max_tokens": TOKENS}
 
 
 def fleet(port: int) -> FleetConfig:
-    script = ScriptConfig(num_tokens=TOKENS, step_s=STEP_S, tokens=tuple(range(97, 120)))
-    model = ModelConfig(
-        id="scripted",
-        source="tiny-qwen3-moe",
-        engine="scripted",
-        script=script,
-        replicas=Replicas(min=2),
-    )
     return FleetConfig(
         name="headless",
-        models=(model,),
+        models=(scripted(TOKENS, STEP_S, engines=2),),
         gateway=GatewayConfig(port=port),
         wire=WireConfig(heartbeat_s=0.2),
     )
-
-
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, fleet, BODY, num_cpus=0)
-    try:
-        return run(session)
-    finally:
-        session.end()
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -97,5 +77,4 @@ def listening_port(gateway: psutil.Process) -> int:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))
+    run_program(run, fleet, BODY, num_cpus=0)

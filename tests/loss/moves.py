@@ -7,43 +7,22 @@ engines had ended when the last stream did.
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig, WireConfig
-from qwenfleet.cluster.config.model import ModelConfig, Replicas, ScriptConfig
-from tests.two_nodes import Session
+from tests.two_nodes import Session, run_program, scripted
 
 TOKENS = 400
 BODY = {"model": "scripted", "prompt": "x" * 40, "max_tokens": TOKENS}
 
 
 def fleet(port: int, engines: int, step_s: float = 0.02) -> FleetConfig:
-    script = ScriptConfig(num_tokens=TOKENS, step_s=step_s, tokens=tuple(range(97, 120)))
     return FleetConfig(
         name="two-nodes",
-        models=(
-            ModelConfig(
-                id="scripted",
-                source="tiny-qwen3-moe",
-                engine="scripted",
-                script=script,
-                replicas=Replicas(min=engines),
-            ),
-        ),
+        models=(scripted(TOKENS, step_s, engines),),
         gateway=GatewayConfig(port=port),
         wire=WireConfig(heartbeat_s=0.2),
     )
-
-
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, lambda port: fleet(port, 2), BODY)
-    try:
-        return run(session)
-    finally:
-        session.end()
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -66,5 +45,4 @@ def run(session: Session) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))
+    run_program(run, lambda port: fleet(port, 2), BODY)

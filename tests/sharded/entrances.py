@@ -5,19 +5,15 @@ The second gateway comes later. It writes `results.json` to the given directory.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
-from qwenfleet.cluster.config.model import ModelConfig, Replicas, ScriptConfig
 from qwenfleet.cluster.local.ports import free_ports
-from tests.two_nodes import Session
+from tests.two_nodes import Session, run_program, scripted
 
 BODY = {"model": "scripted", "prompt": "x", "max_tokens": 8}
 PROBES = ("/-/healthz", "/health/ready")
@@ -26,25 +22,9 @@ SETTLED_S = 10
 
 
 def fleet(port: int, gateways: int = 1) -> FleetConfig:
-    model = ModelConfig(
-        id="scripted",
-        source="tiny-qwen3-moe",
-        engine="scripted",
-        script=ScriptConfig(num_tokens=8, step_s=0.01, tokens=tuple(range(97, 105))),
-        replicas=Replicas(min=1),
-    )
+    model = scripted(num_tokens=8, step_s=0.01)
     gateway = GatewayConfig(host="0.0.0.0", port=port, replicas=gateways)
     return FleetConfig(name="entrances", models=(model,), gateway=gateway, auth="none")
-
-
-def main(directory: Path) -> dict[str, Any]:
-    # HAProxies on one machine share the ports of statistics and metrics.
-    os.environ["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
-    session = Session(directory, fleet, BODY, num_cpus=0, host="0.0.0.0")
-    try:
-        return run(session)
-    finally:
-        session.end()
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -108,5 +88,6 @@ def complete(url: str) -> int:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))
+    # HAProxies on one machine share the ports of statistics and metrics.
+    os.environ["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
+    run_program(run, fleet, BODY, num_cpus=0, host="0.0.0.0")

@@ -1,51 +1,36 @@
-"""A fleet without `gateway.host`, with a gateway on each of two nodes and its engine on one.
+"""A fleet without `gateway.host`, with a gateway on each of two nodes and its engine on one, which
+is drained at the end.
 
 It writes `results.json` to the given directory.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
-from qwenfleet.cluster.config.model import ModelConfig, Replicas, ScriptConfig
-from tests.two_nodes import Session
+from tests.two_nodes import Session, run_program, scripted
 
 REQUESTS = 16
+START_S = 5
+"""An engine starts for so long, in which it is seen."""
 BODY = {"model": "scripted", "prompt": "x", "max_tokens": 8}
 
 
 def fleet(port: int) -> FleetConfig:
-    model = ModelConfig(
-        id="scripted",
-        source="tiny-qwen3-moe",
-        engine="scripted",
-        script=ScriptConfig(num_tokens=8, step_s=0.01, tokens=tuple(range(97, 105))),
-        replicas=Replicas(min=1),
-    )
+    model = scripted(num_tokens=8, step_s=0.01, start_s=START_S)
     gateway = GatewayConfig(port=port, replicas=2)
     assert gateway.host == "127.0.0.1"
     return FleetConfig(name="spread-gateways", models=(model,), gateway=gateway)
 
 
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, fleet, BODY)
+def run(session: Session) -> dict[str, Any]:
     from qwenfleet.deployments.app import ROLE_LABEL
 
-    try:
-        session.cluster.add_node(num_cpus=1, labels={ROLE_LABEL: "gateway"})
-        return run(session)
-    finally:
-        session.end()
-
-
-def run(session: Session) -> dict[str, Any]:
+    session.cluster.add_node(num_cpus=1, labels={ROLE_LABEL: "gateway"})
     session.deploy(fleet(session.port))
     session.until(lambda: len(session.engines()) == 1 and session.is_up(), "the engine")
     session.until(lambda: len(session.gateways()) == 2, "both gateways")
@@ -56,7 +41,28 @@ def run(session: Session) -> dict[str, Any]:
         "engine": {"node": engine.node, "host": engine.host},
         "gateways": [gateway.node for gateway in session.gateways()],
         "statuses": statuses,
+        "drained": engine.id,
+        "replaced": drain(session, engine.id),
     }
+
+
+def drain(session: Session, engine: str) -> list[str]:
+    """Drain the engine as an operator does, until another is ready; returns the engines that those
+    which started meanwhile are listed to replace."""
+    from qwenfleet.deployments.registry import client as registry
+    from qwenfleet.deployments.registry.records import DrainOrder
+
+    registry.drain(session.name, engine, DrainOrder("drained by an operator", 10.0))
+    replaced: set[str] = set()
+
+    def is_replaced() -> bool:
+        snapshot = session.snapshot()
+        if snapshot is not None:
+            replaced.update(one.replaces for one in snapshot.engines if one.state == "starting")
+        return any(one.id != engine for one in session.engines())
+
+    session.until(is_replaced, "another engine")
+    return sorted(replaced)
 
 
 def _status(url: str) -> int:
@@ -64,5 +70,4 @@ def _status(url: str) -> int:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))
+    run_program(run, fleet, BODY)

@@ -1,4 +1,5 @@
-"""An engine over two nodes starts a fleet's registry, is lost, and another one joins.
+"""An engine over two nodes starts a fleet's registry, is lost, another one joins, and the one after
+that does not start.
 
 The fleet is made as KubeRay makes it: a head without CPUs, nodes that come later, and no driver
 that stays. It writes `results.json` to the given directory.
@@ -6,9 +7,6 @@ that stays. It writes `results.json` to the given directory.
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,31 +15,27 @@ from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig
 from tests.sharded.spread import SINGLE_CPU
-from tests.two_nodes import Session
+from tests.two_nodes import Session, run_program
 
 BODY = {"model": "tiny", "prompt": "def f():", "max_tokens": 8, "temperature": 0}
 
 
-def fleet(port: int) -> FleetConfig:
+TOO_MUCH_GIB = 100_000.0
+"""A KV cache that no machine has."""
+
+
+def fleet(port: int, kv_cache_gib: float = 0.1) -> FleetConfig:
     model = ModelConfig(
         id="tiny",
         source="tiny-qwen3-moe",
         max_model_len=1024,
-        kv_cache_gib=0.1,
+        kv_cache_gib=kv_cache_gib,
         engine_args={"dtype": "float32", "enforce_eager": True},
         accelerator="H100",
         layout=Layout(tensor_parallel_size=2, nodes=2),
         env=SINGLE_CPU,
     )
     return FleetConfig(name="heads", models=(model,), gateway=GatewayConfig(port=port))
-
-
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, fleet, BODY, num_cpus=0)
-    try:
-        return run(session)
-    finally:
-        session.end()
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -57,7 +51,7 @@ def run(session: Session) -> dict[str, Any]:
                 labels={ROLE_LABEL: "engine"},
             )
     session.until(lambda: session.snapshot() is not None, "a registry, which the engine starts")
-    results = {"at first": registry()}
+    results: dict[str, Any] = {"at first": registry()}
     session.cluster.add_node(num_cpus=1, labels={ROLE_LABEL: "gateway"})
     session.until(lambda: len(session.engines()) == 1 and session.is_up(), "the first engine")
     (first,) = session.engines()
@@ -65,7 +59,10 @@ def run(session: Session) -> dict[str, Any]:
     session.until(lambda: _other(session, first.id) is not None, "another engine")
     session.until(session.is_up, "requests are answered")
     another = _other(session, first.id)
-    return results | {"at last": registry(), "nodes": len(another.nodes)}
+    results |= {"at last": registry(), "nodes": len(another.nodes)}
+    session.deploy(fleet(session.port, TOO_MUCH_GIB))
+    session.until(lambda: _failures(session), "an engine that does not start")
+    return results | {"failure": _failures(session)[-1].reason}
 
 
 def registry() -> dict[str, Any]:
@@ -79,10 +76,14 @@ def registry() -> dict[str, Any]:
     return {"is on the head": is_on_head, "state": actor["State"], "pid": actor["Pid"]}
 
 
+def _failures(session: Session) -> Any:
+    snapshot = session.snapshot()
+    return () if snapshot is None else snapshot.failures
+
+
 def _other(session: Session, lost: str) -> Any:
     return next((engine for engine in session.engines() if engine.id != lost), None)
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))
+    run_program(run, fleet, BODY, num_cpus=0)

@@ -6,8 +6,6 @@ It writes `results.json` to the given directory.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from qwenfleet.cluster.config.fleet import FleetConfig, GatewayConfig
 from qwenfleet.cluster.config.layout import Layout
 from qwenfleet.cluster.config.model import ModelConfig, Pool
 from qwenfleet.deployments.operations.processes import of_fleet
-from tests.two_nodes import Session
+from tests.two_nodes import Session, run_program
 
 PLUGIN = Path(__file__).with_name("plugin")
 BODY = {
@@ -79,17 +77,9 @@ def ranks(session: Session) -> list[psutil.Process]:
     return [p for p in of_fleet(session.token) if "VLLM::" in " ".join(p.cmdline())]
 
 
-def main(directory: Path) -> dict[str, Any]:
-    session = Session(directory, fleet, BODY)
-    try:
-        for _ in range(2):
-            session.cluster.add_node(num_cpus=2, num_gpus=2, resources={"accelerator_type:H100": 1})
-        return run(session)
-    finally:
-        session.end()
-
-
 def run(session: Session) -> dict[str, Any]:
+    for _ in range(2):
+        session.cluster.add_node(num_cpus=2, num_gpus=2, resources={"accelerator_type:H100": 1})
     session.deploy(fleet(session.port))
     session.until(lambda: len(session.engines()) == 3 and session.is_up(), "all engines")
     results: dict[str, Any] = {"placement": placements()}
@@ -136,5 +126,4 @@ def _pools_at_work(session: Session) -> list[str]:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    (where / "results.json").write_text(json.dumps(main(where)))
+    run_program(run, fleet, BODY)

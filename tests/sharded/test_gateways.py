@@ -1,4 +1,5 @@
-"""A fleet on two nodes serves although its file does not say where gateways listen."""
+"""A fleet on two nodes serves although its file does not say where gateways listen, and tells a
+planned drain from a failure."""
 
 from __future__ import annotations
 
@@ -20,3 +21,7 @@ def test_gateways_on_both_nodes_serve_from_the_engine_of_one(spread):
 
 def test_an_engine_listens_where_other_nodes_reach_it(spread):
     assert not spread["engine"]["host"].startswith("127.")
+
+
+def test_the_engine_that_starts_after_a_drain_is_known_to_replace_the_drained_one(spread):
+    assert spread["replaced"] == [spread["drained"]]

@@ -1,4 +1,4 @@
-"""The registry outlives the engine that started it."""
+"""The registry outlives the engine that started it, and knows why the last one did not start."""
 
 from __future__ import annotations
 
@@ -23,3 +23,7 @@ def test_another_engine_of_two_nodes_joins_after_the_first_is_lost(heads):
 
 def test_the_same_registry_saw_both_engines(heads):
     assert heads["at last"] == heads["at first"]
+
+
+def test_an_engine_of_two_nodes_that_does_not_start_says_what_vllm_found(heads):
+    assert "less than requested memory for kv (100000.0 GiB)" in heads["failure"]
