@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Final
 
 import lock
-from pip._internal.models.index import PyPI  # the index of a pip without settings
 
 WORK: Final = lock.WORK.with_name("image")
 RECIPE: Final = lock.ROOT / "helm" / "image" / "Dockerfile"
@@ -39,6 +38,8 @@ GLIBC: Final = "2_35"
 PROJECT: Final = "qwenfleet-*.whl"
 MAIN: Final = "main"
 """The environment of the image's own Python."""
+PIP_DEFAULT: Final = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+"""Asks for the index of a pip without settings; distutils and setuptools, both imported, refuse."""
 VLLM_TAG: Final = re.compile(r"ARG (CUDA|ROCM)_BASE=\S+:v(\S+)")
 
 
@@ -213,8 +214,7 @@ def source_file(version: str, path: str) -> str:
     name = f"vllm-{version}.tar.gz"
     archive = WORK / name
     if not archive.exists():
-        index = next(reversed(lock.index_options()), PyPI.simple_url)
-        page = f"{index.rstrip('/')}/vllm/"
+        page = f"{index_url().rstrip('/')}/vllm/"
         asking = {"Accept": "application/vnd.pypi.simple.v1+json"}
         with urllib.request.urlopen(urllib.request.Request(page, headers=asking)) as answer:
             files = json.load(answer)["files"]
@@ -227,6 +227,15 @@ def source_file(version: str, path: str) -> str:
         if member is None:
             raise FileNotFoundError(f"{name} has no {path}")
         return member.read().decode("utf-8")
+
+
+def index_url() -> str:
+    """Return the index that pip reads here."""
+    settings = lock.index_options()
+    if settings:
+        return settings[-1]
+    asking = [sys.executable, "-c", PIP_DEFAULT]
+    return subprocess.run(asking, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def torch_stand_in() -> Path:
