@@ -26,6 +26,15 @@ BUFFER_BYTES: Final = 32 * 2**10
 20,000 tokens that a client need not read; with these a stream stood still after 2,350 tokens of
 180 bytes, in the buffers of all programs together (30 Nov 2026)."""
 RETRY_AFTER_S: Final = 5
+SERVE_HEADERS: Final = (
+    "x-request-timeout-seconds",
+    "x-request-disconnect-disabled",
+    "serve.multiplexed.model.id",
+)
+"""Headers by which clients would give orders to Serve, before our code (ray 2.60
+serve/_private/http_util.py and replica.py); in the last one, `_` and `-` are one."""
+TEXT_HEADERS: Final = ("x-request-id", "x-session-id")
+"""Headers that Serve decodes before our code, and so would answer 500 to bytes that are no text."""
 DESCRIPTORS: Final = 1024
 """File descriptors besides connections: listeners, health checks, threads, logs."""
 
@@ -142,6 +151,8 @@ def _client_lines(connections: int, bounds: Bounds) -> list[str]:
         "    tcp-request connection set-var(sess.idle) sc0_conn_cur,sub(sess.busy)",
         f"    tcp-request connection reject if {{ var(sess.idle) -m int gt {idle} }}",
         "    http-request track-sc1 src table qwenfleet_requests",
+        *(f"    http-request del-header ^{name}$ -m reg" for name in SERVE_HEADERS),
+        *(_refusal_of_bytes(name) for name in TEXT_HEADERS),
     ]
     if bounds.requests_per_address:
         sentence = (
@@ -156,6 +167,15 @@ def _client_lines(connections: int, bounds: Bounds) -> list[str]:
             " !{ path_beg /health/ /-/ }"
         )
     return lines
+
+
+def _refusal_of_bytes(header: str) -> str:
+    sentence = f"the header '{header}' is not printable ASCII"
+    return (
+        "    http-request return status 400 content-type application/json"
+        f" string {_error('invalid_request_error', 'invalid_field', sentence)}"
+        f" if {{ req.fhdr({header}) -m reg '[^ -~]' }}"
+    )
 
 
 def _health_lines(answers: str) -> list[str]:

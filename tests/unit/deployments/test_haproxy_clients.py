@@ -32,7 +32,7 @@ OTHER = "127.0.0.7"
 
 
 class Gateway(BaseHTTPRequestHandler):
-    """Answers at once, late, or with a stream that does not end."""
+    """Answers with the names of the headers, at once or late, or with a stream without end."""
 
     streams: ClassVar[set[threading.Thread]] = set()
 
@@ -48,9 +48,11 @@ class Gateway(BaseHTTPRequestHandler):
             except OSError:
                 self.streams.discard(threading.current_thread())
                 return
+        names = json.dumps(sorted(name.lower() for name in self.headers)).encode()
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(names)))
         self.end_headers()
+        self.wfile.write(names)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -76,7 +78,7 @@ class Clients:
         connection.bind((source, 0))
         try:
             connection.connect(self._to)
-            connection.sendall(text.encode())
+            connection.sendall(text.encode("latin-1"))
         except OSError:
             return None
         return connection
@@ -174,6 +176,39 @@ def test_requests_of_one_address_are_bounded_if_configured(
     assert httpx.get(f"{node.url}/health/live").status_code == 200
     assert status_from(node, OTHER) == 200
     clients.close()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Request-Timeout-Seconds: 9999",
+        "X-Request-Disconnect-Disabled: ?1",
+        "Serve_Multiplexed_Model_Id: \xff",
+        "Serve-Multiplexed-Model-Id: a",
+    ],
+)
+def test_clients_give_no_orders_to_serve(clients: Clients, header: str) -> None:
+    assert names_that_arrive(clients, header) == ["host", "x-session-id"]
+
+
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-Session-ID"])
+def test_header_that_serve_cannot_decode_is_refused(clients: Clients, name: str) -> None:
+    answer = answer_with(clients, f"{name}: a, \xff\xfe")
+    assert answer.startswith("HTTP/1.1 400")
+    assert name.lower() in json.loads(answer.partition("\r\n\r\n")[2])["error"]["message"]
+
+
+def names_that_arrive(clients: Clients, header: str) -> list[str]:
+    answer = answer_with(clients, header, "X-Session-ID: a b ~")
+    found: list[str] = json.loads(answer.partition("\r\n\r\n")[2])
+    return found
+
+
+def answer_with(clients: Clients, *headers: str) -> str:
+    lines = ["GET / HTTP/1.1", "Host: x", "Connection: close", *headers, "\r\n"]
+    connection = clients.connect("\r\n".join(lines))
+    assert connection is not None
+    return connection.makefile("r", encoding="latin-1", newline="").read()
 
 
 def test_request_without_a_gateway_is_refused_in_the_form_of_the_api(node: Node) -> None:
