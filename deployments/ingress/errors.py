@@ -23,7 +23,7 @@ RequestError
 ├── GatewayDraining   503, with Retry-After
 ├── RequestKillsEngines  422
 ├── FieldError        400, or 413 for a whole body: `field_errors.py`
-├── BodyTimeout       504
+├── BodyTimeout       408
 ├── DeadlineExceeded  504
 ├── EngineRefused     500
 └── GatewayFailed     500
@@ -386,7 +386,7 @@ class DeadlineExceeded(RequestError):
 class BodyTimeout(RequestError):
     """The client did not send its whole body within the deadline."""
 
-    status = 504
+    status = 408
     kind = "timeout"
     code = "timeout"
 

@@ -25,7 +25,6 @@ from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
 from qwenfleet.deployments.ingress import answers
 from qwenfleet.deployments.ingress.answers import Family
-from qwenfleet.deployments.ingress.early_error import early_error
 from qwenfleet.deployments.ingress.errors import (
     DeadlineExceeded,
     GatewayFailed,
@@ -307,9 +306,6 @@ class Exchange:
         if body:
             self._is_between_events = body.endswith((b"\n\n", b"\r\n\r\n"))
         self._is_finished = not message.get("more_body", False)
-        if self._status is None and self._is_stream and (error := early_error(body)) is not None:
-            self._held = _whole_answer(*error)
-            self._is_finished = True
         if self._is_finished or not self._may_be_refused:
             await self._release()
 
@@ -336,14 +332,6 @@ class Exchange:
     async def _put(self, body: bytes, *, more: bool) -> None:
         self._sent_at = self._clock()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _whole_answer(status: int, body: bytes) -> list[Message]:
-    headers = [(b"content-type", b"application/json")]
-    return [
-        {"type": "http.response.start", "status": status, "headers": headers},
-        {"type": "http.response.body", "body": body},
-    ]
 
 
 async def respond(send: Send, error: FleetError, family: Family) -> None:

@@ -73,7 +73,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    refusal = _refusal_of(error)
+    refusal = refusal_of(error)
     if refusal is None:
         logger.error("vLLM's front end failed", exc_info=error)
     return _response(refusal or GatewayFailed(), request)
@@ -82,6 +82,19 @@ async def _answer(request: Request, error: Exception) -> Response:
 def _response(error: Any, request: Request) -> Response:
     body = answers.error_body(error, family_of(request.url.path))
     return Response(body, error.status, media_type="application/json")
+
+
+def refusal_of(error: BaseException | None) -> Refused | None:
+    """Return the answer to an exception that a value of the request led to; None for another."""
+    if isinstance(error, EngineGenerateError):
+        error = error.__cause__
+    if isinstance(error, RecursionError):
+        return Refused(400, "the request nests values too deep", None)
+    if isinstance(error, VLLMClientError):
+        return Refused(400, str(error), getattr(error, "parameter", None))
+    if isinstance(error, (*FAULTS, TemplateError)):
+        return Refused(400, str(error), None)
+    return None
 
 
 class Answers:
@@ -97,7 +110,7 @@ class Answers:
         try:
             await app(scope, receive, send)
         except Exception as error:
-            exchange, refusal = current_exchange(), _refusal_of(error.__cause__ or error)
+            exchange, refusal = current_exchange(), refusal_of(error.__cause__ or error)
             if exchange is None or refusal is None:
                 raise
             exchange.fail(refusal)  # the answer has begun, or vLLM has no handler
@@ -139,19 +152,6 @@ class _Answer:
         await self._send({**start, "status": error.status, "headers": [*kept, *own]})
         body = answers.error_body(error, self._family)
         await self._send({"type": "http.response.body", "body": body})
-
-
-def _refusal_of(error: BaseException | None) -> Refused | None:
-    """Return the answer to an exception that a value of the request led to; None for another."""
-    if isinstance(error, EngineGenerateError):
-        error = error.__cause__
-    if isinstance(error, RecursionError):
-        return Refused(400, "the request nests values too deep", None)
-    if isinstance(error, VLLMClientError):
-        return Refused(400, str(error), getattr(error, "parameter", None))
-    if isinstance(error, (*FAULTS, TemplateError)):
-        return Refused(400, str(error), None)
-    return None
 
 
 def _error_of(status: int, body: bytes) -> FieldError | GatewayFailed:

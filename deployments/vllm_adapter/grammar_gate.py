@@ -28,6 +28,7 @@ from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.deployments.ingress.errors import GrammarInvalid, GrammarTooCostly
 from qwenfleet.deployments.ingress.exchange import current_exchange
+from qwenfleet.deployments.vllm_adapter.error_answers import refusal_of
 from qwenfleet.deployments.vllm_adapter.grammar_checks import GrammarChecks
 from qwenfleet.deployments.vllm_adapter.grammar_compiler import Settings
 from qwenfleet.deployments.vllm_adapter.grammar_process import GrammarProcess
@@ -66,21 +67,29 @@ class GatedLLM(AsyncLLM):
     async def add_request(
         self, request_id: str, prompt: Any, params: Any, *rest: Any, **named: Any
     ) -> RequestOutputCollector:
-        if isinstance(params, SamplingParams) and self.gate is not None:
-            try:
+        """Add a request that an engine may get. A refusal is the exchange's to answer, with its own
+        status; of vLLM's error, a stream would show a part or nothing."""
+        try:
+            if isinstance(params, SamplingParams) and self.gate is not None:
                 await self.gate.verify(params)
-            except FleetError as error:
-                # The exchange answers, with the error's own status; vLLM ends its part.
-                exchange = current_exchange()
-                if exchange is not None:
-                    exchange.fail(error)
-                raise VLLMValidationError(str(error)) from error
-        return await super().add_request(request_id, prompt, params, *rest, **named)
+            return await super().add_request(request_id, prompt, params, *rest, **named)
+        except FleetError as error:
+            _end_exchange(error)
+            raise VLLMValidationError(str(error)) from error
+        except Exception as error:
+            _end_exchange(refusal_of(error))
+            raise
 
     def shutdown(self, timeout: float | None = None) -> None:
         if self.gate is not None:
             self.gate.close()
         super().shutdown(timeout)
+
+
+def _end_exchange(error: FleetError | None) -> None:
+    exchange = current_exchange()
+    if exchange is not None and error is not None:
+        exchange.fail(error)
 
 
 def settings_of(tokenizer: Any, vocabulary: int, *, any_whitespace: bool) -> Settings:

@@ -29,7 +29,9 @@ def test_only_a_whole_key_in_its_header_opens_the_fleet(site, form):
 def test_no_trick_with_a_path_avoids_the_key_or_reaches_another_route(site, target):
     for method in METHODS:
         keyless = asyncio.run(raw(site, path_tricks.request(method, target), WAIT_S))
-        assert keyless.status in {400, 401}, (method, keyless.head)
+        # HAProxy itself answers `*`, which is a path of no gateway.
+        refused = {404} if target == "*" else {400, 401}
+        assert keyless.status in refused, (method, keyless.head)
         assert b"quiet" not in keyless.head
         field = f"X-Api-Key: {site.key}"
         answer = asyncio.run(raw(site, path_tricks.request(method, target, field), WAIT_S))

@@ -292,7 +292,7 @@ def test_each_request_error_has_its_status_kind_and_code() -> None:
         GatewayDraining: (503, "service_unavailable", "gateway_draining"),
         EngineRefused: (500, "server_error", "engine_refused"),
         RequestKillsEngines: (422, "invalid_request_error", "request_kills_engines"),
-        BodyTimeout: (504, "timeout", "timeout"),
+        BodyTimeout: (408, "timeout", "timeout"),
         DeadlineExceeded: (504, "timeout", "timeout"),
         GatewayFailed: (500, "server_error", "internal_error"),
     }

@@ -123,38 +123,3 @@ async def test_response_that_finds_no_engine_is_a_503(new_exchange: Any, new_cli
     await exchange.run(app, SCOPE, b"", client.receive, client.send)
     assert client.status == 503
     assert CREATED not in client.body
-
-
-async def test_error_that_vllm_sends_as_the_first_event_is_the_answer(
-    new_exchange: Any, new_client: Any, metrics: Any
-) -> None:
-    error = {"message": "n is too large", "type": "BadRequestError", "param": "n", "code": 400}
-    text = json.dumps({"error": error}).encode()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        await send(event(b"data: " + text + b"\n\n"))
-        await send(event(b"data: [DONE]\n\n"))
-        await send(event(b"", more=False))
-
-    client = new_client()
-    await new_exchange().run(app, SCOPE, b"", client.receive, client.send)
-    assert (client.status, client.body) == (400, text)
-    assert client.headers[b"content-type"] == b"application/json"
-    assert client.is_complete
-    assert metrics.ended == [("coder", "refused")]
-
-
-@pytest.mark.parametrize(
-    "text", [b'data: {"error":', b'data: {"error": {"code": "x"}}', b'data: {"error": {}}']
-)
-async def test_first_event_that_only_looks_like_an_error_passes(
-    new_exchange: Any, new_client: Any, text: bytes
-) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        await send(event(text + b"\n\n", more=False))
-
-    client = new_client()
-    await new_exchange().run(app, SCOPE, b"", client.receive, client.send)
-    assert (client.status, client.body) == (200, text + b"\n\n")

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from vllm.exceptions import VLLMValidationError
 
 from tests.unit.deployments.vllm_adapter.test_front_end import (
     Site,
@@ -106,16 +107,35 @@ async def test_a_clients_fault_is_a_400_in_the_form_of_its_api(
 
 
 @pytest.mark.parametrize("route", [CHAT, COMPLETIONS, RESPONSES])
-async def test_a_fault_that_vllm_finds_in_a_stream_ends_it_as_refused(
+async def test_a_fault_that_vllm_finds_in_a_stream_is_a_400_too(
     serve_engine: Any, build: Any, metrics: Any, route: str
 ) -> None:
     site = await build(await serve_engine())
     answer = await ask(site, route, {"stream": True, "logit_bias": {"99999": 1}})
-    assert '"code":"invalid_request"' in answer.text
+    assert answer.status_code == 400, answer.text
+    assert error_of(route, answer)["type"] == "invalid_request_error"
     assert "out-of-vocab" in answer.text
     assert answer.text.count("99999") < 5
-    assert "[DONE]" not in answer.text
     assert [outcome for _, outcome in metrics.ended] == ["refused"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_fault_that_vllm_finds_last_is_a_400_on_anthropics_route_too(
+    serve_engine: Any, build: Any, monkeypatch: pytest.MonkeyPatch, is_stream: bool
+) -> None:
+    """vLLM's own event for it has neither its status nor its kind."""
+    site = await build(await serve_engine())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise VLLMValidationError("no such value")
+
+    monkeypatch.setattr(site.front_end.llm.input_processor, "process_inputs", refuse)
+    answer = await ask(site, MESSAGES, {"stream": is_stream})
+    assert answer.status_code == 400, answer.text
+    assert error_of(MESSAGES, answer) == {
+        "type": "invalid_request_error",
+        "message": "no such value",
+    }
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
