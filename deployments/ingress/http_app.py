@@ -34,6 +34,7 @@ from qwenfleet.deployments.ingress.exchange import Exchange, respond
 from qwenfleet.deployments.ingress.field_errors import WrongValue
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.ingress.outcome import outcome_of
+from qwenfleet.deployments.ingress.pace import Pace
 from qwenfleet.deployments.ingress.rules import describe
 from qwenfleet.deployments.ingress.served import Served
 from qwenfleet.deployments.telemetry.access_log import UNKNOWN, AccessEntry, AccessLog
@@ -91,6 +92,7 @@ class GatewayApp:
         self.drain = Drain()
         self.guard = Guard(config.auth)
         self.admission = Admission(config.gateway)
+        self._pace = Pace()
         self._gateway = config.gateway
         self._metrics = metrics
         self._spans = spans
@@ -227,6 +229,7 @@ class GatewayApp:
         async with self.admission.body_of(call.place, timeout_s):
             body = await read_body(scope, call.receive, limit_bytes, self.admission, call.place)
         scope = request_headers.checked(scope, self._gateway.limits.id_chars)
+        await self._pace.turn(len(body))
         served = self._select(scope["path"], body, call.span)
         if self.drain.refuses:
             raise GatewayDraining(self._gateway.retry_after_s)

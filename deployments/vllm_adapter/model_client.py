@@ -8,7 +8,6 @@ raises toward the output handler, and a request that cannot continue fails throu
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 import time
@@ -29,6 +28,7 @@ from qwenfleet.deployments.dispatch.flight import Flight
 from qwenfleet.deployments.ingress.errors import GatewayFailed
 from qwenfleet.deployments.ingress.exchange import Exchange, current_exchange
 from qwenfleet.deployments.vllm_adapter import codec
+from qwenfleet.deployments.vllm_adapter.output_turns import OutputTurns
 from qwenfleet.deployments.vllm_adapter.untracked import untrack
 from qwenfleet.deployments.wire.frames import EngineDescription, Output
 from qwenfleet.deployments.wire.tokens import TokenIds
@@ -61,7 +61,7 @@ class ModelClient:
         self._exchanges: WeakValueDictionary[str, Exchange] = WeakValueDictionary()
         """By request id, until the exchange has ended: a request's last output may fail after its
         flight has landed."""
-        self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
+        self._outputs = OutputTurns()
         self._dispatcher = dispatcher
         dispatcher.attach(self)
 
@@ -127,9 +127,7 @@ class ModelClient:
                 logger.exception("failed to decode output", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
                 self.fail(flight, GatewayFailed())
-        self._outputs.put_nowait(
-            EngineCoreOutputs(engine_index=0, outputs=translated, timestamp=now)
-        )
+        self._outputs.put(translated, now)
 
     def _convert(
         self, flight: Flight, output: Output, is_first: bool, shift_s: float, now: float
@@ -156,7 +154,7 @@ class ModelClient:
             new_token_ids=[],
             finish_reason=FinishReason.ERROR,
         )
-        self._outputs.put_nowait(EngineCoreOutputs(outputs=[ended], timestamp=self._clock()))
+        self._outputs.put([ended], self._clock())
 
     # What the output guard calls.
 
