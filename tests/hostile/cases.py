@@ -35,6 +35,9 @@ SERVED: Final = frozenset({200, 400, 413, 429})
 """For what some client may need: it may be served, at nobody else's cost."""
 HELD: Final = frozenset({0, 400, 408, 413, 429, 431})
 """For connections that are held open: they may be closed."""
+SERVED_ONLY: Final = frozenset({200})
+PROBE_S: Final = 3.0
+"""The aim is 1 s on an idle machine. Here clients, gateway and six engines share two cores."""
 ONGOING: Final = 200
 """The fleet's gateway.max_ongoing_requests, so that few connections exceed it."""
 MORE: Final = 400
@@ -47,13 +50,12 @@ class Case:
     send: Sender
     answers: frozenset[int]
     """Statuses that are right; 0: no answer."""
-    probes: frozenset[int] = frozenset({200})
+    probes: frozenset[int] = SERVED_ONLY
     """Statuses that bystanders may get meanwhile."""
     host_mb: float | None = None
     """Growth of the engine hosts' memory that is allowed, in MB; None: any."""
-    probe_s: float = 3.0
-    """Longest wait of a bystander. The aim is 1 s on an idle machine; here clients, gateway and six
-    engines share two cores."""
+    probe_s: float = PROBE_S
+    """Longest wait of a bystander."""
     is_ours: bool = True
     """Whether we word the answer; False: HAProxy does, before any rule of its configuration."""
 

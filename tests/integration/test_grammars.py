@@ -85,7 +85,7 @@ def engine() -> Iterator[Engine]:
 
 def test_a_grammar_that_is_slow_for_each_token_ends_its_request_and_no_other(engine) -> None:
     async def ask() -> tuple[int, int]:
-        slow = await engine.ask("ambiguous", 400, grammar='root ::= root root | "a"')
+        slow = await engine.ask("ambiguous", 400, grammar='root ::= root root root | "a" | "aa"')
         other = await engine.ask("other", 400)
         return await slow, await other
 
