@@ -65,13 +65,17 @@ def refusals() -> dict[str, Any]:
             "weightBytes": {smollm2.NAME: smollm2.WEIGHT_BYTES},
         },
         "requests": {
-            "openBodyBytes": request_memory.OPEN_BODY_BYTES,
+            "openBodyBytes": GatewayConfig().admission.max_open_body_bytes,
             "maxBodyBytes": GatewayConfig().max_body_bytes,
             "requests": GatewayConfig().max_ongoing_requests,
             "bytesPerToken": request_memory.BYTES_PER_TOKEN,
             "textCopies": request_memory.TEXT_COPIES,
             "tokenBytes": request_memory.TOKEN_BYTES,
             "gatewayBytes": memory.GATEWAY_BYTES,
+            "grammarProcessBytes": request_memory.GRAMMAR_PROCESS_BYTES,
+            "grammarRoom": request_memory.GRAMMAR_ROOM,
+            "grammarMib": GatewayConfig().grammar.max_compiled_mib,
+            "grammarWorkers": GatewayConfig().grammar.workers,
             "contexts": {smollm2.NAME: smollm2.CONTEXT_TOKENS},
         },
     }

@@ -1,7 +1,8 @@
 """Limits of what may constrain an answer: JSON schemas, tools, expressions, choices, grammars.
 
-Their size says little about their cost, so a gateway also compiles each new one in a process that
-it can end, before an engine gets it.
+`gateway.limits` bounds each of them as a part of the body. These here bound what an engine gets:
+one grammar, of all of a request's tools for example. Its size says little about its cost, so a
+gateway also compiles each new one in a process that it can end, before an engine gets it.
 """
 
 from pydantic import Field
@@ -19,8 +20,8 @@ class GrammarConfig(Section):
     max_bytes: int = Field(
         default=512 * 2**10,
         ge=1,
-        description="Largest JSON schema, set of tools, regular expression, list of choices or "
-        "grammar of a request, in bytes.",
+        description="What constrains an answer, all tools together for example, in bytes; each "
+        "schema of it also has `gateway.limits.schema_chars`.",
     )
     max_properties: int = Field(
         default=5000,

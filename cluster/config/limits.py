@@ -107,12 +107,15 @@ class LimitsConfig(Section):
         default=4096, ge=1, description="Characters of all `bad_words` together."
     )
     schema_values: int = Field(
-        default=10_000, ge=1, description="Values in one JSON schema; names of fields count."
+        default=10_000,
+        ge=1,
+        description="Values in one JSON schema or list of choices; names of fields count.",
     )
     schema_chars: int = Field(
-        default=262_144, ge=1, description="Characters of one JSON schema or grammar."
+        default=262_144,
+        ge=1,
+        description="Characters of one JSON schema, grammar or list of choices.",
     )
-    choices: int = Field(default=1000, ge=1, description="Entries of `structured_outputs.choice`.")
     regex_chars: int = Field(
         default=4096, ge=1, description="Characters of a regular expression for the output."
     )

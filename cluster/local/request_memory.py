@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.local.memory import GATEWAY_BYTES, PROCESS_BYTES, RAY_BYTES
 
-OPEN_BODY_BYTES: Final = 256 * 2**20
-"""Default of gateway.admission.max_open_body_bytes."""
 BYTES_PER_TOKEN: Final = 4
 """Bytes of a body for each token of its prompt. English and code have about four in JSON; a list of
 token ids has two and more, which the reserve in GATEWAY_BYTES and the context bound cover."""
@@ -21,6 +20,11 @@ TOKEN_BYTES: Final = 48
 """A token in a gateway: 36 in the list of vLLM's front end, 4 in the request's own array, and 4 in
 the detokenizer. In an engine's core: 36 in one list and 8 in another (vLLM 0.32, Request)."""
 
+GRAMMAR_PROCESS_BYTES: Final = 60 * 10**6
+"""A compiler of grammars: 43 MB resident with Qwen3's vocabulary (30 Nov 2026), and a reserve."""
+GRAMMAR_ROOM: Final = 4
+"""Memory that a child may use to compile, per byte that the compiled grammar may have."""
+
 
 def most_tokens(open_body_bytes: int, requests: int, context_tokens: int | None) -> int:
     """Prompt tokens of the open requests of one gateway, at most. `context_tokens` is the longest
@@ -29,10 +33,18 @@ def most_tokens(open_body_bytes: int, requests: int, context_tokens: int | None)
     return by_text if context_tokens is None else min(by_text, requests * context_tokens)
 
 
-def gateway_bytes(open_body_bytes: int, tokens: int) -> int:
-    """Memory that a gateway's container needs for bodies of so many bytes and prompts of so many
-    tokens."""
-    return RAY_BYTES + GATEWAY_BYTES + TEXT_COPIES * open_body_bytes + TOKEN_BYTES * tokens
+def grammar_bytes(models: int, grammar: GrammarConfig) -> int:
+    """Memory of a gateway's grammar compilers: each model has one, with a child for each worker and
+    one for a slow grammar."""
+    child = GRAMMAR_ROOM * grammar.max_compiled_mib * 2**20
+    return models * (GRAMMAR_PROCESS_BYTES + (grammar.workers + 1) * child)
+
+
+def gateway_bytes(open_body_bytes: int, tokens: int, grammars: int) -> int:
+    """Memory that a gateway's container needs for bodies of so many bytes, prompts of so many
+    tokens and `grammars` bytes of grammar compilers."""
+    texts = TEXT_COPIES * open_body_bytes
+    return RAY_BYTES + GATEWAY_BYTES + grammars + texts + TOKEN_BYTES * tokens
 
 
 def engine_bytes(tokens: int) -> int:

@@ -157,7 +157,7 @@ FIELDS: Final[Mapping[str, Rule]] = {
         grammar=text("schema_chars"),
         regex=text("regex_chars"),
         whitespace_pattern=text("regex_chars"),
-        choice=both(items("choices"), texts("schema_chars")),
+        choice=both(items("schema_values"), texts("schema_chars")),
     ),
     "include": items("option_values"),
     # Names, and what else a client attaches.

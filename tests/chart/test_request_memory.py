@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from qwenfleet.cluster.config.fleet import GatewayConfig
+from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.local import request_memory
 from qwenfleet.cluster.models import smollm2
 
@@ -16,7 +18,7 @@ QWEN3 = {
     "layout": {"tensor_parallel_size": 8, "expert_parallel": True},
 }
 SCRIPTED = {"id": "coder", "engine": "scripted"}
-BODIES = request_memory.OPEN_BODY_BYTES
+BODIES = GatewayConfig().admission.max_open_body_bytes
 MIB = 2**20
 
 
@@ -37,13 +39,16 @@ def values(model, gateway_limit="64Gi", engine_limit="512Gi", **gateway):
         (SCRIPTED, {"max_ongoing_requests": 64}, BODIES, 64, None),
         (SCRIPTED | {"max_model_len": 2**20}, {"max_ongoing_requests": 4}, 128 * MIB, 4, 2**20),
         ({"id": smollm2.NAME}, {}, BODIES, 1024, smollm2.CONTEXT_TOKENS),
+        (SCRIPTED, {"grammar": {"workers": 5, "max_compiled_mib": 64}}, BODIES, 1024, None),
     ],
 )
 def test_a_gateways_limit_follows_from_bodies_requests_and_context(
     render, refused, model, gateway, open_bytes, requests, context
 ):
     tokens = request_memory.most_tokens(open_bytes, requests, context)
-    needed = request_memory.gateway_bytes(open_bytes, tokens)
+    grammar = GrammarConfig(**gateway.get("grammar", {}))
+    grammars = request_memory.grammar_bytes(1, grammar)
+    needed = request_memory.gateway_bytes(open_bytes, tokens, grammars)
     assert render(values(model, str(needed + MIB), **gateway))
     with pytest.raises(refused, match=f"gateway: open requests of {tokens} tokens"):
         render(values(model, str(needed - MIB), **gateway))

@@ -245,7 +245,10 @@ Arguments: [refusals, values, "gateway" or the group of an engine on GPUs, place
 {{- $held := $known.requests -}}
 {{- $open := include "qwenfleet.openBodyBytes" . | int64 -}}
 {{- $tokens := include "qwenfleet.mostTokens" . | int64 -}}
-{{- $needed := addf $known.cpu.rayBytes $held.gatewayBytes (mulf $held.textCopies $open) (mulf $held.tokenBytes $tokens) -}}
+{{- $grammar := (($values.fleet.gateway | default dict).grammar) | default dict -}}
+{{- $children := mulf (add 1 (int ($grammar.workers | default $held.grammarWorkers))) $held.grammarRoom ($grammar.max_compiled_mib | default $held.grammarMib) 1048576 -}}
+{{- $grammars := mulf (len $values.fleet.models) (addf $held.grammarProcessBytes $children) -}}
+{{- $needed := addf $known.cpu.rayBytes $held.gatewayBytes $grammars (mulf $held.textCopies $open) (mulf $held.tokenBytes $tokens) -}}
 {{- if ne $group "gateway" -}}
 {{- $tokens = mul $tokens (int (($values.fleet.gateway | default dict).replicas | default 1)) -}}
 {{- $needed = addf $known.cpu.rayBytes $known.cpu.processBytes (mulf $held.tokenBytes $tokens) -}}

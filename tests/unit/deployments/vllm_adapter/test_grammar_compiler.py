@@ -19,7 +19,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import xgrammar
 
-from qwenfleet.deployments.vllm_adapter.grammar_compiler import Settings, Verdict, verdict
+from qwenfleet.cluster.local import request_memory
+from qwenfleet.deployments.vllm_adapter.grammar_compiler import (
+    WORKING_FACTOR,
+    Settings,
+    Verdict,
+    verdict,
+)
 from qwenfleet.deployments.vllm_adapter.grammar_process import CompilerLost, GrammarProcess
 
 pytestmark = pytest.mark.timeout(120)
@@ -190,3 +196,8 @@ async def test_closing_ends_the_process_and_what_it_compiles(process: GrammarPro
 def test_how_a_child_ended_says_what_is_wrong(written: bytes, status: int, outcome: str) -> None:
     assert verdict(7, written, status).end == outcome
     assert os.WIFSIGNALED(status) == (status not in (0, 256))
+
+
+def test_the_chart_counts_the_memory_that_a_child_may_use() -> None:
+    """The compiler imports no configuration, which would be larger than itself."""
+    assert request_memory.GRAMMAR_ROOM == WORKING_FACTOR
