@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.local.memory import GATEWAY_BYTES, PROCESS_BYTES, RAY_BYTES
 
 BYTES_PER_TOKEN: Final = 4
@@ -33,11 +32,10 @@ def most_tokens(open_body_bytes: int, requests: int, context_tokens: int | None)
     return by_text if context_tokens is None else min(by_text, requests * context_tokens)
 
 
-def grammar_bytes(models: int, grammar: GrammarConfig) -> int:
+def grammar_bytes(models: int, workers: int, compiled_bytes: int) -> int:
     """Memory of a gateway's grammar compilers: each model has one, with a child for each worker and
     one for a slow grammar."""
-    child = GRAMMAR_ROOM * grammar.max_compiled_mib * 2**20
-    return models * (GRAMMAR_PROCESS_BYTES + (grammar.workers + 1) * child)
+    return models * (GRAMMAR_PROCESS_BYTES + (workers + 1) * GRAMMAR_ROOM * compiled_bytes)
 
 
 def gateway_bytes(open_body_bytes: int, tokens: int, grammars: int) -> int:

@@ -47,7 +47,8 @@ def test_a_gateways_limit_follows_from_bodies_requests_and_context(
 ):
     tokens = request_memory.most_tokens(open_bytes, requests, context)
     grammar = GrammarConfig(**gateway.get("grammar", {}))
-    grammars = request_memory.grammar_bytes(1, grammar)
+    compiled_bytes = grammar.max_compiled_mib * MIB
+    grammars = request_memory.grammar_bytes(1, grammar.workers, compiled_bytes)
     needed = request_memory.gateway_bytes(open_bytes, tokens, grammars)
     assert render(values(model, str(needed + MIB), **gateway))
     with pytest.raises(refused, match=f"gateway: open requests of {tokens} tokens"):
