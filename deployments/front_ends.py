@@ -144,9 +144,11 @@ class FrontEnds:
         self._stages.begin(f"building the app of {model.id}")
         try:
             path = await asyncio.to_thread(sources.locate, model.resolved_source, logger.info)
-            client = ModelClient(self._dispatchers[model.id])
             config = self._config
             gateway = config.gateway
+            client = ModelClient(
+                self._dispatchers[model.id], logprob_values=gateway.limits.logprob_values
+            )
             built = await front_end.build(
                 model,
                 path,

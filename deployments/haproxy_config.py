@@ -34,7 +34,7 @@ SERVE_HEADERS: Final = (
 """Headers by which clients would give orders to Serve, before our code (ray 2.60
 serve/_private/http_util.py and replica.py); in the last one, `_` and `-` are one."""
 TEXT_HEADERS: Final = ("x-request-id", "x-session-id")
-"""Headers that Serve decodes before our code, and so would answer 500 to bytes that are not text."""
+"""Headers that Serve decodes before our code: it would answer 500 to bytes that are not text."""
 DESCRIPTORS: Final = 1024
 """File descriptors besides connections: listeners, health checks, threads, logs."""
 

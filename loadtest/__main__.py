@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from qwenfleet.cluster.errors import BenchmarkError, FleetError
 from qwenfleet.loadtest import (
@@ -80,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         "dispatch", help="measure what a frame costs a gateway while many requests wait or move"
     )
     command.set_defaults(command=_dispatch)
+    _add_soak(commands)
+    return parser
+
+
+def _add_soak(commands: Any) -> None:
     command = commands.add_parser(
         "soak", help="stream at a steady rate while random parts of a fleet are killed"
     )
@@ -93,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
         "--kill-every", type=_seconds, default=60.0, help="seconds between kills (default 60)"
     )
     command.set_defaults(command=_soak)
-    return parser
 
 
 def _count(text: str) -> int:

@@ -74,6 +74,12 @@ class LimitsConfig(Section):
         ge=1,
         description="Log probabilities of a prompt: its tokens times (`prompt_logprobs` + 1).",
     )
+    logprob_values: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Log probabilities in all answers of one request, each of which takes some "
+        "200 bytes of a gateway until the request ends.",
+    )
     logit_bias: int = Field(
         default=RUNNER_LOGIT_BIAS,
         ge=1,

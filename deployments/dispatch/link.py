@@ -20,6 +20,7 @@ from qwenfleet.deployments.wire import secret
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.encoding import encode
 from qwenfleet.deployments.wire.frames import (
+    MAX_NUMBERS,
     MAX_OUTPUTS_BYTES,
     PROTOCOL_VERSION,
     Abort,
@@ -52,8 +53,6 @@ from qwenfleet.deployments.wire.tls import client_context
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F")
-MAX_ABORTS: Final = 4096
-"""Numbers of attempts in one frame: 20 to 36 KB."""
 
 SILENCE_FACTOR: Final = 3.0
 SILENCE_HEARTBEATS: Final = 4
@@ -196,8 +195,8 @@ class EngineLink:
                 self._unseen.pop(number, None)
             else:
                 sent.append(number)
-        for start in range(0, len(sent), MAX_ABORTS):
-            self._connection.send(Abort(wire_ids=sent[start : start + MAX_ABORTS]))
+        for start in range(0, len(sent), MAX_NUMBERS):
+            self._connection.send(Abort(wire_ids=sent[start : start + MAX_NUMBERS]))
 
     def targets(self) -> list[Target]:
         """One routing target for each rank: the load last reported plus the submits sent since."""

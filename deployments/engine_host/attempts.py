@@ -10,21 +10,18 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from qwenfleet.deployments.engine_host.core import CoreStep
 from qwenfleet.deployments.engine_host.rank_speed import RankSpeed
 from qwenfleet.deployments.telemetry.null_attempt import NO_ATTEMPT_SPAN
 from qwenfleet.deployments.wire.connection import Connection
-from qwenfleet.deployments.wire.frames import Output, RankLoad, Submit, numbered
+from qwenfleet.deployments.wire.frames import MAX_NUMBERS, Output, RankLoad, Submit, numbered
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.telemetry.null_attempt import AnyAttemptSpan
 
 logger = logging.getLogger(__name__)
-
-MAX_NUMBERS: Final = 4096
-"""Numbers of attempts in one frame: 20 to 36 KB."""
 
 
 @dataclass(eq=False)

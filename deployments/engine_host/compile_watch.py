@@ -41,10 +41,11 @@ class CompileWatch:
 
     def look(self, compiles: Compiles, now: float) -> str:
         """Return why the core is ill, in words for an operator; empty while it is well."""
-        if compiles.done != self._done:
+        has_done_some = compiles.done != self._done
+        if has_done_some:
             self._done = compiles.done
             self._bound.note(compiles.longest_s, now)
-        reason = self._reason(compiles)
+        reason = "" if has_done_some and not compiles.stuck else self._reason(compiles)
         if not reason:
             self.ill_since = None
         elif self.ill_since is None:

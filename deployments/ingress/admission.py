@@ -103,7 +103,7 @@ class Admission:
             return False
         place.is_lost = True
         self._free(place)
-        if place.limit is not None:
+        if place.limit is not None and not place.limit.expired():
             place.limit.reschedule(asyncio.get_running_loop().time())
         return True
 

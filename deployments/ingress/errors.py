@@ -4,16 +4,12 @@ RequestError
 ├── MalformedBody     400
 ├── ModelRequired     400
 ├── LongerThanContext 400
-├── GrammarRefused    400
-│   ├── GrammarInvalid
-│   └── GrammarTooCostly
 ├── KeyRefused        401, with WWW-Authenticate
 │   ├── MissingKey
 │   └── WrongKey
 ├── UnknownModel      404
 ├── UnknownRoute      404
 ├── BodyTooLarge      413
-├── GrammarChecksBusy 429, with Retry-After
 ├── TooManyRequests   429, with Retry-After
 ├── RequestTooLarge   413
 ├── Unavailable       503, with Retry-After
@@ -23,6 +19,7 @@ RequestError
 ├── GatewayDraining   503, with Retry-After
 ├── RequestKillsEngines  422
 ├── FieldError        400, or 413 for a whole body: `field_errors.py`
+├── GrammarRefused    400, and GrammarChecksBusy 429: `grammar_errors.py`
 ├── BodyTimeout       408
 ├── DeadlineExceeded  504
 ├── EngineRefused     500
@@ -91,46 +88,6 @@ class LongerThanContext(RequestError):
         return (
             f"the request has {self.tokens} tokens so far, and the engines of model "
             f"'{self.model}' take at most {self.limit_tokens} of prompt and output. Send less."
-        )
-
-
-class GrammarRefused(RequestError):
-    """A schema, tool, expression or grammar of the request cannot constrain its answer."""
-
-    status = 400
-    kind = "invalid_request_error"
-
-
-class GrammarInvalid(GrammarRefused):
-    """It has no meaning, or no answer can follow it. `what` names its kind."""
-
-    code = "invalid_grammar"
-
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what = what
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"the request's {self.what} cannot be used: {self.reason}. Correct it."
-
-
-class GrammarTooCostly(GrammarRefused):
-    """It is larger than a limit, or takes too much time or memory. `setting` is the limit's."""
-
-    code = "grammar_too_costly"
-
-    def __init__(self, what: str, problem: str, limit: str, setting: str) -> None:
-        super().__init__(what, problem, limit, setting)
-        self.what = what
-        self.problem = problem
-        self.limit = limit
-        self.setting = setting
-
-    def __str__(self) -> str:
-        return (
-            f"the request's {self.what} {self.problem}, above the limit of {self.limit} "
-            f"({self.setting}). Make it simpler."
         )
 
 
@@ -210,25 +167,6 @@ class BodyTooLarge(RequestError):
         return (
             f"the request body is {size} the limit of {self.limit_bytes} bytes. "
             "Send less, or ask the operator to raise gateway.max_body_bytes."
-        )
-
-
-class GrammarChecksBusy(RequestError):
-    """Too many new grammars wait to be compiled at this gateway."""
-
-    status = 429
-    kind = "rate_limit_error"
-    code = "grammar_checks_busy"
-
-    def __init__(self, waiting: int, retry_after_s: int) -> None:
-        super().__init__(waiting, retry_after_s)
-        self.waiting = waiting
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return (
-            f"{self.waiting} new grammars wait to be checked at this gateway. "
-            f"Try again in {self.retry_after_s} s."
         )
 
 

@@ -76,9 +76,8 @@ class Exchange:
         self.started_at = clock()
         self.is_queued = True
         """Whether an engine has yet to start on it."""
-        self.prompt_tokens = 0
-        self.cached_tokens = 0
-        self.output_tokens = 0
+        self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.prompt_logprobs = self.output_logprobs = 0
         self.outcome: Outcome | None = None
         self.request_id: str | None = None
         """The id that vLLM's app gave it; None before that."""

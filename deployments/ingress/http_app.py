@@ -6,6 +6,8 @@ only through an allow-list of routes and, if the fleet has keys, with a valid ke
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +24,9 @@ from qwenfleet.deployments.ingress.answers import Family, family_of
 from qwenfleet.deployments.ingress.body import read_body
 from qwenfleet.deployments.ingress.drain import Drain
 from qwenfleet.deployments.ingress.errors import (
+    DeadlineExceeded,
     GatewayDraining,
+    GatewayFailed,
     ModelLoading,
     ModelRequired,
     NoEngine,
@@ -43,6 +47,8 @@ from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 
 if TYPE_CHECKING:
     from qwenfleet.deployments.telemetry.tracing import AnyRequestSpan, AnySpans
+
+logger = logging.getLogger(__name__)
 
 MODEL_ROUTES: Final = frozenset(
     {
@@ -159,7 +165,10 @@ class GatewayApp:
                     await self._answer_traced(admitted, family, call)
             else:
                 raise UnknownRoute(method, path)
-        except FleetError as error:
+        except Exception as failure:
+            error = failure if isinstance(failure, FleetError) else GatewayFailed()
+            if error is not failure:
+                logger.exception("failed to answer a request")
             outcome = outcome_of(error)
             model = error.model if isinstance(error, Unavailable) else NO_MODEL
             entry.status, entry.outcome, entry.reason = error.status, outcome.value, error.code
@@ -229,7 +238,7 @@ class GatewayApp:
         async with self.admission.body_of(call.place, timeout_s):
             body = await read_body(scope, call.receive, limit_bytes, self.admission, call.place)
         scope = request_headers.checked(scope, self._gateway.limits.id_chars)
-        await self._pace.turn(len(body))
+        await self._turn(len(body), timeout_s)
         served = self._select(scope["path"], body, call.span)
         if self.drain.refuses:
             raise GatewayDraining(self._gateway.retry_after_s)
@@ -258,6 +267,14 @@ class GatewayApp:
         finally:
             self._exchanges.discard(exchange)
             served.ongoing -= 1
+
+    async def _turn(self, body_bytes: int, timeout_s: float) -> None:
+        """Wait for a turn to work on the body. Raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._pace.turn(body_bytes)
+        except TimeoutError:
+            raise DeadlineExceeded(timeout_s) from None
 
     def _timeout_s(self, scope: Scope) -> float:
         for name, value in scope["headers"]:

@@ -19,8 +19,9 @@ from qwenfleet.deployments.ingress.json_survey import survey
 from qwenfleet.deployments.ingress.request_fields import FIELDS, PROMPT_FIELDS
 from qwenfleet.deployments.ingress.rules import are_tokens, count, describe, whole
 
-MEDIA: Final = "data:"
-"""Start of a URL that holds an image; it is not tokenized."""
+MEDIA: Final = frozenset({"image_url", "video_url", "audio_url", "input_audio", "source"})
+"""Fields of a message that hold images and the like, which are not tokenized as text."""
+LENGTHS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def read(body: bytes, limits: LimitsConfig) -> dict[str, Any]:
@@ -60,12 +61,13 @@ def _check_sequences(body: Mapping[str, Any], limits: LimitsConfig) -> None:
     count("n", each * prompts, limits.sequences, "sequences", "answers, with all prompts")
     if body.get("use_beam_search"):
         count("n", each, limits.beam_width, "beam_width", "beams")
-        longest = body.get("max_completion_tokens") or body.get("max_tokens")
-        if longest is None:
+        asked = {name: body[name] for name in LENGTHS if body.get(name) is not None}
+        if not asked:
             wanted = f"a number up to {limits.beam_tokens} with use_beam_search"
             raise WrongValue("max_tokens", "missing", wanted)
-        tokens = whole("max_tokens", longest)
-        count("max_tokens", tokens, limits.beam_tokens, "beam_tokens", "tokens, with beam search")
+        for name, value in asked.items():  # each route reads another one
+            tokens = whole(name, value)
+            count(name, tokens, limits.beam_tokens, "beam_tokens", "tokens, with beam search")
 
 
 def _check_length(
@@ -86,15 +88,16 @@ def _check_length(
 
 
 def _chars(stack: list[Any], most: int) -> int:
-    """Return the characters of all strings but media, or a number above `most`."""
+    """Return the characters of all strings and names but media, or a number above `most`."""
     chars = 0
     while stack and chars <= most:
         node = stack.pop()
         if isinstance(node, str):
-            chars += 0 if node.startswith(MEDIA) else len(node)
+            chars += len(node)
         elif isinstance(node, list):
             if not are_tokens(node):
                 stack.extend(node)
         elif isinstance(node, dict):
-            stack.extend(node.values())
+            chars += sum(map(len, node))
+            stack.extend(value for name, value in node.items() if name not in MEDIA)
     return chars

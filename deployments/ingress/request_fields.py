@@ -28,6 +28,7 @@ from qwenfleet.deployments.ingress.rules import (
     texts,
     tree,
     up_to,
+    within,
 )
 
 RESERVED: Final = frozenset(
@@ -36,9 +37,10 @@ RESERVED: Final = frozenset(
         "ec_transfer_params",
         "kv_cache_report_mode",
         "qwenfleet_received_tokens",
+        "qwenfleet_prompt_tokens",
     }
 )
-"""Keys of vLLM's `extra_args` that a core acts on (vLLM 0.32 v1/request.py), and the one of a
+"""Keys of vLLM's `extra_args` that a core acts on (vLLM 0.32 v1/request.py), and those of a
 resume. Clients reach `extra_args` through `vllm_xargs`."""
 PROMPT_FIELDS: Final = (
     "prompt",
@@ -131,7 +133,7 @@ FIELDS: Final[Mapping[str, Rule]] = {
     "frequency_penalty": finite,
     "presence_penalty": finite,
     "repetition_penalty": finite,
-    "length_penalty": finite,
+    "length_penalty": within(-10, 10),
     "logprobs": up_to("logprobs"),
     "top_logprobs": up_to("logprobs"),
     "prompt_logprobs": up_to("logprobs"),

@@ -60,12 +60,30 @@ def up_to(setting: str, low: int = 0) -> Rule:
 
 def finite(field: str, value: Any, _: LimitsConfig) -> None:
     """Allow numbers that are not infinite, as pydantic reads `"inf"`. vLLM checks the rest."""
-    try:
-        number = float(value) if isinstance(value, str) and len(value) <= NUMBER_CHARS else 0.0
-    except ValueError:
-        return
-    if not math.isfinite(number):
+    if isinstance(value, str) and not math.isfinite(_number(field, value)):
         raise WrongValue(field, repr(value), "a finite number")
+
+
+def within(low: float, high: float) -> Rule:
+    """Allow numbers in these bounds, which no setting changes."""
+
+    def rule(field: str, value: Any, _: LimitsConfig) -> None:
+        if isinstance(value, str | int | float) and not low <= _number(field, value) <= high:
+            raise WrongValue(field, repr(value), f"a number from {low} to {high}")
+
+    return rule
+
+
+def _number(field: str, value: str | float) -> float:
+    """Return the number as pydantic reads it; 0 for a text that is none, which vLLM refuses."""
+    if isinstance(value, str) and len(value) > NUMBER_CHARS:
+        raise WrongValue(field, repr(value), "a number")
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
+    except OverflowError:
+        return math.inf
 
 
 def items(setting: str, kind: type[list[Any]] | type[dict[str, Any]] = list) -> Rule:

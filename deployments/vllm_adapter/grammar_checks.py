@@ -11,12 +11,13 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.errors import FleetError
-from qwenfleet.deployments.ingress.errors import (
-    GatewayFailed,
+from qwenfleet.deployments.ingress.errors import GatewayFailed
+from qwenfleet.deployments.ingress.grammar_errors import (
     GrammarChecksBusy,
     GrammarInvalid,
     GrammarTooCostly,
@@ -34,10 +35,25 @@ QUICK_S: Final = 0.25
 """Every grammar is first tried for this long, so that those that need less do not wait for those
 that need all of `compile_s`: 200 tools with six arguments take 0.1 s."""
 MOST_WAITING: Final = 64
-"""New grammars that wait at once. The last of them waits for 64 times QUICK_S, over all workers."""
+"""New grammars that wait at once."""
+MOST_SLOW: Final = 8
+"""Of those, the ones that need more than QUICK_S. They have one worker of their own, and so take
+none of the others' places for long."""
 RETRY_AFTER_S: Final = 5
 TRIES: Final = 2
 """A process that ended, for lack of memory perhaps, is started again once for each grammar."""
+
+
+class _Abandoned(Exception):
+    """Nobody waits for this check any more."""
+
+
+@dataclass
+class _Check:
+    """A check that runs or waits, and how many requests want its verdict."""
+
+    task: asyncio.Task[FleetError | None] | None = None
+    waiters: int = 0
 
 
 class Process(Protocol):
@@ -57,7 +73,8 @@ class GrammarChecks:
         self._limits = limits
         self._process = process
         self._verdicts: OrderedDict[bytes, FleetError | None] = OrderedDict()
-        self._checks: dict[bytes, asyncio.Task[FleetError | None]] = {}
+        self._checks: dict[bytes, _Check] = {}
+        self._num_slow = 0
         self._quick = asyncio.Semaphore(limits.workers)
         self._slow = asyncio.Semaphore(1)
 
@@ -77,23 +94,33 @@ class GrammarChecks:
             _raise(self._verdicts[key])
             return
         grammar_size.check(kind, text, self._limits)
-        running = self._checks.get(key)
-        if running is None:
+        check = self._checks.get(key)
+        if check is None or check.task is None:
             if len(self._checks) >= MOST_WAITING:
                 raise GrammarChecksBusy(len(self._checks), RETRY_AFTER_S)
-            running = asyncio.create_task(self._judge(key, kind, syntax, text))
-            self._checks[key] = running
-        # The client that asked first may leave before the others have their answer.
-        _raise(await asyncio.shield(running))
+            check = self._checks[key] = _Check()
+            check.task = asyncio.create_task(self._judge(key, check, kind, syntax, text))
+        check.waiters += 1
+        try:  # the client that asked first may leave before the others have their answer
+            _raise(await asyncio.shield(check.task))
+        finally:
+            check.waiters -= 1
 
     def close(self) -> None:
         for check in self._checks.values():
-            check.cancel()
+            if check.task is not None:
+                check.task.cancel()
         self._process.close()
 
-    async def _judge(self, key: bytes, kind: Kind, syntax: str, text: str) -> FleetError | None:
+    async def _judge(
+        self, key: bytes, check: _Check, kind: Kind, syntax: str, text: str
+    ) -> FleetError | None:
         try:
-            refusal = await self._compile(kind, syntax, text)
+            refusal = await self._compile(check, kind, syntax, text)
+        except _Abandoned:
+            return None
+        except GrammarChecksBusy as busy:
+            return busy
         except CompilerLost:
             logger.exception("failed to check a grammar", extra={"kind": kind.value})
             return GatewayFailed()
@@ -104,23 +131,42 @@ class GrammarChecks:
             self._verdicts.popitem(last=False)
         return refusal
 
-    async def _compile(self, kind: Kind, syntax: str, text: str) -> FleetError | None:
+    async def _compile(
+        self, check: _Check, kind: Kind, syntax: str, text: str
+    ) -> FleetError | None:
         quick_s = min(QUICK_S, self._limits.compile_s)
         async with self._quick:
-            found = await self._run(syntax, text, quick_s)
+            found = await self._run(check, syntax, text, quick_s)
         if found.end == "compile_s" and quick_s < self._limits.compile_s:
-            async with self._slow:
-                found = await self._run(syntax, text, self._limits.compile_s)
+            found = await self._compile_slow(check, syntax, text)
         return refusal_of(kind, found, self._limits)
 
-    async def _run(self, syntax: str, text: str, compile_s: float) -> Verdict:
-        memory_bytes = self._limits.max_compiled_mib * 2**20
+    async def _compile_slow(self, check: _Check, syntax: str, text: str) -> Verdict:
+        if self._num_slow >= MOST_SLOW:
+            raise GrammarChecksBusy(self._num_slow, RETRY_AFTER_S)
+        self._num_slow += 1
+        try:
+            async with self._slow:
+                return await self._run(check, syntax, text, self._limits.compile_s)
+        finally:
+            self._num_slow -= 1
+
+    async def _run(self, check: _Check, syntax: str, text: str, compile_s: float) -> Verdict:
+        if not check.waiters:
+            raise _Abandoned
         for _ in range(TRIES - 1):
             try:
-                return await self._process.run(syntax, text, compile_s, memory_bytes)
+                return await self._try(syntax, text, compile_s)
             except CompilerLost as error:
                 logger.warning("trying a grammar again", extra={"reason": str(error)})
-        return await self._process.run(syntax, text, compile_s, memory_bytes)
+        return await self._try(syntax, text, compile_s)
+
+    async def _try(self, syntax: str, text: str, compile_s: float) -> Verdict:
+        memory_bytes = self._limits.max_compiled_mib * 2**20
+        found = await self._process.run(syntax, text, compile_s, memory_bytes)
+        if found.end == "killed":
+            raise CompilerLost("the kernel or a lack of CPU ended the compiler")
+        return found
 
 
 def refusal_of(kind: Kind, found: Verdict, limits: GrammarConfig) -> FleetError | None:

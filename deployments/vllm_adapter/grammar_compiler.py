@@ -74,7 +74,8 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """How a job ended: ok, invalid, compile_s, memory, steps, dead_end or crash."""
+    """How a job ended: ok, invalid, compile_s, memory, steps, dead_end, crash, or killed. The last
+    one says nothing of the grammar: memory was short, or the CPU."""
 
     number: int
     end: str
@@ -302,7 +303,9 @@ def verdict(number: int, written: bytes, status: int) -> Verdict:
     if last not in ("", "compiled"):
         return Verdict(number, last, detail)
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    if ended_by in (signal.SIGPROF, signal.SIGKILL):
+    if ended_by == signal.SIGKILL:
+        return Verdict(number, "killed")
+    if ended_by == signal.SIGPROF:
         return Verdict(number, "steps" if last else "compile_s")
     return Verdict(number, "crash", signal.Signals(ended_by).name if ended_by else "")
 

@@ -12,10 +12,11 @@ backend_xgrammar.validate_xgrammar_grammar and has_xgrammar_unsupported_json_fea
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import xgrammar
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams, check_json_nesting
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.output_processor import RequestOutputCollector
@@ -26,13 +27,15 @@ from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely
 
 from qwenfleet.cluster.config.grammar import GrammarConfig
 from qwenfleet.cluster.errors import FleetError
-from qwenfleet.deployments.ingress.errors import GrammarInvalid, GrammarTooCostly
 from qwenfleet.deployments.ingress.exchange import current_exchange
+from qwenfleet.deployments.ingress.grammar_errors import GrammarInvalid, GrammarTooCostly
 from qwenfleet.deployments.vllm_adapter.error_answers import refusal_of
 from qwenfleet.deployments.vllm_adapter.grammar_checks import GrammarChecks
 from qwenfleet.deployments.vllm_adapter.grammar_compiler import Settings
 from qwenfleet.deployments.vllm_adapter.grammar_process import GrammarProcess
 from qwenfleet.deployments.vllm_adapter.grammar_size import Kind
+
+logger = logging.getLogger(__name__)
 
 
 class GrammarGate:
@@ -77,6 +80,8 @@ class GatedLLM(AsyncLLM):
             _end_exchange(error)
             raise VLLMValidationError(str(error)) from error
         except Exception as error:
+            if not isinstance(error, VLLMClientError):  # it may be a fault of ours
+                logger.warning("failed to add a request", exc_info=error)
             _end_exchange(refusal_of(error))
             raise
 

@@ -11,7 +11,11 @@ from enum import StrEnum
 from typing import Any, Final
 
 from qwenfleet.cluster.config.grammar import GrammarConfig
-from qwenfleet.deployments.ingress.errors import GrammarInvalid, GrammarRefused, GrammarTooCostly
+from qwenfleet.deployments.ingress.grammar_errors import (
+    GrammarInvalid,
+    GrammarRefused,
+    GrammarTooCostly,
+)
 
 LISTS_OF_CHOICES: Final = ("enum", "anyOf", "oneOf", "allOf", "elements", "tags", "triggers")
 """Keys of lists in JSON schemas and structural tags of which an answer takes one."""

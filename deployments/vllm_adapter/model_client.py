@@ -22,13 +22,15 @@ from vllm.v1.engine import (
     FinishReason,
 )
 
+from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
 from qwenfleet.deployments.dispatch.flight import Flight
 from qwenfleet.deployments.ingress.errors import GatewayFailed
 from qwenfleet.deployments.ingress.exchange import Exchange, current_exchange
+from qwenfleet.deployments.ingress.field_errors import FieldError, OutOfBounds
 from qwenfleet.deployments.vllm_adapter import codec
-from qwenfleet.deployments.vllm_adapter.output_turns import OutputTurns
+from qwenfleet.deployments.vllm_adapter.output_turns import OutputTurns, num_values
 from qwenfleet.deployments.vllm_adapter.untracked import untrack
 from qwenfleet.deployments.wire.frames import EngineDescription, Output
 from qwenfleet.deployments.wire.tokens import TokenIds
@@ -50,14 +52,17 @@ class ModelClient:
         self,
         dispatcher: Dispatcher,
         clock: Callable[[], float] = time.monotonic,
+        logprob_values: int = LimitsConfig().logprob_values,
     ) -> None:
-        """Becomes the recipient of the dispatcher's outputs and errors."""
+        """Becomes the recipient of the dispatcher's outputs and errors. A request ends at
+        `logprob_values` log probabilities."""
         self.engine_ranks_managed = [0]
         self.resources = _Resources()
         self.on_limit: Callable[[int], None] = lambda _: None
         """Called with the largest `max_model_len` that every connected engine can run, when it has
         changed."""
         self._clock = clock
+        self._logprob_values = logprob_values
         self._exchanges: WeakValueDictionary[str, Exchange] = WeakValueDictionary()
         """By request id, until the exchange has ended: a request's last output may fail after its
         flight has landed."""
@@ -123,6 +128,9 @@ class ModelClient:
         for flight, output, is_first in outputs:
             try:
                 translated.append(self._convert(flight, output, is_first, shift_s, now))
+            except FieldError as error:
+                self._dispatcher.abort([flight.request_id])
+                self.fail(flight, error)
             except Exception:  # one bad output must not end all other streams
                 logger.exception("failed to decode output", extra={"request": flight.request_id})
                 self._dispatcher.abort([flight.request_id])
@@ -139,7 +147,15 @@ class ModelClient:
                 flight.exchange.note_scheduled(at)
             cached = (output.cached_tokens or 0) if is_first else 0
             flight.exchange.note_tokens(len(output.token_ids), cached, now, flight.gap_s)
+            self._count_logprobs(flight.exchange, full)
         return full
+
+    def _count_logprobs(self, exchange: Exchange, output: EngineCoreOutput) -> None:
+        """Raise OutOfBounds beyond the limit: vLLM keeps all of them until the request ends."""
+        exchange.output_logprobs += num_values(output)
+        if exchange.output_logprobs > self._logprob_values:
+            found, most = exchange.output_logprobs, self._logprob_values
+            raise OutOfBounds("logprobs", found, most, "logprob_values", "values")
 
     def limit(self, max_model_len: int) -> None:
         self.on_limit(max_model_len)

@@ -15,8 +15,9 @@ from typing import Final
 
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 
-COSTLY_PER_TURN: Final = 4
-"""4 ms of the loop, in a process where a request takes some 20 turns of it."""
+VALUES_PER_TURN: Final = 84
+"""Log probabilities of four tokens with 20 each: 4 ms of the loop, in a process where a request
+takes some 20 turns of it. What has more makes a turn alone."""
 
 
 class OutputTurns:
@@ -33,7 +34,7 @@ class OutputTurns:
     def put(self, outputs: Sequence[EngineCoreOutput], timestamp: float) -> None:
         """Add outputs that came at `timestamp`, in seconds of vLLM's clock."""
         for output in outputs:
-            if is_costly(output) or output.request_id in self._late:
+            if num_values(output) or output.request_id in self._late:
                 self._costly.append(output)
                 self._late[output.request_id] += 1
             else:
@@ -48,10 +49,18 @@ class OutputTurns:
             await asyncio.sleep(0)
         taken, self._plain = self._plain, []
         if not taken:
-            taken = [self._next() for _ in range(min(COSTLY_PER_TURN, len(self._costly)))]
+            taken = self._next_turn()
         if not self._costly:
             self._has_some.clear()
         return EngineCoreOutputs(engine_index=0, outputs=taken, timestamp=self._timestamp)
+
+    def _next_turn(self) -> list[EngineCoreOutput]:
+        taken = [self._next()]
+        left = VALUES_PER_TURN - num_values(taken[0])
+        while self._costly and num_values(self._costly[0]) <= left:
+            taken.append(self._next())
+            left -= num_values(taken[-1])
+        return taken
 
     def _next(self) -> EngineCoreOutput:
         output = self._costly.popleft()
@@ -61,6 +70,11 @@ class OutputTurns:
         return output
 
 
-def is_costly(output: EngineCoreOutput) -> bool:
-    """Whether vLLM makes text of many tokens of it."""
-    return output.new_logprobs is not None or output.new_prompt_logprobs_tensors is not None
+def num_values(output: EngineCoreOutput) -> int:
+    """Log probabilities in an output, of each of which vLLM makes an object with a text."""
+    values = 0
+    if output.new_logprobs is not None:
+        values += output.new_logprobs.logprob_token_ids.size
+    if output.new_prompt_logprobs_tensors is not None:
+        values += output.new_prompt_logprobs_tensors.logprob_token_ids.numel()
+    return values

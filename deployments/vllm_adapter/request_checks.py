@@ -20,6 +20,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 
 from qwenfleet.cluster.config import limits as bounds
 from qwenfleet.cluster.config.limits import LimitsConfig
+from qwenfleet.deployments.ingress.exchange import current_exchange
 from qwenfleet.deployments.wire.frames import Submit
 
 
@@ -96,12 +97,16 @@ def guard(inputs: InputProcessor, limits: LimitsConfig) -> None:
 
 
 def _check_prompt_logprobs(params: SamplingParams, tokens: int, limits: LimitsConfig) -> None:
+    """Count those of all prompts and answers of a request: vLLM prepares one prompt at a time."""
     if params.prompt_logprobs is None:
         return
-    values, most = tokens * (params.prompt_logprobs + 1), limits.prompt_logprob_values
+    values, most = tokens * (params.prompt_logprobs + 1) * params.n, limits.prompt_logprob_values
+    exchange = current_exchange()
+    if exchange is not None:
+        values = exchange.prompt_logprobs = exchange.prompt_logprobs + values
     if values > most:
         raise ValueError(
-            f"prompt_logprobs {params.prompt_logprobs} of {tokens} tokens are {values} values, "
-            f"above the limit of {most}. Send a shorter prompt, or ask the operator to change "
-            "gateway.limits.prompt_logprob_values."
+            f"prompt_logprobs {params.prompt_logprobs} of all prompts and answers are {values} "
+            f"values, above the limit of {most}. Send shorter prompts or fewer, or ask the "
+            "operator to change gateway.limits.prompt_logprob_values."
         )

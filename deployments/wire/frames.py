@@ -28,6 +28,8 @@ MAX_SUBMIT_BYTES: Final = 16 * 1024 * 1024
 """1M tokens are 4 MB, and vLLM's parameters with the largest grammar a few more."""
 MAX_OUTPUTS_BYTES: Final = 64 * 1024 * 1024
 """The prompt logprobs of one output; plain outputs of a step are 8 KB."""
+MAX_NUMBERS: Final = 4096
+"""Numbers of attempts in one frame: 20 to 36 KB."""
 MAX_NAME_BYTES: Final = 40
 """Limit of a session's id, which is part of ids in a core."""
 SHOWN_CHARS: Final = 64

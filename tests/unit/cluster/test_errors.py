@@ -39,9 +39,6 @@ from qwenfleet.deployments.ingress.errors import (
     EngineRefused,
     GatewayDraining,
     GatewayFailed,
-    GrammarChecksBusy,
-    GrammarInvalid,
-    GrammarTooCostly,
     LongerThanContext,
     MalformedBody,
     MissingKey,
@@ -63,6 +60,11 @@ from qwenfleet.deployments.ingress.field_errors import (
     NotTaken,
     OutOfBounds,
     WrongValue,
+)
+from qwenfleet.deployments.ingress.grammar_errors import (
+    GrammarChecksBusy,
+    GrammarInvalid,
+    GrammarTooCostly,
 )
 
 EXAMPLES: list[tuple[FleetError, str]] = [

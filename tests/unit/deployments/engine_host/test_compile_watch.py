@@ -29,6 +29,14 @@ def test_a_request_that_waits_beyond_the_bound_shows_an_ill_core_until_it_has_it
     assert watch.ill_since is None
 
 
+def test_a_core_that_works_off_many_slow_grammars_is_well() -> None:
+    watch = CompileWatch()
+    for done in range(1, 200):
+        waits = Compiles(oldest_s=min(float(done), 200.0), done=done, longest_s=2.0)
+        assert watch.look(waits, float(done)) == ""
+    assert watch.look(Compiles(oldest_s=200.0, done=199), 200.0) != ""
+
+
 def test_the_bound_follows_the_compilations_that_were_seen() -> None:
     quick, slow = CompileWatch(), CompileWatch()
     for i in range(1, ENOUGH + 1):

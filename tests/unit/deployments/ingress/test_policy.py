@@ -55,6 +55,7 @@ LARGE = [
     ("n", {"n": 30, "prompt": ["a"] * 100}),
     ("n", {"use_beam_search": True, "n": 9, "max_tokens": 9}),
     ("max_tokens", {"use_beam_search": True, "n": 2, "max_tokens": 100_000}),
+    ("max_tokens", {"use_beam_search": True, "max_completion_tokens": 1, "max_tokens": 100_000}),
     ("prompt", {"prompt": ["a"] * 129}),
     ("prompt", {"prompt": [[1]] * 129}),
     ("messages", {"messages": [MESSAGE] * 4097}),
@@ -164,7 +165,7 @@ def test_clients_cannot_tell_an_engine_where_to_fetch_kv_cache(name: str, value:
     assert refused(vllm_xargs={name: value}).field == f"vllm_xargs.{name}"
 
 
-@pytest.mark.parametrize("value", ["inf", "-Infinity", " nan "])
+@pytest.mark.parametrize("value", ["inf", "-Infinity", " nan ", " " * 40 + "-inf", "1" + "0" * 400])
 def test_a_number_that_is_not_finite_is_refused(value: str) -> None:
     assert refused(length_penalty=value).field == "length_penalty"
     judge(length_penalty="1.5")
@@ -284,6 +285,18 @@ def test_more_token_ids_than_the_context_are_refused(route: str, field: str) -> 
 
 def test_a_prompt_that_vllm_will_truncate_may_be_longer() -> None:
     judge("/v1/completions", prompt=[1] * 5000, truncate_prompt_tokens=-1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "data: " + "x " * 50_000},
+        {"messages": [{"role": "user", "content": "data:" + "x " * 50_000}]},
+        {"messages": [{"role": "user", "content": [{"input": {"x" * 100_000: 1}}]}]},
+    ],
+)
+def test_no_text_passes_as_an_image_or_a_name(body: dict[str, Any]) -> None:
+    assert refused("/v1/messages", **body).code == "context_length_exceeded"
 
 
 def test_images_do_not_count_as_text() -> None:

@@ -7,16 +7,18 @@ import asyncio
 import pytest
 
 from qwenfleet.cluster.config.grammar import GrammarConfig
-from qwenfleet.deployments.ingress.errors import (
-    GatewayFailed,
+from qwenfleet.deployments.ingress.errors import GatewayFailed
+from qwenfleet.deployments.ingress.grammar_errors import (
     GrammarChecksBusy,
     GrammarInvalid,
     GrammarTooCostly,
 )
 from qwenfleet.deployments.vllm_adapter.grammar_checks import (
+    MOST_SLOW,
     MOST_WAITING,
     QUICK_S,
     REMEMBERED,
+    TRIES,
     GrammarChecks,
 )
 from qwenfleet.deployments.vllm_adapter.grammar_compiler import Verdict
@@ -104,6 +106,45 @@ async def test_a_grammar_that_needs_long_gets_all_of_its_time_after_the_quick_on
 ) -> None:
     await check(checks, "ok 1.5")
     assert process.runs == [("ok 1.5", QUICK_S), ("ok 1.5", 2.0)]
+
+
+async def test_slow_grammars_take_few_of_the_places(
+    checks: GrammarChecks, process: FakeProcess
+) -> None:
+    process.slow.clear()
+    slow = [asyncio.create_task(check(checks, f"ok 1.{i:02}")) for i in range(MOST_SLOW)]
+    while len(process.runs) < MOST_SLOW + 1:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    with pytest.raises(GrammarChecksBusy, match=f"{MOST_SLOW} new grammars"):
+        await check(checks, "ok 1.99")
+    await check(checks, "ok")
+    process.slow.set()
+    await asyncio.gather(*slow)
+    await check(checks, "ok 1.99")  # what was refused for a lack of places is not remembered
+
+
+async def test_nothing_is_compiled_for_clients_that_have_left(
+    checks: GrammarChecks, process: FakeProcess
+) -> None:
+    process.slow.clear()
+    slow = [asyncio.create_task(check(checks, f"ok 1.{i:02}")) for i in range(MOST_SLOW)]
+    while len(process.runs) < MOST_SLOW + 1:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+    process.slow.set()
+    await check(checks, "ok 1.99")
+    assert len(process.runs) == MOST_SLOW + 3
+
+
+async def test_a_compiler_that_the_kernel_ends_says_nothing_of_the_grammar(
+    checks: GrammarChecks, process: FakeProcess
+) -> None:
+    for _ in range(2):
+        with pytest.raises(GatewayFailed):
+            await check(checks, "killed")
+    assert len(process.runs) == 2 * TRIES
 
 
 async def test_slow_grammars_do_not_keep_quick_ones_waiting(process: FakeProcess) -> None:

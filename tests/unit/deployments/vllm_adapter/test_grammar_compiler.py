@@ -186,7 +186,7 @@ async def test_closing_ends_the_process_and_what_it_compiles(process: GrammarPro
     [
         (b"compiled\t\nok\t\n", 0, "ok"),
         (b"compiled\t\n", signal.SIGPROF, "steps"),
-        (b"compiled\t\n", signal.SIGKILL, "steps"),
+        (b"compiled\t\n", signal.SIGKILL, "killed"),
         (b"", signal.SIGPROF, "compile_s"),
         (b"", signal.SIGSEGV, "crash"),
         (b"compiled\t\n", signal.SIGABRT, "crash"),

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from qwenfleet.cluster.config.grammar import GrammarConfig
-from qwenfleet.deployments.ingress.errors import GrammarInvalid, GrammarTooCostly
+from qwenfleet.deployments.ingress.grammar_errors import GrammarInvalid, GrammarTooCostly
 from qwenfleet.deployments.vllm_adapter.grammar_size import Kind, Size, check, measure
 
 LIMITS = GrammarConfig(max_bytes=1000, max_properties=3, max_choices=4)

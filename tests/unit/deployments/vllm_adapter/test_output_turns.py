@@ -10,12 +10,15 @@ import pytest
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
-from qwenfleet.deployments.vllm_adapter.output_turns import COSTLY_PER_TURN, OutputTurns
+from qwenfleet.deployments.vllm_adapter.output_turns import VALUES_PER_TURN, OutputTurns
 from tests.unit.deployments.vllm_adapter.test_front_end import pytestmark
 
 __all__ = ["pytestmark"]
 
-LOGPROBS = LogprobsLists(np.array([[1]]), np.array([[-0.5]]), np.array([1]))
+EACH = 21
+TOKENS = VALUES_PER_TURN // EACH
+"""Outputs of one turn, with a token each."""
+LOGPROBS = LogprobsLists(np.ones((1, EACH)), np.zeros((1, EACH)), np.array([1]))
 
 
 def plain(name: str, token: int = 7) -> EngineCoreOutput:
@@ -49,23 +52,33 @@ async def test_plain_outputs_come_first_and_all_at_once(costs: Any) -> None:
 
 async def test_costly_outputs_come_a_few_at_a_time() -> None:
     turns = OutputTurns()
-    turns.put([costly(str(i)) for i in range(COSTLY_PER_TURN + 1)], 1.0)
-    assert len(await names(turns)) == COSTLY_PER_TURN
+    turns.put([costly(str(i)) for i in range(TOKENS + 1)], 1.0)
+    assert len(await names(turns)) == TOKENS
     turns.put([plain("plain")], 2.0)
     assert await names(turns) == ["plain"]
-    assert await names(turns) == [str(COSTLY_PER_TURN)]
+    assert await names(turns) == [str(TOKENS)]
+
+
+async def test_an_output_with_more_than_a_turn_of_values_is_one_alone() -> None:
+    turns = OutputTurns()
+    prompt = LogprobsTensors.empty_cpu(1000, EACH)
+    large = EngineCoreOutput(
+        request_id="large", new_token_ids=[], new_prompt_logprobs_tensors=prompt
+    )
+    turns.put([costly("a"), large, costly("b")], 1.0)
+    assert [await names(turns) for _ in range(3)] == [["a"], ["large"], ["b"]]
 
 
 async def test_the_outputs_of_one_request_keep_their_order() -> None:
     """The last one has no log probabilities, for example when the request was aborted."""
     turns = OutputTurns()
-    turns.put([costly("a", token) for token in range(COSTLY_PER_TURN + 1)], 1.0)
+    turns.put([costly("a", token) for token in range(TOKENS + 1)], 1.0)
     turns.put([plain("a", 99)], 1.0)
     tokens = []
     for _ in range(2):
         step = await asyncio.wait_for(turns.get(), 10)
         tokens += [token for output in step.outputs for token in output.new_token_ids]
-    assert tokens == [*range(COSTLY_PER_TURN + 1), 99]
+    assert tokens == [*range(TOKENS + 1), 99]
     turns.put([plain("a")], 2.0)
     turns.put([costly("b")], 2.0)
     assert await names(turns) == ["a"]
@@ -73,7 +86,7 @@ async def test_the_outputs_of_one_request_keep_their_order() -> None:
 
 async def test_others_run_between_two_turns_of_costly_outputs() -> None:
     turns = OutputTurns()
-    turns.put([costly(str(i)) for i in range(10 * COSTLY_PER_TURN)], 1.0)
+    turns.put([costly(str(i)) for i in range(10 * TOKENS)], 1.0)
     ran = 0
 
     async def others() -> None:

@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     )
     from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
-    from qwenfleet.deployments.vllm_adapter.resume_plugin import RECEIVED_TOKENS
+    from qwenfleet.deployments.vllm_adapter.resume_plugin import CARRIED
 
 from qwenfleet.cluster.config import limits
 from qwenfleet.cluster.config.limits import LimitsConfig
@@ -117,7 +117,7 @@ def test_text_of_prompts_is_in_fields_that_vllm_has() -> None:
 
 def test_keys_that_a_core_reads_from_extra_args_are_reserved() -> None:
     read = re.findall(r'extra_args\.get\(\s*"(\w+)"', source("v1/request.py"))
-    assert {*read, RECEIVED_TOKENS} == request_fields.RESERVED
+    assert {*read, *CARRIED} == request_fields.RESERVED
 
 
 def test_headers_that_vllm_reads_are_dropped_or_checked() -> None:
