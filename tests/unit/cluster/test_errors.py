@@ -64,6 +64,7 @@ from qwenfleet.deployments.ingress.field_errors import (
 from qwenfleet.deployments.ingress.grammar_errors import (
     GrammarChecksBusy,
     GrammarInvalid,
+    GrammarRefused,
     GrammarTooCostly,
 )
 
@@ -234,7 +235,9 @@ EXAMPLES: list[tuple[FleetError, str]] = [
 
 
 # Others subclass one for what they raise themselves: Ray, and the wire.
-MODULES = {kind.__module__ for kind in (FleetError, PlanError, RequestError, FieldError)}
+MODULES = {
+    kind.__module__ for kind in (FleetError, PlanError, RequestError, FieldError, GrammarRefused)
+}
 
 
 def leaves(error: type[FleetError]) -> Iterator[type[FleetError]]:

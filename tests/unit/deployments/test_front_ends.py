@@ -82,14 +82,16 @@ class Scene:
 async def scene(monkeypatch: pytest.MonkeyPatch, metrics: Any) -> Scene:
     builder = Builder()
     front_end, model_client = ModuleType("front_end"), ModuleType("model_client")
-    codec = ModuleType("codec")
+    codec, client_faults = ModuleType("codec"), ModuleType("client_faults")
+    client_faults.install = lambda: None  # type: ignore[attr-defined]
     codec.vllm_version = lambda: "0.32.0"  # type: ignore[attr-defined]
     front_end.build = builder.build  # type: ignore[attr-defined]
-    model_client.ModelClient = lambda _: None  # type: ignore[attr-defined]
+    model_client.ModelClient = lambda *_, **__: None  # type: ignore[attr-defined]
     for name, fake in (
         ("front_end", front_end),
         ("model_client", model_client),
         ("codec", codec),
+        ("client_faults", client_faults),
     ):
         monkeypatch.setitem(sys.modules, f"{ROOM}.{name}", fake)
         monkeypatch.setattr(f"{ROOM}.{name}", fake, raising=False)

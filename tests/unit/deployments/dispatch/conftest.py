@@ -153,9 +153,11 @@ def desk(new_desk: Callable[..., Desk]) -> Desk:
 class Relay:
     """A network between gateways and an engine that can swallow data."""
 
-    def __init__(self, record: EngineRecord) -> None:
+    def __init__(self, record: EngineRecord, room_bytes: int = 4096) -> None:
+        """`room_bytes` is what it takes and acknowledges while it drops everything."""
         self.record = record
         self._target = record
+        self._room_bytes = room_bytes
         self._server: asyncio.Server | None = None
         self._is_open = asyncio.Event()
         self._is_open.set()
@@ -182,12 +184,17 @@ class Relay:
             await asyncio.wait(self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # With little room of its own: what a network drops, nobody acknowledges.
         far = socket.socket()
         far.setblocking(False)
-        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await asyncio.get_running_loop().sock_connect(far, (self._target.host, self._target.port))
-        far_reader, far_writer = await asyncio.open_connection(sock=far, limit=4096)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._room_bytes)
+        try:
+            there = self._target.host, self._target.port
+            await asyncio.get_running_loop().sock_connect(far, there)
+        except OSError:  # the engine is gone
+            far.close()
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection(sock=far, limit=self._room_bytes)
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._pipe(source, sink))
             self._tasks.add(task)

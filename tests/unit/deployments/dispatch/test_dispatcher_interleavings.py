@@ -148,7 +148,8 @@ class Fleet:
             clock=self.clock,
             limits=LIMITS,
         )
-        network = self.parts.relay(engine.record)
+        # Room for all: a full connection goes on by the kernel's own clock, which does not jump.
+        network = self.parts.relay(engine.record, room_bytes=2**20)
         if self.has_networks:
             await network.start()
         machine = Machine(engine, tempo, network)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.deployments.dispatch.outbox import largest_bytes
 from qwenfleet.deployments.ingress.errors import RequestTooLarge
+from qwenfleet.deployments.wire.encoding import encode
 from qwenfleet.deployments.wire.frames import Abort, EngineDescription, Submit, Welcome
 from qwenfleet.deployments.wire.tokens import TokenIds
 
@@ -51,7 +52,7 @@ def test_the_estimate_is_never_below_the_real_size(
     headers = {"traceparent": "0" * 55, "tracestate": "x" * 256}
     ids, given = TokenIds(prompt), TokenIds(output)
     submit = Submit(name, 999, ids, payload, 2**63, given, 2**31, salt, 999, True, headers, 2**63)
-    assert len(msgspec.msgpack.encode(submit)) <= largest_bytes(submit)
+    assert len(encode(submit)) <= largest_bytes(submit)
 
 
 async def test_many_long_prompts_at_once_reach_their_engine_and_cost_no_stream(
