@@ -184,7 +184,8 @@ class Relay:
             await asyncio.wait(self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far = socket.socket()
+        # asyncio turns Nagle's algorithm off only for a socket that names its protocol.
+        far = socket.socket(proto=socket.IPPROTO_TCP)
         far.setblocking(False)
         far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._room_bytes)
         try:
