@@ -87,6 +87,18 @@ class Clients:
         self._open.close()
 
 
+def is_accepted(connection: socket.socket | None) -> bool:
+    """Whether HAProxy keeps a connection, or has answered it. The kernel accepts it before."""
+    if connection is None:
+        return False
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 def half_body(path: str = "/") -> str:
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf"
 
@@ -130,7 +142,7 @@ def test_connection_without_a_whole_header_is_closed(clients: Clients, start: st
 def test_connections_of_one_address_leave_room_for_others(node: Node, clients: Clients) -> None:
     """Those that wait for a header or for the next request."""
     taken = [clients.connect("GET / HT") for _ in range(2 * CONNECTIONS)]
-    assert sum(one is not None for one in taken) < CONNECTIONS
+    expect(lambda: sum(map(is_accepted, taken)) < CONNECTIONS, "HAProxy resets the others")
     assert status_from(node, OTHER) == 200
 
 
