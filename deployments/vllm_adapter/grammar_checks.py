@@ -37,8 +37,8 @@ that need all of `compile_s`: 200 tools with six arguments take 0.1 s."""
 MOST_WAITING: Final = 64
 """New grammars that wait at once."""
 MOST_SLOW: Final = 8
-"""Of those, the ones that need more than QUICK_S. They have one worker of their own, and so take
-none of the others' places for long."""
+"""Grammars that need more than QUICK_S and wait at once. They have one worker of their own, and so
+take none of the others' places for long."""
 RETRY_AFTER_S: Final = 5
 TRIES: Final = 2
 """A process that ended, for lack of memory perhaps, is started again once for each grammar."""

@@ -191,7 +191,7 @@ class Relay:
         try:
             there = self._target.host, self._target.port
             await asyncio.get_running_loop().sock_connect(far, there)
-        except OSError:  # the engine is gone
+        except OSError:  # the engine has ended
             far.close()
             writer.transport.abort()
             return
