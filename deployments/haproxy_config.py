@@ -152,7 +152,7 @@ def _client_lines(connections: int, bounds: Bounds) -> list[str]:
         f"    tcp-request connection reject if {{ var(sess.idle) -m int gt {idle} }}",
         "    http-request track-sc1 src table qwenfleet_requests",
         *(f"    http-request del-header ^{name}$ -m reg" for name in SERVE_HEADERS),
-        *(_refusal_of_bytes(name) for name in TEXT_HEADERS),
+        *(line for name in TEXT_HEADERS for line in _refusals_of_bytes(name)),
     ]
     if bounds.requests_per_address:
         sentence = (
@@ -169,13 +169,15 @@ def _client_lines(connections: int, bounds: Bounds) -> list[str]:
     return lines
 
 
-def _refusal_of_bytes(header: str) -> str:
+def _refusals_of_bytes(header: str) -> list[str]:
     sentence = f"the header '{header}' is not printable ASCII"
-    return (
-        "    http-request return status 400 content-type application/json"
-        f" string {_error('invalid_request_error', 'invalid_field', sentence)}"
-        f" if {{ req.fhdr({header}) -m reg '[^ -~]' }}"
-    )
+    kind = "invalid_request_error"
+    refuse = "    http-request return status 400 content-type application/json string"
+    condition = f"if {{ req.fhdr({header}) -m reg '[^ -~]' }}"
+    return [
+        f"{refuse} {_anthropic_error(kind, sentence)} {condition} {{ path_beg /v1/messages }}",
+        f"{refuse} {_error(kind, 'invalid_field', sentence)} {condition}",
+    ]
 
 
 def _health_lines(answers: str) -> list[str]:
@@ -199,5 +201,12 @@ def _tables() -> list[str]:
 
 def _error(kind: str, code: str, message: str) -> str:
     """Return an error in OpenAI's form as a quoted word of the configuration."""
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    return '"' + json.dumps({"error": error}).replace('"', '\\"') + '"'
+    return _word({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+def _anthropic_error(kind: str, message: str) -> str:
+    return _word({"type": "error", "error": {"type": kind, "message": message}})
+
+
+def _word(body: object) -> str:
+    return '"' + json.dumps(body).replace('"', '\\"') + '"'

@@ -250,7 +250,9 @@ def test_an_old_cluster_waits_for_its_longest_stream(render, only):
     values = {"fleet": {"gateway": {"request_timeout_s": 1799.5}}}
     documents = render(values, "", "--set", "httpRoute.enabled=true", "--set-json",
                        'httpRoute.parentRefs=[{"name":"public"}]')  # fmt: skip
-    assert only(documents, "RayService")["spec"]["rayClusterDeletionDelaySeconds"] == 1860  # with its body
+    assert (
+        only(documents, "RayService")["spec"]["rayClusterDeletionDelaySeconds"] == 1860
+    )  # with its body
     (rule,) = only(documents, "HTTPRoute")["spec"]["rules"]
     assert rule["timeouts"] == {"request": "1860s"}
 

@@ -64,7 +64,12 @@ POLICY: Final = (
     Case("`n: 10000`", post(TEXT, text(model="loud", n=10_000)), REFUSED),
     Case(
         "20 streams with `logprobs: 20`, 500 tokens each",
-        post(TEXT, text(logprobs=20, max_tokens=500, ignore_eos=True, stream=True), times=20),
+        post(
+            TEXT,
+            text(logprobs=20, max_tokens=500, ignore_eos=True, stream=True),
+            times=20,
+            limit_s=120.0,  # they wait for everybody else
+        ),
         SERVED,
     ),
     Case(

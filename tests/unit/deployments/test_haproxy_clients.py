@@ -203,11 +203,19 @@ def test_clients_give_no_orders_to_serve(clients: Clients, header: str) -> None:
     assert names_that_arrive(clients, header) == ["host", "x-session-id"]
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages"])
 @pytest.mark.parametrize("name", ["X-Request-Id", "X-Session-ID"])
-def test_header_that_serve_cannot_decode_is_refused(clients: Clients, name: str) -> None:
-    answer = answer_with(clients, f"{name}: a, \xff\xfe")
+def test_header_that_serve_cannot_decode_is_refused_in_the_form_of_the_api(
+    clients: Clients, name: str, path: str
+) -> None:
+    answer = answer_with(clients, f"{name}: a, \xff\xfe", path=path)
     assert answer.startswith("HTTP/1.1 400")
-    assert name.lower() in json.loads(answer.partition("\r\n\r\n")[2])["error"]["message"]
+    body = json.loads(answer.partition("\r\n\r\n")[2])
+    assert name.lower() in body["error"]["message"]
+    assert ("type" in body, "code" in body["error"]) == (
+        path == "/v1/messages",
+        path != "/v1/messages",
+    )
 
 
 def names_that_arrive(clients: Clients, header: str) -> list[str]:
@@ -216,8 +224,8 @@ def names_that_arrive(clients: Clients, header: str) -> list[str]:
     return found
 
 
-def answer_with(clients: Clients, *headers: str) -> str:
-    lines = ["GET / HTTP/1.1", "Host: x", "Connection: close", *headers, "\r\n"]
+def answer_with(clients: Clients, *headers: str, path: str = "/") -> str:
+    lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *headers, "\r\n"]
     connection = clients.connect("\r\n".join(lines))
     assert connection is not None
     return connection.makefile("r", encoding="latin-1", newline="").read()
