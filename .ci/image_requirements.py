@@ -39,7 +39,8 @@ PROJECT: Final = "qwenfleet-*.whl"
 MAIN: Final = "main"
 """The environment of the image's own Python."""
 PIP_DEFAULT: Final = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-"""Asks for the index of a pip without settings; distutils and setuptools, both imported, refuse."""
+"""Prints the index of a pip without settings, in a process of its own: pip loads setuptools, which
+refuses to replace distutils where that was imported before."""
 VLLM_TAG: Final = re.compile(r"ARG (CUDA|ROCM)_BASE=\S+:v(\S+)")
 
 

@@ -18,8 +18,6 @@ from tests.sharded.spread import SINGLE_CPU
 from tests.two_nodes import Session, run_program
 
 BODY = {"model": "tiny", "prompt": "def f():", "max_tokens": 8, "temperature": 0}
-
-
 TOO_MUCH_GIB = 100_000.0
 """A KV cache that no machine has."""
 

