@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 from weakref import WeakValueDictionary
 
 from vllm.v1.engine import (
@@ -26,9 +27,9 @@ from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
 from qwenfleet.deployments.dispatch.flight import Flight
-from qwenfleet.deployments.ingress.errors import GatewayFailed
+from qwenfleet.deployments.ingress.errors import GatewayFailed, RequestError, TooManyRequests
 from qwenfleet.deployments.ingress.exchange import Exchange, current_exchange
-from qwenfleet.deployments.ingress.field_errors import FieldError, OutOfBounds
+from qwenfleet.deployments.ingress.field_errors import OutOfBounds
 from qwenfleet.deployments.vllm_adapter import codec
 from qwenfleet.deployments.vllm_adapter.output_turns import OutputTurns, num_values
 from qwenfleet.deployments.vllm_adapter.untracked import untrack
@@ -36,6 +37,10 @@ from qwenfleet.deployments.wire.frames import EngineDescription, Output
 from qwenfleet.deployments.wire.tokens import TokenIds
 
 logger = logging.getLogger(__name__)
+
+MAX_WAITING_VALUES: Final = 2_000_000
+"""Log probabilities that wait for a turn at one gateway: 150 MB, at 70 bytes each."""
+RETRY_AFTER_S: Final = 5
 
 
 @dataclass
@@ -128,7 +133,7 @@ class ModelClient:
         for flight, output, is_first in outputs:
             try:
                 translated.append(self._convert(flight, output, is_first, shift_s, now))
-            except FieldError as error:
+            except RequestError as error:
                 self._dispatcher.abort([flight.request_id])
                 self.fail(flight, error)
             except Exception:  # one bad output must not end all other streams
@@ -151,8 +156,13 @@ class ModelClient:
         return full
 
     def _count_logprobs(self, exchange: Exchange, output: EngineCoreOutput) -> None:
-        """Raise OutOfBounds beyond the limit: vLLM keeps all of them until the request ends."""
-        exchange.output_logprobs += num_values(output)
+        """Raise OutOfBounds beyond the request's limit, because vLLM keeps all of them to its end,
+        and TooManyRequests if engines make more than this gateway can take."""
+        values = num_values(output)
+        if values and self._outputs.waiting_values + values > MAX_WAITING_VALUES:
+            held = f"{self._outputs.waiting_values} log probabilities that wait to be sent"
+            raise TooManyRequests(held, RETRY_AFTER_S)
+        exchange.output_logprobs += values
         if exchange.output_logprobs > self._logprob_values:
             found, most = exchange.output_logprobs, self._logprob_values
             raise OutOfBounds("logprobs", found, most, "logprob_values", "values")

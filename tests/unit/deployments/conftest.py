@@ -6,12 +6,11 @@ The test folders are not packages, so tests use fixtures and import nothing from
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,34 +29,15 @@ from qwenfleet.deployments.ingress.exchange import Exchange
 from qwenfleet.deployments.registry.records import EngineRecord
 from qwenfleet.deployments.telemetry.spans import Spans
 from qwenfleet.deployments.telemetry.tracing import NO_SPANS, NoSpans
-from qwenfleet.deployments.wire import secret as proofs
 from qwenfleet.deployments.wire.connection import Connection
 from qwenfleet.deployments.wire.frames import (
-    MAX_OUTPUTS_BYTES,
-    MAX_SUBMIT_BYTES,
-    PROTOCOL_VERSION,
-    AnyFrame,
-    Challenge,
-    Frame,
-    Hello,
     Outputs,
-    Proof,
     Rejected,
     Submit,
     Trying,
-    UnreadableSubmit,
     Welcome,
 )
-from qwenfleet.deployments.wire.tokens import TokenIds
-
-SECRET = "open sesame"
-PATIENCE_S = 10.0
-"""Much longer than any wait here takes on an idle machine; the machine may be busy."""
-
-F = TypeVar("F")
-
-numbers = itertools.count(1)
-"""Numbers for the attempts of all peers."""
+from tests.unit.deployments.wire_ends import PATIENCE_S, SECRET, Impostor, Peer
 
 
 @pytest.fixture(autouse=True)
@@ -247,71 +227,6 @@ async def serve_engine(wire: WireConfig) -> AsyncIterator[Callable[..., Awaitabl
         await served.kill()
 
 
-@dataclass
-class Peer:
-    """A gateway's end of the wire, driven by the test."""
-
-    gateway: str
-    connection: Connection
-    seen: list[AnyFrame | UnreadableSubmit] = field(default_factory=list)
-
-    async def receive(self, kind: type[F]) -> F:
-        """Return the next frame of this kind; earlier frames go to `seen`."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                frame = await self.connection.receive()
-                self.seen.append(frame)
-                if isinstance(frame, kind):
-                    return frame
-
-    def submit(
-        self,
-        request_id: str,
-        prompt: Sequence[int] = (1, 2, 3),
-        attempt: int = 0,
-        number: int | None = None,
-        **fields: Any,
-    ) -> int:
-        """Send an attempt; returns its number, which no other peer uses, unless it is given."""
-        number = next(numbers) if number is None else number
-        tokens = TokenIds(prompt)
-        self.connection.send(Submit(request_id, attempt, tokens, b"", number=number, **fields))
-        return number
-
-    async def greet(self, secret: str = SECRET, **hello: Any) -> AnyFrame | UnreadableSubmit:
-        """Prove the secret; returns the host's last answer."""
-        nonce = proofs.nonce()
-        fields: dict[str, Any] = {"protocol": PROTOCOL_VERSION, "nonce": nonce} | hello
-        self.connection.send(Hello(self.gateway, **fields))
-        answer = await self.connection.receive()
-        if isinstance(answer, Challenge):
-            known = (secret, self.gateway, nonce, answer.nonce)
-            self.connection.send(Proof(proofs.gateway_proof(*known)))
-            answer = await self.connection.receive()
-        if isinstance(answer, Welcome):
-            self.connection.accept(MAX_OUTPUTS_BYTES)
-        self.seen.append(answer)
-        return answer
-
-    async def tokens(self, key: int, count: int | None = None) -> list[int]:
-        """Return the tokens of one attempt: `count` of them, or all."""
-        tokens: list[int] = []
-        while True:
-            for output in (await self.receive(Outputs)).outputs:
-                if output.wire_id == key:
-                    tokens += output.token_ids
-                    if output.finish_reason is not None or len(tokens) == count:
-                        return tokens
-
-    async def until_closed(self) -> ConnectionError:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                try:
-                    self.seen.append(await self.connection.receive())
-                except ConnectionError as error:
-                    return error
-
-
 @pytest_asyncio.fixture
 async def dial(
     serve_engine: object,
@@ -344,26 +259,6 @@ async def dial(
 
 
 PATIENT = WireConfig(lease_s=30, heartbeat_s=0.02, connect_timeout_s=30)
-
-
-class Impostor(Connection):
-    """An engine's end of the wire that proves the secret in its Welcome."""
-
-    proof = b""
-
-    async def greet(self, secret: str) -> None:
-        hello = await self.receive()
-        assert isinstance(hello, Hello)
-        challenge = Challenge(proofs.nonce())
-        self.send(challenge)
-        assert isinstance(await self.receive(), Proof)
-        known = (secret, hello.gateway, hello.nonce, challenge.nonce)
-        self.proof = proofs.engine_proof(*known)
-        self.accept(MAX_SUBMIT_BYTES)
-
-    def send(self, frame: Frame) -> None:
-        is_welcome = isinstance(frame, Welcome) and not frame.proof
-        super().send(msgspec.structs.replace(frame, proof=self.proof) if is_welcome else frame)
 
 
 class Events:

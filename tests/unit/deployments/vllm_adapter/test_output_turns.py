@@ -102,6 +102,26 @@ async def test_others_run_between_two_turns_of_costly_outputs() -> None:
     assert ran >= 10
 
 
+async def test_a_rest_is_as_long_as_the_turn_was_and_a_plain_output_ends_it() -> None:
+    ticks = iter([0.0, 0.03, 1.0, 1.0 + 60.0, 100.0])
+    turns = OutputTurns(clock=lambda: next(ticks))
+    turns.put([costly(str(i)) for i in range(3 * TOKENS)], 1.0)
+    loop = asyncio.get_running_loop()
+    assert len(await names(turns)) == TOKENS
+    began_at = loop.time()
+    await names(turns)
+    assert loop.time() - began_at >= 0.03
+    resting = asyncio.create_task(names(turns))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not resting.done()
+    turns.put([plain("plain")], 2.0)
+    assert await resting == ["plain"]
+    assert turns.waiting_values == TOKENS * EACH
+    await names(turns)
+    assert turns.waiting_values == 0
+
+
 async def test_a_reader_waits_for_the_first_output() -> None:
     turns = OutputTurns()
     reading = asyncio.create_task(names(turns))
