@@ -98,9 +98,7 @@ class Exchange:
         its answer, and events that it makes before an engine works."""
         self._status: int | None = None
         """The status that the client got; None while nothing was sent."""
-        self._is_stream = False
-        self._is_finished = False
-        self._is_sending = False
+        self._is_stream = self._is_finished = self._is_sending = False
         self._is_between_events = True
         self._events = 0
         self._sent_at = self.started_at

@@ -139,6 +139,18 @@ def post(
     return send
 
 
+def post_each(path: str, bodies: Callable[[], Sequence[Any]], limit_s: float = LIMIT_S) -> Sender:
+    """Send each of what `bodies` returns, as JSON, all at once."""
+
+    async def send(site: Site) -> list[Answer]:
+        data = [json.dumps(body).encode() for body in bodies()]
+        async with session() as http:
+            asked = [request(site, http, path, one, limit_s=limit_s) for one in data]
+            return list(await asyncio.gather(*asked))
+
+    return send
+
+
 async def _open(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
     ours = (ADDRESS, 0) if host.startswith("127.") else None
     try:

@@ -24,6 +24,8 @@ CALM_S = 30.0
 """Time in which bystanders are served as before, once the hostile client has its answer."""
 SERVED_S = 15.0
 """Time for a short request to an attacked model."""
+SERVED_SHARE = 0.25
+"""Of a bystander's probes, also while a gateway is full."""
 ECHO_BYTES = 4096
 """Longest answer to a request that is refused: a client's own data is not sent back."""
 JAMMED_S = 30.0
@@ -98,6 +100,8 @@ def harm(seen: Window, probes: frozenset[int] = SERVED_ONLY, probe_s: float = PR
     allowed = {f"{kind} {status}" for kind in ("probe", "neighbor") for status in probes}
     refused = {why: count for why, count in seen.refused.items() if why not in allowed}
     faults = [f"bystanders got {refused}"] if refused else []
+    if (served := seen.probes - seen.refused.get("probe 429", 0)) < seen.probes * SERVED_SHARE:
+        faults.append(f"only {served} of {seen.probes} probes were served")
     if seen.worst_probe_s > probe_s:
         faults.append(f"a bystander's probe took {seen.worst_probe_s:.1f} s")
     if seen.worst_neighbor_s > probe_s:

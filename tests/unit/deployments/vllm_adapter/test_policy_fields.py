@@ -153,12 +153,11 @@ def test_bounds_are_those_of_the_installed_runner(ours: str, path: str, name: st
 
 
 def test_the_runner_raises_for_nothing_else_that_a_request_brings() -> None:
-    """A new buffer of a fixed size needs a bound."""
+    """A new buffer of a fixed size needs a bound. No model of a fleet pools."""
     raising = {
         str(file.relative_to(ROOT))
-        for file in (ROOT / "v1/worker/gpu/sample").glob("*.py")
+        for file in (ROOT / "v1/worker/gpu").rglob("*.py")
         if re.search(r"def add_request\b(?:(?!\n    def ).)*?\braise ", file.read_text(), re.DOTALL)
     }
-    assert raising == {
-        f"v1/worker/gpu/sample/{name}.py" for name in ("bad_words", "logit_bias", "logprob")
-    }
+    places = ("sample/bad_words", "sample/logit_bias", "sample/logprob", "pool/pooling_runner")
+    assert raising == {f"v1/worker/gpu/{place}.py" for place in places}

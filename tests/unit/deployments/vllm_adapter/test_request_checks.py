@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -14,15 +15,18 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
     from vllm.config import VllmConfig
+    from vllm.exceptions import VLLMValidationError
     from vllm.lora.request import LoRARequest
     from vllm.pooling_params import PoolingParams
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
 
-    from qwenfleet.deployments.vllm_adapter.request_checks import check, check_sizes
+    from qwenfleet.deployments.vllm_adapter.request_checks import check, check_sizes, guard
 
+from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.cluster.config.model import ModelConfig
 from qwenfleet.cluster.models.sources import locate
+from qwenfleet.deployments.ingress import exchange as exchange_module
 from qwenfleet.deployments.vllm_adapter.engine_args import engine_args
 from qwenfleet.deployments.wire.frames import Submit
 from qwenfleet.deployments.wire.tokens import TokenIds
@@ -134,3 +138,31 @@ def test_an_engine_refuses_them_as_well(config: VllmConfig) -> None:
     request.sampling_params = with_bad_words([1] * 1025)
     with pytest.raises(ValueError, match="tokens of bad_words"):
         check(request, submit, config)
+
+
+class Inputs:
+    """vLLM's input processor, as far as the checks see it."""
+
+    def process_inputs(self, params: SamplingParams) -> EngineCoreRequest:
+        request, _ = a_request()
+        request.prompt_token_ids = [1] * 10
+        request.sampling_params = params
+        return request
+
+
+async def test_log_probabilities_are_counted_over_all_prompts_and_answers_of_a_request(
+    new_exchange: Any,
+) -> None:
+    inputs: Any = Inputs()
+    guard(inputs, LimitsConfig(prompt_logprob_values=100))
+    params = SamplingParams(prompt_logprobs=2, n=2)  # 10 tokens, 3 values each, twice
+
+    def send(exchange: Any) -> None:
+        (context := copy_context()).run(exchange_module._current.set, exchange)
+        context.run(inputs.process_inputs, params)
+
+    first = new_exchange()
+    send(first)
+    with pytest.raises(VLLMValidationError, match="120 values, above the limit of 100"):
+        send(first)
+    send(new_exchange())
