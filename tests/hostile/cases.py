@@ -332,7 +332,7 @@ GRAMMAR: Final = (
             ],
             limit_s=60.0,
         ),
-        frozenset({400, 429}),
+        SERVED,
     ),
     Case(
         "a schema with 60 levels of `$ref` that double",
