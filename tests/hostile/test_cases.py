@@ -25,7 +25,8 @@ CALM_S = 30.0
 SERVED_S = 15.0
 """Time for a short request to an attacked model."""
 SERVED_SHARE = 0.1
-"""Of a bystander's probes, also while one client holds all places of a gateway that are free."""
+"""Share of a bystander's probes that are served, also while one client holds all places that are
+free."""
 ECHO_BYTES = 4096
 """Longest answer to a request that is refused: a client's own data is not sent back."""
 JAMMED_S = 30.0
