@@ -11,7 +11,8 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 MOST_PARTS: Final = 256
@@ -28,8 +29,9 @@ SCALARS: Final = ("null", "boolean", "integer", "number")
 CONTAINERS: Final = ("array", "object")
 _TYPES: Final = frozenset((*SCALARS, *CONTAINERS, "string"))
 
-_INTEGER: Final = re.compile(r"([+-]?)0*([0-9]+)(?:\.0*)?")
-_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+# Possessive, as a text that fits almost would otherwise be read once for each of its digits.
+_INTEGER: Final = re.compile(r"([+-]?)([0-9]++)(?:\.0*+)?")
+_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
 _JSON_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS: Final = {"true": "true", "True": "true", "false": "false", "False": "false"}
 
@@ -37,29 +39,38 @@ _BOOLEANS: Final = {"true": "true", "True": "true", "false": "false", "False": "
 class Schema:
     """The schema of one value, inside that of a tool's parameters, where its references point."""
 
-    __slots__ = ("_items", "_members", "_parts", "_root", "choices", "types")
+    __slots__ = ("_items", "_members", "_parts", "_root", "_written", "is_text", "types")
 
     def __init__(self, node: Any, root: Any) -> None:
         self._root = root
         self._parts = _parts(node, root)
         self._members: dict[str, Schema] = {}
         self._items: Schema | None = None
+        self._written: dict[str, Any] | None = None
         self.types = _types(node, root, set()) or STRING
-        self.choices = tuple(
-            choice
-            for part in self._parts
-            for choice in (*([part["const"]] if "const" in part else ()), *_list(part, "enum"))
-        )
-
-    @property
-    def is_text(self) -> bool:
+        self.is_text = self.types == STRING and all(isinstance(each, str) for each in self.choices)
         """Whether every text is its own value, so that it need not be complete to be written."""
-        return self.types == STRING and all(isinstance(choice, str) for choice in self.choices)
 
     @property
-    def names(self) -> frozenset[str]:
-        """The declared members of this object."""
-        return frozenset(name for part in self._parts for name in _dict(part, "properties"))
+    def choices(self) -> Iterator[Any]:
+        """The values that are allowed; none if the schema does not list them."""
+        for part in self._parts:
+            yield from ([part["const"]] if "const" in part else ())
+            yield from _list(part, "enum")
+
+    @property
+    def written(self) -> Mapping[str, Any]:
+        """The choices by the texts that mean them."""
+        if self._written is None:
+            self._written = {}
+            for choice in self.choices:
+                for text in _written(choice):
+                    self._written.setdefault(text, choice)
+        return self._written
+
+    def declares(self, name: str) -> bool:
+        """Whether this object has such a member."""
+        return any(name in _dict(part, "properties") for part in self._parts)
 
     def member(self, name: str) -> Schema:
         """The schema of a member of this object, or an empty one."""
@@ -80,9 +91,9 @@ class Schema:
 
 def to_json(text: str, schema: Schema) -> str:
     """Return the JSON of an argument."""
-    for choice in schema.choices:
-        if text.strip() in _written(choice):
-            return dumps(choice)
+    choice = text.strip()
+    if choice in schema.written:
+        return dumps(schema.written[choice])
     has_string = "string" in schema.types
     for kind in (*SCALARS, *CONTAINERS):
         if kind not in schema.types:
@@ -113,7 +124,7 @@ def _scalar(text: str, kind: str) -> str | None:
         return _BOOLEANS.get(text)
     if kind == "integer":
         found = _INTEGER.fullmatch(text)
-        return None if found is None else found[1].replace("+", "") + found[2]
+        return None if found is None else found[1].strip("+") + (found[2].lstrip("0") or "0")
     if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         return None
     return text if _JSON_NUMBER.fullmatch(text) else repr(float(text))
@@ -121,7 +132,9 @@ def _scalar(text: str, kind: str) -> str | None:
 
 def _is_same(text: str, found: str) -> bool:
     """Whether nothing is lost if the text is not kept as a string."""
-    return text == found or found == "null" or text in _BOOLEANS
+    if found == "null" or text in _BOOLEANS:
+        return True
+    return text == found and len(text) <= UNION_CHARS and str(json.loads(found)) == text
 
 
 def _container(text: str, kind: str, schema: Schema) -> str | None:
@@ -175,15 +188,17 @@ def _written(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value, value.strip())
     try:
-        return (json.dumps(value), str(value))
+        return (json.dumps(value, allow_nan=False), str(value))
     except (TypeError, ValueError, RecursionError):
         return ()
 
 
 def _types(node: Any, root: Any, seen: set[int]) -> frozenset[str] | None:
     """Return the types that a schema allows; None if it does not say. Looks at each part once."""
-    if not isinstance(node, dict) or id(node) in seen or len(seen) > MOST_PARTS:
+    if not isinstance(node, dict) or len(seen) > MOST_PARTS:
         return None
+    if id(node) in seen:
+        return frozenset()  # they count where it was seen
     seen.add(id(node))
     named = node.get("type")
     if named is not None:
@@ -199,11 +214,12 @@ def _types(node: Any, root: Any, seen: set[int]) -> frozenset[str] | None:
         return frozenset(map(_type_of, node["enum"]))
     for branches in (_list(node, "anyOf"), _list(node, "oneOf")):
         if branches:
-            each = [_types(branch, root, seen) or STRING for branch in branches]
-            return _nullable(node, frozenset().union(*each))
-    for branch in _list(node, "allOf"):
+            each = [_types(branch, root, seen) for branch in branches[:MOST_PARTS]]
+            types = frozenset().union(*(STRING if one is None else one for one in each))
+            return _nullable(node, types)
+    for branch in _list(node, "allOf")[:MOST_PARTS]:
         of_branch = _types(branch, root, seen)
-        if of_branch is not None:
+        if of_branch:
             return _nullable(node, of_branch)
     return _implied(node)
 
@@ -224,9 +240,9 @@ def _nullable(node: Mapping[str, Any], found: frozenset[str]) -> frozenset[str]:
 def _parts(node: Any, root: Any) -> tuple[Mapping[str, Any], ...]:
     """Return a schema and those that it refers to or combines, each once."""
     found: dict[int, Mapping[str, Any]] = {}
-    queue = [node]
+    queue = deque([node])
     while queue and len(found) <= MOST_PARTS:
-        part = queue.pop(0)
+        part = queue.popleft()
         if not isinstance(part, dict) or id(part) in found:
             continue
         found[id(part)] = part
@@ -249,7 +265,7 @@ def _dict(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _target(node: Mapping[str, Any], root: Any) -> Any:
     """Return what a reference inside the same schema points to; None for all others."""
     reference = node.get("$ref")
-    if not isinstance(reference, str) or not reference.startswith("#"):
+    if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
         return None
     found = root
     for step in reference[1:].split("/")[1:]:

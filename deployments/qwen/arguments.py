@@ -32,7 +32,7 @@ class ArgumentWriter:
 
     def expects(self, name: str) -> bool:
         """Whether a parameter is declared and has no value yet."""
-        return name not in self._written and name in self._schema.names
+        return name not in self._written and self._schema.declares(name)
 
     def begin(self, name: str) -> str:
         """Begin a value. That of a parameter that has one already is dropped: the first may have
@@ -109,8 +109,6 @@ class _Union:
         self._held = ""
         self._string: _String | None = None
         self._typed: _Typed | None = None
-        listed = [len(choice) for choice in schema.choices if isinstance(choice, str)]
-        self._most = max(UNION_CHARS, *listed, 0)
 
     def write(self, piece: str) -> str:
         if self._string is not None:
@@ -118,11 +116,11 @@ class _Union:
         if self._typed is not None:
             return self._typed.write(piece)
         self._held += piece
-        start = self._held[: self._most].lstrip()[:1]
+        start = self._held[:UNION_CHARS].lstrip()[:1]
         if start in ("[", "{", "(") and self._schema.types.intersection(CONTAINERS):
             self._typed = _Typed(self._schema)
             return self._typed.write(self._held)
-        if len(self._held) > self._most:
+        if len(self._held) > UNION_CHARS:
             self._string = _String()
             return self._string.write(self._held)
         return ""

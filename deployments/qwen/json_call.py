@@ -7,17 +7,21 @@ breaks inside strings, a comma before a closing bracket, and Python's True, Fals
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Container
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from qwenfleet.deployments.qwen.argument_types import dumps
 from qwenfleet.deployments.qwen.lookahead import Lookahead
 
 _KEYS: Final = ('"arguments"', '"parameters"')
 _WORDS: Final = {"True": "true", "False": "false", "None": "null"}
-_OUTSIDE: Final = re.compile(r"[^\"{}\[\],A-Za-z]+")
+_OUTSIDE: Final = re.compile(r"[^\"{}\[\],A-Za-z<]+")
 _WORD: Final = re.compile(r"[A-Za-z]+")
+_BEFORE_NAME: Final = re.compile(r"[\s,]*")
+_BEFORE_VALUE: Final = re.compile(r"\s*:\s*")
+_ENDED: Final = re.compile(r"\s*[,}]")
 _INSIDE: Final = re.compile(r"[^\"\\\x00-\x1f]+")
 
 
@@ -61,11 +65,11 @@ def whole_call(text: str, tools: Container[str]) -> tuple[str, str] | None:
         arguments: Any = found.get("arguments", found.get("parameters"))
         if isinstance(arguments, str):
             arguments = json.loads(arguments, parse_constant=_refuse)
+        if arguments is None:
+            arguments = {}
+        return (found["name"], dumps(arguments)) if isinstance(arguments, dict) else None
     except (ValueError, TypeError, RecursionError):
         return None
-    if arguments is None:
-        arguments = {}
-    return (found["name"], dumps(arguments)) if isinstance(arguments, dict) else None
 
 
 class JsonArguments:
@@ -73,33 +77,29 @@ class JsonArguments:
 
     def __init__(self) -> None:
         self._closers: list[str] = []
+        """Those of the containers that are open, the innermost last."""
         self._sent: list[str] = []
-        self._held = ""
-        """A comma and what stands between it and the next value, or a word that may go on."""
+        self._held: list[str] = []
+        """A comma and the blanks after it, or a word that may go on."""
         self._is_in_string = False
         self._is_escape = False
         self.is_done = False
         """Whether the object has ended."""
 
     def feed(self, text: str, at: int) -> tuple[str, int]:
-        """Return the JSON of the text from `at`, and where the object or the text ended."""
+        """Return the JSON of the text from `at`, and where the object or the text ended. A `<` ends
+        an object whose last brackets are missing."""
         pieces: list[str] = []
         while at < len(text) and not self.is_done:
-            at = (
-                self._inside(text, at, pieces)
-                if self._is_in_string
-                else (self._outside(text, at, pieces))
-            )
+            read = self._inside if self._is_in_string else self._outside
+            at = read(text, at, pieces)
         self._sent += pieces
         return "".join(pieces), at
 
     @property
     def is_valid(self) -> bool:
         """Whether what was sent is a JSON object."""
-        try:
-            return isinstance(json.loads("".join(self._sent), parse_constant=_refuse), dict)
-        except (ValueError, RecursionError):
-            return False
+        return is_object("".join(self._sent))
 
     def _inside(self, text: str, at: int, pieces: list[str]) -> int:
         found = None if self._is_escape else _INSIDE.match(text, at)
@@ -107,61 +107,100 @@ class JsonArguments:
             pieces.append(found[0])
             return found.end()
         letter = text[at]
-        if self._is_escape:
-            pieces.append(letter)
+        if letter < " ":  # a backslash before a line break stands for itself
+            pieces.append("\\" * self._is_escape + json.dumps(letter)[1:-1])
             self._is_escape = False
-        elif letter < " ":
-            pieces.append(json.dumps(letter)[1:-1])
-        else:
-            pieces.append(letter)
-            self._is_escape = letter == "\\"
-            self._is_in_string = letter != '"'
+            return at + 1
+        pieces.append(letter)
+        self._is_in_string = self._is_escape or letter != '"'
+        self._is_escape = not self._is_escape and letter == "\\"
         return at + 1
 
     def _outside(self, text: str, at: int, pieces: list[str]) -> int:
         word = _WORD.match(text, at)
         if word is not None:
-            if self._held.startswith(","):
-                pieces.append(self._held)
-                self._held = ""
-            self._held += word[0]
+            if self._held[:1] == [","]:
+                self._settle(pieces)
+            self._held.append(word[0])
             return word.end()
         between = _OUTSIDE.match(text, at)
         if between is not None:
-            self._settle_word(pieces)
-            if self._held and not between[0].isspace():
-                pieces.append(self._held)
-                self._held = ""
-            if self._held:
-                self._held += between[0]
-            else:
-                pieces.append(between[0])
+            is_after_comma = self._held[:1] == [","] and between[0].isspace()
+            if not is_after_comma:
+                self._settle(pieces)
+            (self._held if is_after_comma else pieces).append(between[0])
             return between.end()
+        if text[at] == "<":
+            self._end_early(pieces)
+            return at
         self._punctuation(text[at], pieces)
         return at + 1
 
     def _punctuation(self, mark: str, pieces: list[str]) -> None:
-        self._settle_word(pieces)
-        if self._held:
-            pieces.append(self._held.lstrip(",") if mark in "}]" else self._held)
-            self._held = ""
+        self._settle(pieces, is_last=mark in "}]")
         if mark == ",":
-            self._held = mark
+            self._held.append(mark)
             return
         pieces.append(mark)
         if mark == '"':
             self._is_in_string = True
         elif mark in "{[":
-            self._closers.append(mark)
+            self._closers.append("}" if mark == "{" else "]")
         else:
             self._closers.pop()
             self.is_done = not self._closers
 
-    def _settle_word(self, pieces: list[str]) -> None:
-        if self._held and not self._held.startswith(","):
-            pieces.append(_WORDS.get(self._held, self._held))
-            self._held = ""
+    def _end_early(self, pieces: list[str]) -> None:
+        """Add the brackets that are missing, if that makes an object."""
+        self._settle(pieces, is_last=True)
+        closers = "".join(reversed(self._closers))
+        if is_object("".join((*self._sent, *pieces, closers))):
+            pieces.append(closers)
+        self.is_done = True
+
+    def _settle(self, pieces: list[str], *, is_last: bool = False) -> None:
+        """Tell what was held, but for the comma after the last entry of a container."""
+        if is_last and self._held[:1] == [","]:
+            del self._held[0]
+        held = "".join(self._held)
+        pieces.append(_WORDS.get(held, held))
+        self._held = []
 
 
-def _refuse(constant: str) -> None:
+def is_object(text: str) -> bool:
+    """Whether this is the JSON of an object, with numbers that can be sent again."""
+    try:
+        found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return isinstance(found, dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def complete_members(text: str) -> dict[str, Any]:
+    """Return the members of a JSON object that had ended where it was cut."""
+    decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+    found: dict[str, Any] = {}
+    at = text.find("{") + 1
+    while at:
+        try:
+            name, at = decoder.raw_decode(text, _after(_BEFORE_NAME, text, at))
+            value, at = decoder.raw_decode(text, _after(_BEFORE_VALUE, text, at))
+        except (ValueError, RecursionError):
+            break
+        if _ENDED.match(text, at) or not isinstance(value, int | float):
+            found[name] = value  # a number that was cut is a number too
+    return found
+
+
+def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return at if found is None else found.end()
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    return found if math.isfinite(found) else _refuse(number)

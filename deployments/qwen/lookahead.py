@@ -24,12 +24,14 @@ class NeedsMore(Exception):
 class Lookahead:
     """A position in a text; `is_whole` once no more will follow."""
 
-    __slots__ = ("_is_whole", "_text", "at")
+    __slots__ = ("_is_whole", "_text", "at", "is_cut")
 
     def __init__(self, text: str, at: int, is_whole: bool) -> None:
         self._text = text
         self._is_whole = is_whole
         self.at = at
+        self.is_cut = False
+        """Whether the end of the whole text decided, where more could have been a tag."""
 
     @property
     def is_at_end(self) -> bool:
@@ -56,11 +58,12 @@ class Lookahead:
             self.at = found.end()
 
     def name(self, end_mark: str = ">") -> str | None:
-        """Pass a name and the mark after it; None if none ends on this line. Raises NeedsMore."""
+        """Pass a name and the mark after it; None if none ends on this line, before another tag.
+        Raises NeedsMore."""
         limit = self.at + MOST_NAME + 1
         end = self._text.find(end_mark, self.at, limit)
         name = self._text[self.at : limit if end < 0 else end]
-        if "\n" in name:
+        if "\n" in name or "<" in name:
             return None
         if end < 0:
             if len(name) <= MOST_NAME:
@@ -72,3 +75,4 @@ class Lookahead:
     def _want_more(self) -> None:
         if not self._is_whole:
             raise NeedsMore
+        self.is_cut = True

@@ -45,6 +45,8 @@ class ToolDialect:
     def __init__(self, tools: Mapping[str, Any]) -> None:
         """`tools` maps the names of the request's tools to the JSON schemas of their parameters."""
         self._tools = tools
+        self._schemas: dict[str, Schema] = {}
+        """Those of the tools that were called: to make one may take longer than to read a call."""
         self._text = ""
         self._at = 0
         """What comes before it is part of an event."""
@@ -61,6 +63,8 @@ class ToolDialect:
         """The last character of the value that is part of an event."""
         self._nested = 0
         """Calls inside the value that have not ended."""
+        self._openers = 0
+        """Openers inside the value that no XML call follows, and no closer yet."""
         self._writer = ArgumentWriter(Schema(None, None))
         self._json = JsonArguments()
 
@@ -125,7 +129,9 @@ class ToolDialect:
         elif not ahead.take(END_FUNCTION) and not (is_opened and ahead.take(END_CALL)):
             return False
         self._start(name, at)
-        self._writer = ArgumentWriter(Schema(self._tools[name], self._tools[name]))
+        if name not in self._schemas:
+            self._schemas[name] = Schema(self._tools[name], self._tools[name])
+        self._writer = ArgumentWriter(self._schemas[name])
         self._state = self._read_tag
         return True
 
@@ -141,8 +147,10 @@ class ToolDialect:
         if end < 0:
             self._no_end_before = max(len(self._text) - len(END_CALL) + 1, 0)
             end = len(self._text)
-            if not self._is_whole and end - at < MOST_HELD:
+            if not self._is_whole and end - at <= MOST_HELD:
                 raise NeedsMore
+        else:
+            self._no_end_before = end
         if min(end + len(END_CALL), len(self._text)) - at > MOST_HELD:
             return False
         found = json_call.whole_call(self._text[at - 1 : end], self._tools)
@@ -159,11 +167,11 @@ class ToolDialect:
         ahead.blanks()
         if ahead.take(PARAMETER):
             name = ahead.name()
-            if ahead.is_at_end:
-                return False
+            if name is None or ahead.is_at_end:
+                return False  # the answer ended here
             ahead.take("\n")
-            self._events += _arguments(self._writer.begin(name or ""))
-            self._last, self._nested = "\n", 0
+            self._events += _arguments(self._writer.begin(name))
+            self._last, self._nested, self._openers = "\n", 0, 0
             self._at = self._scan = ahead.at
             self._state = self._read_value
             return True
@@ -184,35 +192,37 @@ class ToolDialect:
         self._scan = end
         if mark < 0:
             return False
-        at = self._end_of_value(mark)
+        ahead = Lookahead(self._text, mark, self._is_whole)
+        at = self._end_of_value(ahead, mark)
         if at is None:
-            self._scan = mark + 1
-            return True
+            self._scan = max(self._scan, mark + 1)
+            return not ahead.is_cut
         self._events += _arguments(self._writer.end_value())
         self._at = self._scan = at
         self._state = self._read_tag
         return True
 
-    def _end_of_value(self, mark: int) -> int | None:
+    def _end_of_value(self, ahead: Lookahead, mark: int) -> int | None:
         """Return where the call goes on if the tag at `mark` ends the value. Raises NeedsMore."""
-        ahead = Lookahead(self._text, mark, self._is_whole)
         if ahead.take(END_PARAMETER):
             ahead.blanks()
             at = ahead.at
             return at if not self._nested and _is_tag(ahead) else None
         if ahead.take(END_FUNCTION):
             ahead.blanks()
-            if ahead.is_at_end or _is_call(ahead):
-                return mark
-            if not ahead.take(END_CALL):
+            if ahead.take(END_CALL):
+                if not self._nested:
+                    return mark
+                self._nested -= 1
+                self._scan = ahead.at
                 return None
-            if not self._nested:
-                return mark
-            self._nested -= 1
-            return None
+            return mark if _is_call(ahead) or ahead.is_cut else None
         if ahead.take(END_CALL):
+            if self._openers:
+                self._openers -= 1
+                return None
             ahead.blanks()
-            return mark if not self._nested and (ahead.is_at_end or _is_call(ahead)) else None
+            return mark if not self._nested and (_is_call(ahead) or ahead.is_cut) else None
         if ahead.take(PARAMETER):
             before = self._text[mark - 1] if mark > self._at else self._last
             if self._nested or before != "\n":
@@ -220,7 +230,10 @@ class ToolDialect:
             name = ahead.name()
             is_next = name is not None and self._writer.expects(name)
             return mark if is_next and ahead.take("\n") else None
-        self._nested += _is_call(ahead)
+        if _is_call(ahead):
+            self._nested += 1
+        elif ahead.at > mark:
+            self._openers += 1
         return None
 
     def _read_json(self) -> bool:
@@ -241,7 +254,7 @@ class ToolDialect:
             ahead.name("}")
         else:
             ahead.take("}")
-        self._at = ahead.at
+        self._at = len(self._text) if ahead.is_cut else ahead.at
         self._state = self._read_end
         return True
 
@@ -251,6 +264,8 @@ class ToolDialect:
         ahead.blanks()
         if ahead.take(END_CALL):
             self._at = ahead.at
+        elif ahead.is_cut:
+            self._at = len(self._text)
         self._end_call()
         return True
 
@@ -296,9 +311,9 @@ def _arguments(piece: str) -> list[Event]:
 
 def _is_tag(ahead: Lookahead) -> bool:
     """Whether a tag that can follow a parameter comes next, or the end of the answer."""
-    if ahead.is_at_end or ahead.take(END_FUNCTION) or ahead.take(END_CALL):
+    if ahead.take(END_FUNCTION) or ahead.take(END_CALL):
         return True
-    return ahead.take(PARAMETER) and ahead.name() is not None
+    return (ahead.take(PARAMETER) and ahead.name() is not None) or ahead.is_cut
 
 
 def _is_call(ahead: Lookahead) -> bool:
