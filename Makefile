@@ -43,10 +43,12 @@ watch: env ## run Prometheus with the alerts, and show live numbers of the fleet
 test: test-unit test-integration ## every test that needs no GPU
 
 test-unit: env ## tests without Ray or network
+	@.ci/qwen_tokenizer
 	@.ci/stage "unit tests" $(BIN)/pytest tests/unit $(PARALLEL) $(ARGS)
 
 test-newest: ## unit tests with the newest packages that pyproject.toml allows, in build/newest
 	$(call with_python,.ci/setup_env.py --newest)
+	@.ci/qwen_tokenizer
 	@.ci/stage "unit tests, newest packages" build/newest/bin/pytest tests/unit $(PARALLEL) $(ARGS)
 
 test-integration: env ## tests on a real Ray and a real vLLM on CPU

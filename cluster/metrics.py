@@ -47,7 +47,7 @@ CLOSED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "state": _values(EngineState),
         "phase": _values(StartPhase),
         "role": ("gateway", "engine"),
-        "pool": ("prompt", "long_prompt", "tokenize"),
+        "pool": ("prompt", "long_prompt", "tokenize", "fill_in_the_middle"),
     }
 )  # fmt: skip
 """All values of these labels; those of `model`, `deployment` and `engine` depend on the fleet."""
@@ -202,7 +202,8 @@ RENDERING_REQUESTS = Metric(
     "qwenfleet_rendering_requests",
     "gauge",
     "Work that waits for a thread of a gateway which applies chat templates and tokenizes; pool is "
-    "`prompt`, `long_prompt` or `tokenize` (the routes /tokenize and /detokenize).",
+    "`prompt`, `long_prompt`, `fill_in_the_middle` or `tokenize` (the routes /tokenize and "
+    "/detokenize).",
     ("model", "pool"),
 )
 LINK_BACKLOG = Metric(

@@ -138,6 +138,7 @@ _GATEWAYS_ONLY: dict[str, Any] = {
     "tool_call_parser": None,
     "tool_strict_level": None,
     "chat_template": None,
+    "fill_in_the_middle": None,
 }
 """Settings of a model that no engine reads, with their defaults."""
 

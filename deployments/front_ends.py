@@ -173,7 +173,7 @@ class FrontEnds:
         one that was built while they loaded serves too."""
         built = self._built.get(served.config.id)
         if built is not None and self._dispatchers[served.config.id].description is not None:
-            served.app = built.app
+            served.app, served.default_parameters = built.app, built.default_parameters
         served.look()
 
     def _announced(self, engines: Sequence[EngineRecord], model: str) -> EngineDescription | None:

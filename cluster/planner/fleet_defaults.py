@@ -49,6 +49,7 @@ def _completed(model: ModelConfig) -> ModelConfig:
             "tool_call_parser": model.tool_call_parser or card.tool_call_parser,
             "tool_strict_level": model.tool_strict_level or card.tool_strict_level,
             "max_model_len": model.max_model_len or card.max_model_len,
+            "fill_in_the_middle": model.fill_in_the_middle or card.fill_in_the_middle,
             "sampling": SamplingDefaults.model_validate(sampling),
             "engine_args": {**card.engine_args, **model.engine_args},
         }

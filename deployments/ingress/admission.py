@@ -5,6 +5,9 @@ this limit is lower, and refuses at once.
 
 A client that sends its body slowly holds a place that others could use. When all places are taken,
 the request that has waited longest for its body loses its own, after PATIENCE_S.
+
+A share of the places and bytes is for quick requests, for which an editor waits. Whether a request
+is quick is known when its body is: until then it may have such a place if its route can be quick.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Final
 
 from qwenfleet.cluster.config.fleet import GatewayConfig
 from qwenfleet.deployments.ingress.errors import BodyTimeout, TooManyRequests
+from qwenfleet.deployments.ingress.fim_fields import QUICK_BYTES
 
 PATIENCE_S: Final = 5.0
 """Time that every client has for its body: 32 MB at 50 Mbit/s."""
@@ -25,8 +29,10 @@ PATIENCE_S: Final = 5.0
 class Place:
     """The place of one request."""
 
-    def __init__(self, began_at: float) -> None:
+    def __init__(self, began_at: float, *, is_quick: bool) -> None:
         self.began_at = began_at
+        self.is_quick = is_quick
+        """Whether it counts as quick, maybe until its body is known."""
         self.body_bytes = 0
         """Bytes of its body so far."""
         self.is_lost = False
@@ -53,12 +59,13 @@ class Admission:
         return len(self._places)
 
     @contextmanager
-    def enter(self) -> Iterator[Place]:
+    def enter(self, *, may_be_quick: bool = False) -> Iterator[Place]:
         """Give a place to a request until it ends. Raises TooManyRequests."""
+        place = Place(self._clock(), is_quick=may_be_quick)
         is_full = self.requests >= self._gateway.max_ongoing_requests
-        if is_full and not self._end_a_sender(None):
-            raise TooManyRequests(f"{self.requests} requests", self._gateway.retry_after_s)
-        place = Place(self._clock())
+        has_no_room = not may_be_quick and self._others >= self._most_others
+        if (is_full or has_no_room) and not self._end_a_sender(None, but_quick=has_no_room):
+            raise self._too_many()
         self._places.add(place)
         try:
             yield place
@@ -86,19 +93,57 @@ class Admission:
         TimeoutError if the request has lost its place."""
         if place.is_lost:
             raise TimeoutError
-        gateway = self._gateway
-        most = max(gateway.admission.max_open_body_bytes, gateway.max_body_bytes)
-        while self.body_bytes + num_bytes > most:
+        if place.body_bytes + num_bytes > QUICK_BYTES:
+            self.settle(place, is_quick=False)
+        while self.body_bytes + num_bytes > self._most_bytes(place):
             if not self._end_a_sender(place):
-                held = f"requests with {self.body_bytes} bytes of bodies"
-                raise TooManyRequests(held, gateway.retry_after_s)
+                raise self._too_many_bytes()
         place.body_bytes += num_bytes
         self.body_bytes += num_bytes
 
-    def _end_a_sender(self, but: Place | None) -> bool:
+    def settle(self, place: Place, *, is_quick: bool) -> None:
+        """Note what kind a request has that had a place for quick ones. Raises TooManyRequests if
+        it is another, and those have no room."""
+        if is_quick or not place.is_quick:
+            return
+        place.is_quick = False
+        if self._others > self._most_others:
+            raise self._too_many()
+        if self.body_bytes > self._most_bytes(place):
+            raise self._too_many_bytes()
+
+    @property
+    def _others(self) -> int:
+        """Open requests that are not quick."""
+        return sum(not place.is_quick for place in self._places)
+
+    @property
+    def _most_others(self) -> int:
+        """Requests that are not quick, at most."""
+        most = self._gateway.max_ongoing_requests
+        return most - int(most * self._gateway.admission.fill_in_the_middle_share)
+
+    def _most_bytes(self, place: Place) -> int:
+        """Bytes of all bodies, at most, for this request to send more."""
+        gateway = self._gateway
+        most = max(gateway.admission.max_open_body_bytes, gateway.max_body_bytes)
+        if place.is_quick:
+            return most
+        kept = int(most * gateway.admission.fill_in_the_middle_share)
+        return max(most - kept, gateway.max_body_bytes)
+
+    def _too_many(self) -> TooManyRequests:
+        return TooManyRequests(f"{self.requests} requests", self._gateway.retry_after_s)
+
+    def _too_many_bytes(self) -> TooManyRequests:
+        held = f"requests with {self.body_bytes} bytes of bodies"
+        return TooManyRequests(held, self._gateway.retry_after_s)
+
+    def _end_a_sender(self, but: Place | None, *, but_quick: bool = False) -> bool:
         """Take the place of the request that has waited longest for its body; False if none has
-        waited for long."""
-        place = next((place for place in self._senders if place is not but), None)
+        waited for long. `but_quick`: not that of a quick one."""
+        senders = (place for place in self._senders if not (but_quick and place.is_quick))
+        place = next((place for place in senders if place is not but), None)
         if place is None or self._clock() - place.began_at < PATIENCE_S:
             return False
         place.is_lost = True

@@ -76,6 +76,8 @@ class Exchange:
         self.started_at = clock()
         self.is_queued = True
         """Whether an engine has yet to start on it."""
+        self.is_quick = False
+        """Whether an editor waits for a short answer: it goes before others. The app sets it."""
         self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
         self.prompt_logprobs = self.output_logprobs = 0
         self.outcome: Outcome | None = None

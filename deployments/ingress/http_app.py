@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwenfleet.cluster.config.fleet import FleetConfig
 from qwenfleet.cluster.errors import FleetError
 from qwenfleet.cluster.labels import Outcome
-from qwenfleet.deployments.ingress import policy, request_headers, websocket
+from qwenfleet.deployments.ingress import infill, policy, request_headers, websocket
 from qwenfleet.deployments.ingress.admission import Admission, Place
 from qwenfleet.deployments.ingress.answers import Family, family_of
 from qwenfleet.deployments.ingress.body import read_body
@@ -36,6 +36,8 @@ from qwenfleet.deployments.ingress.errors import (
 )
 from qwenfleet.deployments.ingress.exchange import Exchange, respond
 from qwenfleet.deployments.ingress.field_errors import WrongValue
+from qwenfleet.deployments.ingress.fim_fields import at_start, is_quick
+from qwenfleet.deployments.ingress.infill_answers import COMPLETIONS, InfillApp
 from qwenfleet.deployments.ingress.keys import OPEN_ROUTES, Guard
 from qwenfleet.deployments.ingress.outcome import outcome_of
 from qwenfleet.deployments.ingress.pace import Pace
@@ -50,10 +52,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+INFILL: Final = "/infill"
+"""llama.cpp's route, for editors; the model's app gets a completion."""
 MODEL_ROUTES: Final = frozenset(
     {
         "/v1/chat/completions",
-        "/v1/completions",
+        COMPLETIONS,
+        INFILL,
         "/v1/responses",
         "/v1/messages",
         "/v1/messages/count_tokens",
@@ -63,6 +68,8 @@ MODEL_ROUTES: Final = frozenset(
 )
 """POST routes that go to a model's app. vLLM mounts other routes as well, and some of those change
 the engine."""
+QUICK_ROUTES: Final = frozenset({COMPLETIONS, INFILL})
+"""Routes of requests that an editor may be waiting for."""
 WITHOUT_TOKENS: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize"})
 """Model routes that need no engine."""
 OWN_ROUTES: Final = OPEN_ROUTES | {"/v1/models"}
@@ -81,6 +88,20 @@ class _Call:
     span: AnyRequestSpan
     entry: AccessEntry
     place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request asks for, within the limits."""
+
+    served: Served
+    body: bytes
+    """The body for the model's app."""
+    wanted: infill.Wanted | None = None
+    """The form of the answer, if it is llama.cpp's."""
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        return app if self.wanted is None else InfillApp(app, self.wanted)
 
 
 class GatewayApp:
@@ -160,7 +181,8 @@ class GatewayApp:
                 await self._answer_own(path, send)
                 entry.status, entry.outcome = 200, Outcome.COMPLETED.value
             elif method == "POST" and path in MODEL_ROUTES:
-                with self.admission.enter() as place, self._spans.request(admitted) as span:
+                room = self.admission.enter(may_be_quick=path in QUICK_ROUTES)
+                with room as place, self._spans.request(admitted) as span:
                     call = _Call(receive, send, span, entry, place)
                     await self._answer_traced(admitted, family, call)
             else:
@@ -221,6 +243,7 @@ class GatewayApp:
             "owned_by": "qwenfleet",
             "root": served.config.id,  # never a path of the machine
             "max_model_len": None if description is None else description.max_model_len,
+            "default_parameters": served.default_parameters,
         }
 
     async def _answer_traced(self, scope: Scope, family: Family, call: _Call) -> None:
@@ -238,8 +261,8 @@ class GatewayApp:
         async with self.admission.body_of(call.place, timeout_s):
             body = await read_body(scope, call.receive, limit_bytes, self.admission, call.place)
         scope = request_headers.checked(scope, self._gateway.limits.id_chars)
-        await self._turn(len(body), timeout_s)
-        served = self._select(scope["path"], body, call.span)
+        asked = await self._ask(scope["path"], body, call, timeout_s)
+        served = asked.served
         if self.drain.refuses:
             raise GatewayDraining(self._gateway.retry_after_s)
         makes_tokens = scope["path"] not in WITHOUT_TOKENS
@@ -254,6 +277,7 @@ class GatewayApp:
             makes_tokens=makes_tokens,
             is_clients_deadline=timeout_s < self._gateway.request_timeout_s,
         )
+        exchange.is_quick = call.place.is_quick
         served.ongoing += 1
         self._exchanges.add(exchange)
         try:
@@ -263,10 +287,21 @@ class GatewayApp:
             else:
                 app = served.admit(needs_engine=makes_tokens)
             if app is not None:
-                await exchange.run(app, scope, body, call.receive, call.send)
+                app = asked.around(app)
+                await exchange.run(app, scope, asked.body, call.receive, call.send)
         finally:
             self._exchanges.discard(exchange)
             served.ongoing -= 1
+
+    async def _ask(self, route: str, body: bytes, call: _Call, timeout_s: float) -> _Asked:
+        """Read a body when it is its turn. A quick one, which is small, waits for none."""
+        was_quick = call.place.is_quick
+        if not was_quick:
+            await self._turn(len(body), timeout_s)
+        asked = self._select(route, body, call)
+        if was_quick and not call.place.is_quick:
+            await self._turn(len(body), timeout_s)
+        return asked
 
     async def _turn(self, body_bytes: int, timeout_s: float) -> None:
         """Wait for a turn to work on the body. Raises DeadlineExceeded."""
@@ -289,14 +324,25 @@ class GatewayApp:
                 return min(wanted_s, self._gateway.request_timeout_s)
         return self._gateway.request_timeout_s
 
-    def _select(self, route: str, body: bytes, span: AnyRequestSpan) -> Served:
-        """Return the model of a request that is within the limits."""
+    def _select(self, route: str, body: bytes, call: _Call) -> _Asked:
+        """Return what a request asks for, if it is within the limits and there is room for it."""
         limits = self._gateway.limits
         fields = policy.read(body, limits)
         served = self._named(fields.get("model"))
-        span.select(served.config.id)
+        call.span.select(served.config.id)
+        wanted = None
+        if route == INFILL:
+            wanted = infill.wanted(fields, served.config.id, limits)
+            fields = infill.completion_of(fields, limits, served.context_tokens)
+            route = COMPLETIONS
         policy.check(route, fields, limits, served.context_tokens)
-        return served
+        if route != COMPLETIONS:
+            return _Asked(served, body)
+        self.admission.settle(call.place, is_quick=is_quick(fields, len(body)))
+        moved = at_start(fields)
+        if wanted is not None or moved is not None:
+            body = msgspec.json.encode(moved or fields)
+        return _Asked(served, body, wanted)
 
     def _named(self, name: Any) -> Served:
         """Return the model that a body names; a fleet with one model needs no name."""

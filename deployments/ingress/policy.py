@@ -16,7 +16,7 @@ from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.deployments.ingress.errors import MalformedBody
 from qwenfleet.deployments.ingress.field_errors import BeyondContext, WrongValue
 from qwenfleet.deployments.ingress.json_survey import survey
-from qwenfleet.deployments.ingress.request_fields import FIELDS, PROMPT_FIELDS
+from qwenfleet.deployments.ingress.request_fields import FIELDS, OWN, PROMPT_FIELDS
 from qwenfleet.deployments.ingress.rules import are_tokens, count, describe, whole
 
 MEDIA: Final = frozenset({"image_url", "video_url", "audio_url", "input_audio", "source"})
@@ -46,7 +46,7 @@ def check(
     """Raise a FieldError unless the request is within the limits. `context_tokens` is the longest
     context of the model; None while no engine is known."""
     for field, value in body.items():
-        rule = FIELDS.get(field)
+        rule = FIELDS.get(field) or OWN.get(field)
         if rule is not None and value is not None:
             rule(field, value, limits)
     _check_sequences(body, limits)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from qwenfleet.cluster.config.limits import LimitsConfig
 from qwenfleet.deployments.ingress.field_errors import NotTaken
+from qwenfleet.deployments.ingress.fim_fields import fim
 from qwenfleet.deployments.ingress.rules import (
     INT32_MAX,
     INT64_MAX,
@@ -45,6 +46,7 @@ resume. Clients reach `extra_args` through `vllm_xargs`."""
 PROMPT_FIELDS: Final = (
     "prompt",
     "suffix",
+    "fim",
     "messages",
     "system",
     "input",
@@ -179,6 +181,8 @@ FIELDS: Final[Mapping[str, Rule]] = {
     "prompt_embeds": refused("the models take text or token ids"),
 }
 """Fields of every route: a name means the same wherever vLLM has it."""
+OWN: Final[Mapping[str, Rule]] = {"fim": fim}
+"""Fields of ours, which vLLM does not have."""
 HARMLESS: Final = frozenset(
     {
         # Counted as text: `PROMPT_FIELDS`.

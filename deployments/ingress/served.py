@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp
 
@@ -59,6 +59,8 @@ class Served:
         """None until the gateway has imported vLLM."""
         self.app: ASGIApp | None = None
         """vLLM's app; None until the first engine is connected."""
+        self.default_parameters: dict[str, Any] = config.sampling.model_dump(exclude_none=True)
+        """Parameters of a chat that sets none; from the app on, with those of the model's files."""
         self.ongoing = 0
         """Requests in progress."""
         self.has_ready_engine = False

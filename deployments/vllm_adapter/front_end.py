@@ -40,9 +40,12 @@ from qwenfleet.cluster.config.vllm_arguments import SERVER
 from qwenfleet.deployments.vllm_adapter import (
     detokenizer,
     error_answers,
+    fim_requests,
     grammar_gate,
     logging_setup,
     request_checks,
+    tool_answers,
+    tool_parser,
 )
 from qwenfleet.deployments.vllm_adapter.engine_args import pinned, typed
 from qwenfleet.deployments.vllm_adapter.grammar_gate import GatedLLM
@@ -59,6 +62,8 @@ from qwenfleet.deployments.vllm_adapter.renderer_pools import (
 from qwenfleet.deployments.wire.frames import EngineDescription
 
 SPECULATIVE: Final = frozenset({"speculative_config", "spec_method", "spec_model", "spec_tokens"})
+CHATS: Final = ("openai_serving_chat", "anthropic_serving_messages", "openai_serving_responses")
+"""Servers of the app's state whose requests may leave out their length."""
 TASKS: Final[tuple[SupportedTask, ...]] = ("generate",)
 
 
@@ -74,6 +79,12 @@ class FrontEnd:
     def is_errored(self) -> bool:
         """True once vLLM's output handler has ended: no request gets an answer any more."""
         return bool(self.llm.errored)
+
+    @property
+    def default_parameters(self) -> dict[str, Any]:
+        """Sampling parameters and length of a chat that sets none, by the names of requests."""
+        found: dict[str, Any] = self.app.inner.state.openai_serving_chat.default_sampling_params
+        return dict(found)
 
     @property
     def rendering(self) -> dict[str, int]:
@@ -93,6 +104,7 @@ async def build(
     """Load the tokenizer and build the app; its context comes from the engine's description, and
     the limits of grammars from `grammar`."""
     grammar_gate.leave_out_reading()
+    tool_parser.register()
     arguments, config = await asyncio.to_thread(_configure, model, path, description, traces_url)
     with _engine_core(client):
         llm = GatedLLM(
@@ -117,10 +129,22 @@ async def build(
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not counting]
     error_answers.install(app)
     await init_app_state(llm, app.state, arguments, TASKS)
+    _set_length(app.state, model.sampling.max_tokens)
+    tool_answers.install(app.state)
+    completions = app.state.openai_serving_completion
+    fim_requests.install(completions, model, llm.renderer.get_tokenizer(), pools, limits)
     pools.set_apart(app.state.serving_tokenization)
     detokenizer.install()
     settle()
     return FrontEnd(error_answers.Answers(app), llm, pools)
+
+
+def _set_length(state: Any, max_tokens: int | None) -> None:
+    """Give chats that ask for no length this one, or what the context leaves."""
+    for name in CHATS:
+        serving = getattr(state, name, None)
+        if serving is not None and max_tokens is not None:
+            serving.default_sampling_params["max_tokens"] = max_tokens
 
 
 def follow_limit(client: ModelClient, config: Any, description: EngineDescription) -> None:
@@ -211,7 +235,8 @@ def _front_end_args(model: ModelConfig) -> dict[str, Any]:
         for name, value in model.engine_args.items()
         if name in FRONT_END_ARGS and name not in SPECULATIVE
     }
-    sampling = model.sampling.model_dump(exclude_none=True)
+    # vLLM would hold every request to the length; `_set_length` makes it a default.
+    sampling = model.sampling.model_dump(exclude_none=True, exclude={"max_tokens"})
     if sampling:
         chosen["override_generation_config"] = {
             **sampling,

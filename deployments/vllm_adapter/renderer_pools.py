@@ -2,9 +2,9 @@
 
 vLLM has one pool of one thread for all of it, so that a short prompt waits for a long one, and a
 chat for /tokenize, seconds per MB. Here long prompts have threads of their own, and so do the
-routes /tokenize and /detokenize, which end in nothing but text. The tokenizer lets the interpreter
-go while it works. What still waits for a thread is dropped when its client disconnects; what runs
-cannot be interrupted.
+routes /tokenize and /detokenize, which end in nothing but text, and the prompts of editors, which
+are short and in a hurry. The tokenizer lets the interpreter go while it works. What still waits for
+a thread is dropped when its client disconnects; what runs cannot be interrupted.
 
 vLLM internals used here (0.32): BaseRenderer (_executor, _resources, _tokenize_prompt,
 _tokenize_prompt_async, _decode, _async_tokenizer_decode), _SwappableExecutor,
@@ -14,6 +14,7 @@ HfRenderer._apply_chat_template_async, OnlineRenderer.renderer, ServingTokenizat
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, Final
 
 from transformers import PreTrainedTokenizerFast
@@ -25,6 +26,8 @@ PROMPT_THREADS: Final = 2
 """Default of vLLM's `renderer_num_workers`: a rendered template does not wait for a prompt."""
 LONG_THREADS: Final = 1
 TOKENIZE_THREADS: Final = 1
+MIDDLE_THREADS: Final = 1
+"""For fill-in-the-middle, whose tokenizer needs no copy."""
 APART_THREADS: Final = LONG_THREADS + TOKENIZE_THREADS
 """Threads besides those of `renderer_num_workers`. vLLM keeps a copy of the tokenizer for each of
 its threads, and makes another one, holding the interpreter for a second, when none is left."""
@@ -45,8 +48,9 @@ class RendererPools:
             "prompt": prompt,
             "long_prompt": _SwappableExecutor(LONG_THREADS),
             "tokenize": _SwappableExecutor(TOKENIZE_THREADS),
+            "fill_in_the_middle": _SwappableExecutor(MIDDLE_THREADS),
         }
-        for name in ("long_prompt", "tokenize"):
+        for name in ("long_prompt", "tokenize", "fill_in_the_middle"):
             renderer._resources.callback(self._pools[name].shutdown, wait=False)
         short = make_async(renderer._tokenize_prompt, executor=prompt)
         long = make_async(renderer._tokenize_prompt, executor=self._pools["long_prompt"])
@@ -62,6 +66,12 @@ class RendererPools:
     def waiting(self) -> dict[str, int]:
         """Pieces of work that wait for a thread, by pool."""
         return {name: pool._inner._work_queue.qsize() for name, pool in self._pools.items()}
+
+    async def fill(self, work: Callable[[list[str]], list[list[int]]], texts: list[str]) -> Any:
+        """Do this work for a fill-in-the-middle prompt."""
+        is_long = sum(map(len, texts)) > LONG_CHARS
+        pool = self._pools["long_prompt" if is_long else "fill_in_the_middle"]
+        return await make_async(work, executor=pool)(texts)
 
     def set_apart(self, serving: Any) -> None:
         """Give the routes /tokenize and /detokenize a renderer with their own thread."""

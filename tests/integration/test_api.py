@@ -25,6 +25,8 @@ def test_models_lists_every_model_with_its_context(fleet):
         "tiny": 2048,
         "scripted": 4096,
     }
+    parameters = {model["id"]: model["default_parameters"] for model in models}
+    assert parameters["smollm2"] == {"temperature": 0.2, "top_p": 0.9}
 
 
 def test_health_is_ready_once_an_engine_answered(fleet):

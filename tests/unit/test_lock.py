@@ -133,7 +133,7 @@ def needs_of(name: str, version: str, extras: set[str]) -> list[Requirement]:
     ]
 
 
-@pytest.mark.parametrize("folder", ["chart", "watch"])
+@pytest.mark.parametrize("folder", ["chart", "tokenizer", "watch"])
 def test_npm_s_locks_have_an_integrity_for_each_package_and_no_address(folder: str) -> None:
     files = lock.LOCKS / "npm" / folder
     manifest = json.loads((files / "package.json").read_text(encoding="utf-8"))

@@ -146,6 +146,7 @@ def test_gateway_setting_restarts_no_engine() -> None:
         {"sampling": SamplingDefaults(temperature=0.1)},
         {"tool_call_parser": "hermes"},
         {"chat_template": "{{ messages }}"},
+        {"fill_in_the_middle": "chat"},
         {"engine_args": {"stream_interval": 4}},
     ],
 )

@@ -53,7 +53,9 @@ class Builder:
         self.limits.append(description.max_model_len)
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(app=object(), is_errored=False, rendering={"prompt": 3})
+        return SimpleNamespace(
+            app=object(), is_errored=False, rendering={"prompt": 3}, default_parameters={"top_k": 7}
+        )
 
 
 class Scene:
@@ -113,6 +115,7 @@ async def test_app_is_built_while_the_first_engine_loads(scene: Scene, eventuall
     scene.front_ends.meet([engine()])
     assert scene.served.is_ready
     assert scene.served.is_decided
+    assert scene.served.default_parameters == {"top_k": 7}
     assert scene.builder.limits == [4096], "it is built once"
 
 

@@ -12,7 +12,12 @@ from qwenfleet.cluster.models.cards import (
 from qwenfleet.cluster.models.sources import EMBEDDED
 from qwenfleet.cluster.models.tiny_qwen3_moe import CONFIG
 
-CODER_SAMPLING = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
+CODER_SAMPLING = {
+    "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05, "max_tokens": 65_536,
+}  # fmt: skip
+SAMPLING_2507 = {
+    "temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0, "max_tokens": 16_384,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("size", ["480B-A35B", "30B-A3B"])
@@ -28,7 +33,7 @@ def test_qwen3_coder_gets_its_parser_and_its_cards_sampling(size: str, suffix: s
 def test_qwen3_2507_uses_hermes_calls_and_no_repetition_penalty(suffix: str) -> None:
     defaults = defaults_for(f"Qwen/Qwen3-30B-A3B-Instruct-2507{suffix}")
     assert defaults.tool_call_parser == "hermes"
-    assert defaults.sampling == {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    assert defaults.sampling == SAMPLING_2507
 
 
 def test_a_directory_named_like_a_model_gets_its_defaults() -> None:

@@ -24,6 +24,14 @@ def served(source: str, **settings: Any) -> ModelConfig:
     return completed(FleetConfig.model_validate(tree)).models[0]
 
 
+@pytest.mark.parametrize(
+    ("source", "form"), [(FP8_480B, "chat"), ("tiny-qwen3-moe", "raw"), ("unknown/model", "raw")]
+)
+def test_the_card_chooses_how_a_middle_is_asked_for(source: str, form: str) -> None:
+    assert served(source).fill_in_the_middle == form
+    assert served(source, fill_in_the_middle="raw").fill_in_the_middle == "raw"
+
+
 @pytest.mark.parametrize("accelerator", ["H100", "H200", "B200", MI300X])
 def test_a_known_model_without_a_layout_gets_the_planned_one(accelerator: str) -> None:
     model = served(FP8_480B, accelerator=accelerator)

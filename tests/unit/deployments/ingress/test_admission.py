@@ -147,3 +147,81 @@ async def test_body_has_less_time_than_the_answer(gateway: Any) -> None:
     await asyncio.wait_for(task, 5)
     error = json.loads(client.body)["error"]
     assert "not complete within 0.05 s" in error["message"]
+
+
+MIDDLE = b'{"prompt": "a", "suffix": "b"}'
+OTHER = b'{"prompt": "a"}'
+
+
+@pytest.fixture
+def shared(gateway: Any) -> Gateway:
+    """A gateway with two places, one of which is for fill-in-the-middle."""
+    site: Gateway = gateway(fill_in_the_middle_share=0.5)
+    return site
+
+
+async def test_editors_have_a_share_of_the_places(
+    shared: Gateway, eventually: Any, metrics: Any
+) -> None:
+    _, long = shared.ask(OTHER)
+    await eventually(lambda: shared.app.ongoing == 1)
+    assert await shared.refusal(OTHER) == (429, "too_many_requests")
+    client, middle = shared.ask(MIDDLE)
+    await eventually(lambda: shared.app.ongoing == 2)
+    assert await shared.refusal(MIDDLE) == (429, "too_many_requests"), "all places are taken"
+    shared.answers.set()
+    await asyncio.gather(long, middle)
+    assert client.status == 200
+    assert shared.app.admission.requests == 0
+
+
+async def test_editors_may_have_the_places_of_others_too(shared: Gateway, eventually: Any) -> None:
+    asked = [shared.ask(MIDDLE) for _ in range(2)]
+    await eventually(lambda: shared.app.ongoing == 2)
+    shared.answers.set()
+    await asyncio.gather(*(task for _, task in asked))
+    assert [client.status for client, _ in asked] == [200, 200]
+
+
+async def test_routes_that_cannot_be_quick_are_refused_before_their_body(
+    shared: Gateway, eventually: Any, new_client: Any
+) -> None:
+    _, long = shared.ask(OTHER)
+    await eventually(lambda: shared.app.ongoing == 1)
+    client = new_client()
+    scope = SCOPE | {"path": "/v1/chat/completions"}
+    await asyncio.wait_for(shared.app(scope, client.receive, client.send), 5)
+    assert client.status == 429
+    long.cancel()
+
+
+async def test_editors_have_a_share_of_the_bytes(shared: Gateway, eventually: Any) -> None:
+    shared.app.admission._gateway = shared.app._gateway.model_copy(
+        update={"max_body_bytes": 10, "max_ongoing_requests": 9}
+    )
+    _, long = shared.ask(b"{" + b" " * 400 + b"}")
+    await eventually(lambda: shared.app.ongoing == 1)
+    assert await shared.refusal(b"{" + b" " * 200 + b"}") == (429, "too_many_requests")
+    _, middle = shared.ask(MIDDLE + b" " * 200)
+    await eventually(lambda: shared.app.ongoing == 2)
+    for task in (long, middle):
+        task.cancel()
+
+
+async def test_slow_body_of_an_editor_gives_its_place_to_no_other(
+    shared: Gateway, eventually: Any, clock: Any, new_client: Any
+) -> None:
+    _, slow = shared.ask(b"{", is_whole=False)
+    _, long = shared.ask(OTHER)
+    await eventually(lambda: shared.app.ongoing == 1)
+    clock.advance(PATIENCE_S)
+    client = new_client()
+    scope = SCOPE | {"path": "/v1/chat/completions"}
+    await asyncio.wait_for(shared.app(scope, client.receive, client.send), 5)
+    assert client.status == 429, "it would not have helped"
+    assert not slow.done()
+    _, middle = shared.ask(MIDDLE)
+    await eventually(lambda: shared.app.ongoing == 2)
+    await asyncio.wait_for(slow, 5)
+    for task in (long, middle):
+        task.cancel()

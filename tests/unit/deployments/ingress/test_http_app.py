@@ -146,6 +146,7 @@ async def test_other_routes_are_404(
 
 async def test_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
     two_models.models["helper"].engines = None
+    two_models.models["coder"].default_parameters = {"temperature": 0.7, "max_tokens": 65_536}
     client = await ask(two_models, "/v1/models", method="GET")
     listed = json.loads(client.body)
     assert client.status == 200
@@ -153,6 +154,10 @@ async def test_models_are_listed(two_models: GatewayApp, ask: Any) -> None:
     assert [(m["id"], m["object"], m["max_model_len"]) for m in listed["data"]] == [
         ("coder", "model", 4096),
         ("helper", "model", None),
+    ]
+    assert [m["default_parameters"] for m in listed["data"]] == [
+        {"temperature": 0.7, "max_tokens": 65_536},
+        {},
     ]
 
 

@@ -21,7 +21,7 @@ from qwenfleet.deployments.telemetry.tracing import NO_SPANS
 
 KEY = "qf-mine-0123456789-0123456789-0123456789-01234"
 WRONG = "qf-hers-0123456789-0123456789-0123456789-01234"
-BODY = b'{"model": "coder", "messages": []}'
+BODY = b'{"model": "coder", "messages": [], "input_prefix": "", "input_suffix": ""}'
 OPENAI_ROUTES = sorted(route for route in MODEL_ROUTES if not route.startswith("/v1/messages"))
 
 

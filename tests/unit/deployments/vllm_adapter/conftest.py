@@ -22,6 +22,7 @@ from qwenfleet.cluster.config.fleet import WireConfig
 from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
 from qwenfleet.deployments.ingress.answers import Family
 from qwenfleet.deployments.ingress.exchange import Exchange
+from tests.unit.deployments.vllm_adapter.site import Sites
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +77,13 @@ def new_exchange(metrics: Any) -> Callable[[], Exchange]:
     return lambda: Exchange(
         model="coder", family=Family.OPENAI, timeout_s=60, keep_alive_s=15, metrics=metrics
     )
+
+
+@pytest_asyncio.fixture
+async def build(
+    wire: WireConfig, metrics: Any, eventually: Any
+) -> AsyncIterator[Callable[..., Any]]:
+    """Return a function that builds vLLM's front end for engines, with engine_args."""
+    sites = Sites(wire, metrics, eventually)
+    yield sites.build
+    await sites.close()

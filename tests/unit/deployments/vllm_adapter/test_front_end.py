@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import warnings
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 import tokenizers.decoders
 
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import xgrammar
-    from vllm import envs
     from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
-    from qwenfleet.deployments.vllm_adapter import front_end
-    from qwenfleet.deployments.vllm_adapter.front_end import FrontEnd
-    from qwenfleet.deployments.vllm_adapter.model_client import ModelClient
-
-from qwenfleet.cluster.config.fleet import FleetConfig, WireConfig
-from qwenfleet.cluster.config.model import ModelConfig
-from qwenfleet.cluster.models.sources import locate
-from qwenfleet.deployments.dispatch.dispatcher import Dispatcher
-from qwenfleet.deployments.ingress.http_app import GatewayApp
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -41,76 +28,6 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def no_blocking_call_on_the_loop() -> None:
     """vLLM's constructors read files; a gateway has no requests yet when it calls them."""
-
-
-class Site:
-    """A gateway's app over vLLM's front end, and a client of it."""
-
-    def __init__(self, app: GatewayApp, made: FrontEnd, dispatcher: Dispatcher) -> None:
-        self.app = app
-        self.front_end = made
-        self.dispatcher = dispatcher
-        self.records: list[Any] = []
-        """The registry's listing."""
-        self.tokenizer: Any = made.llm.renderer.get_tokenizer()
-
-    async def follow(self) -> None:
-        """Follow the listing as a gateway does, which also connects lost engines again."""
-        while True:
-            self.dispatcher.update(self.records)
-            await asyncio.sleep(0.05)
-
-    async def ask(self, path: str = "/v1/completions", **body: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            return await client.post(path, json={"model": "coder", **body}, timeout=60)
-
-
-@pytest_asyncio.fixture
-async def build(
-    wire: WireConfig, metrics: Any, eventually: Any
-) -> AsyncIterator[Callable[..., Any]]:
-    """Return a function that builds a front end for engines, with engine_args."""
-    sites: list[Site] = []
-    followers: list[asyncio.Task[None]] = []
-
-    async def build(*engines: Any, **engine_args: Any) -> Site:
-        model = ModelConfig(
-            id="coder",
-            source="tiny-qwen3-moe",
-            tool_call_parser="qwen3_coder",
-            engine_args=engine_args,
-        )
-        config = FleetConfig(models=(model,), wire=wire)
-        dispatcher = Dispatcher(
-            "coder", gateway="gw-a", wire=wire, retry_after_s=5, metrics=metrics
-        )
-        dispatcher.update([engine.record for engine in engines])
-        await eventually(lambda: dispatcher.num_engines == len(engines))
-        description = dispatcher.description
-        assert description is not None
-        path = await asyncio.to_thread(locate, model.source)
-        made = await front_end.build(model, path, description, ModelClient(dispatcher))
-        app = GatewayApp(config, metrics)
-        (served,) = app.models.values()
-        served.engines, served.app = dispatcher, made.app
-        site = Site(app, made, dispatcher)
-        site.records += [engine.record for engine in engines]
-        sites.append(site)
-        followers.append(asyncio.create_task(site.follow()))
-        # Building takes the loop for longer than a lease, and engines that were lost come back.
-        await eventually(lambda: dispatcher.num_engines == len(engines))
-        return site
-
-    yield build
-    for follower in followers:
-        follower.cancel()
-    for site in sites:
-        tasks = list(site.dispatcher._roster._tasks.values())
-        site.front_end.llm.shutdown()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    gc.unfreeze()
-    envs.disable_envs_cache()
 
 
 def events_of(answer: httpx.Response) -> list[str]:
@@ -305,7 +222,7 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     (
         "/v1/chat/completions",
         {**CHAT, "tools": [TOOL], "tool_choice": "required"},
-        "set of tools or tags cannot be used",
+        "the tool 'f' is strict",
     ),
     (
         "/v1/responses",
@@ -320,7 +237,7 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
             "tools": [{"name": "f", "input_schema": SELF, "strict": True}],
             "tool_choice": {"type": "tool", "name": "f"},
         },
-        "cannot be used",
+        "the tool 'f' is strict",
     ),
     (
         "/v1/completions",
@@ -393,3 +310,26 @@ async def test_a_schema_with_what_xgrammar_ignores_is_refused_and_changes_no_bac
     schema = {"type": "array", "items": {}, "uniqueItems": True}
     refused = await site.ask(prompt=[1], max_tokens=3, structured_outputs={"json": schema})
     assert (refused.status_code, "not supported by xgrammar" in refused.text) == (400, True)
+
+
+async def test_a_chat_that_asks_for_no_length_gets_the_models_or_what_the_context_leaves(
+    serve_engine: Any, build: Any
+) -> None:
+    engine = await serve_engine(limits={"max_model_len": 256})
+    sampling = {"temperature": 0.3, "min_p": 0, "max_tokens": 100}
+    site = await build(engine, model={"sampling": sampling})
+    assert site.front_end.default_parameters == sampling
+    lengths = []
+    for body in (CHAT, CHAT | {"max_tokens": 120}, CHAT | {"messages": [long_message(200)]}):
+        assert (await site.ask("/v1/chat/completions", **body)).status_code == 200
+        lengths.append(engine.core.submits[-1].max_tokens)
+    assert lengths[:2] == [100, 120]
+    assert 1 <= lengths[2] < 56
+    for path, body in (("/v1/responses", {"input": "Hi"}), ("/v1/completions", {"prompt": "Hi"})):
+        assert (await site.ask(path, **body)).status_code == 200
+        lengths.append(engine.core.submits[-1].max_tokens)
+    assert lengths[3:] == [100, 16]  # OpenAI's default of completions
+
+
+def long_message(chars: int) -> dict[str, Any]:
+    return {"role": "user", "content": "x" * chars}

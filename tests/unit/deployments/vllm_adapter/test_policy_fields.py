@@ -41,6 +41,7 @@ from qwenfleet.deployments.ingress.request_headers import DROPPED, NAMES
 MODELS: dict[str, tuple[Any, ...]] = {
     "/v1/chat/completions": (ChatCompletionRequest,),
     "/v1/completions": (CompletionRequest,),
+    "/infill": (),  # becomes a completion, which is held against the same rules
     "/v1/responses": (ResponsesRequest,),
     "/v1/messages": (AnthropicMessagesRequest,),
     "/v1/messages/count_tokens": (AnthropicCountTokensRequest,),
@@ -112,7 +113,9 @@ def test_every_field_inside_of_these_is_bounded_too(
 
 
 def test_text_of_prompts_is_in_fields_that_vllm_has() -> None:
-    assert set(request_fields.PROMPT_FIELDS) <= set(request_fields.FIELDS) | request_fields.HARMLESS
+    known = set(request_fields.FIELDS) | request_fields.HARMLESS
+    assert set(request_fields.PROMPT_FIELDS) <= known | set(request_fields.OWN)
+    assert not known & set(request_fields.OWN)
 
 
 def test_keys_that_a_core_reads_from_extra_args_are_reserved() -> None:

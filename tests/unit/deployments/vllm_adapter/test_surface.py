@@ -295,3 +295,40 @@ def test_vllms_processes_log_why_they_end_in_lines_that_are_known() -> None:
     setup = ast.unparse(tree_of("logger.py"))
     for part in ("pylogging_config_file", "pythonjsonlogger.jsonlogger.JsonFormatter"):
         assert part in setup
+
+
+CHAT = "entrypoints/openai/chat_completion/serving.py"
+ANTHROPIC = "entrypoints/anthropic/serving.py"
+RESPONSES = "entrypoints/openai/responses/serving.py"
+
+
+def test_vllms_servers_make_parsers_and_answers_where_we_replace_them() -> None:
+    chat = functions_of(class_of(tree_of(CHAT), "OpenAIServingChat"))
+    stream = ast.unparse(chat["chat_completion_stream_generator"])
+    whole = ast.unparse(chat["chat_completion_full_generator"])
+    assert "self._make_parser(request, tokenizer, chat_template_kwargs)" in stream
+    assert "parser is not None" in stream
+    assert "parser is not None" in whole
+    assert "self.chat_completion_full_generator(" in ast.unparse(chat["_create_chat_completion"])
+    messages = functions_of(class_of(tree_of(ANTHROPIC), "AnthropicServingMessages"))
+    assert "self.messages_full_converter(" in ast.unparse(messages["create_messages"])
+    for name in ("messages_full_converter", "message_stream_converter"):
+        assert "_to_anthropic_stop_reason(" in ast.unparse(messages[name])
+    responses = functions_of(class_of(tree_of(RESPONSES), "OpenAIServingResponses"))
+    assert "self._make_response_parser(" in ast.unparse(responses["_create_responses"])
+    assert "self._make_response_output_items(" in ast.unparse(responses["responses_full_generator"])
+    events = ast.unparse(responses["_process_simple_streaming_events"])
+    assert "split_delta(delta_message)" in events
+
+
+def test_a_default_length_is_below_that_of_a_request() -> None:
+    (limit,) = (
+        node
+        for node in tree_of("entrypoints/serve/utils/api_utils.py").body
+        if isinstance(node, ast.FunctionDef) and node.name == "get_max_tokens"
+    )
+    text = ast.unparse(limit)
+    assert (
+        "max_tokens if max_tokens is not None else default_sampling_params.get('max_tokens')"
+        in text
+    )
