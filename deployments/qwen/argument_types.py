@@ -48,7 +48,7 @@ class Schema:
         self._items: Schema | None = None
         self._written: dict[str, Any] | None = None
         self.types = _types(node, root, set()) or STRING
-        self.is_text = self.types == STRING and all(isinstance(each, str) for each in self.choices)
+        self.is_text = self.types == STRING and not any(True for _ in self.choices)
         """Whether every text is its own value, so that it need not be complete to be written."""
 
     @property

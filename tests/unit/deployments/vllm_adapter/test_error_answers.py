@@ -8,14 +8,13 @@ import httpx
 import pytest
 from vllm.exceptions import VLLMValidationError
 
+from tests.unit.deployments.vllm_adapter.site import Site
 from tests.unit.deployments.vllm_adapter.test_front_end import (
-    Site,
-    build,
     no_blocking_call_on_the_loop,
     pytestmark,
 )
 
-__all__ = ["build", "no_blocking_call_on_the_loop", "pytestmark"]
+__all__ = ["no_blocking_call_on_the_loop", "pytestmark"]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
@@ -49,7 +48,6 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     (COMPLETIONS, {"prompt": [[]]}),
     (COMPLETIONS, {"prompt": None}),
     (COMPLETIONS, {"prompt_embeds": "eHg="}),
-    (COMPLETIONS, {"suffix": "x"}),
     (COMPLETIONS, {"logit_bias": {"a": 1}}),
     (COMPLETIONS, {"stop_token_ids": [10**6] * 64}),
     (COMPLETIONS, {"prompt": [1] * 5000}),
