@@ -42,9 +42,11 @@ _BLANKS: Final = " \t\r\n"
 class ToolDialect:
     """One answer of a model, read piece by piece."""
 
-    def __init__(self, tools: Mapping[str, Any]) -> None:
-        """`tools` maps the names of the request's tools to the JSON schemas of their parameters."""
+    def __init__(self, tools: Mapping[str, Any], *, is_forced: bool = False) -> None:
+        """`tools` maps the names of the request's tools to the JSON schemas of their parameters. In
+        an answer that is forced to call one, the begin of a call at the end is not text."""
         self._tools = tools
+        self._is_forced = is_forced
         self._schemas: dict[str, Schema] = {}
         """Those of the tools that were called: to make one may take longer than to read a call."""
         self._text = ""
@@ -80,6 +82,8 @@ class ToolDialect:
         """Return what the end of the answer decides. A call that has begun ends incomplete."""
         self._is_whole = True
         events = self._read()
+        if self._is_forced:
+            events = [event for event in events if not isinstance(event, Text)]
         if self._state != self._read_text:
             events.append(CallEnd(is_complete=False))
         self._text, self._at = "", 0

@@ -74,11 +74,16 @@ class DialectToolParser(ToolParser):
     def feed(self, text: str, request: Any) -> list[Event]:
         """Return what this piece of the answer decides."""
         if self._dialect is None:
-            self._dialect = ToolDialect(self._schemas if has_tools(request) else {})
+            self._dialect = self._new_dialect(request)
         return self._dialect.feed(text)
 
     def finish(self) -> list[Event]:
         return [] if self._dialect is None else self._dialect.finish()
+
+    def _new_dialect(self, request: Any) -> ToolDialect:
+        schemas = self._schemas if has_tools(request) else {}
+        choice = getattr(request.tool_choice, "mode", request.tool_choice)  # of allowed tools
+        return ToolDialect(schemas, is_forced=choice not in (None, "auto", "none"))
 
     def delta(self, events: Sequence[Event]) -> Delta | None:
         """Return events as vLLM's servers take them; None if there is nothing to send."""
@@ -108,7 +113,7 @@ class DialectToolParser(ToolParser):
             return ExtractedToolCallInformation(
                 tools_called=False, tool_calls=[], content=model_output
             )
-        dialect = ToolDialect(self._schemas)
+        dialect = self._new_dialect(request)
         text: list[str] = []
         calls: list[tuple[str, list[str]]] = []
         for event in dialect.feed(model_output) + dialect.finish():

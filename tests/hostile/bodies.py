@@ -25,6 +25,7 @@ ANTHROPIC_TOOL: Final = {"name": "f", "input_schema": {"type": "object", "proper
 
 INPUT: Final = {"type": "input_text", "text": "x"}
 
+FILE: Final = {"path": "b.py", "text": "x = 1"}
 VALID: Final[Mapping[str, Sequence[dict[str, Any]]]] = {
     "/v1/chat/completions": (
         {"messages": TEXT},
@@ -50,7 +51,16 @@ VALID: Final[Mapping[str, Sequence[dict[str, Any]]]] = {
         {"prompt": [[1, 2], [3]], "n": 2, "best_of": 2, "temperature": 1},
         {"prompt": "x", "structured_outputs": {"regex": "[ab]+"}, "stop_token_ids": [1]},
         {"prompt": "x", "prompt_logprobs": 1, "logit_bias": {"97": 3}, "bad_words": ["a"]},
+        {"prompt": "def f(", "suffix": "\n", "fim": {"path": "a.py", "files": [FILE]}, "stop": "x"},
         {"prompt": "x", "min_tokens": 2, "allowed_token_ids": [97, 98], "top_k": 3, "min_p": 0.1},
+    ),
+    "/infill": (
+        {"input_prefix": "def f(", "input_suffix": "):", "n_predict": 4},
+        {
+            "input_prefix": "a", "prompt": "b", "input_suffix": "c", "stream": True, "n_predict": 4,
+            "input_extra": [{"filename": "a.py", "text": "x"}], "samplers": ["top_k", "infill"],
+            "t_max_predict_ms": 500, "n_indent": 4, "cache_prompt": True, "n_cmpl": 2,
+        },
     ),
     "/v1/responses": (
         {"input": "Hello"},
@@ -96,9 +106,11 @@ VALID: Final[Mapping[str, Sequence[dict[str, Any]]]] = {
     ),
     "/detokenize": ({"tokens": [1, 2, 3]}, {"tokens": []}),
 }  # fmt: skip
-LENGTHS: Final = {"/v1/responses": "max_output_tokens", "/v1/messages": "max_tokens"}
+LENGTHS: Final = {"/v1/responses": "max_output_tokens", "/infill": "n_predict"}
+EDITORS: Final = tuple(sorted(set().union(*VALID["/infill"])))
+"""Fields that llama.cpp's editors send."""
 MADE: Final = frozenset(
-    {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"}
+    {"/v1/chat/completions", "/v1/completions", "/infill", "/v1/responses", "/v1/messages"}
 )
 """Routes that make tokens."""
 
@@ -160,6 +172,8 @@ def _limit(rng: random.Random, body: dict[str, Any], name: str) -> None:
     asked = body.get(name)
     if name not in body or asked is None or (isinstance(asked, int | float) and asked > MAX_TOKENS):
         body[name] = rng.randint(1, MAX_TOKENS)
+    elif name == "n_predict" and not (isinstance(asked, int) and asked >= 0):
+        body[name] = MAX_TOKENS  # -1 is no bound
     if isinstance(body.get("max_completion_tokens"), int):
         body["max_completion_tokens"] = min(MAX_TOKENS, body["max_completion_tokens"])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from qwenfleet.deployments.ingress import infill
 from tests.hostile import bodies, report
 from tests.hostile.senders import Answer, Site, request, session
 from tests.hostile.test_cases import ECHO_BYTES, harm, settle
@@ -47,11 +48,14 @@ def fields() -> dict[str, list[str]]:
     assert vllm is not None
     assert vllm.origin is not None
     entrypoints = Path(vllm.origin).parent / "entrypoints"
-    assert bodies.VALID.keys() == MODELS.keys()
-    return {
+    assert bodies.VALID.keys() == MODELS.keys() | {"/infill"}
+    known = {
         path: sorted(set().union(*(fields_of(entrypoints / file, name) for name in names)))
         for path, (file, *names) in MODELS.items()
     }
+    known["/infill"] = sorted({*infill.UNABLE, *infill.SAMPLING, *infill.CARRIED, *bodies.EDITORS})
+    known["/v1/completions"].append("fim")
+    return known
 
 
 def fields_of(file: Path, name: str) -> set[str]:

@@ -19,7 +19,7 @@ WEATHER = {
 EMPTY = {"type": "object", "properties": {}, "additionalProperties": False}
 UNKNOWN_REGEX = {
     "type": "object",
-    "properties": {"id": {"type": "string", "pattern": r"^(?=.*\d)\p{L}+\b$", "enum": ["a1"]}},
+    "properties": {"id": {"type": "string", "pattern": r"^(?=.*\d)\p{L}+\b$"}},
     "required": ["id"],
 }
 CONTAINS = {
@@ -70,7 +70,10 @@ def calls_of(choice: dict) -> list[tuple[str, dict]]:
 def test_a_forced_strict_call_follows_its_schema(fleet, model, name, named):
     chosen = {"type": "function", "function": {"name": name}} if named else "required"
     tools = [tool(name, strict=True), *([tool("tag")] if named else [])]
-    choice = choice_of(ask(fleet, model=model, messages=ASK, tools=tools, tool_choice=chosen))
+    answer = ask(
+        fleet, model=model, messages=ASK, tools=tools, tool_choice=chosen, parallel_tool_calls=False
+    )
+    choice = choice_of(answer)
     found = calls_of(choice)
     assert {called for called, _ in found} == {name}
     for _, arguments in found:

@@ -154,6 +154,20 @@ async def test_text_stays_text_without_tools_or_with_tool_choice_none(
         assert (read.text, read.calls, read.end) == (f"\n{CALL}\n ", [], api.length)
 
 
+@pytest.mark.parametrize("name", APIS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_forced_answer_that_is_cut_in_the_head_of_a_call_has_no_text(
+    saying: Any, build: Any, name: str, stream: bool
+) -> None:
+    """The markers come in plain characters, as a grammar may spell them."""
+    api = APIS[name]
+    site = await build(await saying(SayingCore([f"{CALL}\n<tool_call>\n<function=", "<tool_ca"])))
+    chosen = {"type": "any"} if name == "messages" else "required"
+    for index, calls in enumerate(([("run", '{"cmd": "ls"}')], [])):
+        read = await answered(site, api, index, end="length", stream=stream, tool_choice=chosen)
+        assert (read.text, read.calls, read.end) == ("", calls, api.length)
+
+
 async def test_ids_differ_and_the_first_piece_of_a_call_has_empty_arguments(
     saying: Any, build: Any
 ) -> None:
