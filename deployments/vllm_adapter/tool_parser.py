@@ -85,7 +85,7 @@ class DialectToolParser(ToolParser):
         choice = getattr(request.tool_choice, "mode", request.tool_choice)  # of allowed tools
         return ToolDialect(schemas, is_forced=choice not in (None, "auto", "none"))
 
-    def delta(self, events: Sequence[Event]) -> Delta | None:
+    def delta(self, events: Sequence[Event]) -> DeltaMessage | None:
         """Return events as vLLM's servers take them; None if there is nothing to send."""
         parts: list[DeltaMessage] = []
         for event in events:
@@ -106,7 +106,9 @@ class DialectToolParser(ToolParser):
                     _add_arguments(parts, self._index, piece)
                 case CallEnd(is_complete):
                     self.is_cut = not is_complete
-        return _joined(parts) if parts else None
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return _joined(parts)
 
     def extract_tool_calls(self, model_output: str, request: Any) -> ExtractedToolCallInformation:
         if not has_tools(request):
