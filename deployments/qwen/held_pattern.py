@@ -9,6 +9,8 @@ positive classes, groups, `|` and counts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -27,37 +29,44 @@ from qwenfleet.deployments.qwen.pattern_reader import (
 
 _JSON_ESCAPES: Final = {34: '"', 92: "\\\\", 8: "b", 9: "t", 10: "n", 12: "f", 13: "r"}
 """What may follow the backslash in a JSON string, as written in a class."""
-TAG: Final = "</parameter>"
 
 
-def _text_char() -> str:
-    """A character of an XML value; `<` counts together with what follows up to a letter that TAG
-    does not have there, so that no TAG is made of them."""
-    begun, other = "", f"[^{TAG[-1]}<]"
-    for letter in reversed(TAG[1:-1]):
-        begun = f"(?:{letter}{begun})?"
-        other = f"(?:[^{letter}<]|{letter}{other})"
-    return f"(?:[^<]|(?:<{begun})*<{other})"
+@dataclass(frozen=True)
+class TextPart:
+    """One way to match a text that is written as it is: any text may stand before or after."""
+
+    is_open_before: bool
+    expression: str
+    is_open_after: bool
 
 
-TEXT_CHAR: Final = _text_char()
-
-
-def held_pattern(
-    pattern: str, is_text: bool = False, least: int = 0, most: int | None = None
-) -> str:
-    """Return an expression of the whole string, in JSON or, for `is_text`, written as it is.
-    `least` and `most` bound its length. Raises Unheld."""
-    options = [
-        _bounded(option, least, most) if least or most is not None else option
-        for option in _options(parsed(pattern))
+def held_pattern(pattern: str, least: int = 0, most: int | None = None) -> str:
+    """Return an expression of the whole of a JSON string; `least` and `most` bound its length.
+    Raises Unheld."""
+    rest = f"{_write_set(ALL, False)}*"
+    written = [
+        (rest if part.is_open_before else "", part.expression, rest if part.is_open_after else "")
+        for part in _parts(pattern, least, most, is_text=False)
     ]
-    return f"^(?:{'|'.join(_whole(option, is_text) for option in options)})$"
+    return f"^(?:{'|'.join(map(''.join, written))})$"
 
 
-def held_length(least: int, most: int | None) -> str:
-    """Return the expression of an XML value of this length."""
-    return f"^{TEXT_CHAR}{_counted(least, most)}$"
+def text_parts(pattern: str, least: int = 0, most: int | None = None) -> list[TextPart]:
+    """Return the ways in which a text can match. Raises Unheld."""
+    return list(_parts(pattern, least, most, is_text=True))
+
+
+def _parts(pattern: str, least: int, most: int | None, *, is_text: bool) -> Iterator[TextPart]:
+    is_bounded = least > 0 or most is not None
+    for option in _options(parsed(pattern)):
+        parts = _bounded(option, least, most) if is_bounded else option
+        start, end = 0, len(parts)
+        while start < end and parts[start] == Edge("^"):
+            start += 1
+        while end > start and parts[end - 1] == Edge("$"):
+            end -= 1
+        inner = "".join(_write(part, is_text) for part in parts[start:end])
+        yield TextPart(start == 0, inner, end == len(parts))
 
 
 def _options(group: Group) -> list[tuple[Node, ...]]:
@@ -112,18 +121,6 @@ def _lengths(parts: tuple[Node, ...]) -> tuple[int, int | None]:
         is_endless |= high is None
         most += high or 0
     return least, None if is_endless else most
-
-
-def _whole(option: tuple[Node, ...], is_text: bool) -> str:
-    """Write an alternative as an expression of the whole string."""
-    rest = f"{TEXT_CHAR}*" if is_text else f"{_write_set(ALL, False)}*"
-    start, end = 0, len(option)
-    while start < end and option[start] == Edge("^"):
-        start += 1
-    while end > start and option[end - 1] == Edge("$"):
-        end -= 1
-    inner = "".join(_write(part, is_text) for part in option[start:end])
-    return f"{'' if start else rest}{inner}{'' if end < len(option) else rest}"
 
 
 def _write(node: Node, is_text: bool) -> str:

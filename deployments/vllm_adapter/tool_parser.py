@@ -68,7 +68,7 @@ class DialectToolParser(ToolParser):
         that no grammar can hold."""
         tag = super().get_structural_tag(request, **settings)
         if tag is not None:
-            tool_tags.refuse_unheld(request)
+            tool_tags.refuse_unheld(request, self.structural_tag_model)
         return tag
 
     def feed(self, text: str, request: Any) -> list[Event]:

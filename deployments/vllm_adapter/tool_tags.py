@@ -3,16 +3,17 @@
 vLLM asks for one by the name in a parser's `structural_tag_model` if a call is required or named,
 if a tool is strict, or if the operator's `tool_strict_level` says so. Each call is one of the
 request's tools in the form of the chat template. A strict tool's arguments follow its schema, as
-far as `what_holds` has it, in the schema's order; another's are any. Between calls stands one
-newline, and elsewhere two blanks at most: without a bound, models have filled answers with them.
+far as `what_holds` has it, in the schema's order; another's are any. Calls stand on lines of their
+own, and values in JSON have two blanks at most between their parts: without a bound, models have
+filled answers with them.
 
-What the grammars do not hold: a value in XML cannot contain `</parameter>`, nor the begin of it if
-its length or pattern is bounded, and a wildcard of such a pattern is never `<`. An answer that
-may call tools is free text up to `<function=` or, in Hermes' format, `<tool_call>`.
+What the grammars do not hold: a value in XML cannot contain `</parameter>`, and a wildcard of its
+pattern is never `<`. An answer that may call tools is free text up to `<function=` or, in Hermes'
+format, `<tool_call>`.
 
 vLLM internals used here (0.32): register_vllm_structural_tag, get_structural_tag_tools, the
 arguments of its builders, limit_to_single_tool_call's list of formats, VLLMValidationError.
-xgrammar 0.2.8: the formats of its structural tags, `qwen_xml` and `max_whitespace_cnt`.
+xgrammar 0.2.8: the formats of its structural tags, `max_whitespace_cnt`.
 """
 
 from __future__ import annotations
@@ -30,20 +31,23 @@ from vllm.tool_parsers.structural_tag_registry import (
 from xgrammar import StructuralTag
 from xgrammar.structural_tag import (
     AnyTextFormat,
+    ConstStringFormat,
     Format,
     JSONSchemaFormat,
+    OptionalFormat,
+    SequenceFormat,
     TagFormat,
     TagsWithSeparatorFormat,
     TriggeredTagsFormat,
 )
 
 from qwenfleet.deployments.ingress.errors import shorten
-from qwenfleet.deployments.qwen.held_schema import ANY_PARAMETERS, Within, unknown_in, what_holds
+from qwenfleet.deployments.qwen.held_schema import Within, unknown_in, what_holds
+from qwenfleet.deployments.vllm_adapter.xml_arguments import MOST_BLANKS, arguments_of
 
 QWEN3_CODER: Final = "qwenfleet_qwen3_coder"
 HERMES: Final = "qwenfleet_hermes"
 """Names for a tool parser's `structural_tag_model`."""
-MOST_BLANKS: Final = 2
 NO_ARGUMENTS: Final = {"type": "object", "properties": {}}
 ANY_OBJECT: Final = {"type": "object", "additionalProperties": True}
 
@@ -57,15 +61,17 @@ def register() -> None:
     register_vllm_structural_tag(HERMES)(_builder(_json_tags, "<tool_call>"))
 
 
-def refuse_unheld(request: Any) -> None:
+def refuse_unheld(request: Any, model: str = QWEN3_CODER) -> None:
     """Raise VLLMValidationError if a tool that may be called is strict by its own words, and its
-    schema has what no grammar holds. For a request that has a tag."""
+    schema has what the grammar of this `structural_tag_model` does not hold. For a request that has
+    a tag."""
+    within = Within.PARAMETERS if model == QWEN3_CODER else Within.JSON
     named = _named(request.tool_choice)
-    for tool in get_structural_tag_tools(HERMES, request.tools or [], request.tool_choice):
+    for tool in get_structural_tag_tools(model, request.tools or [], request.tool_choice):
         function = tool if isinstance(tool, FunctionTool) else getattr(tool, "function", None)
         if function is None or function.strict is not True or named not in (None, function.name):
             continue
-        found = unknown_in(function.parameters) if function.parameters is not None else []
+        found = unknown_in(_schema(function), within)
         if found:
             raise VLLMValidationError(_sentence(function.name, found), parameter="tools")
 
@@ -112,21 +118,23 @@ def _builder(tags_of: Callable[[Functions, bool], list[TagFormat]], trigger: str
 def _xml_tags(functions: Functions, is_forced: bool) -> list[TagFormat]:
     """Qwen3-Coder's calls. It forgets `<tool_call>` at times, and a parser takes it then."""
     opener = "<tool_call>\n" if is_forced else ""
-    end = "</function>\n</tool_call>"
+    closer = ConstStringFormat(value="\n</tool_call>")
+    ending = closer if is_forced else OptionalFormat(content=closer)
     return [
         TagFormat(
             begin=f"{opener}<function={name}>\n",
-            content=_xml_arguments(function),
-            end=end if is_forced else [end, "</function>"],
+            content=SequenceFormat(
+                elements=[_xml_arguments(function), ConstStringFormat(value="</function>"), ending]
+            ),
+            end="",  # which else no value could contain
         )
         for name, function in functions.items()
     ]
 
 
 def _xml_arguments(function: Any) -> Format:
-    held = what_holds(_schema(function), Within.PARAMETERS) if function.strict is True else None
-    schema = held if isinstance(held, dict) else ANY_PARAMETERS
-    return JSONSchemaFormat(json_schema=schema, style="qwen_xml", max_whitespace_cnt=MOST_BLANKS)
+    is_strict = function.strict is True
+    return arguments_of(what_holds(_schema(function), Within.PARAMETERS) if is_strict else True)
 
 
 def _json_tags(functions: Functions, is_forced: bool) -> list[TagFormat]:

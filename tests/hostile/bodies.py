@@ -173,7 +173,7 @@ def _limit(rng: random.Random, body: dict[str, Any], name: str) -> None:
     if name not in body or asked is None or (isinstance(asked, int | float) and asked > MAX_TOKENS):
         body[name] = rng.randint(1, MAX_TOKENS)
     elif name == "n_predict" and not (isinstance(asked, int) and asked >= 0):
-        body[name] = MAX_TOKENS  # -1 is no bound
+        body[name] = MAX_TOKENS  # -1: no bound
     if isinstance(body.get("max_completion_tokens"), int):
         body["max_completion_tokens"] = min(MAX_TOKENS, body["max_completion_tokens"])
 

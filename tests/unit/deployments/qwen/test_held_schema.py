@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwenfleet.deployments.qwen.held_pattern import held_length, held_pattern
+from qwenfleet.deployments.qwen.held_pattern import held_pattern, text_parts
 from qwenfleet.deployments.qwen.held_schema import (
     MOST_PATTERN_CHARS,
     MOST_REPORTED,
@@ -76,13 +76,22 @@ def test_a_pattern_matches_the_same_strings_when_it_must_match_all_of_them(patte
     """In text and in JSON. A wildcard of a text is never `<`."""
     ended = re.sub(r"(?<!\\)\$", r"\\Z", pattern)  # Python's own also stands before a newline
     meant = re.compile(ended.replace(r"[\w-.]", r"[\w.-]"), re.ASCII)
-    expressions = {is_text: _python(held_pattern(pattern, is_text)) for is_text in (True, False)}
+    in_json, in_text = _python(held_pattern(pattern)), _python(_whole_text(pattern))
     for text in TEXTS:
         found = meant.search(text) is not None
         written = json.dumps(text, ensure_ascii=False)[1:-1]
-        assert bool(expressions[False].fullmatch(written)) == found, (pattern, text)
+        assert bool(in_json.fullmatch(written)) == found, (pattern, text)
         if "<" not in text:
-            assert bool(expressions[True].fullmatch(text)) == found, (pattern, text)
+            assert bool(in_text.fullmatch(text)) == found, (pattern, text)
+
+
+def _whole_text(pattern: str) -> str:
+    any_text = r"[\s\S]*"
+    return "|".join(
+        f"{any_text if part.is_open_before else ''}(?:{part.expression})"
+        f"{any_text if part.is_open_after else ''}"
+        for part in text_parts(pattern)
+    )
 
 
 def _python(expression: str) -> re.Pattern[str]:
@@ -108,26 +117,12 @@ def test_a_pattern_and_bounds_of_the_length_are_held_together_where_they_can_be(
         ("^[a-z]{1,9}$", 2, 3, "ab", "abcd"),
         (r"^\d{4}-\d{2}$", 1, 64, "2026-01", "2026"),
     ]:
-        expression = _python(held_pattern(pattern, False, least, most))
+        expression = _python(held_pattern(pattern, least, most))
         assert expression.fullmatch(good)
         assert not expression.fullmatch(bad)
     schema = {"type": "string", "pattern": "^a+b*$", "maxLength": 3}
     assert unknown_in(schema) == ["maxLength '3'"]
     assert re.fullmatch(_python(what_holds(schema)["pattern"]), "aaaab")
-
-
-def test_the_text_of_a_parameter_has_no_tag_that_ends_it() -> None:
-    expression = _python(held_length(0, None))
-    for text in ("", "</param>", "<<</p", "a < b", "</</para", "</parameter"):
-        assert expression.fullmatch(f"{text}\n"), text
-    for text in (
-        "</parameter>",
-        "a</parameter>b",
-        "<</parameter>",
-        "</</parameter>",
-        "</p</parameter>",
-    ):
-        assert not expression.fullmatch(f"{text}\n"), text
 
 
 REPORTED: list[tuple[Any, list[str]]] = [
@@ -147,7 +142,12 @@ REPORTED: list[tuple[Any, list[str]]] = [
     ({"type": "integer", "minimum": 9, "maximum": 7}, ["minimum '9'", "maximum '7'"]),
     ({"type": "integer", "minimum": 10**30}, [f"minimum '{10**30}'"]),
     ({"type": "integer", "minimum": "5"}, ["minimum '5'"]),
-    ({"type": "string", "minLength": 5, "maxLength": 4}, ["minLength '5'"]),
+    ({"type": "string", "minLength": 4, "maxLength": 3}, ["minLength '4'"]),
+    ({"type": "string", "maxLength": 16, "minLength": 4}, []),
+    ({"type": "string", "maxLength": 17}, ["maxLength '17'"]),
+    ({"type": "string", "minLength": 5}, ["minLength '5'"]),
+    ({"type": "string", "pattern": "^[a-z]{1,64}$"}, []),
+    ({"type": "string", "pattern": "^.{1,64}$"}, ["pattern '^.{1,64}$'"]),
     ({"type": "string", "format": "unheard-of"}, []),
     ({"type": "string", "format": "date", "minLength": 1}, ["minLength '1'"]),
     ({"type": "text"}, ["type 'text'"]),
@@ -169,6 +169,7 @@ REPORTED: list[tuple[Any, list[str]]] = [
     ({"type": "object", "properties": {"a": 5}}, ["properties.a"]),
     ({"type": "object", "patternProperties": {r"\b": {}}}, [r"patternProperties '\b'"]),
     ({"type": "object", "propertyNames": {"not": {}}}, ["propertyNames.not"]),
+    ({"type": "object", "propertyNames": {"enum": "a"}}, ["propertyNames.enum"]),
     ({"type": "object", "properties": {}, "minProperties": 2}, ["minProperties '2'"]),
     (5, ["the schema"]),
     ({"title": 5, "description": [], "examples": {}, "default": None, "$comment": 1}, []),
@@ -212,11 +213,21 @@ def test_the_schema_of_the_request_stays_as_it_was() -> None:
     assert json.dumps(schema) == before
 
 
-def test_parameters_in_xml_are_always_an_object_with_names_that_can_be_written() -> None:
+def test_parameters_in_xml_are_always_an_object() -> None:
     for schema in ({"type": "string"}, {"enum": [1]}, {"type": "object"}, {"$ref": "#/none"}):
         found = what_holds(schema, Within.PARAMETERS)
-        assert found["type"] == "object"
-        assert "propertyNames" in found
+        assert (found["type"], found["additionalProperties"]) == ("object", True)
+
+
+def test_parameters_in_xml_have_texts_of_any_length_and_nothing_about_their_number() -> None:
+    text = {"type": "string", "maxLength": 5000, "minLength": 1}
+    schema: Any = {"type": "object", "properties": {"a": text, "b": {"items": text}}}
+    assert unknown_in(schema, Within.PARAMETERS) == ["properties.b.items.maxLength '5000'"]
+    assert what_holds(schema, Within.PARAMETERS)["properties"]["a"] == text
+    schema = {"type": "object", "patternProperties": {"^x": {}}, "minProperties": 1}
+    found = ["patternProperties", "minProperties"]
+    assert unknown_in(schema, Within.PARAMETERS) == found
+    assert unknown_in(schema) == []
 
 
 def _deep() -> Any:

@@ -271,16 +271,18 @@ def _is_rendered(case: Case) -> bool:
     return all(isinstance(schema, dict) for schema in schemas)
 
 
-@pytest.mark.parametrize("name", APIS)
+@pytest.mark.parametrize(
+    ("name", "parser"), [*((name, "qwen3_coder") for name in APIS), ("chat", "hermes")]
+)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_every_api_answers_the_corpus(
-    saying: Any, build: Any, name: str, stream: bool
+    saying: Any, build: Any, name: str, parser: str, stream: bool
 ) -> None:
     api = APIS[name]
     cases = [case for case in CASES if len(case.output) < 8_000 and _is_rendered(case)]
     assert len(cases) > 200
     core = SayingCore([case.output for case in cases])
-    site = await build(await saying(core))
+    site = await build(await saying(core), model={"tool_call_parser": parser})
     place = asyncio.Semaphore(16)
 
     async def wrong(index: int, case: Case) -> str:

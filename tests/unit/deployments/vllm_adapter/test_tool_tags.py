@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,105 +12,22 @@ import pytest
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import xgrammar
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-    from vllm.exceptions import VLLMValidationError
-    from vllm.tool_parsers.structural_tag_registry import (
-        get_model_structural_tag,
-        limit_to_single_tool_call,
-    )
-    from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
+    from vllm.tool_parsers.structural_tag_registry import limit_to_single_tool_call
 
-    from qwenfleet.deployments.vllm_adapter import tool_tags
 
 from qwenfleet.deployments.qwen.events import Arguments
 from qwenfleet.deployments.qwen.tool_dialect import ToolDialect
-from qwenfleet.deployments.vllm_adapter.error_answers import refusal_of
-from qwenfleet.deployments.vllm_adapter.grammar_compiler import Settings
-from qwenfleet.deployments.vllm_adapter.grammar_process import GrammarProcess
-
-VOCABULARY = [b"<end>", *(bytes([i]) for i in range(256))]
-TOKENIZER = xgrammar.TokenizerInfo(VOCABULARY, stop_token_ids=[0])
-COMPILER = xgrammar.GrammarCompiler(TOKENIZER, max_threads=1, cache_enabled=False)
-
-XML = tool_tags.QWEN3_CODER
-HERMES = tool_tags.HERMES
-Answers = Callable[[str], bool]
-
-EDIT = {
-    "type": "object",
-    "properties": {
-        "path": {"type": "string"},
-        "line": {"type": "integer"},
-        "mode": {"enum": ["insert", "replace"]},
-        "tags": {"type": "array", "items": {"type": "string"}},
-    },
-    "required": ["path"],
-}
-ODD = {
-    "type": "object",
-    "properties": {
-        "title": {"type": "string", "pattern": "(?=x)y"},
-        "items": {"type": "array", "items": {"type": "integer"}, "minContains": 2},
-    },
-    "required": ["title"],
-}
-
-
-def tool(name: str, parameters: Any = None, strict: bool | None = None) -> dict[str, Any]:
-    function = {"name": name, "parameters": parameters, "strict": strict}
-    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
-
-
-def request_of(tools: list[dict[str, Any]], choice: Any = "auto") -> ChatCompletionRequest:
-    return ChatCompletionRequest(
-        model="coder",
-        messages=[{"role": "user", "content": "hi"}],
-        tools=tools,
-        tool_choice=choice,
-    )
-
-
-def tag_of(
-    model: str,
-    *tools: dict[str, Any],
-    choice: Any = "required",
-    level: ToolStrictLevel = ToolStrictLevel.AUTO,
-) -> Any:
-    tool_tags.register()
-    request = request_of(list(tools), choice)
-    return get_model_structural_tag(
-        model, request.tools, request.tool_choice, reasoning=False, strict_level=level
-    )
-
-
-def answers(tag: Any) -> Answers:
-    """Whether the tag allows an answer that is this whole text."""
-    compiled = COMPILER.compile_structural_tag(tag)
-
-    def allows(text: str) -> bool:
-        matcher = xgrammar.GrammarMatcher(compiled)
-        return all(matcher.accept_token(byte + 1) for byte in text.encode()) and bool(
-            matcher.accept_token(0)
-        )
-
-    return allows
-
-
-def xml(name: str, **arguments: Any) -> str:
-    """A call as the chat template writes it."""
-    lines = ["<tool_call>", f"<function={name}>"]
-    for key, value in arguments.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        lines += [f"<parameter={key}>", text, "</parameter>"]
-    return "\n".join([*lines, "</function>", "</tool_call>"])
-
-
-def hermes(name: str, **arguments: Any) -> str:
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
-
-
-CALLS = pytest.mark.parametrize(("model", "call"), [(XML, xml), (HERMES, hermes)])
+from tests.unit.deployments.vllm_adapter.tool_grammars import (
+    CALLS,
+    EDIT,
+    HERMES,
+    ODD,
+    XML,
+    answers,
+    tag_of,
+    tool,
+    xml,
+)
 
 
 @CALLS
@@ -253,7 +168,8 @@ def test_a_text_may_have_what_looks_like_tags(
 ) -> None:
     schema = {"type": "object", "properties": {"text": {"type": "string", **bounds}}}
     allows = answers(tag_of(XML, tool("edit", schema, strict)))
-    assert allows(xml("edit", text=text))
+    is_empty = "minLength" in bounds and strict and not text.strip("\n")
+    assert allows(xml("edit", text=text)) != is_empty
 
 
 @pytest.mark.parametrize("bounds", [{}, {"maxLength": 500}, {"pattern": "^[^x]*$"}], ids=json.dumps)
@@ -312,114 +228,6 @@ def test_a_value_is_what_its_schema_says(
     assert [value for value in bad if allows(call("t", value=value))] == []
 
 
-@CALLS
-@pytest.mark.parametrize("level", list(ToolStrictLevel))
-@pytest.mark.parametrize("strict", [True, None])
-def test_an_odd_schema_is_held_as_far_as_it_can_be_and_breaks_no_other(
-    model: str, call: Any, level: ToolStrictLevel, strict: bool | None
-) -> None:
-    allows = answers(tag_of(model, tool("odd", ODD), tool("edit", EDIT, strict), level=level))
-    assert allows(call("edit", path="a", line=1))
-    assert allows(call("odd", title="anything", items=[1]))
-    is_held = level == ToolStrictLevel.PARAMETER
-    assert allows(call("odd", items=[1])) == (not is_held)
-    assert allows(call("odd", title="x", items=["x"])) == (not is_held)
-    assert allows(call("edit", path="a", line="x")) == (not is_held and not strict)
-
-
-HOSTILE = [
-    True,
-    False,
-    {"type": "text"},
-    {"type": "array", "items": [{"type": "integer"}]},
-    {"properties": {"a": False, "b": None, "c": "string"}, "required": ["a"]},
-    {"$ref": "#"},
-    {"$ref": "#/$defs/missing"},
-    {"type": "object", "properties": {"a": {"enum": []}, "b": {"minimum": 2, "maximum": 1}}},
-    {"type": "object", "patternProperties": {"\\bx": {}, "(": {}}},
-    {"type": "object", "required": "a", "minProperties": 9, "maxProperties": -1},
-]
-
-
-@CALLS
-@pytest.mark.parametrize("parameters", HOSTILE, ids=lambda each: json.dumps(each)[:50])
-def test_no_schema_breaks_the_other_tools(model: str, call: Any, parameters: Any) -> None:
-    inner = {"type": "object", "properties": {"a": parameters}}
-    schemas = [inner, parameters] if isinstance(parameters, dict) else [inner]
-    tools = [tool(f"t{index}", schema) for index, schema in enumerate(schemas)]
-    tag = tag_of(model, *tools, tool("now"), level=ToolStrictLevel.PARAMETER)
-    assert answers(tag)(call("now"))
-
-
-FRAGMENTS: list[dict[str, Any]] = [
-    {"type": ["string", "null"], "pattern": r"a|\bb", "minLength": 2},
-    {"type": "string", "pattern": r"^[\w-.]+\s?$", "maxLength": 9, "format": "date"},
-    {"type": "integer", "minimum": 0.5, "exclusiveMaximum": 9, "multipleOf": 3},
-    {"type": ["integer", "number"], "minimum": 10**30, "maximum": "x"},
-    {"type": "array", "items": [{}, False], "additionalItems": False, "minItems": 3},
-    {"type": "array", "prefixItems": [True], "items": False, "uniqueItems": True, "maxItems": -1},
-    {"type": "object", "properties": {"a": {"$ref": "#"}, "b": False}, "required": ["b", "z"]},
-    {"propertyNames": {"type": ["object", "string"], "enum": [1]}, "additionalProperties": {}},
-    {"patternProperties": {"^a": {"const": 1}, "(?!x)": True}, "maxProperties": 0},
-    {"enum": [1, None, 'a"<b'], "nullable": True},
-    {"anyOf": [{"$ref": "#/properties/a"}, False, {"required": True}], "oneOf": []},
-    {"allOf": [{"type": "object", "properties": {"q": {"maxLength": 2}}}], "type": "object"},
-    {"$ref": "#/$defs/x", "minimum": True},
-    {"unevaluatedProperties": False, "properties": {"p": None}, "dependencies": 5},
-    {"type": []},
-    {"contains": {}, "minContains": 2, "maxLength": 2.5},
-]
-
-
-def odd_schema(chance: random.Random, depth: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for fragment in chance.sample(FRAGMENTS, chance.randint(1, 3)):
-        found |= fragment
-    if depth and chance.random() < 0.7:
-        inner = odd_schema(chance, depth - 1)
-        key = chance.choice(["items", "additionalProperties", "propertyNames", "not", "properties"])
-        found[key] = {"p": inner} if key == "properties" else inner
-    if chance.random() < 0.3:
-        found.pop("type", None)
-    return found
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_an_odd_schema_compiles_for_both_models(seed: int) -> None:
-    chance = random.Random(seed)
-    schema = odd_schema(chance, 3) | {"$defs": {"x": odd_schema(chance, 1)}}
-    for model in (XML, HERMES):
-        tag = tag_of(model, tool("odd", schema, True), tool("now"))
-        assert answers(tag)(xml("now") if model == XML else hermes("now")), schema
-
-
-def refusal(tools: list[dict[str, Any]], choice: Any = "required") -> str:
-    with pytest.raises(VLLMValidationError) as caught:
-        tool_tags.refuse_unheld(request_of(tools, choice))
-    answer = refusal_of(caught.value)
-    assert answer is not None
-    assert (answer.status, answer.param) == (400, "tools")
-    return answer.message
-
-
-def test_a_strict_tool_with_what_cannot_be_held_is_refused_by_name() -> None:
-    message = refusal([tool("edit", EDIT, True), tool("odd", ODD, True)])
-    assert message.startswith(
-        "the tool 'odd' is strict, and its schema has what a strict call cannot be held to: "
-        "properties.title.pattern '(?=x)y', properties.items.minContains '2'. "
-        "Take them out, or send the tool without 'strict'."
-    )
-
-
-def test_a_tool_is_not_refused_if_it_is_not_strict_or_cannot_be_called() -> None:
-    tools = [tool("edit", EDIT, True), tool("odd", ODD)]
-    tool_tags.refuse_unheld(request_of(tools))
-    named = {"type": "function", "function": {"name": "edit"}}
-    tools = [tool("edit", EDIT, True), tool("odd", ODD, True)]
-    tool_tags.refuse_unheld(request_of(tools, named))
-    refusal(tools, "auto")
-
-
 def test_what_the_tag_allows_is_what_the_parser_reads() -> None:
     schema = {"type": "object", "properties": {"text": {"type": "string", "maxLength": 500}}}
     allows = answers(tag_of(XML, tool("edit", schema, True)))
@@ -430,20 +238,3 @@ def test_what_the_tag_allows_is_what_the_parser_reads() -> None:
         events = dialect.feed(answer) + dialect.finish()
         read = "".join(event.json for event in events if isinstance(event, Arguments))
         assert json.loads(read) == {"text": text}
-
-
-@CALLS
-async def test_the_gate_takes_the_tags_of_many_tools(model: str, call: Any) -> None:
-    tools = [
-        tool(f"tool_{index}", value, index % 2 == 0)
-        for index, value in enumerate([EDIT, ODD, None, {"type": "object"}] * 10)
-    ]
-    process = GrammarProcess(Settings(TOKENIZER.serialize_json()))
-    try:
-        for choice in ("required", "auto"):
-            tag = tag_of(model, *tools, choice=choice)
-            text = json.dumps(tag.model_dump())
-            found = await process.run("structural_tag", text, 2.0, 64 * 2**20)
-            assert (found.end, found.detail) == ("ok", "")
-    finally:
-        process.close()
