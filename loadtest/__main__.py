@@ -22,6 +22,7 @@ from qwenfleet.loadtest import (
     servers,
     soak,
     tool_cost,
+    tool_streams,
     wire_cost,
 )
 
@@ -83,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(command=_dispatch)
     command = commands.add_parser(
-        "tools", help="measure what tool calls cost, our parser and vLLM's (4 minutes)"
+        "tools", help="measure what tool calls cost, with our parser and vLLM's (6 minutes)"
+    )
+    command.add_argument(
+        "--seconds", type=_seconds, default=15.0, help="how long each fleet is loaded (default 15)"
     )
     command.set_defaults(command=_tools)
     _add_soak(commands)
@@ -165,8 +169,9 @@ def _dispatch(_: argparse.Namespace) -> None:
     print(dispatch_cost.measure())
 
 
-def _tools(_: argparse.Namespace) -> None:
-    print(tool_cost.measure())
+def _tools(options: argparse.Namespace) -> None:
+    streams = tool_streams.measure(seconds=options.seconds, say=_say)
+    print(tool_streams.render(streams), tool_cost.measure(), sep="\n\n")
 
 
 def _soak(options: argparse.Namespace) -> None:

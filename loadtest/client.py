@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import string
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,12 +72,32 @@ def completion(model: str, *, max_tokens: int, is_stream: bool, rng: random.Rand
     return msgspec.json.encode(body)
 
 
-async def ask(http: aiohttp.ClientSession, url: str, body: bytes, *, is_stream: bool) -> Answer:
-    """Send one completion and read its answer to the end. Errors are returned in the answer."""
+def chat(model: str, *, max_tokens: int, tools: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the body of a streamed chat of exactly `max_tokens`."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Write it."}],
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return msgspec.json.encode(body | ({"tools": tools} if tools else {}))
+
+
+async def ask(
+    http: aiohttp.ClientSession,
+    url: str,
+    body: bytes,
+    *,
+    is_stream: bool,
+    path: str = "/v1/completions",
+) -> Answer:
+    """Send one request and read its answer to the end. Errors are returned in the answer."""
     started_at = time.perf_counter()
     try:
         async with http.post(
-            f"{url}/v1/completions", data=body, headers={"content-type": "application/json"}
+            f"{url}{path}", data=body, headers={"content-type": "application/json"}
         ) as response:
             if response.status != 200:
                 text = (await response.text(errors="replace"))[:200]

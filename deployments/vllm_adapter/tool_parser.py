@@ -67,7 +67,7 @@ class DialectToolParser(ToolParser):
         """Return the grammar of the answer, or None. Raises VLLMValidationError for a strict tool
         that no grammar can hold."""
         tag = super().get_structural_tag(request, **settings)
-        if tag is not None:
+        if tag is not None and self.structural_tag_model is not None:
             tool_tags.refuse_unheld(request, self.structural_tag_model)
         return tag
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
 
 pytestmark = pytest.mark.integration
 
-HOLE = {
+HOLE: dict[str, Any] = {
     "model": "tiny",
     "prompt": "def add(a, b):\n    ",
     "suffix": "\n\nprint(add(1, 2))\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import jsonschema
@@ -41,7 +42,7 @@ MODELS = ("tiny", "smollm2")
 """Calls in XML and in JSON."""
 
 
-def tool(name: str, strict: bool | None = None) -> dict:
+def tool(name: str, strict: bool | None = None) -> dict[str, Any]:
     function = {"name": name, "description": name, "parameters": SCHEMAS[name]}
     return {
         "type": "function",
@@ -54,12 +55,12 @@ def ask(fleet, path: str = "/v1/chat/completions", **body) -> httpx.Response:
     return httpx.post(f"{fleet.url}{path}", json=chosen, timeout=300)
 
 
-def choice_of(answer: httpx.Response) -> dict:
+def choice_of(answer: httpx.Response) -> Any:
     assert answer.status_code == 200, answer.text
     return answer.json()["choices"][0]
 
 
-def calls_of(choice: dict) -> list[tuple[str, dict]]:
+def calls_of(choice: Any) -> list[tuple[str, Any]]:
     calls = choice["message"].get("tool_calls") or []
     return [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls]
 

@@ -149,7 +149,8 @@ async def test_text_stays_text_without_tools_or_with_tool_choice_none(
     api = APIS[name]
     site = await build(await saying(SayingCore([f"\n{CALL}\n "])))
     none = {"type": "none"} if name == "messages" else "none"
-    for fields in ({"tools": {}}, {"tool_choice": none}):
+    chosen: tuple[dict[str, Any], ...] = ({"tools": {}}, {"tool_choice": none})
+    for fields in chosen:
         read = await answered(site, api, 0, end="length", stream=stream, **fields)
         assert (read.text, read.calls, read.end) == (f"\n{CALL}\n ", [], api.length)
 

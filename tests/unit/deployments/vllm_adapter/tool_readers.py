@@ -41,7 +41,8 @@ def whole_chat(answer: httpx.Response) -> Read:
 
 
 def streamed_chat(answer: httpx.Response) -> Read:
-    read, arguments = Read(), []
+    read = Read()
+    arguments: list[str] = []
     for event in events(answer):
         for choice in event["choices"]:
             delta = choice["delta"]
