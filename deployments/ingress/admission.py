@@ -50,6 +50,8 @@ class Admission:
         self._gateway = gateway
         self._clock = clock
         self._places: set[Place] = set()
+        self._others: set[Place] = set()
+        """Those that are not quick."""
         self._senders: dict[Place, None] = {}
         """Those whose bodies are not complete, in order of arrival."""
 
@@ -63,10 +65,12 @@ class Admission:
         """Give a place to a request until it ends. Raises TooManyRequests."""
         place = Place(self._clock(), is_quick=may_be_quick)
         is_full = self.requests >= self._gateway.max_ongoing_requests
-        has_no_room = not may_be_quick and self._others >= self._most_others
+        has_no_room = not may_be_quick and len(self._others) >= self._most_others
         if (is_full or has_no_room) and not self._end_a_sender(None, but_quick=has_no_room):
             raise self._too_many()
         self._places.add(place)
+        if not may_be_quick:
+            self._others.add(place)
         try:
             yield place
         finally:
@@ -107,15 +111,11 @@ class Admission:
         if is_quick or not place.is_quick:
             return
         place.is_quick = False
-        if self._others > self._most_others:
+        self._others.add(place)
+        if len(self._others) > self._most_others:
             raise self._too_many()
         if self.body_bytes > self._most_bytes(place):
             raise self._too_many_bytes()
-
-    @property
-    def _others(self) -> int:
-        """Open requests that are not quick."""
-        return sum(not place.is_quick for place in self._places)
 
     @property
     def _most_others(self) -> int:
@@ -155,5 +155,6 @@ class Admission:
     def _free(self, place: Place) -> None:
         if place in self._places:
             self._places.remove(place)
+            self._others.discard(place)
             self._senders.pop(place, None)
             self.body_bytes -= place.body_bytes
