@@ -121,7 +121,7 @@ def _scalar(text: str, kind: str) -> str | None:
     if kind == "null":
         return "null" if text in ("null", "None") else None
     if kind == "boolean":
-        return _BOOLEANS.get(text)
+        return _BOOLEANS.get(text.lower())
     if kind == "integer":
         found = _INTEGER.fullmatch(text)
         return None if found is None else found[1].strip("+") + (found[2].lstrip("0") or "0")

@@ -82,7 +82,8 @@ SCALARS: Final = (
         ("True", True),
         ("False", False),
         (" true ", True),
-        *as_text("yes", "1", "TRUE", "on", ""),
+        ("TRUE", True),
+        *as_text("yes", "1", "on", ""),
     ),
     *typed("null", NULL, ("null", None), ("None", None), *as_text("nil", "", "0")),
 )
