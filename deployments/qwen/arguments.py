@@ -34,6 +34,11 @@ class ArgumentWriter:
         """Whether a parameter is declared and has no value yet."""
         return name not in self._written and self._schema.declares(name)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the value that is written may be any text."""
+        return not isinstance(self._value, _Typed)
+
     def begin(self, name: str) -> str:
         """Begin a value. That of a parameter that has one already is dropped: the first may have
         been sent."""

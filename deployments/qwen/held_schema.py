@@ -34,9 +34,10 @@ MOST_REPORTED: Final = 8
 SHOWN: Final = 64
 MOST_LEAST: Final = 4
 MOST_LENGTH: Final = 16
-"""Bounds of the length of a string. With Qwen3's vocabulary a `maxLength` in JSON of 16 takes 0.4 s
-to compile, of 100 takes 3.7 s and of 1,000 takes 7.7 s; a `minLength` of 4 in a text takes 0.7 s
-(xgrammar 0.2.8). A text may have any `maxLength`, for 0.3 s."""
+"""Bounds of the length of a string; larger ones are left out, and refuse no strict tool. With
+Qwen3's vocabulary a `maxLength` in JSON of 16 takes 0.4 s to compile, of 100 takes 3.7 s and of
+1,000 takes 7.7 s; a `minLength` of 4 in a text takes 0.7 s (xgrammar 0.2.8). A text may have any
+`maxLength`, for 0.3 s."""
 MEMBERS: Final = ("patternProperties", "propertyNames", "minProperties", "maxProperties")
 """Keywords that parameters in XML cannot be held to."""
 
@@ -246,9 +247,7 @@ class _Writer:
             return {"format": form}
         limits = {"minLength": MOST_LEAST}
         limits |= {"maxLength": MOST_LENGTH} if within is Within.JSON else {}
-        for key in [key for key, limit in limits.items() if bounds.get(key, 0) > limit]:
-            self._report(path, key, bounds.pop(key))
-        return bounds
+        return {key: bound for key, bound in bounds.items() if bound <= limits.get(key, bound)}
 
     def _pattern(self, pattern: Any, within: Within) -> Schema:
         self._pattern_chars -= len(pattern) if isinstance(pattern, str) else 0

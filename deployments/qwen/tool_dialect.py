@@ -61,6 +61,10 @@ class ToolDialect:
         self._events: list[Event] = []
         self._is_after_call = False
         """Whether whitespace is what separates a call from what follows."""
+        self._before = "\n"
+        """The last character of the text that is part of an event."""
+        self._is_compact = False
+        """Whether the value begins on the line of its tag."""
         self._last = "\n"
         """The last character of the value that is part of an event."""
         self._nested = 0
@@ -122,6 +126,8 @@ class ToolDialect:
             ahead.blanks()
             if ahead.take("{"):
                 return self._begin_json(ahead)
+        elif (self._text[mark - 1] if mark > self._at else self._before) != "\n":
+            return False  # a call without its first tag has a line of its own
         name = ahead.name() if ahead.take(FUNCTION) else None
         if name is None or name not in self._tools:
             return False
@@ -173,15 +179,19 @@ class ToolDialect:
             name = ahead.name()
             if name is None or ahead.is_at_end:
                 return False  # the answer ended here
-            ahead.take("\n")
+            self._is_compact = not ahead.take("\n")
             self._events += _arguments(self._writer.begin(name))
             self._last, self._nested, self._openers = "\n", 0, 0
             self._at = self._scan = ahead.at
             self._state = self._read_value
             return True
-        if not ahead.take(END_FUNCTION) and not ahead.take(END_CALL):
-            return False  # the answer ended here
         self._at = ahead.at
+        if _is_call(Lookahead(self._text, self._at, self._is_whole)):
+            self._scan = self._at  # the call before it was left open
+        elif ahead.take(END_FUNCTION) or ahead.take(END_CALL):
+            self._at = ahead.at
+        else:
+            return False  # the answer ended here
         self._events += _arguments(self._writer.end())
         self._events.append(CallEnd(is_complete=True))
         self._state = self._read_end
@@ -229,11 +239,13 @@ class ToolDialect:
             return mark if not self._nested and (_is_call(ahead) or ahead.is_cut) else None
         if ahead.take(PARAMETER):
             before = self._text[mark - 1] if mark > self._at else self._last
-            if self._nested or before != "\n":
+            if self._nested or not (self._is_compact or before == "\n"):
                 return None
             name = ahead.name()
-            is_next = name is not None and self._writer.expects(name)
-            return mark if is_next and ahead.take("\n") else None
+            if name is None or not self._writer.expects(name):
+                return None
+            is_loose = self._is_compact or not self._writer.is_text
+            return mark if is_loose or ahead.take("\n") else None
         if _is_call(ahead):
             self._nested += 1
         elif ahead.at > mark:
@@ -291,7 +303,7 @@ class ToolDialect:
                 end -= 1
         if end > start:
             self._events.append(Text(self._text[start:end]))
-            self._at = end
+            self._at, self._before = end, self._text[end - 1]
 
     def _tell_value(self, end: int) -> None:
         if end > self._at:
@@ -304,7 +316,7 @@ class ToolDialect:
         self._at = self._scan = at
 
     def _end_call(self) -> None:
-        self._is_after_call = True
+        self._is_after_call, self._before = True, "\n"
         self._scan = self._at
         self._state = self._read_text
 
@@ -317,7 +329,9 @@ def _is_tag(ahead: Lookahead) -> bool:
     """Whether a tag that can follow a parameter comes next, or the end of the answer."""
     if ahead.take(END_FUNCTION) or ahead.take(END_CALL):
         return True
-    return (ahead.take(PARAMETER) and ahead.name() is not None) or ahead.is_cut
+    if ahead.take(PARAMETER):
+        return ahead.name() is not None or ahead.is_cut
+    return _is_call(ahead) or ahead.is_cut
 
 
 def _is_call(ahead: Lookahead) -> bool:
@@ -325,4 +339,9 @@ def _is_call(ahead: Lookahead) -> bool:
     if not ahead.take(CALL):
         return False
     ahead.blanks()
-    return ahead.take(FUNCTION) and ahead.name() is not None
+    if not ahead.take(FUNCTION) or ahead.name() is None:
+        return False
+    ahead.blanks()
+    if ahead.take(PARAMETER):
+        return ahead.name() is not None
+    return ahead.take(END_FUNCTION) or ahead.take(END_CALL)

@@ -28,6 +28,7 @@ from vllm.entrypoints.openai.responses.streaming_events import (
     _StateHandlers,
     _StateType,
 )
+from vllm.entrypoints.openai.responses.utils import decode_custom_tool_input_prefix
 
 from qwenfleet.deployments.qwen.json_call import complete_members, is_object
 from qwenfleet.deployments.vllm_adapter.tool_parser import (
@@ -98,7 +99,7 @@ class _ChatAnswers:
         answer = await self._full(request, noted(), *arguments, **keywords)
         for choice in getattr(answer, "choices", ()):
             end, calls = ends.get(choice.index), choice.message.tool_calls
-            is_cut = end != "stop" or (calls and not is_object(calls[-1].function.arguments))
+            is_cut = end != "stop" or not calls or not is_object(calls[-1].function.arguments)
             if choice.finish_reason == "tool_calls" and is_cut:
                 choice.finish_reason = end or "stop"
         return answer
@@ -136,14 +137,14 @@ def _message(convert: Callable[[Any], Any], answer: Any) -> Any:
     """Return a chat answer as a message of Anthropic's API."""
     choice = answer.choices[0]
     functions = [call.function for call in choice.message.tool_calls]
-    is_cut = bool(functions) and not is_object(functions[-1].arguments)
+    is_cut = not functions or not is_object(functions[-1].arguments)
     for function in functions:
         if not is_object(function.arguments):
             function.arguments = json.dumps(complete_members(function.arguments))
     message = convert(answer)
     if is_cut and message.stop_reason == "tool_use":
         message.stop_reason, message.stop_sequence = _stop_reason(
-            "stop", choice.stop_reason, tool_used=True, tool_complete=False
+            "stop", choice.stop_reason, tool_used=False, tool_complete=False
         )
     return message
 
@@ -160,10 +161,12 @@ def _install_responses(serving: Any) -> None:
             return None
         return make(request, *arguments, **keywords)
 
-    def make_items(*arguments: Any, **keywords: Any) -> list[Any]:
-        found: list[Any] = items(*arguments, **keywords)
+    def make_items(*arguments: Any, parser: Any = None, **keywords: Any) -> list[Any]:
+        found: list[Any] = items(*arguments, parser=parser, **keywords)
         for item in found:
             _mark(item)
+        if found and getattr(parser, "is_cut", False) and found[-1].type == "custom_tool_call":
+            found[-1].input = decode_custom_tool_input_prefix(found[-1].input)
         return found
 
     serving._make_response_parser = make_parser
@@ -177,19 +180,28 @@ def _mark(item: Any) -> None:
 
 
 def split_delta(delta: DeltaMessage) -> list[DeltaMessage]:
-    """Return the parts of a delta in their order; a filter may have taken calls out of it."""
-    if not isinstance(delta, Delta) or len(delta.parts) < 2:
+    """Return the parts of a delta in their order. A filter may have taken calls out of it, and vLLM
+    may have added its reasoning, and what the end of the answer decided."""
+    parts = list(delta.parts) if isinstance(delta, Delta) else []
+    if not parts and delta.tool_calls and delta.tool_calls[0].id is None:
+        parts = [DeltaMessage(tool_calls=delta.tool_calls)]  # they end a call that is open
+    text = "".join(part.content or "" for part in parts)
+    if not parts or not (delta.content or "").startswith(text):
         return streaming_events.split_delta(delta)
-    kept = [id(call) for call in delta.tool_calls]
-    found = []
-    for part in delta.parts:
-        calls = [call for call in part.tool_calls if id(call) in kept]
-        if calls or part.content is not None:
+    left = {id(call): call for call in delta.tool_calls}
+    found = [] if delta.reasoning is None else [DeltaMessage(reasoning=delta.reasoning)]
+    for part in parts:
+        has_calls = [left.pop(id(call), None) for call in part.tool_calls]
+        if part.content is not None or any(has_calls):
             found.append(part)
-    return found
+    added = (delta.content or "")[len(text) :]
+    found += [DeltaMessage(content=added)] if added else []
+    return found + [DeltaMessage(tool_calls=[call]) for call in left.values()]
 
 
 def _done(state: Any) -> list[Any]:
+    if state.tool_call_is_custom and not is_object(state.accumulated_text):
+        state.accumulated_text = decode_custom_tool_input_prefix(state.accumulated_text)
     events: list[Any] = streaming_events.emit_simple_tool_call_done(state)
     _mark(events[-1].item)
     return events

@@ -54,6 +54,8 @@ class DialectToolParser(ToolParser):
         self._dialect: ToolDialect | None = None
         self._index = -1
         """The call that is being read."""
+        self._is_single = False
+        """Whether only the first call is sent."""
         self.is_cut = False
         """Whether the last call has not ended as it should."""
 
@@ -81,6 +83,7 @@ class DialectToolParser(ToolParser):
         return [] if self._dialect is None else self._dialect.finish()
 
     def _new_dialect(self, request: Any) -> ToolDialect:
+        self._is_single = request.parallel_tool_calls is False
         schemas = self._schemas if has_tools(request) else {}
         choice = getattr(request.tool_choice, "mode", request.tool_choice)  # of allowed tools
         return ToolDialect(schemas, is_forced=choice not in (None, "auto", "none"))
@@ -94,18 +97,12 @@ class DialectToolParser(ToolParser):
                     _add_text(parts, text)
                 case CallStart(name):
                     self._index += 1
-                    function = DeltaFunctionCall(name=name, arguments="")
-                    call = DeltaToolCall(
-                        index=self._index,
-                        id=make_tool_call_id(),
-                        type="function",
-                        function=function,
-                    )
-                    parts.append(DeltaMessage(tool_calls=[call]))
+                    parts.append(DeltaMessage(tool_calls=[_begun(self._index, name)]))
                 case Arguments(piece):
                     _add_arguments(parts, self._index, piece)
                 case CallEnd(is_complete):
-                    self.is_cut = not is_complete
+                    if not (self._is_single and self._index):  # vLLM leaves the others out
+                        self.is_cut = not is_complete
         if len(parts) < 2:
             return parts[0] if parts else None
         return _joined(parts)
@@ -172,6 +169,21 @@ class DialectAnswers(DelegatingParser):
     @property
     def is_cut(self) -> bool:
         return isinstance(self._tool_parser, DialectToolParser) and self._tool_parser.is_cut
+
+    def _extract_tool_calls(
+        self, content: str | None, request: Any, enable_auto_tools: bool = False
+    ) -> tuple[list[FunctionCall] | None, str | None]:
+        """Return the calls and the text, whatever form the request's `tool_choice` has."""
+        parser = self._tool_parser
+        if not isinstance(parser, DialectToolParser) or not has_tools(request):
+            return super()._extract_tool_calls(content, request, enable_auto_tools)
+        found = parser.extract_tool_calls(content or "", request)
+        calls = [
+            FunctionCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+            for call in found.tool_calls
+        ]
+        text = found.content
+        return calls, (text if text and (text.strip() or not calls) else None)
 
     def parse_delta(
         self,

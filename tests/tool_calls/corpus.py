@@ -11,9 +11,10 @@ from tests.tool_calls.case import Case
 from tests.tool_calls.cuts import CUTS
 from tests.tool_calls.json_calls import JSON_CALLS
 from tests.tool_calls.layout import LAYOUT
+from tests.tool_calls.loose import LOOSE
 from tests.tool_calls.prose import PROSE
 from tests.tool_calls.typed import TYPED
 from tests.tool_calls.values import VALUES
 
-CASES: Final[tuple[Case, ...]] = LAYOUT + VALUES + PROSE + TYPED + JSON_CALLS + CUTS
+CASES: Final[tuple[Case, ...]] = LAYOUT + VALUES + PROSE + TYPED + JSON_CALLS + CUTS + LOOSE
 """Their names differ."""

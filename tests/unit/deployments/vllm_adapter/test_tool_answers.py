@@ -21,7 +21,7 @@ from qwenfleet.deployments.engine_host.scripted_core import ScriptedCore
 from qwenfleet.deployments.wire.frames import Output, Submit
 from tests.tool_calls.case import Case
 from tests.tool_calls.corpus import CASES
-from tests.unit.deployments.vllm_adapter.tool_readers import APIS, CHAT, Api, Read
+from tests.unit.deployments.vllm_adapter.tool_readers import APIS, CHAT, Api, Read, events
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -167,6 +167,66 @@ async def test_a_forced_answer_that_is_cut_in_the_head_of_a_call_has_no_text(
     for index, calls in enumerate(([("run", '{"cmd": "ls"}')], [])):
         read = await answered(site, api, index, end="length", stream=stream, tool_choice=chosen)
         assert (read.text, read.calls, read.end) == ("", calls, api.length)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_allowed_tools_are_read_as_all_others(saying: Any, build: Any, stream: bool) -> None:
+    site = await build(await saying(SayingCore([f"Look.\n{CALL}"])))
+    for mode in ("auto", "required"):
+        allowed = {
+            "type": "allowed_tools",
+            "mode": mode,
+            "tools": [{"type": "function", "name": "run"}],
+        }
+        read = await answered(
+            site, APIS["responses"], 0, end="stop", stream=stream, tool_choice=allowed
+        )
+        assert (read.text, read.calls) == ("Look.", [("run", '{"cmd": "ls"}')])
+
+
+async def test_an_answer_without_the_call_that_was_required_is_not_one_with_calls(
+    saying: Any, build: Any
+) -> None:
+    site = await build(await saying(SayingCore(["just text"])))
+    for name in ("chat", "messages"):
+        api = APIS[name]
+        chosen = {"type": "any"} if name == "messages" else "required"
+        for stream in (False, True):
+            read = await answered(site, api, 0, end="stop", stream=stream, tool_choice=chosen)
+            assert (read.text, read.calls, read.end) == ("just text", [], api.stopped)
+
+
+async def test_a_second_call_that_is_cut_and_not_sent_changes_no_end(
+    saying: Any, build: Any
+) -> None:
+    site = await build(await saying(SayingCore([f"{CALL}{OPEN}ls -"])))
+    for stream in (False, True):
+        read = await answered(site, CHAT, 0, end="stop", stream=stream, parallel_tool_calls=False)
+        assert (read.calls, read.end) == ([("run", '{"cmd": "ls"}')], "tool_calls")
+
+
+async def test_a_custom_tool_whose_call_is_cut_gets_no_half_of_its_json(
+    saying: Any, build: Any
+) -> None:
+    cut = "<tool_call>\n<function=shout>\n<parameter=input>\nhel"
+    site = await build(await saying(SayingCore([cut])))
+    body = {"input": "say 0 and stop", "tools": [{"type": "custom", "name": "shout"}]}
+    whole = await site.ask("/v1/responses", **body)
+    assert [item["input"] for item in whole.json()["output"]] == ["hel"]
+    streamed = await site.ask("/v1/responses", **body, stream=True)
+    done = [event for event in events(streamed) if event["type"] == "response.output_item.done"]
+    assert [event["item"]["input"] for event in done] == ["hel"]
+
+
+async def test_a_reasoning_parser_keeps_what_comes_with_a_call(saying: Any, build: Any) -> None:
+    site = await build(
+        await saying(SayingCore([f"<think>hmm</think>\n\nI see.\n{CALL}\nbye <"])),
+        reasoning_parser="qwen3",
+    )
+    for stream in (False, True):
+        read = await answered(site, APIS["responses"], 0, end="stop", stream=stream)
+        assert read.calls == [("run", '{"cmd": "ls"}')]
+        assert read.text.replace("\n", "") in ("I see.bye <", "I see. bye <"), read.text
 
 
 async def test_ids_differ_and_the_first_piece_of_a_call_has_empty_arguments(
