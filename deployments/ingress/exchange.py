@@ -88,8 +88,7 @@ class Exchange:
         self._entry = AccessEntry("POST") if entry is None else entry
         self._makes_tokens = makes_tokens
         self._is_clients_deadline = is_clients_deadline
-        self._timeout_s = timeout_s
-        self._keep_alive_s = keep_alive_s
+        self._timeout_s, self._keep_alive_s = timeout_s, keep_alive_s
         self._metrics = metrics
         self._clock = clock
         self._token_at: float | None = None

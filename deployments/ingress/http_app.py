@@ -261,7 +261,8 @@ class GatewayApp:
         async with self.admission.body_of(call.place, timeout_s):
             body = await read_body(scope, call.receive, limit_bytes, self.admission, call.place)
         scope = request_headers.checked(scope, self._gateway.limits.id_chars)
-        asked = await self._ask(scope["path"], body, call, timeout_s)
+        await self._turn(len(body), timeout_s)
+        asked = self._select(scope["path"], body, call)
         served = asked.served
         if self.drain.refuses:
             raise GatewayDraining(self._gateway.retry_after_s)
@@ -292,16 +293,6 @@ class GatewayApp:
         finally:
             self._exchanges.discard(exchange)
             served.ongoing -= 1
-
-    async def _ask(self, route: str, body: bytes, call: _Call, timeout_s: float) -> _Asked:
-        """Read a body when it is its turn. A quick one, which is small, waits for none."""
-        was_quick = call.place.is_quick
-        if not was_quick:
-            await self._turn(len(body), timeout_s)
-        asked = self._select(route, body, call)
-        if was_quick and not call.place.is_quick:
-            await self._turn(len(body), timeout_s)
-        return asked
 
     async def _turn(self, body_bytes: int, timeout_s: float) -> None:
         """Wait for a turn to work on the body. Raises DeadlineExceeded."""

@@ -20,17 +20,13 @@ from qwenfleet.deployments.ingress.infill import Wanted
 
 COMPLETIONS: Final = "/v1/completions"
 DONE: Final = b"[DONE]"
-LINE: Final = re.compile(r"\n([ \t]*)(?=[^ \t])")
-"""The begin of a line, up to its first character that is not a blank."""
+BLANKS: Final = re.compile(r"[ \t]*")
 
 
 class Choice:
     """One of the answers, as far as it is known. Pure."""
 
     def __init__(self, wanted: Wanted) -> None:
-        self.text = ""
-        self.sent = 0
-        """Characters that the editor has."""
         self.tokens = 0
         self.stop_type = ""
         """Why it ended, in llama.cpp's words; empty while it goes on."""
@@ -38,16 +34,24 @@ class Choice:
         self.is_cut = False
         """Whether it ended before the engine did."""
         self._wanted = wanted
-        self._line = 0
-        """Where to look for the next line."""
+        self._pieces: list[str] = []
+        self._sent = 0
+        """Pieces that the editor has."""
+        self._indent: int | None = None
+        """Blanks of a line that has nothing else yet; None inside a line, and before the second."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
 
     def add(self, text: str, elapsed_s: float) -> None:
         """Take more text, `elapsed_s` seconds after the first one; it may end the answer."""
         if self.stop_type or self._wanted.max_tokens == 0:
             return
-        self.text += text
         is_late = 0 < self._wanted.most_s < elapsed_s and "\n" in text
-        if self._cut_at_less_indentation() or is_late:
+        end = self._less_indentation(text)
+        self._pieces.append(text[:end])
+        if end is not None or is_late:
             self.stop_type, self.is_cut = "limit", True
 
     def end(self, reason: str, stopped_by: Any) -> None:
@@ -60,18 +64,28 @@ class Choice:
 
     def new_text(self) -> str:
         """Return what the editor does not have yet."""
-        text, self.sent = self.text[self.sent :], max(self.sent, len(self.text))
-        return text
+        pieces, self._sent = self._pieces[self._sent :], len(self._pieces)
+        return "".join(pieces)
 
-    def _cut_at_less_indentation(self) -> bool:
-        if self._wanted.least_indent <= 0:
-            return False
-        for line in LINE.finditer(self.text, self._line):
-            if len(line[1]) < self._wanted.least_indent:
-                self.text = self.text[: line.end()]
-                return True
-            self._line = line.end()
-        return False
+    def _less_indentation(self, text: str) -> int | None:
+        """Return where a line with too few blanks has its first other character; None if none
+        has. Looks at each character once."""
+        at = 0
+        while self._wanted.least_indent > 0 and at < len(text):
+            if self._indent is None:
+                at = text.find("\n", at) + 1
+                if not at:
+                    return None
+                self._indent = 0
+            found = BLANKS.match(text, at)
+            end = at if found is None else found.end()
+            self._indent, at = self._indent + end - at, end
+            if at == len(text):
+                return None
+            indent, self._indent = self._indent, None
+            if indent < self._wanted.least_indent:
+                return at
+        return None
 
 
 class InfillApp:
@@ -132,10 +146,14 @@ class _Answer:
             return
         *events, self._rest = (self._rest + message.get("body", b"")).split(b"\n\n")
         for event in events:
+            if self.has_ended.is_set():
+                return
             data = event.removeprefix(b"data: ")
             if data == DONE or not event.startswith(b"data: "):
                 continue
             await self._take_event(msgspec.json.decode(data))
+        if self.has_ended.is_set():
+            return
         if self._has_all or not message.get("more_body", False):
             await self._finish()
 
@@ -146,6 +164,9 @@ class _Answer:
         return ended and any(choice.is_cut for choice in self._choices)
 
     async def _take_event(self, event: dict[str, Any]) -> None:
+        if event.get("error"):
+            await self._fail(event["error"])
+            return
         now = self._clock()
         self._usage = event.get("usage") or self._usage
         for found in event.get("choices") or ():
@@ -178,6 +199,22 @@ class _Answer:
         body = b"data: " + msgspec.json.encode(event) + b"\n\n"
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
+    async def _fail(self, error: Any) -> None:
+        """End the answer with an error that came after vLLM had begun to stream."""
+        self.has_ended.set()
+        body = {"error": error}
+        if self._wanted.is_stream:
+            await self._send_event(body)
+            await self._send({"type": "http.response.body", "body": b""})
+            return
+        code = error.get("code") if isinstance(error, dict) else None
+        await self._send_json(body, code if isinstance(code, int) and code >= 400 else 500)
+
+    async def _send_json(self, body: Any, status: int) -> None:
+        headers = [(b"content-type", b"application/json")]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": msgspec.json.encode(body)})
+
     async def _finish(self) -> None:
         self.has_ended.set()
         if self._wanted.is_stream:
@@ -188,9 +225,7 @@ class _Answer:
             return
         answers = [self._whole(*pair) for pair in enumerate(self._choices)]
         whole: Any = answers[0] if len(answers) == 1 else answers
-        headers = [(b"content-type", b"application/json")]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send({"type": "http.response.body", "body": msgspec.json.encode(whole)})
+        await self._send_json(whole, 200)
 
     @property
     def _prompt_tokens(self) -> int:

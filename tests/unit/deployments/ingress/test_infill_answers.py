@@ -193,3 +193,43 @@ def test_indentation_is_counted_as_llama_cpp_counts_it(text: str, kept: str) -> 
             choice.add(text[start : start + size], 0.0)
         assert choice.text == kept
         assert choice.is_cut is (kept != text)
+
+
+ERROR = b'data: {"error": {"message": "an engine failed", "type": "server_error", "code": 503}}'
+
+
+@pytest.mark.parametrize("before", [(), (event("a"),)])
+async def test_an_error_after_the_first_event_is_not_an_answer(before: Any) -> None:
+    for is_stream in (False, True):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        async def inner(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for body in (*(b"data: " + json.dumps(each).encode() for each in before), ERROR):
+                chunk = {"type": "http.response.body", "body": body + b"\n\n", "more_body": True}
+                await send(chunk)
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        app = InfillApp(inner, Wanted(**(ANY | {"is_stream": is_stream})))
+        await app({"type": "http"}, receive, send)
+        bodies = [each["body"] for each in sent if each["type"] == "http.response.body"]
+        assert sent[0]["status"] == (200 if is_stream else 503)
+        assert b"an engine failed" in b"".join(bodies)
+        assert b'"stop":true' not in b"".join(bodies)
+
+
+@pytest.mark.parametrize("least", [1, 4])
+def test_indentation_is_counted_across_pieces_and_looked_at_once(least: int) -> None:
+    text = "x = 1\n" + " " * 5000 + "y\n" + " " * (least - 1) + "z"
+    for size in (1, 3, 10_000):
+        choice = Choice(Wanted(**(ANY | {"least_indent": least})))
+        for at in range(0, len(text), size):
+            choice.add(text[at : at + size], 0.0)
+        assert choice.text == text[:-1]
+        assert choice.is_cut
