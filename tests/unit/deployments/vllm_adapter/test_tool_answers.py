@@ -208,14 +208,14 @@ async def test_a_second_call_that_is_cut_and_not_sent_changes_no_end(
 async def test_a_custom_tool_whose_call_is_cut_gets_no_half_of_its_json(
     saying: Any, build: Any
 ) -> None:
-    cut = "<tool_call>\n<function=shout>\n<parameter=input>\nhel"
+    cut = "<tool_call>\n<function=shout>\n<parameter=input>\nabc"
     site = await build(await saying(SayingCore([cut])))
     body = {"input": "say 0 and stop", "tools": [{"type": "custom", "name": "shout"}]}
     whole = await site.ask("/v1/responses", **body)
-    assert [item["input"] for item in whole.json()["output"]] == ["hel"]
+    assert [item["input"] for item in whole.json()["output"]] == ["abc"]
     streamed = await site.ask("/v1/responses", **body, stream=True)
     done = [event for event in events(streamed) if event["type"] == "response.output_item.done"]
-    assert [event["item"]["input"] for event in done] == ["hel"]
+    assert [event["item"]["input"] for event in done] == ["abc"]
 
 
 async def test_a_reasoning_parser_keeps_what_comes_with_a_call(saying: Any, build: Any) -> None:
